@@ -1,0 +1,323 @@
+"""Draw the embedded data set: plain-coated animals (A) and striped ones (B), horse-to-zebra in miniature.
+
+    python datasets/make_stripes.py [--out datasets/stripes] [--size 64] [--train 200] [--test 20] [--seed 0]
+
+An animal is a skeleton of tapered limbs, melted together by a smooth union. Each limb carries a stripe phase
+that runs along its axis, so the stripes of a zebra follow its body: bands across barrel and neck, rings on
+the legs, and between them the bend of the haunch. Poses, sizes and backgrounds come from the same
+distributions for A and B, but no scene is shared: only the coat tells them apart.
+
+Written are `trainA trainB testA testB` and, outside them, `masks/testA masks/testB`: 255 on animals, else 0.
+The set depends on the parameters alone; they stand in `stripes.json`, by which it is known again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # as a file, a script sees only its own folder
+
+from datasets.landscape import landscape, noise, tint
+from util.errors import UserError, entry_point
+
+DRAWING = 1  # raise it when the pictures change, so that sets drawn before are drawn anew
+SUPERSAMPLING = 3
+MIN_SIZE = 16
+FOLDERS = ("trainA", "trainB", "testA", "testB")
+MASKS = ("masks/testA", "masks/testB")
+RECORD = "stripes.json"
+
+# ---- the animal: it faces right, y points down, and one unit is about the length of its barrel -------------
+
+
+@dataclass(frozen=True)
+class Limb:
+    """A cone with round ends from `start` to `end`, and what the coat does along it."""
+
+    start: tuple[float, float]
+    end: tuple[float, float]
+    radius: tuple[float, float]
+    phase: float = 0.0  # stripe phase at `start`, in turns
+    rate: float = 0.0  # turns per unit along the axis
+    bend: float = 0.0  # turns by which a stripe lags at the limb's edges, squared in the distance across
+    tip: float = 2.0  # from this fraction of the axis on it is horn or muzzle
+    point: float = 0.0  # 1 where the legs of a bay are dark, those of others white
+
+
+# angles from straight down, in degrees, positive forwards, of the upper and lower part of the near fore, far
+# fore, near hind and far hind leg; then of neck and head from straight ahead, positive upwards
+POSES = {
+    "stand": (((3, 0), (-6, -2), (-4, 4), (10, -6)), (54, -44)),
+    "alert": (((0, 0), (9, 3), (-8, -4), (4, -8)), (66, -30)),
+    "walk": (((24, 4), (-16, -26), (-20, -24), (24, -8)), (44, -44)),
+    "trot": (((36, -14), (-24, -30), (-26, -34), (30, -12)), (50, -40)),
+    "gallop": (((58, 40), (42, 6), (-38, -62), (-22, -52)), (34, -28)),
+    "graze": (((16, 6), (-8, -10), (-6, -2), (12, -8)), (-50, -72)),
+}
+
+
+def _toward(start, degrees: float, length: float) -> tuple[float, float]:
+    """The point `length` from `start`, 0 degrees straight ahead, 90 degrees straight up."""
+    angle = np.radians(degrees)
+    return start[0] + length * np.cos(angle), start[1] - length * np.sin(angle)
+
+
+def _skeleton(rng: np.random.Generator, stripe: float) -> dict[str, list[Limb]]:
+    """Limbs in layers from back to front, in a random pose; stripes repeat every `stripe` units."""
+    legs, (neck, head) = POSES[list(POSES)[rng.integers(len(POSES))]]
+    neck, head = neck + rng.normal(0, 5), head + rng.normal(0, 5)
+    stout, rate = rng.uniform(0.92, 1.1), 1 / stripe
+    rump, barrel, chest = (-0.43, -0.02), (0.0, 0.04), (0.40, 0.0)
+
+    # The spine's phase grows towards the tail and the legs' downwards, which makes the bend of the haunch.
+    torso = [
+        Limb(rump, barrel, (0.255 * stout, 0.265 * stout), rate * 0.43, -rate, -2.0),
+        Limb(barrel, chest, (0.265 * stout, 0.25 * stout), 0.0, -rate, -1.2),
+    ]
+    withers, poll = (0.44, -0.09), _toward((0.44, -0.09), neck, 0.58)
+    crown = _toward(poll, neck, 0.03)
+    muzzle = _toward(crown, head, 0.36)
+    front = [
+        Limb(withers, poll, (0.2 * stout, 0.115), -0.4 * rate, -rate, 2.0),
+        Limb(crown, muzzle, (0.115, 0.068), -1.0 * rate, -1.2 * rate, 3.0, tip=0.82),
+        Limb(_toward(crown, neck + 70, 0.07), _toward(crown, neck + 50, 0.21), (0.04, 0.014), -rate),
+        Limb(_toward(crown, neck + 35, 0.07), _toward(crown, neck + 22, 0.2), (0.04, 0.014), -rate),
+    ]
+    eye = _toward(_toward(crown, head, 0.09), head + 90, 0.035)
+    limbs = []
+    for index, (upper, lower) in enumerate(legs):
+        upper, lower = upper + rng.normal(0, 4), lower + rng.normal(0, 4)
+        hind = index >= 2
+        hip = (-0.46, 0.1) if hind else (0.40, 0.14)
+        hip = (hip[0] + (0.07 if index % 2 else 0.0), hip[1])
+        knee = _toward(hip, upper - 90, 0.40)
+        hoof = _toward(knee, lower - 90 - (4 if hind else 0), 0.40)
+        top = (0.2 if hind else 0.14) * stout
+        start = -rate * hip[0]
+        limbs.append(
+            [
+                Limb(hip, knee, (top, 0.068), start, rate * 1.1),
+                Limb(knee, hoof, (0.066, 0.048), start + 0.44 * rate, rate * 1.2, tip=0.86, point=1.0),
+            ]
+        )
+    swing = rng.uniform(-105, -75) - (40 if neck < 40 and legs[0][0] > 50 else 0)
+    dock = (-0.62, -0.14)
+    bone = _toward(dock, swing - 40, 0.2)
+    behind_neck = _toward(withers, neck + 90, 0.13)
+    return {
+        "far": limbs[1] + limbs[3],
+        "tail": [Limb(dock, bone, (0.04, 0.045)), Limb(bone, _toward(bone, swing, 0.42), (0.06, 0.035))],
+        "mane": [Limb(behind_neck, _toward(crown, neck + 75, 0.09), (0.09, 0.06), -0.4 * rate, -rate)],
+        "body": torso + front + limbs[0] + limbs[2],
+        "eye": [Limb(eye, _toward(eye, head, 0.02), (0.014, 0.014))],
+    }
+
+
+def _melt(limbs: list[Limb], x: np.ndarray, y: np.ndarray, softness: float = 0.03) -> dict[str, np.ndarray]:
+    """Smooth union of limbs: signed distance; and phase, tip, point and normal, averaged where limbs meet."""
+    total = np.full_like(x, 1e-30)
+    sums = {name: np.zeros_like(x) for name in ("phase", "tip", "point", "nx", "ny")}
+    for limb in limbs:
+        (ax, ay), (bx, by) = limb.start, limb.end
+        length = float(np.hypot(bx - ax, by - ay))
+        ux, uy = (bx - ax) / length, (by - ay) / length
+        along = (x - ax) * ux + (y - ay) * uy
+        across = (y - ay) * ux - (x - ax) * uy
+        t = np.clip(along / length, 0, 1)
+        radius = limb.radius[0] + (limb.radius[1] - limb.radius[0]) * t
+        dx, dy = x - ax - t * (bx - ax), y - ay - t * (by - ay)
+        weight = np.exp(np.clip((radius - np.sqrt(dx * dx + dy * dy)) / softness, -60, 30))
+        total += weight
+        sums["phase"] += weight * (limb.phase + limb.rate * along + limb.bend * across * across)
+        sums["tip"] += weight * np.clip((t - limb.tip) * 20, 0, 1)
+        sums["point"] += weight * limb.point
+        sums["nx"] += weight * dx / radius
+        sums["ny"] += weight * dy / radius
+    return {"distance": -softness * np.log(total)} | {name: value / total for name, value in sums.items()}
+
+
+HORN = np.float32([48, 42, 40])  # hooves, muzzle, eyes
+
+# coat, mane and tail, lower legs
+COATS = {
+    "bay": ((128, 78, 44), (38, 28, 24), (44, 32, 28)),
+    "brown": ((92, 62, 42), (46, 32, 26), (78, 54, 40)),
+    "chestnut": ((164, 92, 46), (150, 84, 44), (158, 90, 48)),
+    "sock": ((146, 84, 50), (80, 50, 34), (226, 218, 206)),
+    "grey": ((158, 156, 154), (112, 110, 112), (118, 116, 116)),
+    "black": ((46, 42, 44), (30, 28, 30), (40, 36, 38)),
+    "cream": ((214, 184, 138), (236, 222, 194), (216, 194, 158)),
+}
+
+
+@dataclass(frozen=True)
+class Coat:
+    """The colours of one animal, and for a striped one the colour and share of its dark stripes."""
+
+    hair: np.ndarray
+    mane: np.ndarray
+    points: np.ndarray
+    stripe: np.ndarray | None
+    share: float
+
+
+def _coat(rng: np.random.Generator, striped: bool) -> Coat:
+    if striped:
+        white = np.asarray(tint(rng, (238, 232, 220), 7))
+        return Coat(white, white, white, np.asarray(tint(rng, (30, 25, 25), 7)), rng.uniform(0.46, 0.56))
+    colours = COATS[list(COATS)[rng.integers(len(COATS))]]
+    hair, mane, points = (np.asarray(tint(rng, colour, 9)) for colour in colours)
+    return Coat(hair, mane, points, None, 0.0)
+
+
+def _colours(field: dict[str, np.ndarray], layer: str, coat: Coat, warp, sun: float) -> np.ndarray:
+    """What a layer looks like, (h, w, 3): coat, stripes, hooves and muzzle, lit from above."""
+    base = {"tail": coat.mane, "mane": coat.mane, "eye": HORN}.get(layer, coat.hair)
+    colour = base + field["point"][..., None] * (coat.points - base)
+    if coat.stripe is not None and layer != "eye":
+        belly = 0.22 * np.clip(field["ny"] - 0.55, 0, 1) if layer == "body" else 0.0
+        wave = 0.5 + 0.5 * np.cos(2 * np.pi * (field["phase"] + warp))
+        dark = np.clip((wave - (1 - coat.share) - belly) * 5 + 0.5, 0, 1)
+        if layer == "tail":
+            dark = np.maximum(dark, 0.85)
+        colour = colour + dark[..., None] * (coat.stripe - colour)
+    horn = field["tip"][..., None] * 0.85
+    colour = colour + horn * (HORN - colour)
+    light = 0.86 - 0.24 * field["ny"] + sun * 0.1 * field["nx"]
+    return colour * (light * (0.62 if layer == "far" else 1.0))[..., None]
+
+
+def _draw_animal(canvas, cover, rng, coat: Coat, unit: float, centre: float, ground: float) -> None:
+    """Draw one animal into `canvas` (n, n, 3) and `cover` (n, n), in place; lengths in pixels of `canvas`."""
+    n = len(canvas)
+    layers = _skeleton(rng, stripe=rng.uniform(0.165, 0.215))
+    facing, slope, sun = rng.choice((-1, 1)), np.radians(rng.normal(0, 2.5)), rng.uniform(-1, 1)
+    limbs = sum(layers.values(), [])
+    ends = np.array([limb.start for limb in limbs] + [limb.end for limb in limbs])  # (2 * limbs, 2)
+    feet = ends[:, 1].max() + 0.045
+    middle = (ends[:, 0].min() + ends[:, 0].max()) / 2
+
+    rows, columns = np.mgrid[0:n, 0:n].astype(np.float32) + 0.5
+    reach = np.hypot((columns - centre) / (0.85 * unit), (rows - ground + 0.03 * unit) / (0.13 * unit))
+    canvas *= 1 - 0.42 * np.clip(1.25 - reach, 0, 1)[..., None]  # the shadow on the ground
+
+    dx, dy = facing * (columns - centre) / unit, (rows - ground) / unit
+    x = np.cos(slope) * dx + np.sin(slope) * dy + middle
+    y = np.cos(slope) * dy - np.sin(slope) * dx + feet
+    low, high = ends.min(0) - 0.3, ends.max(0) + 0.3
+    inside = (x > low[0]) & (x < high[0]) & (y > low[1]) & (y < high[1])
+    hit_rows, hit_columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    box = np.s_[hit_rows[0] : hit_rows[-1] + 1, hit_columns[0] : hit_columns[-1] + 1]
+    x, y = x[box], y[box]
+    warp, dapple = 0.16 * noise(rng, n, 22, 22)[box], 1 + 0.07 * noise(rng, n, 16, 16)[box]
+    for layer, limbs in layers.items():
+        field = _melt(limbs, x, y)
+        alpha = np.clip(0.5 - field["distance"] * unit, 0, 1)
+        colour = _colours(field, layer, coat, warp, sun) * dapple[..., None]
+        canvas[box] += alpha[..., None] * (colour - canvas[box])
+        cover[box] = np.maximum(cover[box], alpha)
+
+
+def draw_animal_scene(rng: np.random.Generator, size: int, striped: bool) -> tuple[np.ndarray, np.ndarray]:
+    """One picture: one animal, sometimes two, in a landscape.
+
+    Returns the image, (size, size, 3) uint8 RGB, and the animals' mask, (size, size) bool. `striped` changes
+    the coat and nothing else about how scenes are distributed. Raises `UserError` for a size below 16.
+    """
+    if size < MIN_SIZE:
+        raise UserError(f"size {size} is too small to show an animal: use {MIN_SIZE} or more (64 is usual)")
+    n = size * SUPERSAMPLING
+    canvas, horizon = landscape(rng, n)
+    cover = np.zeros((n, n), np.float32)
+    animals = 2 if rng.random() < 0.22 else 1
+    for index in range(animals):
+        if animals == 2:
+            unit, centre = n * rng.uniform(0.27, 0.33), n * ((0.29, 0.71)[index] + rng.uniform(-0.05, 0.05))
+        else:
+            unit, centre = n * rng.uniform(0.33, 0.46), n * rng.uniform(0.42, 0.58)
+        ground = n * rng.uniform(max(0.8, horizon + 0.3), 0.96)
+        _draw_animal(canvas, cover, rng, _coat(rng, striped), unit, centre, ground)
+    canvas *= rng.uniform(0.86, 1.1)  # exposure
+    canvas = canvas.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3).mean((1, 3))  # (size, size, 3)
+    canvas += rng.normal(0, 2.0, canvas.shape)  # the grain of a sensor
+    mask = cover.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING).mean((1, 3)) >= 0.5  # (size, size)
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), mask
+
+
+# ---- the set -----------------------------------------------------------------------------------------------
+
+
+def _write(root: Path, size: int, counts: dict[str, int], seed: int) -> None:
+    """Draw every picture below `root`. Each has its own random stream: none depends on their number."""
+    for folder in counts:
+        (root / folder).mkdir(parents=True)
+    for number, folder in enumerate(FOLDERS):
+        for index in range(counts[folder]):
+            rng = np.random.default_rng([seed, number, index])
+            image, mask = draw_animal_scene(rng, size, striped=folder.endswith("B"))
+            Image.fromarray(image).save(root / folder / f"{index:04d}.png")
+            if f"masks/{folder}" in MASKS:
+                white = Image.fromarray(mask.astype(np.uint8) * 255)
+                white.save(root / "masks" / folder / f"{index:04d}.png")
+
+
+def make_stripes(out: str | Path, size: int = 64, train: int = 200, test: int = 20, seed: int = 0) -> bool:
+    """Draw the set into folder `out`: `train` and `test` pictures of `size` x `size` for each of A and B.
+
+    Returns whether anything was drawn: a complete set of the same parameters is left alone, one of other
+    parameters is replaced. The folder appears whole or not at all. Raises `UserError` for impossible
+    parameters and where `out` holds anything besides such a set.
+    """
+    out = Path(out)
+    parameters = {"size": size, "train": train, "test": test, "seed": seed}
+    for (name, value), least in zip(parameters.items(), (MIN_SIZE, 1, 1, 0), strict=True):
+        if value < least:
+            raise UserError(f"--{name} is {value}: it must be at least {least}")
+    record = json.dumps({"drawing": DRAWING} | parameters) + "\n"
+    counts = {"trainA": train, "trainB": train, "testA": test, "testB": test} | dict.fromkeys(MASKS, test)
+    if out.exists():
+        found = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+        if found and not (RECORD in found and found <= {*FOLDERS, "masks", RECORD}):
+            raise UserError(f"{out} is not a set drawn by this script: move it away or choose another --out")
+        whole = all(len(list((out / folder).glob("*.png"))) == count for folder, count in counts.items())
+        if whole and (out / RECORD).read_text() == record:
+            return False
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        fresh = Path(scratch) / "set"
+        fresh.mkdir()
+        _write(fresh, size, counts, seed)
+        (fresh / RECORD).write_text(record)
+        if out.exists():
+            out.rename(Path(scratch) / "old")
+        fresh.rename(out)
+    return True
+
+
+@entry_point
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", default="datasets/stripes", help="folder to draw into")
+    parser.add_argument("--size", type=int, default=64, help="width and height of the pictures in pixels")
+    parser.add_argument("--train", type=int, default=200, help="pictures in each of trainA and trainB")
+    parser.add_argument("--test", type=int, default=20, help="pictures in each of testA and testB")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures")
+    args = parser.parse_args(argv)
+    drawn = make_stripes(args.out, args.size, args.train, args.test, args.seed)
+    what = f"{args.train} training and {args.test} test pictures each of A and B, {args.size} x {args.size}"
+    print(f"{args.out}: drew {what}" if drawn else f"{args.out}: already there ({what})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

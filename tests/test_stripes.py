@@ -1,0 +1,227 @@
+"""The drawn set and the measure of stripes: same seed, same files; zebras read high, everything else low."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from datasets.make_stripes import draw_animal_scene, main, make_stripes
+from util.errors import UserError
+from util.metrics.stripes import background_change, stripe_report, stripedness
+
+SCRIPT = Path(__file__).resolve().parent.parent / "datasets" / "make_stripes.py"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sets") / "stripes"
+    assert make_stripes(folder, size=48, train=2, test=8, seed=3)
+    return folder
+
+
+# ---- the set
+
+
+def test_layout_and_formats(drawn):
+    counts = {
+        str(folder.relative_to(drawn)): len(list(folder.glob("*.png"))) for folder in drawn.glob("**/*[AB]")
+    }
+    assert counts == {"trainA": 2, "trainB": 2, "testA": 8, "testB": 8, "masks/testA": 8, "masks/testB": 8}
+    for domain in "AB":
+        for path in (drawn / f"test{domain}").iterdir():
+            image, mask = Image.open(path), Image.open(drawn / "masks" / f"test{domain}" / path.name)
+            assert (image.mode, image.size, mask.mode, mask.size) == ("RGB", (48, 48), "L", (48, 48))
+            values = np.asarray(mask)
+            assert set(np.unique(values)) == {0, 255} and 0.08 < (values > 0).mean() < 0.6
+
+
+def test_same_seed_same_files_and_no_scene_twice(drawn, tmp_path):
+    make_stripes(tmp_path / "again", size=48, train=2, test=8, seed=3)
+    make_stripes(tmp_path / "more", size=48, train=3, test=1, seed=3)
+    make_stripes(tmp_path / "other", size=48, train=1, test=1, seed=4)
+    first, more = contents(drawn), contents(tmp_path / "more")
+    assert first == contents(tmp_path / "again")
+    assert (
+        more["trainB/0001.png"] == first["trainB/0001.png"]
+    )  # a picture does not depend on how many there are
+    assert contents(tmp_path / "other")["trainA/0000.png"] != first["trainA/0000.png"]
+    pictures = [data for name, data in first.items() if name.endswith(".png") and "masks" not in name]
+    assert len(set(pictures)) == len(pictures) == 20
+
+
+def test_only_the_coat_is_striped():
+    """Zebras read high and horses low, and what surrounds either reads below every zebra."""
+    coats, grounds = {}, {}
+    for striped in (False, True):
+        scenes = [
+            draw_animal_scene(np.random.default_rng([9, striped, index]), 64, striped) for index in range(8)
+        ]
+        coats[striped] = [stripedness(image, mask) for image, mask in scenes]
+        grounds[striped] = [
+            stripedness(image, ~ndimage.binary_dilation(mask, None, 2)) for image, mask in scenes
+        ]
+    assert min(coats[True]) > 2 * max(coats[False])
+    assert np.mean(coats[True]) > 6 * np.mean(coats[False])
+    assert max(grounds[False] + grounds[True]) < min(coats[True])
+
+
+def test_a_complete_set_is_left_alone_and_another_one_replaced(tmp_path, capsys):
+    out = tmp_path / "stripes"
+    arguments = ["--out", str(out), "--size", "16", "--train", "2", "--test", "1"]
+    assert main(arguments) == 0 and "drew" in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    assert main(arguments) == 0 and "already there" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+
+    (out / "masks" / "testA" / "0000.png").unlink()  # no longer complete
+    assert main(arguments) == 0 and "drew" in capsys.readouterr().out
+    assert main([*arguments, "--seed", "1"]) == 0 and "drew" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["stripes"]  # nothing temporary stays behind
+
+
+def test_foreign_folders_and_impossible_values_are_refused(tmp_path, capsys):
+    (tmp_path / "holiday.jpg").write_text("mine")
+    assert main(["--out", str(tmp_path)]) == 2
+    assert "not a set drawn" in capsys.readouterr().err and (tmp_path / "holiday.jpg").read_text() == "mine"
+    for wrong in ("--size=8", "--train=0", "--test=-1", "--seed=-1"):
+        assert main(["--out", str(tmp_path / "new"), wrong]) == 2
+        assert wrong.split("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(rng, size, striped):
+        if striped:
+            raise KeyboardInterrupt
+        return draw_animal_scene(rng, size, striped)
+
+    monkeypatch.setattr("datasets.make_stripes.draw_animal_scene", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_stripes(tmp_path / "stripes", size=16, train=1, test=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_runs_from_anywhere(tmp_path):
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--out",
+        "a set/stripes",
+        "--size",
+        "16",
+        "--train",
+        "1",
+        "--test",
+        "1",
+    ]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "a set" / "stripes" / "testB" / "0000.png").is_file()
+
+
+# ---- the measure
+
+
+def ellipse(size: int = 64) -> np.ndarray:
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    return (x / 0.36) ** 2 + (y / 0.17) ** 2 < 1  # (size, size)
+
+
+def painted(pattern: np.ndarray) -> np.ndarray:
+    """A coat of brightness `pattern`, (H, W) in 0..1, on a mid-grey ground: (H, W, 3) in 0..255."""
+    return np.where(ellipse(len(pattern)), pattern * 255, 120.0)[..., None].repeat(3, axis=2)
+
+
+def bands(size: int = 64) -> np.ndarray:
+    y, x = np.mgrid[:size, :size] / size
+    return 0.5 + 0.45 * np.sign(np.sin(2 * np.pi * (11 * x + 2 * y * y)))
+
+
+def test_stripes_read_high_and_everything_else_low():
+    mask, rng = ellipse(), np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64]
+    striped = stripedness(painted(bands()), mask)
+    others = {
+        "plain": np.full((64, 64), 0.6),
+        "shaded from above": 1 - y / 64,
+        "pixel noise": np.clip(rng.normal(0.5, 0.25, (64, 64)), 0, 1),
+        "black and white noise": rng.integers(0, 2, (64, 64)).astype(float),
+        "blots": np.kron(rng.integers(0, 2, (32, 32)), np.ones((2, 2))),
+        "checks": ((x // 3 + y // 3) % 2).astype(float),
+        "stripes blurred away": ndimage.gaussian_filter(bands(), 3),
+    }
+    readings = {name: stripedness(painted(pattern), mask) for name, pattern in others.items()}
+    assert striped > 0.6
+    assert all(reading < 0.2 * striped for reading in readings.values()), readings
+    assert readings["plain"] < 1e-6 and readings["shaded from above"] < 0.1 * striped
+
+
+def test_reading_follows_contrast_not_brightness_scale_or_surroundings():
+    mask, coat = ellipse(), bands()
+    full = stripedness(painted(coat), mask)
+    half = stripedness(painted(0.5 + 0.5 * (coat - 0.5)), mask)
+    assert half == pytest.approx(0.5 * full, rel=1e-6)
+    assert stripedness(painted(0.5 * coat + 0.4), mask) == pytest.approx(
+        0.5 * full, rel=1e-6
+    )  # only brighter
+    assert stripedness(painted(bands(192)), ellipse(192)) == pytest.approx(full, rel=0.15)
+    elsewhere = np.where(
+        mask[..., None], painted(coat), np.random.default_rng(0).uniform(0, 255, (64, 64, 3))
+    )
+    assert stripedness(elsewhere, mask) == pytest.approx(full, rel=1e-9)
+
+
+def test_background_change_counts_levels_outside_the_animal_only():
+    mask, real = ellipse(), painted(bands())
+    assert background_change(real, np.where(mask[..., None], 255 - real, real), mask) == 0
+    assert background_change(real, np.where(mask[..., None], real, real + 7), mask) == pytest.approx(7)
+    left = np.arange(64)[None, :, None] < 32
+    assert background_change(real, real + 10 * left, mask) == pytest.approx(5, rel=0.05)
+
+
+def test_impossible_arrays_are_refused():
+    image, mask = painted(bands()), ellipse()
+    for wrong in (np.zeros_like(mask), mask[:32]):
+        with pytest.raises(ValueError, match="mask"):
+            stripedness(image, wrong)
+    with pytest.raises(ValueError, match="one shape"):
+        background_change(image, image[:32], mask)
+    with pytest.raises(ValueError, match="no background"):
+        background_change(image, image, np.ones_like(mask))
+
+
+def test_report_of_doing_nothing_and_of_perfect_stripes(drawn, tmp_path):
+    real_a, real_b, masks = drawn / "testA", drawn / "testB", drawn / "masks"
+    idle = stripe_report(real_a, real_a, real_b, masks)
+    assert idle["images"] == 8 and idle["gained"] == 0 and idle["background"] == 0
+    assert idle["real_B"] > 4 * idle["real_A"]  # and this at 48 x 48, where stripes are three pixels apart
+
+    for path in list(real_a.iterdir())[:4]:  # translations need not be complete
+        image, mask = np.asarray(Image.open(path)), np.asarray(Image.open(masks / "testA" / path.name)) > 0
+        bars = np.where(np.arange(48) // 2 % 2, 230, 25)[None, :, None].astype(np.uint8)
+        Image.fromarray(np.where(mask[..., None], bars, image)).save(tmp_path / path.name)
+    striped = stripe_report(real_a, tmp_path, real_b, masks)
+    assert striped["images"] == 4 and striped["gained"] > 0.9 and striped["background"] == 0
+
+
+def test_report_names_what_is_missing(drawn, tmp_path):
+    real_a, real_b, masks = drawn / "testA", drawn / "testB", drawn / "masks"
+    with pytest.raises(UserError, match="no PNG"):
+        stripe_report(real_a, tmp_path, real_b, masks)
+    with pytest.raises(UserError, match="no such mask"):
+        stripe_report(real_a, real_a, real_b, tmp_path)
+    Image.new("RGB", (32, 32)).save(tmp_path / "0000.png")
+    with pytest.raises(UserError, match="32 x 32, its mask 48 x 48"):
+        stripe_report(real_a, tmp_path, real_b, masks)
+    (tmp_path / "0000.png").rename(tmp_path / "stranger.png")
+    with pytest.raises(UserError, match="stranger.png"):
+        stripe_report(real_a, tmp_path, real_b, masks)
