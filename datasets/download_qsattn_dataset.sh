@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Download one data set into datasets/NAME with trainA, trainB, testA and testB:
+#
+#   bash datasets/download_qsattn_dataset.sh horse2zebra
+#
+# An interrupted download is taken up again by the same command. The folder appears only when the archive has been checked
+# and unpacked whole. QSATTN_DATASET_URL names another place to take the archive from (a mirror, or file:///...).
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+
+cyclegan_sets="apple2orange cezanne2photo facades grumpifycat horse2zebra iphone2dslr_flower maps monet2photo
+               summer2winter_yosemite ukiyoe2photo vangogh2photo"
+cyclegan_host=http://efrosgans.eecs.berkeley.edu/cyclegan/datasets
+afhq_archive="https://www.dropbox.com/s/t9l9o3vsx2jai3z/afhq.zip?dl=1" # of StarGAN v2
+
+fail() {
+    printf 'error: %s\n' "$@" >&2
+    exit 2
+}
+
+usage() {
+    cat <<TEXT
+usage: bash datasets/download_qsattn_dataset.sh NAME
+NAME is one of
+$(printf '  %s\n' $cyclegan_sets)
+  cat2dog     (AFHQ's cats and dogs, resized to 256 x 256)
+  cityscapes  (prints how to get it: its licence forbids passing it on)
+TEXT
+}
+
+cityscapes_instructions() {
+    cat <<'TEXT'
+Cityscapes may not be passed on, so it cannot be downloaded from here. To get it:
+  1. register at https://www.cityscapes-dataset.com and accept the licence;
+  2. download leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB); there is no need to unpack them;
+  3. python datasets/prepare_cityscapes.py --leftImg8bit leftImg8bit_trainvaltest.zip \
+         --gtFine gtFine_trainvaltest.zip --out datasets/cityscapes
+  4. python train.py --QS_mode=global --dataroot ./datasets/cityscapes --direction BtoA --name cityscapes_qsattn_global
+TEXT
+}
+
+fetch() { # $1: URL, $2: file; a partial download waits in $2.part
+    local url=$1 part=$2.part status=0
+    echo "downloading $url"
+    if command -v curl >/dev/null; then
+        curl --fail --location --retry 3 --continue-at - --output "$part" "$url" || status=$?
+        # 22, 33, 36: there is no such range to be had, so what is there is of no use.
+        if [[ $status == 22 || $status == 33 || $status == 36 ]] && [[ -s "$part" ]]; then
+            rm -f -- "$part"
+            status=0
+            curl --fail --location --retry 3 --output "$part" "$url" || status=$?
+        fi
+    elif command -v wget >/dev/null; then
+        wget --tries=3 --continue --output-document="$part" "$url" || status=$?
+    else
+        fail "neither curl nor wget is installed"
+    fi
+    if [[ $status != 0 ]]; then
+        [[ -s "$part" ]] || rm -f -- "$part" # wget makes the file before it knows whether there is anything to put there
+        fail "the download of $url failed (status $status)" \
+            "Run the same command again to go on from where it stopped, or set QSATTN_DATASET_URL to a mirror."
+    fi
+    mv -- "$part" "$2"
+}
+
+[[ $# == 1 && -n "$1" ]] || { usage >&2; exit 2; }
+name=$1
+case $name in
+    -h | --help) usage; exit ;;
+    cityscapes) cityscapes_instructions; exit 2 ;;
+    cat2dog) url=$afhq_archive ;;
+    *)
+        # shellcheck disable=SC2086  # the list is meant to be split
+        if ! printf '%s\n' $cyclegan_sets | grep -qxF -- "$name"; then
+            echo "error: there is no data set $name" >&2
+            usage >&2
+            exit 2
+        fi
+        url=$cyclegan_host/$name.zip
+        ;;
+esac
+url=${QSATTN_DATASET_URL:-$url}
+[[ ! -e "$name" ]] || fail "$PWD/$name exists already; move it away to download it again"
+
+python=../.venv/bin/python
+[[ -x "$python" ]] || python=python3
+if [[ $name == cat2dog ]] && ! "$python" -c 'import PIL, tqdm' 2>/dev/null; then
+    fail "resizing AFHQ needs the project's environment: bash scripts/setup.sh"
+fi
+
+archive=.$name.zip
+[[ -f "$archive" ]] || fetch "$url" "$archive" # there already if a run was stopped between download and unpacking
+
+echo "checking and unpacking"
+status=0
+case $name in
+    cat2dog)
+        partial=.$name.partial # what was resized before an interruption is not resized again
+        "$python" prepare_afhq.py --afhq "$archive" --out "$partial" && mv -- "$partial" "$name" || status=$?
+        ;;
+    grumpifycat) "$python" unpack_dataset.py "$archive" "$name" --folders trainA trainB || status=$? ;; # has no test images
+    *) "$python" unpack_dataset.py "$archive" "$name" || status=$? ;;
+esac
+if [[ $status == 2 ]]; then # the archive is at fault
+    rm -rf -- "$archive" ".$name.partial"
+    fail "the archive from $url cannot be used and was removed"
+fi
+[[ $status == 0 ]] || exit "$status"
+rm -f -- "$archive"
+echo "ready: $PWD/$name"

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained translation: set up, draw the embedded set, train QS-Attn on it, translate the test images,
+# measure. A rerun goes on where the last one stopped and repeats nothing that is done.
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+# ---- the preset: everything that decides how long it takes and how good it gets ----
+name=stripes_qsattn_global
+data=(--size 64 --train 200 --test 20 --seed 0)
+networks=(--netG resnet_9blocks --ngf 16 --ndf 16 --netF_nc 64)
+training=(--load_size 72 --crop_size 64 --batch_size 1 --num_patches 64 --n_epochs 10 --n_epochs_decay 10 --seed 0
+    --save_epoch_freq 5 --print_freq 100 --update_html_freq 200 --display_id 0 --num_threads 2)
+testing=(--preprocess none)
+
+run=checkpoints/$name
+results=results/$name/test_latest
+preset="${data[*]} ${networks[*]} ${training[*]}"
+afresh="To start afresh: rm -r $run results/$name && bash scripts/quickstart.sh"
+
+step() { printf '\n== %s\n' "$*"; }
+
+bash scripts/setup.sh
+python=.venv/bin/python
+
+step "the embedded data set: plain animals (A), striped animals (B)"
+"$python" datasets/make_stripes.py --out datasets/stripes "${data[@]}"
+
+step "training QS-Attn (global) on it"
+if [[ -f "$run/quickstart_done" ]]; then
+    if [[ "$(cat "$run/quickstart_done")" != "$preset" ]]; then
+        echo "error: $run was trained with another preset than scripts/quickstart.sh has now. $afresh" >&2
+        exit 2
+    fi
+    echo "trained already: $run. $afresh"
+else
+    resume=()
+    [[ ! -f "$run/latest_net_G.pth" ]] || resume=(--continue_train)
+    "$python" train.py --QS_mode=global --dataroot ./datasets/stripes --name "$name" \
+        "${networks[@]}" "${training[@]}" ${resume[@]+"${resume[@]}"}
+    echo "$preset" >"$run/quickstart_done"
+fi
+
+step "translating the test images"
+if [[ "$results/index.html" -nt "$run/latest_net_G.pth" ]]; then
+    echo "translated already: $results"
+else
+    "$python" test.py --dataroot ./datasets/stripes --name "$name" "${testing[@]}"
+fi
+
+step "what it measured"
+"$python" - "$results/images/fake_B" <<'PYTHON'
+import sys
+
+from util.metrics.stripes import stripe_report
+
+data = "datasets/stripes"
+report = stripe_report(f"{data}/testA", sys.argv[1], f"{data}/testB", f"{data}/masks")
+print(f"stripes on the animals, {report['images']} images (0 even coat, 1 black and white bands):")
+print(f"  real A {report['real_A']:.3f}   translated {report['fake_B']:.3f}   real B {report['real_B']:.3f}")
+print(f"  so {report['gained']:.0%} of the way from A to B")
+print(f"background: changed by {report['background']:.1f} of 255 levels on average")
+PYTHON
+
+step "look at it in a browser"
+echo "the translations:          $PWD/$results/index.html"
+echo "how the training went:     $PWD/$run/web/index.html"
