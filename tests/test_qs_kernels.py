@@ -1,0 +1,293 @@
+"""The Triton kernels against rows computed one by one in float64: in Triton's interpreter, and on the GPU where there is one.
+
+The interpreter is chosen by an environment variable that Triton reads when first imported, which some other test may
+have caused already. So interpreted kernels live in a process of their own, and the same session tests the compiled ones.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden import load_golden
+from scipy.special import logsumexp
+
+from models import qs_attn, qs_kernels
+
+ROOT = Path(__file__).parents[1]
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+NCHW, NHWC = torch.contiguous_format, torch.channels_last
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    """`interpreter.submit(function, *args)` runs there; the variable is set only while the process starts."""
+    before = os.environ.get("TRITON_INTERPRET")
+    os.environ["TRITON_INTERPRET"] = "1"
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    try:
+        pool.submit(torch.set_num_threads, 1).result()
+    finally:
+        if before is None:
+            del os.environ["TRITON_INTERPRET"]
+        else:
+            os.environ["TRITON_INTERPRET"] = before
+    yield pool
+    pool.shutdown()
+
+
+@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=on_gpu)])
+def run(request):
+    """run(function, features, *args): the function's result on the device under test, as a CPU tensor."""
+    if request.param == "cuda":
+        return lambda function, features, *args: function(features.cuda(), *args).cpu()
+    pool = request.getfixturevalue("interpreter")
+    return lambda function, features, *args: pool.submit(function, features, *args).result()
+
+
+def log_entropy_of(scores):
+    """log H of softmax(scores), by the method's formula in float64 and in logarithms throughout."""
+    top = scores.argmax()
+    g = np.delete(scores, top) - scores[top]
+    if len(g) == 0:
+        return -np.inf
+    with np.errstate(divide="ignore"):  # a tied top has log(-g) = -inf
+        log_r, log_t = logsumexp(g), logsumexp(g + np.log(-g))
+    log_log1p_r = np.log(np.log1p(np.exp(log_r))) if log_r > -30 else log_r
+    return np.logaddexp(log_log1p_r, log_t - np.log1p(np.exp(log_r)))
+
+
+def brute_force(features, window=None):
+    """log H (B, H*W) and the largest |score|, row by row; a window's keys outside the image are zero vectors."""
+    vectors, rows = features.double().numpy(), []
+    height, width = vectors.shape[2:]
+    reach = (window or 1) // 2
+    for image in vectors:
+        padded = np.pad(image, ((0, 0), (reach, reach), (reach, reach)))
+        for y, x in np.ndindex(height, width):
+            keys = padded[:, y : y + window, x : x + window] if window else image
+            rows.append(image[:, y, x] @ keys.reshape(len(image), -1))
+    log_entropy = [log_entropy_of(scores) for scores in rows]
+    largest = max(np.abs(scores).max() for scores in rows)
+    return torch.tensor(np.reshape(log_entropy, (len(vectors), -1))), largest
+
+
+def assert_same_ranking(found, features, window=None, num_queries=32):
+    """Values agree to 1e-4 or to the rounding of scores, and the chosen rows are the same but for such near ties."""
+    expected, largest = brute_force(features, window)
+    tolerance = {"rtol": 1e-4, "atol": 1e-5 + 1e-6 * largest}
+    torch.testing.assert_close(found.double(), expected, **tolerance)
+    chosen = expected.gather(1, found.sort(dim=1, stable=True).indices[:, :num_queries])
+    torch.testing.assert_close(chosen, expected.sort(dim=1).values[:, :num_queries], **tolerance)
+
+
+def features_of(*shape, scale=1.0, memory_format=NCHW, seed=0):
+    features = scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return features.contiguous(memory_format=memory_format)
+
+
+def test_order_of_saturated_rows_is_exact(run):
+    """Entropies down to 1e-124, whose order long doubles tell."""
+    golden = load_golden("entropy_saturated")
+    log_entropy = run(qs_kernels.global_log_entropy, golden["features"])
+    torch.testing.assert_close(log_entropy.double(), golden["entropy"].log(), rtol=1e-5, atol=1e-4)
+    assert torch.equal(log_entropy.sort(dim=1, stable=True).indices, golden["order"])
+
+
+@pytest.mark.parametrize(("scale", "memory_format"), [(0.1, NHWC), (1.0, NCHW), (5.0, NHWC), (30.0, NCHW)])
+@pytest.mark.parametrize("shape", [(1, 3, 5, 7), (2, 20, 9, 15), (3, 64, 13, 11)])
+def test_global_is_its_definition(run, shape, scale, memory_format):
+    features = features_of(*shape, scale=scale, memory_format=memory_format)
+    assert_same_ranking(run(qs_kernels.global_log_entropy, features), features)
+
+
+def test_programs_that_stream_several_blocks_of_keys(run):
+    """From about 2,048 positions on, a split of the keys is more than one block."""
+    features = features_of(1, 6, 47, 46, scale=2.0)
+    assert_same_ranking(run(qs_kernels.global_log_entropy, features), features)
+
+
+@pytest.mark.parametrize(("scale", "memory_format"), [(0.1, NCHW), (1.0, NHWC), (30.0, NCHW)])
+@pytest.mark.parametrize("window", [1, 3, 5, 7])
+@pytest.mark.parametrize("shape", [(1, 3, 2, 4), (1, 20, 9, 15), (3, 65, 6, 7)])
+def test_local_is_its_definition(run, shape, window, scale, memory_format):
+    """Among the shapes: an image smaller than the window, and channels that fill no block."""
+    features = features_of(*shape, scale=scale, memory_format=memory_format)
+    assert_same_ranking(run(qs_kernels.local_log_entropy, features, window), features, window)
+
+
+@pytest.mark.parametrize("input_precision", qs_kernels.PRECISIONS)
+def test_the_state_merges_in_any_order(run, input_precision):
+    """Permuted positions meet other blocks and other splits, and give the same rows."""
+    features = features_of(1, 40, 1, 300, scale=2.0)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    log_entropy = run(qs_kernels.global_log_entropy, features, input_precision)
+    permuted = run(qs_kernels.global_log_entropy, features[..., order], input_precision)
+    torch.testing.assert_close(permuted, log_entropy[:, order], rtol=1e-5, atol=1e-4)
+
+
+def test_an_image_has_its_log_entropy_whatever_its_batch(run):
+    features = features_of(3, 8, 9, 15)
+    for function, args in ((qs_kernels.global_log_entropy, ()), (qs_kernels.local_log_entropy, (5,))):
+        assert torch.equal(run(function, features, *args)[1:2], run(function, features[1:2], *args))
+
+
+def test_ties_and_rows_of_one_key(run):
+    constant = torch.ones(1, 4, 12, 17)
+    uniform = torch.full((1, 204), 204.0).log().log()  # all scores are equal: H = log L
+    torch.testing.assert_close(run(qs_kernels.global_log_entropy, constant), uniform)
+    zero = torch.zeros(1, 4, 3, 3)  # as they are between zero vectors and the padding
+    uniform = torch.full((1, 9), 49.0).log().log()
+    torch.testing.assert_close(run(qs_kernels.local_log_entropy, zero, 7), uniform)
+    twins = features_of(1, 8, 10, 10, scale=10.0).repeat(1, 1, 2, 1)  # every top score twice: H is near log 2
+    assert_same_ranking(run(qs_kernels.global_log_entropy, twins), twins)
+    assert run(qs_kernels.global_log_entropy, features_of(2, 8, 1, 1)).tolist() == [[-torch.inf]] * 2
+    assert run(qs_kernels.local_log_entropy, features_of(1, 8, 2, 2), 1).tolist() == [[-torch.inf] * 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_features_are_taken_as_they_stand(run, dtype):
+    """Their products are exact in float32: only the rounding of the features themselves is lost."""
+    features = features_of(2, 40, 9, 15, scale=3.0).to(dtype)
+    assert_same_ranking(run(qs_kernels.global_log_entropy, features), features)
+    assert_same_ranking(run(qs_kernels.local_log_entropy, features, 5), features, 5)
+
+
+def test_wrong_arguments_are_named():
+    features = torch.zeros(1, 2, 4, 4)
+    for window in (0, 4, -3):
+        with pytest.raises(ValueError, match=f"window is {window}"):
+            qs_kernels.local_log_entropy(features, window)
+    with pytest.raises(ValueError, match="float64"):
+        qs_kernels.global_log_entropy(features.double())
+    with pytest.raises(ValueError, match=r"\(2, 4, 4\)"):
+        qs_kernels.global_log_entropy(features[0])
+    with pytest.raises(ValueError, match="'tf32'.*tf32x3, ieee"):
+        qs_kernels.global_log_entropy(features, "tf32")
+
+
+def test_the_module_imports_where_triton_is_missing():
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch; from models import qs_kernels; assert not qs_kernels.available()\n"
+        "try: qs_kernels.global_log_entropy(torch.zeros(1, 2, 4, 4))\n"
+        "except ValueError as error: print(error)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "triton, which is not installed" in result.stdout
+
+
+# What PyTorch must be able to do with the operators. Functions, since they run in the interpreter's process as well.
+
+
+def both(features):
+    return torch.cat([qs_kernels.global_log_entropy(features), qs_kernels.local_log_entropy(features, 3)])
+
+
+def compiled(features):
+    backend = "inductor" if features.is_cuda else "aot_eager"  # which needs no C++ compiler
+    return torch.compile(both, fullgraph=True, backend=backend)(features)
+
+
+def exported(features):
+    class Both(torch.nn.Module):
+        def forward(self, features):
+            return both(features)
+
+    return torch.export.export(Both(), (features,)).module()(features)
+
+
+def operators_checked(features):
+    torch.library.opcheck(torch.ops.qs_attn.global_log_entropy.default, (features, "ieee"))
+    torch.library.opcheck(torch.ops.qs_attn.local_log_entropy.default, (features, 3))
+    return torch.ones(())
+
+
+@pytest.mark.parametrize("memory_format", [NCHW, NHWC])
+def test_compile_and_export_see_one_operator(run, memory_format):
+    features = features_of(2, 5, 6, 7, memory_format=memory_format)
+    expected = run(both, features)
+    torch.testing.assert_close(run(compiled, features), expected)
+    torch.testing.assert_close(run(exported, features), expected)
+    assert run(operators_checked, features)
+
+
+def without_gradient(features):
+    log_entropy = both(features.clone().requires_grad_())
+    assert not log_entropy.requires_grad
+    return log_entropy
+
+
+def test_selection_carries_no_gradient(run):
+    features = features_of(1, 5, 6, 7)
+    assert torch.equal(run(without_gradient, features), run(both, features))
+
+
+@on_gpu
+def test_a_captured_graph_replays_on_new_features():
+    static = features_of(2, 256, 16, 16).cuda()
+    both(static)  # compiles, before the capture
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = both(static)
+    for seed in (1, 2):
+        features = features_of(2, 256, 16, 16, seed=seed).cuda()
+        static.copy_(features)
+        out.fill_(torch.nan)
+        graph.replay()
+        assert torch.equal(out, both(features))
+
+
+def by_matrix(features):
+    """The plain version, given the whole matrix of scores at once."""
+    vectors = features.flatten(2)
+    return qs_attn._rows_log_entropy(vectors.mT @ vectors)  # (B, L, L) -> (B, L)
+
+
+def median_ms(function, *args):
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    times = []
+    for _ in range(25):
+        start.record()
+        function(*args)
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return sorted(times[5:])[10]
+
+
+@on_gpu
+@pytest.mark.parametrize("memory_format", [NCHW, NHWC])
+def test_at_training_size_it_beats_the_matrix(memory_format, record_property):
+    """Two images of 256 x 64 x 64 features: the same choices, no matrix in memory, and less time.
+
+    Sums along a line make neighbours resemble one another, and rows saturate, as real features do.
+    """
+    features = features_of(2, 256, 64, 64).cumsum(-1) / 2
+    features = features.contiguous(memory_format=memory_format).cuda()
+    expected = by_matrix(features.double())
+    wanted = expected.topk(256, largest=False).indices.tolist()
+    times = {}
+    for input_precision in (None, *qs_kernels.PRECISIONS):
+        found = qs_kernels.global_log_entropy(features, input_precision)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-2)
+        chosen = found.topk(256, largest=False).indices.tolist()
+        assert all(len(set(a) & set(b)) >= 255 for a, b in zip(chosen, wanted, strict=True))
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        milliseconds = median_ms(qs_kernels.global_log_entropy, features, input_precision)
+        times[f"global, {input_precision}"] = milliseconds
+        assert torch.cuda.max_memory_allocated() - before < 16 * 2**20  # one matrix is 64 MB
+    times["global, by the matrix"] = median_ms(by_matrix, features)
+    times["local"] = median_ms(qs_kernels.local_log_entropy, features, 7)
+    record_property("milliseconds", times)
+    print(times)
+    assert times["global, None"] < times["global, by the matrix"]
