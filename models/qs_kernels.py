@@ -7,7 +7,7 @@ A row's scores s_j = f_i . f_j are streamed and only its state is kept: four num
     total    S = sum over the rest of e^{s_j - m2}               in [1, L - 1]
     excess   U = sum over the rest of e^{s_j - m2} (m2 - s_j)    >= 0
 
-With g2 = m2 - m, DESIGN's r = sum e^{g_j} is e^{g2} S and t = sum e^{g_j} (-g_j) is e^{g2} (U - g2 S), so that
+With g_j = s_j - m and g2 = m2 - m, r = sum e^{g_j} is e^{g2} S and t = sum e^{g_j} (-g_j) is e^{g2} (U - g2 S), so that
 
     log H = log( log1p(r) + t / (1 + r) ) = g2 + log( S log1p(r)/r + (U - g2 S) / (1 + r) ).
 
