@@ -1,0 +1,343 @@
+"""Feature networks from files, and scripts/evaluate.py on folders, runs and sweeps: numbers, receipts and refusals."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from scripts import evaluate
+from util.errors import UserError
+from util.metrics import features
+from util.metrics.evaluation import Evaluator
+from util.metrics.image_set import ImageSet
+
+
+def write_images(folder: Path, count: int, size: tuple[int, int] = (32, 32), seed: int = 0) -> Path:
+    """Random blocky photographs."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        blocks = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        blocks.resize(size, Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def squeezenet(tmp_path_factory) -> Path:
+    """A weights file of torchvision's squeezenet1_1, with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "squeezenet1_1.pth"
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch) -> tuple[Path, Path]:
+    monkeypatch.chdir(tmp_path)
+    return write_images(tmp_path / "fake", 6), write_images(tmp_path / "real", 8, seed=1)
+
+
+def read(path: str | Path) -> dict:
+    return json.loads(Path(path).read_text())
+
+
+# Feature networks
+
+
+def test_classifier_features_are_what_the_last_layer_sees(squeezenet) -> None:
+    """For squeezenet1_1: the mean over space of its 512 feature maps, of the image as torchvision prepares it."""
+    network = features.load_classifier("squeezenet1_1", squeezenet)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
+    found, classes = features.extract(network, [image])
+    model = torchvision.models.squeezenet1_1()
+    model.load_state_dict(torch.load(squeezenet, weights_only=True))
+    prepared = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()(image)[None]
+    with torch.no_grad():
+        expected, logits = model.features(prepared).mean(dim=(2, 3)), model.eval()(prepared)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
+    assert classes.tolist() == logits.argmax(1).tolist()
+    assert (network.frechet_label, network.kernel_label) == ("FD-squeezenet1_1", "KD-squeezenet1_1")
+
+
+def test_features_do_not_depend_on_the_batch_size(squeezenet) -> None:
+    network = features.load_classifier("squeezenet1_1", squeezenet)
+    rng = np.random.default_rng(0)
+    sizes = [(40, 40), (30, 50), (64, 20), (40, 41), (33, 33)]
+    images = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+    one, classes = features.extract(network, images, batch_size=1)
+    for batch_size in (2, 5, 100):
+        several, same = features.extract(network, images, batch_size)
+        np.testing.assert_allclose(several, one, rtol=1e-4, atol=1e-5)
+        assert same.tolist() == classes.tolist()
+
+
+def test_inception_is_that_of_pytorch_fid(tmp_path, monkeypatch) -> None:
+    """The same 2048 numbers as the library's own class and preprocessing, by random weights in its file's layout."""
+    library = pytest.importorskip("pytorch_fid.inception")
+    torch.manual_seed(0)
+    bare = {"weights": None, "aux_logits": False, "init_weights": False}
+    state = torchvision.models.inception_v3(**bare, num_classes=1008).state_dict()
+    state = {key: value for key, value in state.items() if "num_batches_tracked" not in key}
+    for value in state.values():
+        if value.dim() == 4:  # torch's own first weights would leave features of 1e-8
+            torch.nn.init.kaiming_normal_(value, nonlinearity="relu")
+    path = tmp_path / "pt_inception.pth"
+    torch.save(state, path)
+    network = features.load_inception(path)
+    monkeypatch.setattr(library, "load_state_dict_from_url", lambda *_, **__: dict(state))
+    reference = library.InceptionV3().eval()
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), dtype=np.uint8)
+    found, _ = features.extract(network, [Image.fromarray(image) for image in pixels])
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)[0].flatten(1)
+    assert found.shape == (2, 2048)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert (network.frechet_label, network.kernel_label) == ("FID", "KID")
+
+    with pytest.raises(UserError, match=r"inception_v3, but of an Inception v3 network with 1008 classes"):
+        features.load_classifier("inception_v3", path)
+
+
+def test_inception_refuses_other_weights_and_needs_its_package(squeezenet, monkeypatch) -> None:
+    pytest.importorskip("pytorch_fid.inception")
+    with pytest.raises(
+        UserError, match=r"FID Inception network, but of a SqueezeNet with 1000 classes: 0 of"
+    ):
+        features.load_inception(squeezenet)
+    monkeypatch.setitem(sys.modules, "pytorch_fid", None)
+    with pytest.raises(UserError, match="pip install pytorch-fid"):
+        features.load_inception(squeezenet)
+
+
+def test_missing_weights_say_what_to_fetch(tmp_path) -> None:
+    with pytest.raises(
+        UserError, match=r"no file .*none.pth .* Fetch https://github.com/mseitzer/pytorch-fid"
+    ):
+        features.load_inception(tmp_path / "none.pth")
+    with pytest.raises(UserError, match=r"--classifier_weights: not given.*Fetch https://.*/resnet18-"):
+        features.load_classifier("resnet18", None)
+    with pytest.raises(UserError, match="no torchvision classifier; there are alexnet"):
+        features.load_classifier("inception_v9", tmp_path / "none.pth")
+
+
+def test_wrong_weights_are_named(tmp_path) -> None:
+    torch.save(torchvision.models.resnet18(num_classes=7).state_dict(), tmp_path / "resnet.pth")
+    with pytest.raises(UserError, match=r"torchvision's squeezenet1_1, but of a ResNet with 7 classes"):
+        features.load_classifier("squeezenet1_1", tmp_path / "resnet.pth")
+    with pytest.raises(
+        UserError, match=r"torchvision's resnet50, but of a ResNet .*: \d+ of the \d+ tensors fit"
+    ):
+        features.load_classifier("resnet50", tmp_path / "resnet.pth")
+    torch.save({"model.12.conv_block.1.weight": torch.zeros(1)}, tmp_path / "latest_net_G.pth")
+    with pytest.raises(UserError, match="a generator of this project"):
+        features.load_classifier("squeezenet1_1", tmp_path / "latest_net_G.pth")
+
+
+def test_files_that_hold_no_state_dict_are_refused(tmp_path) -> None:
+    """Among them a pickle that would run code, which weights_only keeps from running."""
+    (tmp_path / "page.pth").write_bytes(b"<html>404</html>")
+    (tmp_path / "empty.pth").touch()
+    torch.save(types.SimpleNamespace(a=1), tmp_path / "object.pth")
+    torch.save({"epoch": 3}, tmp_path / "other.pth")
+    for name in ("page", "empty", "object", "other"):
+        with pytest.raises(UserError, match=rf"{name}.pth (is no|holds no plain) state dict"):
+            features.load_classifier("squeezenet1_1", tmp_path / f"{name}.pth")
+
+
+# Sets and their evaluation
+
+
+def test_evaluation_takes_equally_many_images_for_swd(folders) -> None:
+    fake, real = (ImageSet(folder, progress=False) for folder in folders)
+    result = Evaluator(real, swd_size=32).evaluate(fake)
+    assert result.details["SWD"]["images_per_side"] == 6
+    assert list(result.details["SWD"]["levels"]) == ["32", "16"]
+    assert result.numbers["SWD"] == pytest.approx(np.mean(list(result.details["SWD"]["levels"].values())))
+    assert Evaluator(real, swd_size=32).evaluate(fake).numbers == result.numbers
+    assert Evaluator(real, swd_size=32, seed=1).evaluate(fake).numbers != result.numbers
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(folders, squeezenet) -> None:
+    fake, real = (ImageSet(folder, progress=False) for folder in folders)
+    network = features.load_classifier("squeezenet1_1", squeezenet)
+    wanted = {"frechet": [network], "kernel": [network], "classes": [(network, 5)], "swd_size": 16}
+    one, several = (Evaluator(real, **wanted, batch_size=size).evaluate(fake) for size in (1, 4))
+    for name, number in one.numbers.items():
+        assert several.numbers[name] == pytest.approx(number, rel=1e-3, abs=1e-6), name
+
+
+def test_an_image_set_against_itself_is_zero(folders, squeezenet) -> None:
+    """The kernel distance alone falls below: unbiased, it expects two draws and not the same one twice."""
+    same = ImageSet(folders[0], progress=False)
+    network = features.load_classifier("squeezenet1_1", squeezenet)
+    numbers = Evaluator(same, frechet=[network], kernel=[network], swd_size=32).evaluate(same).numbers
+    assert numbers["FD-squeezenet1_1"] == pytest.approx(0, abs=1e-6)
+    assert numbers["SWD"] == 0
+    assert numbers["KD-squeezenet1_1"] <= 0
+
+
+# The script
+
+
+def test_two_folders_leave_a_receipt(folders, squeezenet, capsys) -> None:
+    weights = ["--classifier_weights", str(squeezenet), "--class_index", "340"]
+    assert (
+        evaluate.main(["--fake", "fake", "--real", "real", "--gpu_ids", "-1", "--seed", "3", *weights]) == 0
+    )
+    receipt = read("evaluation.json")
+    assert set(receipt["numbers"]) == {
+        "SWD",
+        "FD-squeezenet1_1",
+        "KD-squeezenet1_1",
+        "class-340-squeezenet1_1",
+    }
+    assert (receipt["fake"]["count"], receipt["real"]["count"]) == (6, 8)
+    assert receipt["fake"]["sizes"] == {"32x32": 6}
+    assert receipt["numbers_from"]["SWD"]["images_per_side"] == 6
+    assert receipt["numbers_from"]["SWD"]["size"] == 32
+    assert receipt["networks"]["squeezenet1_1"]["sha256"] == features.sha256(squeezenet)
+    assert receipt["seed"] == receipt["options"]["seed"] == 3
+    assert receipt["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert receipt["device"] == "cpu" and receipt["date"] and "evaluation 1" in receipt["protocol"]
+    printed = capsys.readouterr().out
+    assert "6 translations against 8 images" in printed and "6 images a side" in printed
+    assert "FID" not in printed
+
+
+def test_a_run_is_judged_against_its_data_set(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "set" / "testA", 5)
+    write_images(tmp_path / "set" / "testB", 4, seed=1)
+    fake = write_images(tmp_path / "results" / "run" / "test_latest" / "images" / "fake_B", 3, seed=2)
+    command = ["--name", "run", "--dataroot", "set", "--gpu_ids", "-1"]
+    assert evaluate.main(command) == 0
+    receipt = read("results/run/test_latest/evaluation.json")
+    assert receipt["fake"]["of"] == 5 and receipt["real"]["folder"].endswith("testB")
+    assert "3 translations of 5 images" in capsys.readouterr().err
+    assert evaluate.main([*command, "--direction", "BtoA", "--receipt", "other.json"]) == 0
+    assert read("other.json")["real"]["folder"].endswith("testA")
+
+    assert evaluate.main([*command, "--epoch", "7"]) == 2
+    assert "make them: python test.py --name run --epoch 7" in capsys.readouterr().err
+    for path in fake.iterdir():
+        path.unlink()
+    assert evaluate.main(command) == 2
+    assert "no images in the folder" in capsys.readouterr().err
+
+
+def test_a_sweep_tells_last_and_best_apart(tmp_path, monkeypatch, capsys) -> None:
+    """Checkpoint 10 translates into the real images themselves; latest is the same file as 20 and is not done twice."""
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "set" / "testA", 3)
+    write_images(tmp_path / "set" / "testB", 3, seed=1)
+    checkpoints = tmp_path / "checkpoints" / "run"
+    checkpoints.mkdir(parents=True)
+    for epoch, content in {"5": b"a", "10": b"b", "20": b"c", "latest": b"c"}.items():
+        (checkpoints / f"{epoch}_net_G.pth").write_bytes(content)
+    calls = []
+
+    def translate(argv: list[str]) -> int:
+        calls.append(argv)
+        epoch = next(word.split("=")[1] for word in argv if word.startswith("--epoch="))
+        seed = {"5": 5, "10": 1, "20": 20}[epoch]
+        write_images(tmp_path / "results" / "run" / f"test_{epoch}" / "images" / "fake_B", 3, seed=seed)
+        return 0
+
+    monkeypatch.setitem(sys.modules, "test", types.SimpleNamespace(main=translate))
+    command = ["--name", "run", "--dataroot", "set", "--gpu_ids", "-1", "--epochs", "all", "--swd_size", "16"]
+    assert evaluate.main([*command, "--ngf", "8"]) == 0
+    assert [[word for word in argv if "epoch" in word] for argv in calls] == [
+        ["--epoch=5"],
+        ["--epoch=10"],
+        ["--epoch=20"],
+    ]
+    assert {"--name=run", "--dataroot=set", "--gpu_ids=-1", "--ngf=8"} <= set(calls[0])
+    assert not any("swd_size" in word for word in calls[0])
+    receipt = read("results/run/evaluation_test.json")
+    assert receipt["numbers"]["best"]["SWD"] == {"epoch": "10", "number": 0.0}
+    assert receipt["numbers"]["last"]["epoch"] == "20" and receipt["numbers"]["last"]["SWD"] > 0
+    assert [row["epoch"] for row in receipt["checkpoints"]] == ["5", "10", "20"]
+    assert Image.open("results/run/evaluation_test.png").width > 100
+    assert "best, chosen by the test images themselves" in capsys.readouterr().out
+
+    monkeypatch.setitem(sys.modules, "test", types.SimpleNamespace(main=lambda argv: 1))
+    assert evaluate.main([*command[:-3], "5", "--swd_size", "16"]) == 2
+    assert "did not translate every image" in capsys.readouterr().err
+    assert evaluate.main([*command[:-3], "6"]) == 2
+    assert "6_net_G.pth" in capsys.readouterr().err
+
+
+def test_label_maps_are_scored(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("label", "pred"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4)).save(tmp_path / folder / "a.png")
+    assert (
+        evaluate.main(["--metrics", "segmentation", "--pred", "pred", "--label", "label", "--gpu_ids", "-1"])
+        == 0
+    )
+    receipt = read("evaluation.json")
+    assert receipt["numbers"] == {"mean IoU": 100, "pixel accuracy": 100, "class accuracy": 100}
+    assert receipt["class_iou"]["road"] == 100 and receipt["class_iou"]["bicycle"] is None
+    assert receipt["pairs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metrics", "fid"], "--inception_weights: not given"),
+        (["--metrics", "fd"], "--classifier_weights: not given"),
+        (["--metrics", "lpips"], "there are fid, kid"),
+        (["--metrics", "class"], "needs --class_index"),
+        (["--metrics", "stripes"], "set with masks"),
+        (["--metrics", "segmentation"], "--pred DIR --label DIR"),
+        (["--epochs", "all"], "--fake is made already"),
+        (["--pred", "fake"], "--pred and --label go together"),
+        (["--swd_size", "100"], "must be 16, 32, 64"),
+        (["--metrics", "swd", "--kid_subsets", "0"], "at least 1"),
+        (["--metrix", "swd"], "did you mean --metrics"),
+        (["--real", "nowhere"], "does not exist"),
+    ],
+)
+def test_impossible_wishes_are_refused(folders, options, message, capsys) -> None:
+    """With status 2 and one line, by the options' parser (which exits) or by the work (which returns)."""
+    try:
+        status = evaluate.main(["--fake", "fake", "--real", "real", "--gpu_ids", "-1", *options])
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_a_broken_image_is_named(folders, capsys) -> None:
+    (folders[0] / "broken.png").write_bytes(b"no image")
+    assert evaluate.main(["--fake", "fake", "--real", "real", "--gpu_ids", "-1"]) == 2
+    assert "broken.png" in capsys.readouterr().err
+
+
+def test_the_embedded_set_has_stripe_scores(tmp_path, monkeypatch) -> None:
+    from datasets import make_stripes
+
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--out", "set", "--size", "32", "--train", "1", "--test", "2"]
+    assert make_stripes.main(arguments) in (0, None)
+    fake = tmp_path / "results" / "run" / "test_latest" / "images" / "fake_B"
+    fake.mkdir(parents=True)
+    for path in (tmp_path / "set" / "testA").glob("*.png"):  # translations that change nothing
+        (fake / path.name).write_bytes(path.read_bytes())
+    assert evaluate.main(["--name", "run", "--dataroot", "set", "--gpu_ids", "-1"]) == 0
+    receipt = read("results/run/test_latest/evaluation.json")
+    assert receipt["numbers"]["stripes-gained"] == 0
+    assert receipt["numbers"]["stripes-background"] == 0
+    assert receipt["numbers_from"]["stripes-gained"]["images"] == 2

@@ -1,0 +1,267 @@
+"""The metrics as functions of features and pixels: closed forms, brute force, agreement with the libraries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import linalg, ndimage, stats
+
+from util.errors import UserError
+from util.metrics import segmentation
+from util.metrics import sliced_wasserstein as swd
+from util.metrics.frechet import frechet_distance, frechet_distance_of_features
+from util.metrics.kernel import kernel_inception_distance, polynomial_mmd2
+
+
+def draw(count: int, dim: int, seed: int = 0, shift: float = 0.0) -> np.ndarray:
+    """Correlated features (count, dim), of one distribution for all seeds where the shift is the same."""
+    mixing = np.random.default_rng(99).standard_normal((dim, dim)) / dim**0.5
+    return np.random.default_rng(seed).standard_normal((count, dim)) @ mixing + shift
+
+
+# Frechet distance
+
+
+def test_frechet_distance_of_numbers() -> None:
+    """In one dimension d^2 = (m1 - m2)^2 + (s1 - s2)^2."""
+    assert frechet_distance(1.0, 4.0, 4.0, 25.0) == pytest.approx(3**2 + 3**2)
+
+
+def test_frechet_distance_of_diagonal_covariances() -> None:
+    mu1, mu2, s1, s2 = np.random.default_rng(0).random((4, 6))
+    expected = ((mu1 - mu2) ** 2).sum() + ((s1 - s2) ** 2).sum()
+    assert frechet_distance(mu1, np.diag(s1**2), mu2, np.diag(s2**2)) == pytest.approx(expected)
+
+
+def test_frechet_distance_agrees_with_the_matrix_square_root() -> None:
+    a, b = draw(400, 8), draw(300, 8, seed=1, shift=0.3)
+    (mu1, cov1), (mu2, cov2) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (a, b))
+    root = linalg.sqrtm(cov1 @ cov2).real
+    expected = ((mu1 - mu2) ** 2).sum() + np.trace(cov1 + cov2 - 2 * root)
+    assert frechet_distance(mu1, cov1, mu2, cov2) == pytest.approx(expected)
+    assert frechet_distance_of_features(a, b) == pytest.approx(expected)
+
+
+def test_frechet_distance_of_singular_covariances_is_exact() -> None:
+    """Fewer images than features, as in every FID over 120 images; the same covariance, moved by 0.5 in each of 64."""
+    features = draw(10, 64)
+    assert frechet_distance_of_features(features, features) == pytest.approx(0, abs=1e-12)
+    assert frechet_distance_of_features(features, features + 0.5) == pytest.approx(64 * 0.25, rel=1e-12)
+    assert frechet_distance_of_features(features, 3 * features - 2 * features.mean(0)) == pytest.approx(
+        4 * np.trace(np.cov(features, rowvar=False))
+    )
+
+
+def test_frechet_distance_agrees_with_pytorch_fid() -> None:
+    library = pytest.importorskip("pytorch_fid.fid_score")
+    a, b = draw(200, 16), draw(150, 16, seed=1, shift=0.2)
+    moments = [x for set_ in (a, b) for x in (set_.mean(0), np.cov(set_, rowvar=False))]
+    try:
+        expected = library.calculate_frechet_distance(*moments)
+    except TypeError as error:  # it passes scipy an argument that newer ones refuse
+        pytest.skip(str(error))
+    assert frechet_distance_of_features(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distance_refuses_what_is_no_gaussian() -> None:
+    with pytest.raises(UserError, match="do not belong together"):
+        frechet_distance(np.zeros(3), np.eye(3), np.zeros(2), np.eye(2))
+    with pytest.raises(UserError, match="negative eigenvalue -1"):
+        frechet_distance(np.zeros(2), np.diag([1.0, -1.0]), np.zeros(2), np.eye(2))
+    with pytest.raises(UserError, match="single image"):
+        frechet_distance_of_features(draw(1, 4), draw(5, 4))
+
+
+# Kernel distance
+
+
+def test_mmd_agrees_with_the_double_loop() -> None:
+    x, y = draw(5, 3), draw(7, 3, seed=1, shift=1.0)
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return (a @ b / 3 + 1) ** 3
+
+    within_x = np.mean([kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j])
+    within_y = np.mean([kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j])
+    between = np.mean([kernel(a, b) for a in x for b in y])
+    assert polynomial_mmd2(x, y) == pytest.approx(within_x + within_y - 2 * between)
+
+
+def test_mmd_has_the_value_that_torch_fidelity_computes() -> None:
+    """Its `mmd2` of its `kernel_poly`, version 0.4.0, on these features."""
+    features = np.sin(np.arange(240.0)).reshape(30, 8)
+    assert polynomial_mmd2(features[:15], features[15:] + 0.1) == pytest.approx(
+        -0.24881503166338792, rel=1e-9
+    )
+
+
+def test_kernel_distance_is_unbiased() -> None:
+    """Sets of one distribution give 0 on average, though small ones; the biased estimate would be far above."""
+    values = [polynomial_mmd2(draw(12, 4, seed), draw(9, 4, seed + 1000)) for seed in range(600)]
+    error = np.std(values) / len(values) ** 0.5
+    assert abs(np.mean(values)) < 3 * error
+    assert min(values) < 0 < max(values)
+
+
+def test_kernel_distance_of_whole_sets_is_the_plain_estimate() -> None:
+    a, b = draw(20, 5), draw(20, 5, seed=1, shift=0.5)
+    distance = kernel_inception_distance(a, b, subsets=3)
+    assert distance.mean == pytest.approx(polynomial_mmd2(a, b))
+    assert distance.subset_size == 20 and distance.std == pytest.approx(0, abs=1e-12)
+
+
+def test_kernel_distance_draws_by_its_seed_alone() -> None:
+    a, b = draw(40, 5), draw(30, 5, seed=1, shift=0.5)
+    first = kernel_inception_distance(a, b, subset_size=10, seed=3)
+    np.random.seed(0)
+    assert kernel_inception_distance(a, b, subset_size=10, seed=3) == first
+    assert kernel_inception_distance(a, b, subset_size=10, seed=4) != first
+    with pytest.raises(UserError, match="subsets of 31 images cannot be drawn from sets of 40 and 30"):
+        kernel_inception_distance(a, b, subset_size=31)
+
+
+# Sliced Wasserstein distance
+
+
+def photographs(count: int, size: int = 32, seed: int = 0) -> np.ndarray:
+    """Smooth random images, uint8 (count, 3, size, size)."""
+    noise = np.random.default_rng(seed).random((count, 3, size, size))
+    smooth = ndimage.gaussian_filter(noise, (0, 0, 2, 2))
+    return (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
+
+
+def test_sliced_wasserstein_agrees_with_transport_along_each_direction() -> None:
+    a, b = draw(50, 6), draw(50, 6, seed=1, shift=0.4)
+    rng = np.random.default_rng(7)
+    distances = []
+    for _ in range(2):
+        for direction in rng.standard_normal((6, 5)).T:
+            unit = direction / np.linalg.norm(direction)
+            distances.append(stats.wasserstein_distance(a @ unit, b @ unit))
+    assert swd.sliced_wasserstein(a, b, repeats=2, directions=5, seed=7) == pytest.approx(np.mean(distances))
+
+
+def test_sliced_wasserstein_of_a_shifted_set() -> None:
+    """Moving every point by v moves its projection by v . u, so the distance is the mean of |v . u|."""
+    points = draw(30, 4)
+    shift = np.array([3.0, 0, 0, 0])
+    unit = np.random.default_rng(0).standard_normal((4, 200))
+    expected = np.abs(shift @ (unit / np.linalg.norm(unit, axis=0))).mean()
+    distance = swd.sliced_wasserstein(points, points + shift, repeats=1, directions=200)
+    assert distance == pytest.approx(expected)
+    assert distance == pytest.approx(3 * 4 / (3 * np.pi), rel=0.1)  # its expectation in four dimensions
+
+
+def test_pyramid_adds_up_to_the_image() -> None:
+    """Every band is what its level loses on the way down and up, so going back up and adding restores the image."""
+    image = photographs(1)[0].astype(np.float32)
+    bands = swd.laplacian_pyramid(image, 3)
+    assert [band.shape[1] for band in bands] == [32, 16, 8]
+    kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1])[None] / 256
+    restored = bands[-1]
+    for band in bands[-2::-1]:
+        enlarged = np.zeros_like(band)
+        enlarged[:, ::2, ::2] = restored
+        restored = band + ndimage.convolve(enlarged, 4 * kernel, mode="mirror")
+    np.testing.assert_allclose(restored, image, atol=1e-3)
+    np.testing.assert_allclose(swd.laplacian_pyramid(np.full((3, 32, 32), 7.0), 2)[0], 0, atol=1e-5)
+
+
+def test_patches_lie_in_the_bands() -> None:
+    """Each is a 7 x 7 window of its own image's band, found here by looking everywhere."""
+    images = photographs(2)
+    patches = swd.pyramid_patches(images, size=32)
+    assert [level.shape for level in patches] == [(2, 128, 3, 7, 7)] * 2
+    for index, image in enumerate(images):
+        for band, level in zip(swd.laplacian_pyramid(image, 2), patches, strict=True):
+            side = band.shape[1] - 6
+            windows = {band[:, y : y + 7, x : x + 7].tobytes() for y in range(side) for x in range(side)}
+            assert all(np.ascontiguousarray(patch).tobytes() in windows for patch in level[index])
+
+
+def test_patches_of_an_image_do_not_depend_on_the_set() -> None:
+    """So neither the batch size nor what comes after changes them."""
+    images = photographs(3)
+    for whole, part in zip(swd.pyramid_patches(images, 32), swd.pyramid_patches(images[:2], 32), strict=True):
+        np.testing.assert_array_equal(whole[:2], part)
+
+
+def test_normalised_patches_forget_brightness_and_contrast() -> None:
+    patches = np.random.default_rng(0).random((40, 3, 7, 7)).astype(np.float32)
+    points = swd.normalise_patches(patches).reshape(40, 3, 49)
+    np.testing.assert_allclose(points.mean(axis=(0, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(points.std(axis=(0, 2)), 1, atol=1e-5)
+    np.testing.assert_allclose(swd.normalise_patches(5 * patches + 3).reshape(40, 3, 49), points, atol=1e-4)
+    assert not swd.normalise_patches(np.ones_like(patches)).any()
+
+
+def test_pyramid_distance_of_equal_and_other_sets() -> None:
+    """Images of the same kind come nearer the more there are; those of another kind stay away."""
+    patches = swd.pyramid_patches(photographs(40), 32)
+    same = swd.pyramid_patches(photographs(40, seed=1), 32)
+    stripes = photographs(40, seed=2)
+    stripes[:, :, ::4] = 0
+    other = swd.pyramid_patches(stripes, 32)
+    assert swd.pyramid_distance(patches, patches) == [0, 0]
+    assert (
+        np.mean(swd.pyramid_distance(patches, other)) > 3 * np.mean(swd.pyramid_distance(patches, same)) > 0
+    )
+
+
+def test_unequal_sets_and_sizes_are_refused() -> None:
+    with pytest.raises(UserError, match="equally many"):
+        swd.sliced_wasserstein(draw(5, 3), draw(6, 3))
+    with pytest.raises(UserError, match="not 48"):
+        swd.level_sizes(48)
+    with pytest.raises(UserError, match="image 0 is"):
+        swd.pyramid_patches(photographs(1), 64)
+    assert swd.level_sizes(256) == [256, 128, 64, 32, 16]
+    assert [swd.fitting_size(side) for side in (9, 31, 64, 255, 256, 2000)] == [16, 16, 64, 128, 256, 256]
+
+
+# Cityscapes scores
+
+
+def test_scores_of_a_small_confusion_by_hand() -> None:
+    """Two classes; 6 pixels of class 0, of which 4 are found; 2 of class 1, of which 1 is found, 1 unassigned."""
+    label = np.array([[0, 0, 0, 0, 0, 0, 1, 1, 255]])
+    prediction = np.array([[0, 0, 0, 0, 1, 1, 1, 255, 0]])
+    confusion = segmentation.confusion_matrix(label, prediction, classes=3)
+    np.testing.assert_array_equal(confusion, [[4, 2, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]])
+    scores = segmentation.segmentation_scores(confusion)
+    assert scores.pixel_accuracy == 5 / 8
+    assert scores.class_accuracy == pytest.approx((4 / 6 + 1 / 2) / 2)
+    assert scores.mean_iou == pytest.approx((4 / 6 + 1 / 4) / 2)
+    assert np.isnan(scores.class_iou[2])
+    with pytest.raises(UserError, match="no labelled pixel"):
+        segmentation.segmentation_scores(np.zeros((3, 4)))
+
+
+def test_colours_find_their_classes_through_jpeg(tmp_path) -> None:
+    ids = np.repeat(np.repeat(np.arange(19).reshape(1, 19), 24, axis=1), 32, axis=0)
+    palette = np.array([colour for _, _, colour in segmentation.CLASSES], np.uint8)
+    np.testing.assert_array_equal(segmentation.nearest_palette_ids(palette[ids]), ids)
+    np.testing.assert_array_equal(segmentation.nearest_palette_ids(np.zeros((2, 2, 3))), segmentation.IGNORED)
+    Image.fromarray(palette[ids]).save(tmp_path / "map.jpg", quality=90)
+    assert (segmentation.read_label_map(tmp_path / "map.jpg") == ids).mean() > 0.9
+
+
+def test_label_files_of_every_kind_pair_off(tmp_path) -> None:
+    """Cityscapes' own ids against train ids of half the size, and the other way round."""
+    label, prediction = tmp_path / "label", tmp_path / "pred"
+    label.mkdir()
+    prediction.mkdir()
+    train_ids = np.random.default_rng(0).integers(0, 19, (8, 12)).astype(np.uint8)
+    own_ids = np.array([number for _, number, _ in segmentation.CLASSES], np.uint8)[train_ids]
+    Image.fromarray(np.kron(own_ids, np.ones((2, 2), np.uint8))).save(label / "aachen_1_gtFine_labelIds.png")
+    Image.fromarray(train_ids).save(prediction / "aachen_1_leftImg8bit.png")
+    scores, pairs = segmentation.score_label_folders(label, prediction)
+    assert pairs == 1 and scores.mean_iou == scores.pixel_accuracy == scores.class_accuracy == 1
+
+    Image.fromarray(train_ids).save(label / "bonn_2.png")
+    with pytest.raises(UserError, match="bonn_2.png has no prediction"):
+        segmentation.score_label_folders(label, prediction)
+    Image.fromarray(own_ids).save(prediction / "bonn_2.png")
+    with pytest.raises(UserError, match="train ids are 0 to 18"):
+        segmentation.score_label_folders(label, prediction)

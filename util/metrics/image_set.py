@@ -1,0 +1,53 @@
+"""A folder of images as one side of a comparison: its files in order, their sizes, a checksum over them all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data.images import list_images, open_rgb
+
+
+class ImageSet:
+    """The images of a folder by name, decoded to RGB anew at each pass. `UserError` for none or a broken one."""
+
+    def __init__(self, folder: str | Path, progress: bool = True) -> None:
+        self.folder, self.progress = Path(folder), progress
+        self.paths = list_images(folder)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def images(self, what: str) -> Iterator[Image.Image]:
+        """Every image in RGB, in order, under a progress bar that says `what` is done."""
+        label = f"{what}: {self.folder.name}"
+        for path in tqdm(self.paths, label, unit="image", leave=False, disable=not self.progress):
+            yield open_rgb(path)
+
+    def squares(self, size: int) -> Iterator[np.ndarray]:
+        """Every image as uint8 (3, size, size), scaled bicubically where it has another size."""
+        for image in self.images("patches"):
+            if image.size != (size, size):
+                image = image.resize((size, size), Image.Resampling.BICUBIC)
+            yield np.asarray(image).transpose(2, 0, 1)  # (3, size, size)
+
+    @cached_property
+    def sizes(self) -> Counter[tuple[int, int]]:
+        """How many images have which (width, height) in pixels."""
+        return Counter(open_rgb(path).size for path in self.paths)
+
+    @cached_property
+    def record(self) -> dict[str, object]:
+        """For the receipt: folder, count, the sizes with their counts, a checksum of all names and bytes."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        sizes = {f"{width}x{height}": count for (width, height), count in self.sizes.most_common()}
+        return {"folder": str(self.folder), "count": len(self), "sizes": sizes, "sha256": digest.hexdigest()}

@@ -1,0 +1,140 @@
+"""Scores of Cityscapes label maps: mean intersection over union, pixel and class accuracy of 19 classes.
+
+A label map is a single-channel image of train ids (0 ... 18, 255 ignored), one of Cityscapes' own ids (a file
+named *_labelIds.png), or a colour map, where every pixel takes the nearest colour of the Cityscapes palette
+(JPEG and resizing move colours); the palette's void colours are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data.images import list_images
+from util.errors import UserError
+
+IGNORED = 255
+
+# name, Cityscapes id, colour; the place in the list is the train id
+CLASSES = [
+    ("road", 7, (128, 64, 128)), ("sidewalk", 8, (244, 35, 232)), ("building", 11, (70, 70, 70)),
+    ("wall", 12, (102, 102, 156)), ("fence", 13, (190, 153, 153)), ("pole", 17, (153, 153, 153)),
+    ("traffic light", 19, (250, 170, 30)), ("traffic sign", 20, (220, 220, 0)),
+    ("vegetation", 21, (107, 142, 35)), ("terrain", 22, (152, 251, 152)), ("sky", 23, (70, 130, 180)),
+    ("person", 24, (220, 20, 60)), ("rider", 25, (255, 0, 0)), ("car", 26, (0, 0, 142)),
+    ("truck", 27, (0, 0, 70)), ("bus", 28, (0, 60, 100)), ("train", 31, (0, 80, 100)),
+    ("motorcycle", 32, (0, 0, 230)), ("bicycle", 33, (119, 11, 32)),
+]  # fmt: skip
+# unlabelled, dynamic, ground, parking, rail track, guard rail, bridge, tunnel, caravan, trailer
+VOID_COLOURS = [
+    (0, 0, 0), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140),
+    (180, 165, 180), (150, 100, 100), (150, 120, 90), (0, 0, 90), (0, 0, 110),
+]  # fmt: skip
+_PALETTE = np.array([colour for _, _, colour in CLASSES] + VOID_COLOURS, np.int64)
+_TRAIN_ID_OF_COLOUR = np.array([*range(len(CLASSES)), *[IGNORED] * len(VOID_COLOURS)])
+_TRAIN_ID_OF_CITYSCAPES_ID = np.full(256, IGNORED)
+_TRAIN_ID_OF_CITYSCAPES_ID[[number for _, number, _ in CLASSES]] = range(len(CLASSES))
+
+
+class SegmentationScores(NamedTuple):
+    """Shares in [0, 1]. The IoU of a class that neither side shows is NaN."""
+
+    mean_iou: float  # over the classes that either side shows
+    pixel_accuracy: float  # of the pixels that are labelled
+    class_accuracy: float  # mean over the labelled classes of the share of their pixels found
+    class_iou: list[float]
+
+
+def nearest_palette_ids(colours: np.ndarray) -> np.ndarray:
+    """Colours (..., 3), 0 ... 255, to the train ids (...) of the nearest palette colours, 255 for a void one."""
+    flat = colours.reshape(-1, 3).astype(np.int64)
+    distinct, where = np.unique(flat @ (65536, 256, 1), return_inverse=True)
+    distinct = np.stack([distinct >> 16, distinct >> 8 & 255, distinct & 255], axis=1)  # (K, 3)
+    distances = ((distinct[:, None] - _PALETTE[None]) ** 2).sum(axis=2)  # (K, palette)
+    return _TRAIN_ID_OF_COLOUR[distances.argmin(axis=1)][where].reshape(colours.shape[:-1])
+
+
+def read_label_map(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The train ids (H, W), int64, of a label map file.
+
+    `size`: (width, height) to scale it to by the nearest pixel. Raises `UserError` for a file that is no image or
+    holds ids that are none of the 19.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as a label map: {error}") from error
+    if size is not None and image.size != size:
+        image = image.resize(size, Image.Resampling.NEAREST)
+    if image.mode not in ("L", "P", "I", "I;16", "1"):
+        return nearest_palette_ids(np.asarray(image.convert("RGB")))
+    ids = np.asarray(image).astype(np.int64)
+    if Path(path).stem.endswith("_labelIds"):
+        return _TRAIN_ID_OF_CITYSCAPES_ID[ids.clip(0, IGNORED)]
+    unknown = np.setdiff1d(ids, [*range(len(CLASSES)), IGNORED])
+    if unknown.size:
+        raise UserError(
+            f"{path} holds the label {unknown[0]}, but train ids are 0 to {len(CLASSES) - 1} and {IGNORED} "
+            "(ignored); name a file of Cityscapes' own ids *_labelIds.png, or give a colour map"
+        )
+    return ids
+
+
+def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int = len(CLASSES)) -> np.ndarray:
+    """Counts (classes, classes + 1) of two id maps of one shape; row: label, column: prediction.
+
+    Pixels whose label is 255 count nowhere; predictions of 255 fill the last column. Sum the matrices of a set.
+    """
+    if label.shape != prediction.shape:
+        raise UserError(
+            f"segmentation: a label map of {label.shape} against a prediction of {prediction.shape}"
+        )
+    labelled = label != IGNORED
+    rows, columns = label[labelled], np.minimum(prediction[labelled], classes)
+    counts = np.bincount(rows * (classes + 1) + columns, minlength=classes * (classes + 1))
+    return counts.reshape(classes, classes + 1)
+
+
+def score_label_folders(label: str | Path, prediction: str | Path) -> tuple[SegmentationScores, int]:
+    """Scores over two folders of label maps, and how many pairs there are.
+
+    Files pair off by name, less the endings _leftImg8bit, _gtFine_labelIds, ...; predictions are scaled to
+    the label's size by the nearest pixel. Raises `UserError` for a label map without prediction.
+    """
+    predictions = {_frame(path): path for path in list_images(prediction)}
+    labels = list_images(label)
+    confusion = np.zeros((len(CLASSES), len(CLASSES) + 1), np.int64)
+    for path in tqdm(labels, desc="label maps", unit="image", leave=False):
+        if _frame(path) not in predictions:
+            raise UserError(f"{path} has no prediction: {prediction} holds no file named {_frame(path)}.*")
+        truth = read_label_map(path)
+        confusion += confusion_matrix(truth, read_label_map(predictions[_frame(path)], truth.shape[::-1]))
+    return segmentation_scores(confusion), len(labels)
+
+
+def _frame(path: Path) -> str:
+    """What the files of one Cityscapes frame have in common."""
+    return re.sub(r"_(leftImg8bit|gt(Fine|Coarse)_\w+)$", "", path.stem)
+
+
+def segmentation_scores(confusion: np.ndarray) -> SegmentationScores:
+    """Scores of a `confusion_matrix`, (K, K + 1) or (K, K). `UserError` where no pixel is labelled."""
+    confusion = np.asarray(confusion, np.float64)
+    hits, labelled = np.diag(confusion), confusion.sum(axis=1)
+    if labelled.sum() == 0:
+        raise UserError("segmentation: the label maps have no labelled pixel")
+    predicted = confusion[:, : len(hits)].sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        iou, accuracy = hits / (labelled + predicted - hits), hits / labelled
+    return SegmentationScores(
+        mean_iou=float(np.nanmean(iou)),
+        pixel_accuracy=float(hits.sum() / labelled.sum()),
+        class_accuracy=float(np.nanmean(accuracy)),
+        class_iou=iou.tolist(),
+    )
