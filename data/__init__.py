@@ -1,0 +1,74 @@
+"""Images from disk to device. `create_loader` builds all of it from the options; nothing else here reads them.
+
+images, folders    files found and decoded to RGB
+transforms         the preprocess modes: resize (cacheable), and a window drawn for later
+cache, image_store decoded images, shared by the workers
+*_dataset          which images make a sample: unaligned, aligned, single
+sampler            the order of an epoch, for any number of processes, from any position
+collate, loader    batches, made by workers, cut on the device (augment)
+preflight          what is wrong with a data set, told before training
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import torch
+
+from data.aligned_dataset import AlignedDataset
+from data.base_dataset import BaseDataset
+from data.loader import Loader
+from data.sampler import EpochSampler
+from data.single_dataset import SingleDataset
+from data.transforms import Preprocess
+from data.unaligned_dataset import UnalignedDataset
+from util.errors import UserError
+
+DATASETS: dict[str, type[BaseDataset]] = {
+    "unaligned": UnalignedDataset,
+    "aligned": AlignedDataset,
+    "single": SingleDataset,
+}
+
+
+def create_dataset(opt: Namespace) -> BaseDataset:
+    """The data set that the options name. Raises `UserError` where it is missing, empty or impossible."""
+    if opt.dataset_mode not in DATASETS:
+        raise UserError(f"--dataset_mode {opt.dataset_mode} is unknown; possible are {', '.join(DATASETS)}.")
+    preprocess = Preprocess(
+        mode=opt.preprocess,
+        load_size=opt.load_size,
+        crop_size=opt.crop_size,
+        flip=not opt.no_flip,
+        training=opt.isTrain,
+        n_epochs=opt.n_epochs if opt.isTrain else None,
+    )
+    return DATASETS[opt.dataset_mode](
+        opt.dataroot,
+        opt.phase,
+        preprocess,
+        seed=opt.seed,
+        direction=opt.direction,
+        serial_batches=opt.serial_batches,
+        max_dataset_size=opt.max_dataset_size,
+        on_bad_image=opt.on_bad_image,
+        cache_gb=opt.cache_gb if opt.isTrain else 0.0,  # at test each image is read once
+    )
+
+
+def create_loader(
+    opt: Namespace, device: torch.device | str, *, rank: int = 0, world_size: int = 1
+) -> Loader:
+    """The loader that the options ask for: shuffled, whole batches in training; every image once, by index, at test."""
+    dataset = create_dataset(opt)
+    sampler = EpochSampler(
+        len(dataset),
+        opt.batch_size,
+        opt.seed,
+        shuffle=opt.isTrain and not opt.serial_batches,
+        rank=rank,
+        world_size=world_size,
+        drop_last=opt.isTrain,
+    )
+    channels = {"A": opt.input_nc, "B": opt.output_nc}
+    return Loader(dataset, sampler, device, num_threads=opt.num_threads, channels=channels)

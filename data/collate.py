@@ -1,0 +1,86 @@
+"""From samples to a batch in host memory, inside the process that decoded them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.base_dataset import BaseDataset, View
+from data.images import ImageError
+from data.sampler import SampleKey
+from data.transforms import Window
+from util.errors import UserError
+
+
+@dataclass
+class Stack:
+    """One domain of a batch: pixels (B, H, W, 3) uint8, a window of the same size (h, w) in each, and the files."""
+
+    pixels: Tensor
+    windows: list[Window]
+    size: tuple[int, int]
+    paths: list[str]
+
+
+@dataclass
+class HostBatch:
+    """The stacks by domain (none if every sample was left out), and the files that could not be used."""
+
+    stacks: dict[str, Stack]
+    bad: list[ImageError]
+
+
+def stack(views: Sequence[View]) -> Stack:
+    """Stack the views of one domain. Where their windows have one size, smaller images are padded below and to the right,
+    which no window sees; else raises `UserError`."""
+    size = views[0].size
+    for view in views:
+        if view.size != size:
+            (first_height, first_width), (height, width) = size, view.size
+            raise UserError(
+                f"the images {views[0].path!r} ({first_width} x {first_height}) and {view.path!r} ({width} x {height}) differ "
+                "in size and cannot be in one batch. Use --batch_size 1 or a --preprocess that crops."
+            )
+    if len(views) == 1:
+        pixels = views[0].pixels[None]
+    else:
+        height, width = (max(view.pixels.shape[axis] for view in views) for axis in (0, 1))
+        pixels = np.zeros((len(views), height, width, 3), np.uint8)
+        for place, view in zip(pixels, views, strict=True):
+            place[: view.pixels.shape[0], : view.pixels.shape[1]] = view.pixels
+    pixels = np.require(pixels, requirements=["C", "W"])  # Pillow's own arrays are read-only
+    windows, paths = [view.window for view in views], [view.path for view in views]
+    return Stack(torch.from_numpy(pixels), windows, size, paths)
+
+
+class BatchMaker(Dataset):
+    """A data set as torch's DataLoader asks for it: a list of keys in, a `HostBatch` out.
+
+    A `UserError` is returned and not raised: raised in a worker it would reach the user wrapped in that worker's traceback.
+    """
+
+    def __init__(self, dataset: BaseDataset) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, keys: list[SampleKey]) -> HostBatch | UserError:
+        samples, bad = [], []
+        try:
+            for key in keys:
+                try:
+                    samples.append(self.dataset[key])
+                except ImageError as error:
+                    if self.dataset.on_bad_image == "stop":
+                        raise
+                    bad.append(error)
+            bad.extend(error for sample in samples for error in sample.replaced)
+            domains = samples[0].views if samples else ()
+            return HostBatch(
+                {domain: stack([sample.views[domain] for sample in samples]) for domain in domains}, bad
+            )
+        except UserError as error:
+            return error

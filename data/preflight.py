@@ -1,0 +1,198 @@
+"""What is wrong with a data set, told before training rather than on its second day.
+
+`inspect` decodes the images of some folders and reports counts, sizes, modes, and problems: unreadable files, images that are too
+small, near-constant or exact copies of one another (which inside a test set distort a metric, and between train and test falsify
+it). `quick_check` does so for a second's worth of images before train.py starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from argparse import Namespace
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data.folders import domain_folders, paired_folder, single_folder
+from data.images import ImageError, decode, list_images
+from data.transforms import MIN_SIDE
+
+NEAR_CONSTANT = 2.0  # of 255: greatest standard deviation of a colour channel over the image
+SHOWN = 5  # names in a line of the report
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was seen of one file: either `error`, or its size in pixels, mode on disk, content hash and contrast (0..255)."""
+
+    path: str
+    error: str = ""
+    size: tuple[int, int] = (0, 0)
+    mode: str = ""
+    content: bytes = b""
+    contrast: float = 0.0
+
+
+@dataclass
+class FolderReport:
+    """One folder: files it holds, and findings on those that were decoded (all, unless time ran out)."""
+
+    name: str
+    count: int
+    findings: list[Finding] = field(default_factory=list)
+    min_side: int = MIN_SIDE
+
+    @property
+    def readable(self) -> list[Finding]:
+        return [finding for finding in self.findings if not finding.error]
+
+    def problems(self) -> dict[str, list[str]]:
+        """What is wrong -> the files."""
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for finding in self.findings:
+            if finding.error:
+                reasons[f"unusable ({finding.error})"].append(finding.path)
+        small = [finding.path for finding in self.readable if min(finding.size) < self.min_side]
+        constant = [finding.path for finding in self.readable if finding.contrast < NEAR_CONSTANT]
+        kinds = {f"shorter side below {self.min_side} pixels": small, "of nearly one colour": constant}
+        return reasons | {kind: paths for kind, paths in kinds.items() if paths}
+
+
+@dataclass
+class Report:
+    """Folders, and files with the same pixels."""
+
+    folders: list[FolderReport]
+    copies: list[dict[str, list[str]]]  # folder -> files, for each picture that is there more than once
+
+    def problems(self) -> list[str]:
+        """One line each, naming files."""
+        lines = [
+            f"{folder.name}: {len(paths)} {what}: {_names(paths)}"
+            for folder in self.folders
+            for what, paths in folder.problems().items()
+        ]
+        for places in self.copies:
+            paths = [path for files in places.values() for path in files]
+            lines.append(f"{' and '.join(places)}: the same picture {len(paths)} times: {_names(paths)}")
+        return lines
+
+    def table(self) -> str:
+        """Counts, sizes and modes by folder, for people."""
+        rows = [("folder", "images", "decoded", "unreadable", "width x height", "modes")]
+        for folder in self.folders:
+            modes = Counter(finding.mode for finding in folder.readable)
+            bad = len(folder.findings) - len(folder.readable)
+            counts = (str(folder.count), str(len(folder.readable)), str(bad))
+            shown_modes = ", ".join(f"{mode} {count}" for mode, count in modes.most_common())
+            rows.append((folder.name, *counts, _sizes(folder.readable), shown_modes))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+    def as_dict(self) -> dict:
+        """The same for machines."""
+        folders = {
+            folder.name: {
+                "images": folder.count,
+                "decoded": len(folder.readable),
+                "sizes": _counted(f"{w}x{h}" for w, h in (finding.size for finding in folder.readable)),
+                "modes": _counted(finding.mode for finding in folder.readable),
+                "problems": folder.problems(),
+            }
+            for folder in self.folders
+        }
+        return {"folders": folders, "copies": self.copies, "problems": self.problems()}
+
+
+def look_at(path: str | os.PathLike) -> Finding:
+    """Decode one file and describe it. Two files with the same pixels have the same content hash, however they are encoded."""
+    name = os.fspath(path)
+    try:
+        image, mode = decode(path)
+    except ImageError as error:
+        return Finding(name, error=error.found)
+    content = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
+    contrast = np.asarray(image).std((0, 1), dtype=np.float32).max()
+    return Finding(name, "", image.size, mode, content, float(contrast))
+
+
+def inspect(
+    folders: Mapping[str, Sequence[Path]], min_side: int = MIN_SIDE, seconds: float | None = None
+) -> Report:
+    """Look at the images of each named folder: all of them, or what `seconds` allow, spread evenly over the folder."""
+    end = None if seconds is None else time.monotonic() + seconds
+    reports = {name: FolderReport(name, len(paths), [], min_side) for name, paths in folders.items()}
+    same: dict[bytes, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    threads = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        for name, batch in _batches(folders, 4 * threads):
+            if end is not None and time.monotonic() > end:
+                break
+            reports[name].findings.extend(pool.map(look_at, batch))
+    for report in reports.values():
+        report.findings.sort(key=lambda finding: os.fsencode(finding.path))
+        for finding in report.readable:
+            same[finding.content][report.name].append(finding.path)
+    copies = [dict(places) for places in same.values() if sum(map(len, places.values())) > 1]
+    return Report(list(reports.values()), copies)
+
+
+def folders_under(dataroot: str | os.PathLike) -> dict[str, list[Path]]:
+    """The image folders of a data set: trainA ... valB, or train, val, test of pairs, or else DATAROOT itself."""
+    single_folder(dataroot)
+    names = [phase + domain for phase in ("train", "val", "test") for domain in ("A", "B", "")]
+    there = [name for name in names if Path(dataroot, name).is_dir()]
+    return {name: list_images(Path(dataroot, name)) for name in there} or {".": list_images(dataroot)}
+
+
+def quick_check(opt: Namespace, seconds: float = 1.0) -> list[str]:
+    """Problems in a sample of the images that these options train on, a line each; takes about `seconds`.
+
+    Reads dataroot, phase, direction, dataset_mode, max_dataset_size, preprocess, crop_size and on_bad_image. Raises `UserError` for a
+    missing set, and for a file that cannot be used unless such are to be skipped.
+    """
+    if opt.dataset_mode == "unaligned":
+        places = domain_folders(opt.dataroot, opt.phase, opt.direction)
+    else:
+        places = (paired_folder(opt.dataroot, opt.phase),)
+    folders = {place.name: list_images(place, opt.max_dataset_size) for place in places}
+    report = inspect(folders, opt.crop_size if opt.preprocess == "crop" else MIN_SIDE, seconds)
+    for folder in report.folders:
+        for finding in folder.findings:
+            if finding.error and opt.on_bad_image == "stop":
+                raise ImageError(finding.path, finding.error)
+    return report.problems()
+
+
+def _batches(folders: Mapping[str, Sequence[Path]], size: int) -> Iterator[tuple[str, Sequence[Path]]]:
+    """The folders in turn, about `size` evenly strided images of each, until all were named: any beginning is a fair sample."""
+    strides = {name: -(-len(paths) // size) for name, paths in folders.items()}
+    for start in range(max(strides.values())):
+        for name, paths in folders.items():
+            if start < strides[name]:
+                yield name, paths[start :: strides[name]]
+
+
+def _names(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return ", ".join(map(repr, paths[:SHOWN])) + more
+
+
+def _sizes(findings: Sequence[Finding]) -> str:
+    sizes = Counter(finding.size for finding in findings)
+    if not sizes:
+        return "-"
+    if len(sizes) <= 2:
+        return ", ".join(f"{width} x {height}" for width, height in sizes)
+    (low_w, high_w), (low_h, high_h) = ((min(side), max(side)) for side in zip(*sizes, strict=True))
+    return f"{low_w}..{high_w} x {low_h}..{high_h}"
+
+
+def _counted(values: Iterator[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())

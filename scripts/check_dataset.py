@@ -1,0 +1,47 @@
+"""Check a data set before training on it: python scripts/check_dataset.py DATAROOT
+
+Decodes every image and reports counts, sizes and modes by folder, and what is wrong: unusable files, images that are too small
+or of nearly one colour, and pictures that are there twice (in train and test above all).
+Exit status: 0 nothing found, 1 problems found, 2 wrong call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.preflight import folders_under, inspect
+from data.transforms import MIN_SIDE
+from util.errors import entry_point
+
+
+@entry_point
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Check the images of a data set: counts, sizes, modes, and what is wrong."
+    )
+    parser.add_argument(
+        "dataroot", help="the data set: a folder with trainA, trainB, testA, testB (or train, test of pairs)"
+    )
+    parser.add_argument(
+        "--min_side", type=int, default=MIN_SIDE, metavar="PIXELS", help="least shorter side (%(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    options = parser.parse_args(argv)
+
+    report = inspect(folders_under(options.dataroot), options.min_side)
+    problems = report.problems()
+    if options.json:
+        print(json.dumps(report.as_dict(), indent=2))
+    else:
+        print(report.table())
+        print(f"\n{len(problems)} problems:" if problems else "\nNo problems found.", *problems, sep="\n")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

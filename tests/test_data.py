@@ -1,0 +1,457 @@
+"""Listing, preprocessing, cropping on the device, order, caching, and what makes a sample."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data.aligned_dataset import AlignedDataset
+from data.augment import crop_flip_normalise
+from data.cache import ImageCache
+from data.images import ImageError, list_images, open_rgb
+from data.sampler import EpochSampler, SampleKey
+from data.single_dataset import SingleDataset
+from data.transforms import MODES, Preprocess, resized, target_size
+from data.unaligned_dataset import UnalignedDataset
+from util.errors import UserError
+
+
+def draw(path: Path, size: tuple[int, int] = (40, 30)) -> None:
+    """Write a picture of noise, a different one for each folder and name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(list(f"{path.parent.name}/{path.name}".encode()))
+    Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), np.uint8)).save(path)
+
+
+@pytest.fixture
+def unpaired(tmp_path: Path) -> Path:
+    """Five of A, three of B for training; two and one for testing."""
+    for folder, count in {"trainA": 5, "trainB": 3, "testA": 2, "testB": 1}.items():
+        for number in range(count):
+            draw(tmp_path / folder / f"{number}.png")
+    return tmp_path
+
+
+SMALL = Preprocess(load_size=24, crop_size=16, n_epochs=2)
+
+
+# Listing
+
+
+def test_listing_is_sorted_recursive_and_passes_over_what_is_hidden_or_no_image(tmp_path):
+    for name in (
+        "b.png",
+        "a/z.JPG",
+        "a/c/d.tiff",
+        "C.png",
+        ".hidden.png",
+        ".folder/x.png",
+        "notes.txt",
+        "x.png/y.png",
+    ):
+        draw(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).write_text("")
+    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
+    assert found == ["C.png", "a/c/d.tiff", "a/z.JPG", "b.png", "x.png/y.png"]
+    assert [path.name for path in list_images(tmp_path, 2)] == ["C.png", "d.tiff"]
+
+
+def test_listing_follows_links_once_and_ends_where_they_loop(tmp_path):
+    draw(tmp_path / "elsewhere" / "one.png")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(folder)
+    (folder / "file.png").symlink_to(tmp_path / "elsewhere" / "one.png")
+    assert [path.relative_to(folder).as_posix() for path in list_images(folder)] == [
+        "again/one.png",
+        "file.png",
+    ]
+
+
+def test_listing_says_what_is_wrong_with_a_folder(tmp_path):
+    with pytest.raises(UserError, match="'.*nowhere' does not exist. Check the path"):
+        list_images(tmp_path / "nowhere")
+    (tmp_path / "readme.md").write_text("")
+    with pytest.raises(UserError, match=r"no images .*found there: 1 of '.md'.*Put images into it"):
+        list_images(tmp_path)
+    with pytest.raises(UserError, match="is a file"):
+        list_images(tmp_path / "readme.md")
+
+
+def test_errors_cross_process_borders_whole():
+    error = pickle.loads(pickle.dumps(ImageError("a\nb.png", "it is empty")))
+    assert (error.path, error.found) == ("a\nb.png", "it is empty")
+    assert str(error).startswith("cannot use the image 'a\\nb.png': it is empty. Replace or remove the file;")
+
+
+# Preprocessing
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "expected"),
+    [
+        ("resize_and_crop", (100, 50), (286, 286)),
+        ("crop", (301, 402), (301, 402)),
+        ("scale_width", (572, 800), (286 + 2, 400)),  # to a multiple of 4
+        ("scale_width", (1024, 512), (288, 256)),  # not lower than crop_size
+        ("scale_width_and_crop", (572, 800), (286, 400)),
+        ("scale_width_and_crop", (1024, 512), (286, 256)),
+        ("scale_shortside_and_crop", (143, 200), (286, 400)),
+        ("scale_shortside_and_crop", (500, 300), (500, 300)),  # large ones stay, as in CUT
+        ("none", (101, 202), (100, 200)),
+        ("none", (64, 48), (64, 48)),
+    ],
+)
+def test_sizes_of_each_mode(mode, size, expected):
+    assert target_size(size, mode, 286, 256) == expected
+    assert resized(Image.new("RGB", size), mode, 286, 256).size == expected
+
+
+def test_resize_is_bicubic():
+    image = Image.effect_noise((50, 40), 60).convert("RGB")
+    expected = image.resize((32, 32), Image.Resampling.BICUBIC)
+    assert resized(image, "resize_and_crop", 32, 32).tobytes() == expected.tobytes()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    mode=st.sampled_from(MODES),
+    width=st.integers(1, 200),
+    height=st.integers(1, 200),
+    load=st.integers(16, 60),
+    crop=st.sampled_from([16, 20, 32]),
+    seed=st.integers(0, 99),
+)
+def test_inputs_have_sides_of_multiples_of_4_whatever_the_image(mode, width, height, load, crop, seed):
+    preprocess = Preprocess(mode, max(load, crop), crop)
+    try:
+        image = preprocess.resize(Image.new("RGB", (width, height)), preprocess.load_size)
+    except UserError as error:
+        assert mode != "resize_and_crop" and f"{width} x {height} pixels" in str(error)
+        return
+    top, left, _ = preprocess.draw_window(random.Random(seed), image.height, image.width)
+    high, wide = preprocess.input_size(image.height, image.width)
+    assert high % 4 == 0 and wide % 4 == 0 and min(high, wide) >= 16
+    assert 0 <= top <= image.height - high and 0 <= left <= image.width - wide
+    if preprocess.crops:
+        assert high == wide == crop
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"mode": "resize"}, "--preprocess resize is unknown; possible are resize_and_crop"),
+        ({"crop_size": 250}, "--crop_size 250 cannot be used.* multiple of 4.* Take 248"),
+        ({"crop_size": 8}, "at least 16"),
+        ({"load_size": 200}, "--load_size 200 is less than --crop_size 256"),
+    ],
+)
+def test_impossible_settings_are_refused(setting, message):
+    with pytest.raises(UserError, match=message):
+        Preprocess(**setting)
+
+
+def test_images_too_small_for_a_crop_and_too_large_after_scaling_are_refused():
+    with pytest.raises(UserError, match="it is 100 x 300 pixels, less than the 256 x 256"):
+        resized(Image.new("RGB", (100, 300)), "crop", 286, 256)
+    with pytest.raises(UserError, match="would enlarge to 288 x 14300000"):
+        resized(Image.new("RGB", (1, 50000)), "scale_width", 286, 256)
+
+
+def test_the_resize_goes_straight_to_the_crop_in_the_decaying_half():
+    assert [SMALL.load_size_at(epoch) for epoch in (1, 2, 3, 9)] == [24, 24, 16, 16]
+    assert Preprocess(load_size=24, crop_size=16, training=False, n_epochs=2).load_size_at(9) == 24
+
+
+def test_windows_are_spread_evenly_over_all_places_and_both_ways():
+    generator = random.Random(0)
+    seen = Counter(SMALL.draw_window(generator, 18, 17) for _ in range(3000))
+    assert len(seen) == 3 * 2 * 2 and min(seen.values()) > 190  # 250 each, expected
+    unflipped = Preprocess(load_size=24, crop_size=16, flip=False)
+    assert {unflipped.draw_window(generator, 18, 17)[2] for _ in range(50)} == {False}
+    test = Preprocess(load_size=24, crop_size=16, training=False)
+    assert test.draw_window(generator, 24, 20) == (4, 2, False)
+
+
+# On the device
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_cropping_a_batch_agrees_with_slicing_each_image(channels):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 20, 25), dtype=torch.uint8, generator=generator)
+    windows = torch.tensor([[0, 0, 0], [8, 5, 1], [3, 2, 1], [8, 9, 0]])
+    result = crop_flip_normalise(images, windows, (12, 16), channels)
+    for image, (top, left, flip), crop in zip(images, windows.tolist(), result, strict=True):
+        expected = image[:, top : top + 12, left : left + 16].double()
+        expected = expected.flip(2) if flip else expected
+        if channels == 1:
+            expected = (expected * torch.tensor([0.299, 0.587, 0.114]).double()[:, None, None]).sum(
+                0, keepdim=True
+            )
+        torch.testing.assert_close(crop.double(), (expected / 255 - 0.5) / 0.5, atol=1e-6, rtol=0)
+    assert result.dtype == torch.float32 and result.is_contiguous()
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(crop_flip_normalise(channels_last, windows, (12, 16), channels), result)
+
+
+def test_black_is_minus_one_and_white_is_one():
+    images = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 4, 4)
+    for channels in (1, 3):
+        black, white = crop_flip_normalise(images, torch.zeros(2, 3, dtype=torch.int64), (4, 4), channels)
+        assert (black == -1).all() and (white <= 1).all() and torch.allclose(white, torch.ones(()))
+
+
+# Order
+
+
+def batches(sampler: EpochSampler, epoch: int = 1, first_position: int = 0) -> list[list[SampleKey]]:
+    sampler.start(epoch, first_position)
+    return list(sampler)
+
+
+def test_an_epoch_holds_every_image_once_in_an_order_of_its_own():
+    sampler = EpochSampler(10, 1, seed=3, shuffle=True)
+    first, second = ([key.index for (key,) in batches(sampler, epoch)] for epoch in (1, 2))
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second
+    assert (
+        first == EpochSampler(10, 1, seed=3, shuffle=True).order(1) != EpochSampler(10, 1, 4, True).order(1)
+    )
+    assert [key.position for (key,) in batches(sampler)] == list(range(10))
+    assert EpochSampler(4, 1, 0, shuffle=False).order(7) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_processes_share_the_batches_of_one_process(drop_last):
+    whole = batches(EpochSampler(22, 6, 0, True, drop_last=drop_last))
+    parts = [batches(EpochSampler(22, 2, 0, True, rank, 3, drop_last)) for rank in range(3)]
+    for number, batch in enumerate(whole):
+        assert sum((part[number] for part in parts if number < len(part)), []) == batch
+    assert len(whole) == (3 if drop_last else 4) == len(EpochSampler(22, 2, 0, True, 1, 3, drop_last))
+
+
+def test_resuming_goes_on_where_it_stopped_also_with_other_processes():
+    whole = [key for batch in batches(EpochSampler(24, 4, 0, True), 5) for key in batch]
+    assert sum(batches(EpochSampler(24, 4, 0, True), 5, 8), []) == whole[8:]
+    parts = [batches(EpochSampler(24, 4, 0, True, rank, 2), 5, 8) for rank in range(2)]
+    assert sum((a + b for a, b in zip(*parts, strict=True)), []) == whole[8:]
+    assert batches(EpochSampler(24, 4, 0, True), 5, 24) == []
+
+
+def test_a_set_smaller_than_a_batch_is_refused_in_training():
+    with pytest.raises(UserError, match="3 images, less than one batch .2 x 2 processes.* --batch_size to 1"):
+        EpochSampler(3, 2, 0, True, 0, 2)
+    assert len(EpochSampler(3, 8, 0, False, drop_last=False)) == 1
+
+
+# Cache
+
+
+def test_the_cache_keeps_what_fits_and_closes_for_good():
+    images = np.random.default_rng(0).integers(0, 256, (4, 10, 20, 3), np.uint8)
+    cache = ImageCache(4, 10, 20, gigabytes=3.5 * 600 / 1e9)
+    assert cache.capacity == 3 and cache.get(0) is None
+    for index, image in enumerate(images):
+        cache.put(index, image)
+    assert cache.held == 3 and cache.get(3) is None
+    assert all((cache.get(index) == images[index]).all() for index in range(3))
+    cache.close()
+    cache.put(0, images[0])
+    assert cache.held == 0 and cache.get(0) is None
+    assert pickle.loads(pickle.dumps(cache)).capacity == 0  # not shared with a process that is not forked
+    off = ImageCache(4, 10, 20, 0)
+    off.put(0, images[0])
+    assert off.get(0) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_cache_is_shared_with_a_forked_process():
+    cache = ImageCache(2, 4, 4, 1)
+    child = os.fork()
+    if not child:
+        cache.put(1, np.full((4, 4, 3), 7, np.uint8))
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert cache.get(0) is None and (cache.get(1) == 7).all()
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_REMOVE"), reason="only Linux gives it back")
+def test_closing_gives_the_memory_back():
+    def resident() -> int:  # of shared memory, kB
+        return int(next(line for line in open("/proc/self/status") if line.startswith("RssShmem")).split()[1])
+
+    before, cache = resident(), ImageCache(1, 4000, 4000, 1)
+    cache.put(0, np.ones((4000, 4000, 3), np.uint8))
+    assert resident() - before > 40_000
+    cache.close()
+    assert resident() - before < 8_000
+
+
+# Samples
+
+
+def views_equal(first, second) -> bool:
+    return first.views.keys() == second.views.keys() and all(
+        (first.views[domain].pixels == second.views[domain].pixels).all()
+        and first.views[domain][1:] == second.views[domain][1:]
+        for domain in first.views
+    )
+
+
+def keys(dataset, epoch: int = 1) -> list[SampleKey]:
+    return [SampleKey(epoch, position, position) for position in range(len(dataset))]
+
+
+def test_an_unpaired_sample_depends_on_seed_epoch_and_position_alone(unpaired):
+    dataset = UnalignedDataset(unpaired, "train", SMALL, seed=1)
+    assert len(dataset) == 5 and dataset.sizes == {"A": 5, "B": 3}
+    again = UnalignedDataset(unpaired, "train", SMALL, seed=1, cache_gb=0.1)
+    for key in reversed(keys(dataset)):
+        assert views_equal(again[key], dataset[key]) and views_equal(again[key], dataset[key])
+    other = UnalignedDataset(unpaired, "train", SMALL, seed=2)
+    assert not all(views_equal(other[key], dataset[key]) for key in keys(dataset))
+
+
+def test_a_data_set_can_be_sent_to_a_worker_that_is_not_forked(unpaired):
+    dataset = UnalignedDataset(unpaired, "train", SMALL, cache_gb=0.1)
+    key = SampleKey(1, 2, 3)
+    assert views_equal(pickle.loads(pickle.dumps(dataset))[key], dataset[key])
+
+
+def test_unpaired_partners_crops_and_flips_are_drawn_apart(unpaired):
+    dataset = UnalignedDataset(unpaired, "train", SMALL)
+    views = [dataset[SampleKey(1, position, 4)].views for position in range(300)]
+    assert {view["A"].path for view in views} == {str(unpaired / "trainA" / "4.png")}
+    partners = Counter(view["B"].path for view in views)
+    assert len(partners) == 3 and min(partners.values()) > 70
+    assert len({(view["A"].window[:2], view["B"].window[:2]) for view in views}) > 200
+    flips = Counter((view["A"].window[2], view["B"].window[2]) for view in views)
+    assert len(flips) == 4 and min(flips.values()) > 50
+    serial = UnalignedDataset(unpaired, "train", SMALL, serial_batches=True)
+    assert [serial[key].views["B"].path[-5] for key in keys(serial)] == list("01201")
+
+
+def test_a_sample_is_the_file_resized_and_the_epoch_decides_the_size(unpaired):
+    dataset = UnalignedDataset(unpaired, "train", SMALL, cache_gb=0.1)
+    for epoch, size in {1: 24, 3: 16, 2: 24}.items():
+        dataset.settle(epoch)
+        for _ in range(2):
+            view = dataset[SampleKey(epoch, 0, 1)].views["A"]
+            expected = open_rgb(unpaired / "trainA" / "1.png").resize((size, size), Image.Resampling.BICUBIC)
+            assert (view.pixels == np.asarray(expected)).all() and view.size == (16, 16)
+    assert view.window[:2] <= (8, 8)
+
+
+def test_direction_val_folders_limits_and_test(unpaired):
+    test = Preprocess(load_size=16, crop_size=16, training=False)
+    dataset = UnalignedDataset(unpaired, "test", test)
+    assert len(dataset) == 2  # of A, each once
+    views = dataset[SampleKey(1, 1, 1)].views
+    assert [view.path for view in views.values()] == [
+        str(unpaired / "testA/1.png"),
+        str(unpaired / "testB/0.png"),
+    ]
+    assert all(view.window == (0, 0, False) for view in views.values())
+    back = UnalignedDataset(unpaired, "test", test, direction="BtoA")
+    assert len(back) == 1 and back[SampleKey(1, 0, 0)].views["A"].path == str(unpaired / "testB/0.png")
+    assert UnalignedDataset(unpaired, "train", SMALL, max_dataset_size=2).sizes == {"A": 2, "B": 2}
+    (unpaired / "testA").rename(unpaired / "valA")
+    (unpaired / "testB").rename(unpaired / "elsewhere")
+    for phase in ("test", "val"):
+        dataset = UnalignedDataset(unpaired, phase, test)
+        assert dataset[SampleKey(1, 0, 0)].views.keys() == {"A"}  # B is not needed to translate
+        assert dataset.stores["A"].paths[0] == str(unpaired / "valA/0.png")
+
+
+def test_a_missing_set_names_both_ways_on(tmp_path):
+    with pytest.raises(UserError) as caught:
+        UnalignedDataset(tmp_path / "horse2zebra", "train", SMALL)
+    for part in (
+        "horse2zebra'",
+        "download_qsattn_dataset.sh",
+        "make_stripes.py",
+        "--dataroot ./datasets/stripes",
+    ):
+        assert part in str(caught.value)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UserError, match="no folder trainA in .* which has 'photos'"):
+        UnalignedDataset(tmp_path, "train", SMALL)
+    draw(tmp_path / "trainA" / "0.png")
+    with pytest.raises(UserError, match="trainB' does not exist"):
+        UnalignedDataset(tmp_path, "train", SMALL)
+    with pytest.raises(UserError, match="no folder test or val in"):
+        AlignedDataset(tmp_path, "test", SMALL)
+
+
+def test_pairs_are_cut_alike(tmp_path):
+    left, right = (np.random.default_rng(seed).integers(0, 256, (24, 24, 3), np.uint8) for seed in (0, 1))
+    (tmp_path / "train").mkdir()
+    Image.fromarray(np.concatenate([left, right], 1)).save(tmp_path / "train" / "0.png")
+    forth = AlignedDataset(tmp_path, "train", SMALL, cache_gb=0.1)
+    back = AlignedDataset(tmp_path, "train", SMALL, direction="BtoA")
+    for position in range(20):
+        key = SampleKey(1, position, 0)
+        views = forth[key].views
+        assert (views["A"].pixels == left).all() and (views["B"].pixels == right).all()
+        assert views["A"].window == views["B"].window and views["A"].path == views["B"].path
+        assert (back[key].views["A"].pixels == right).all()
+    assert forth[SampleKey(9, 0, 0)].views["B"].pixels.shape == (16, 16, 3)
+    draw(tmp_path / "train" / "1.png", (41, 30))
+    with pytest.raises(ImageError, match="1.png.*41 pixels wide"):
+        AlignedDataset(tmp_path, "train", SMALL)[SampleKey(1, 0, 1)]
+
+
+def test_a_single_folder_is_for_translating(unpaired):
+    test = Preprocess("none", training=False)
+    dataset = SingleDataset(unpaired / "trainA", "test", test)
+    assert len(dataset) == 5 and dataset[SampleKey(1, 2, 2)].views["A"].pixels.shape == (32, 40, 3)
+    with pytest.raises(UserError, match="single has no domain B to train towards"):
+        SingleDataset(unpaired / "trainA", "train", SMALL)
+
+
+def test_a_broken_image_stops_or_is_replaced_always_by_the_same(unpaired):
+    (unpaired / "trainA" / "2.png").write_bytes(b"no image")
+    draw(unpaired / "trainA" / "3.png", (5, 5))
+    bad = {str(unpaired / "trainA" / name) for name in ("2.png", "3.png")}
+    crop = Preprocess("crop", crop_size=16)
+    stopping = UnalignedDataset(unpaired, "train", crop)
+    for index, message in {
+        2: "2.png': it is not an image",
+        3: "3.png': it is 5 x 5 pixels, less than",
+    }.items():
+        with pytest.raises(ImageError, match=message):
+            stopping[SampleKey(1, 0, index)]
+    skipping = UnalignedDataset(unpaired, "train", crop, on_bad_image="skip")
+    for position in range(30):
+        key = SampleKey(1, position, 2)
+        sample = skipping[key]  # by now this one knows the bad files, a fresh one does not
+        assert {error.path for error in sample.replaced} <= bad and sample.replaced
+        assert sample.views["A"].path not in bad
+        fresh = UnalignedDataset(unpaired, "train", crop, on_bad_image="skip")
+        assert views_equal(fresh[key], sample)
+
+
+def test_a_set_of_broken_images_ends_the_search(unpaired):
+    for path in list_images(unpaired / "trainB"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="100 images drawn in turn could not be used.*check_dataset"):
+        UnalignedDataset(unpaired, "train", SMALL, on_bad_image="skip")[SampleKey(1, 0, 0)]
+
+
+def test_of_a_large_photograph_only_the_window_travels(unpaired):
+    draw(unpaired / "trainA" / "0.png", (300, 200))
+    dataset = UnalignedDataset(unpaired, "train", Preprocess("crop", crop_size=16))
+    view = dataset[SampleKey(1, 0, 0)].views["A"]
+    assert view.pixels.shape == (16, 16, 3) and view.window[:2] == (0, 0)

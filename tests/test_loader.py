@@ -1,0 +1,330 @@
+"""The loader: the same batches with any number of workers, from any position; clear ends; options in, loader out."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import create_dataset, create_loader
+from data.base_dataset import View
+from data.collate import stack
+from data.images import ImageError
+from data.loader import Loader
+from data.sampler import EpochSampler
+from data.transforms import Preprocess
+from data.unaligned_dataset import UnalignedDataset
+from util.errors import UserError
+
+PROJECT = Path(__file__).resolve().parent.parent
+forked = pytest.mark.skipif(sys.platform != "linux", reason="needs forked workers")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Seven of A, four of B, of differing sizes; two of test A."""
+    root = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for folder, count in {"trainA": 7, "trainB": 4, "testA": 3, "testB": 1}.items():
+        (root / folder).mkdir()
+        for number in range(count):
+            pixels = generator.integers(0, 256, (30 + number, 40 - number, 3), np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{number}.png")
+    return root
+
+
+def options(dataroot: Path, **changed) -> Namespace:
+    """The options the loader reads, small."""
+    values = dict(
+        dataroot=str(dataroot),
+        phase="train",
+        dataset_mode="unaligned",
+        direction="AtoB",
+        serial_batches=False,
+        num_threads=0,
+        batch_size=2,
+        load_size=24,
+        crop_size=16,
+        max_dataset_size=float("inf"),
+        preprocess="resize_and_crop",
+        no_flip=False,
+        input_nc=3,
+        output_nc=3,
+        seed=0,
+        n_epochs=2,
+        isTrain=True,
+        cache_gb=0.1,
+        on_bad_image="stop",
+    )
+    return Namespace(**(values | changed))
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
+        for name, value in first.items()
+    )
+
+
+def broken_set(folder: Path, name: str = "1.png") -> Path:
+    """Four and four images, one of A broken."""
+    for domain in "AB":
+        (folder / f"train{domain}").mkdir(parents=True)
+        for number in range(4):
+            Image.effect_noise((32, 32), 50).save(folder / f"train{domain}" / f"{number}.png")
+    (folder / "trainA" / name).write_bytes(b"broken")
+    return folder
+
+
+def test_batches_have_the_public_form(images):
+    loader = create_loader(options(images, input_nc=1), "cpu")
+    assert len(loader) == 3 and loader.dataset.sizes == {"A": 7, "B": 4}
+    batches = list(loader.epoch(1))
+    assert len(batches) == 3
+    for batch in batches:
+        assert batch.keys() == {"A", "B", "A_paths", "B_paths"}
+        assert batch["A"].shape == (2, 1, 16, 16) and batch["B"].shape == (2, 3, 16, 16)
+        assert batch["B"].dtype == torch.float32 and batch["B"].min() >= -1 and batch["B"].max() <= 1
+        assert all(Path(path).parent.name == "trainA" for path in batch["A_paths"])
+
+
+@pytest.mark.parametrize("preprocess", ["resize_and_crop", "crop", "scale_shortside_and_crop"])
+def test_a_batch_is_what_the_files_say(images, preprocess):
+    """Without crops or flips to draw, against Pillow alone."""
+    opt = options(images, phase="test", isTrain=False, n_epochs=None, preprocess=preprocess, load_size=16)
+    (first, second) = create_loader(opt, "cpu").epoch(1)
+    assert first["A_paths"] + second["A_paths"] == [str(images / f"testA/{n}.png") for n in range(3)]
+    for path, tensor in zip(first["A_paths"], first["A"], strict=True):
+        image = Image.open(path)
+        if preprocess == "resize_and_crop":
+            image = image.resize((16, 16), Image.Resampling.BICUBIC)
+        top, left = (image.height - 16) // 2, (image.width - 16) // 2
+        expected = np.asarray(image.crop((left, top, left + 16, top + 16)), np.float32) / 127.5 - 1
+        np.testing.assert_allclose(tensor.permute(1, 2, 0), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("preprocess", ["resize_and_crop", "crop"])
+def test_workers_cache_and_position_change_nothing(images, preprocess):
+    plain = create_loader(options(images, cache_gb=0, preprocess=preprocess), "cpu")
+    workers = create_loader(options(images, num_threads=2, preprocess=preprocess), "cpu")
+    for epoch in (1, 2, 3, 4):  # the resize changes after the second, with the same workers
+        expected = list(plain.epoch(epoch))
+        got = list(workers.epoch(epoch))
+        assert len(got) == len(expected) and all(map(same, got, expected))
+        assert [Path(path).name for path in got[0]["A_paths"]] == [
+            Path(p).name for p in expected[0]["A_paths"]
+        ]
+        caches = [store.cached(epoch) for store in workers.dataset.stores.values()]
+        assert caches[0] == (7 if preprocess == "resize_and_crop" and epoch in (2, 4) else caches[0])
+    for loader in (plain, workers):
+        expected = list(loader.epoch(1))
+        for _ in range(3):  # leave early, at once start anew elsewhere
+            next(loader.epoch(2))
+            resumed = list(loader.epoch(1, first_position=2))
+            assert len(resumed) == 2 and all(map(same, resumed, expected[1:]))
+    workers.close()
+
+
+def test_epochs_differ_and_seeds_differ(images):
+    loader = create_loader(options(images), "cpu")
+    first, second = next(iter(loader.epoch(1))), next(iter(loader.epoch(2)))
+    assert not same(first, second)
+    assert not same(first, next(iter(create_loader(options(images, seed=1), "cpu").epoch(1))))
+
+
+def test_two_processes_see_what_one_sees(images):
+    whole = list(create_loader(options(images, batch_size=2), "cpu").epoch(1))
+    ranks = [
+        create_loader(options(images, batch_size=1), "cpu", rank=r, world_size=2).epoch(1) for r in range(2)
+    ]
+    for batch, first, second in zip(whole, *ranks, strict=True):
+        assert torch.equal(batch["A"], torch.cat([first["A"], second["A"]]))
+        assert batch["B_paths"] == first["B_paths"] + second["B_paths"]
+
+
+@pytest.mark.parametrize("num_threads", [0, 1])
+def test_loading_draws_nothing_from_the_global_random_state(images, num_threads):
+    loader = create_loader(options(images, num_threads=num_threads), "cpu")
+    torch.manual_seed(0)
+    state = torch.random.get_rng_state()
+    list(loader.epoch(1))
+    list(loader.epoch(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    loader.close()
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_a_broken_image_stops_the_epoch_as_itself(tmp_path, num_threads):
+    loader = create_loader(options(broken_set(tmp_path), num_threads=num_threads, batch_size=1), "cpu")
+    paths = []
+    with pytest.raises(ImageError) as caught:
+        for batch in loader.epoch(1):
+            paths += batch["A_paths"]
+    assert "trainA/1.png': it is not an image" in str(caught.value) and "Traceback" not in str(caught.value)
+    order = loader.sampler.order(1)
+    assert [Path(path).stem for path in paths] == [
+        str(i) for i in order[: order.index(1)]
+    ]  # all before it came
+    loader.close()
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_a_broken_image_is_skipped_with_one_warning(tmp_path, capsys, num_threads):
+    opt = options(broken_set(tmp_path), num_threads=num_threads, batch_size=1, on_bad_image="skip")
+    loader = create_loader(opt, "cpu")
+    epochs = [list(loader.epoch(epoch)) for epoch in (1, 2, 3)]
+    assert [len(batches) for batches in epochs] == [4, 4, 4]
+    assert capsys.readouterr().err.count("1.png") == 1
+    plain = create_loader(Namespace(**(vars(opt) | {"num_threads": 0, "cache_gb": 0})), "cpu")
+    assert all(map(same, epochs[2], plain.epoch(3)))
+    assert all(map(same, epochs[2][2:], plain.epoch(3, 2)))  # a fresh memory of bad files or not
+    loader.close()
+
+
+def test_at_test_a_broken_image_is_left_out(tmp_path, capsys):
+    opt = options(broken_set(tmp_path), isTrain=False, n_epochs=None, on_bad_image="skip", load_size=16)
+    batches = list(create_loader(opt, "cpu").epoch(1))
+    assert [Path(path).name for batch in batches for path in batch["A_paths"]] == ["0.png", "2.png", "3.png"]
+    assert [len(batch["A"]) for batch in batches] == [1, 2]
+    assert "warning: left out: " in capsys.readouterr().err
+
+
+def test_whole_images_of_several_sizes_need_batch_1(images):
+    loader = create_loader(options(images, preprocess="none"), "cpu")
+    with pytest.raises(UserError, match="differ in size and cannot be in one batch. Use --batch_size 1"):
+        list(loader.epoch(1))
+    shapes = {
+        tuple(b["A"].shape)
+        for b in create_loader(options(images, preprocess="none", batch_size=1), "cpu").epoch(1)
+    }
+    assert len(shapes) > 1 and all(side % 4 == 0 for shape in shapes for side in shape[2:])
+
+
+def test_stacking_pads_where_no_window_looks():
+    views = [
+        View(np.full((20, 17, 3), 1, np.uint8), (4, 1, False), (16, 16), "a"),
+        View(np.full((16, 30, 3), 2, np.uint8), (0, 14, True), (16, 16), "b"),
+    ]
+    batch = stack(views)
+    assert batch.pixels.shape == (2, 20, 30, 3) and batch.windows == [(4, 1, False), (0, 14, True)]
+    assert (
+        (batch.pixels[0, :20, :17] == 1).all()
+        and (batch.pixels[1, :16] == 2).all()
+        and (batch.pixels[1, 16:] == 0).all()
+    )
+
+
+def test_unknown_names_are_refused(images):
+    with pytest.raises(
+        UserError, match="--dataset_mode paired is unknown; possible are unaligned, aligned, single"
+    ):
+        create_dataset(options(images, dataset_mode="paired"))
+    with pytest.raises(UserError, match="--on_bad_image ignore is unknown"):
+        create_dataset(options(images, on_bad_image="ignore"))
+    with pytest.raises(UserError, match="7 images, less than one batch"):
+        create_loader(options(images, batch_size=8), "cpu")
+
+
+class Deadly(UnalignedDataset):
+    """Kills its worker, as the system does when memory runs out."""
+
+    def __getitem__(self, key):
+        if key.position == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(key)
+
+
+@forked
+def test_a_killed_worker_is_an_error_that_says_so_and_not_a_hang(images):
+    preprocess = Preprocess(load_size=24, crop_size=16)
+    loader = Loader(Deadly(images, "train", preprocess), EpochSampler(7, 1, 0, True), "cpu", num_threads=2)
+    before = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(UserError, match="a process that loads images was killed .*lower --num_threads"):
+        list(loader.epoch(1))
+    assert signal.getsignal(signal.SIGCHLD) == before
+    loader.dataset = None  # the loader is as good as new, but for the set
+    assert not multiprocessing.active_children()
+
+
+@forked
+def test_interrupts_are_left_to_the_main_process(images):
+    loader = create_loader(options(images, num_threads=2, batch_size=1), "cpu")
+    batches = loader.epoch(1)
+    next(batches)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGINT)
+        os.kill(worker.pid, signal.SIGTERM)
+    assert len(list(batches)) == 6
+    loader.close()
+    assert not multiprocessing.active_children()
+
+
+@forked
+def test_dropping_a_loader_ends_its_workers(images):
+    loader = create_loader(options(images, num_threads=2), "cpu")
+    list(loader.epoch(1))
+    assert len(multiprocessing.active_children()) == 2
+    del loader
+    assert not multiprocessing.active_children()
+
+
+SCRIPT = """
+import json, sys
+from argparse import Namespace
+from data import create_loader
+loader = create_loader(Namespace(**json.loads(sys.argv[1])), "cpu")
+batches = loader.epoch(1)
+next(batches)
+raise KeyboardInterrupt
+"""
+
+
+@forked
+def test_a_program_that_fails_in_mid_epoch_ends_at_once(images):
+    opt = vars(options(images, num_threads=2, max_dataset_size=7))
+    start = time.monotonic()
+    program = [sys.executable, "-c", SCRIPT, json.dumps(opt)]
+    ended = subprocess.run(program, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    took = time.monotonic() - start
+    assert "KeyboardInterrupt" in ended.stderr and ended.stderr.count("Traceback") == 1
+    import_time = float(subprocess.run(
+        [sys.executable, "-c", "import time; t = time.monotonic(); import data; print(time.monotonic() - t)"],
+        cwd=PROJECT, capture_output=True, text=True, check=True,
+    ).stdout)  # fmt: skip
+    assert took < import_time + 6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_batches_on_cuda_are_those_of_the_cpu(images, num_threads):
+    """Also while the device is busy and memory is reused, which a missing wait would show."""
+    expected = list(create_loader(options(images, batch_size=1), "cpu").epoch(1)) * 20
+    loader = create_loader(options(images, batch_size=1, num_threads=num_threads), "cuda")
+    busy = torch.randn(4096, 4096, device="cuda")
+    kept = []
+    for _ in range(20):
+        for batch in loader.epoch(1):
+            busy = (busy @ busy).clamp(-1, 1)
+            kept.append(
+                {
+                    name: value + 0 if isinstance(value, torch.Tensor) else value
+                    for name, value in batch.items()
+                }
+            )
+            del batch
+    assert len(kept) == len(expected)
+    for batch, reference in zip(kept, expected, strict=True):
+        assert batch["A"].is_cuda
+        assert torch.equal(batch["A"].cpu(), reference["A"]) and torch.equal(batch["B"].cpu(), reference["B"])
+    loader.close()
