@@ -5,6 +5,7 @@ An `Evaluator` holds the real side, which is worked through once however many se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -49,9 +50,9 @@ class Evaluator:
         self,
         real: ImageSet,
         *,
-        frechet: list[FeatureNetwork] = (),
-        kernel: list[FeatureNetwork] = (),
-        classes: list[tuple[FeatureNetwork, int]] = (),
+        frechet: Sequence[FeatureNetwork] = (),
+        kernel: Sequence[FeatureNetwork] = (),
+        classes: Sequence[tuple[FeatureNetwork, int]] = (),
         swd_size: int | None = 256,
         kid_subsets: int = 100,
         kid_subset_size: int | None = None,
