@@ -11,6 +11,7 @@ preflight          what is wrong with a data set, told before training
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 
 import torch
@@ -51,7 +52,7 @@ def create_dataset(opt: Namespace) -> BaseDataset:
         direction=opt.direction,
         serial_batches=opt.serial_batches,
         max_dataset_size=opt.max_dataset_size,
-        on_bad_image=opt.on_bad_image,
+        on_bad_image=getattr(opt, "on_bad_image", "stop"),  # not every command offers it
         cache_gb=opt.cache_gb if opt.isTrain else 0.0,  # at test each image is read once
     )
 
@@ -71,4 +72,6 @@ def create_loader(
         drop_last=opt.isTrain,
     )
     channels = {"A": opt.input_nc, "B": opt.output_nc}
-    return Loader(dataset, sampler, device, num_threads=opt.num_threads, channels=channels)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_threads = min(opt.num_threads, cores)  # more would only wait for each other; the batches are the same
+    return Loader(dataset, sampler, device, num_threads=num_threads, channels=channels)
