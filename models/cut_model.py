@@ -1,0 +1,229 @@
+"""CUT: contrastive unpaired translation (Park et al., ECCV 2020), the step that QS-Attn and FastCUT share.
+
+One step generates from [A; B] in one pass and keeps the encoder's features of the real images; D sees the translation
+and a real B in one pass; then G and the heads F learn from D's verdict and from PatchNCE between real and translated
+features. Which patches enter PatchNCE is `choose_patches`: at random here, by attention entropy in `models/qs_model.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from argparse import Namespace
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from models import patch_sampler
+from models.finite_guard import FiniteGuard
+from models.gan_loss import GAN_LOSSES, gradient_penalty
+from models.image_pool import ImagePool
+from models.networks import build_discriminator, build_generator, build_heads
+from models.patch_sampler import PatchSelection
+from models.patchnce import PatchNCELoss
+from models.schedules import make_scheduler
+from util.device import get_device
+from util.distributed import average_gradients
+
+
+class CUTModel:
+    """Networks, optimisers and the training step; with `opt.isTrain` False the generator alone."""
+
+    def __init__(self, opt: Namespace):
+        self.opt = opt
+        self.device = get_device(opt.gpu_ids)
+        self.networks: dict[str, nn.Module] = {"G": build_generator(opt)}
+        if opt.isTrain:
+            self.networks["D"] = build_discriminator(opt)
+            self.networks["F"] = build_heads(opt, self.netG)
+        for net in self.networks.values():
+            net.to(self.device, memory_format=torch.channels_last if opt.channels_last else torch.preserve_format)
+        self.real_A: Tensor | None = None
+        self.real_B: Tensor | None = None
+        self.losses: dict[str, Tensor] = {}
+        if opt.isTrain:
+            self._prepare_training()
+
+    def _prepare_training(self) -> None:
+        opt = self.opt
+        self.contrast_B = opt.nce_idt and opt.lambda_NCE > 0  # the identity half of the loss, NCE(y, G(y))
+        self.loss_names = ["G_GAN", "D_real", "D_fake", "G", "NCE"] + ["NCE_Y"] * self.contrast_B
+        self.gan_loss = GAN_LOSSES[opt.gan_mode]
+        self.patchnce = PatchNCELoss(opt.nce_T)
+        self.pool = ImagePool(opt.pool_size)
+        self.guard = FiniteGuard([*self.loss_names, "the gradient of D", "the gradient of G and F"], self.device)
+        self.optimizers: dict[str, Optimizer] = {}
+        for name, net in self.networks.items():
+            if parameters := list(net.parameters()):  # F of `--netF sample` has none
+                optimizer = Adam(parameters, lr=opt.lr, betas=(opt.beta1, opt.beta2), fused=True)
+                optimizer.found_inf = self.guard.found
+                self.optimizers[name] = optimizer
+        schedule = (opt.lr_policy, opt.n_epochs, opt.n_epochs_decay, opt.lr_decay_iters, opt.epoch_count)
+        self.schedulers = {name: make_scheduler(optimizer, *schedule) for name, optimizer in self.optimizers.items()}
+
+    @property
+    def netG(self) -> nn.Module:
+        return self.networks["G"]
+
+    @property
+    def netD(self) -> nn.Module:
+        return self.networks["D"]
+
+    @property
+    def netF(self) -> nn.Module:
+        return self.networks["F"]
+
+    def set_input(self, batch: dict) -> None:
+        """Take a batch: images "A" and "B" (B, C, H, W) in [-1, 1] (without "B" when only translating) and their paths."""
+        self.real_A = self._place(batch["A"])
+        self.real_B = self._place(batch["B"]) if "B" in batch else None
+        self.image_paths = list(batch.get("A_paths", [])) + list(batch.get("B_paths", []))
+
+    def _place(self, images: Tensor) -> Tensor:
+        layout = torch.channels_last if self.opt.channels_last else torch.contiguous_format
+        return images.to(self.device, memory_format=layout)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Convolutions and heads in bfloat16 with `--precision bf16`; what must be float32 says so where it is computed."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.opt.precision == "bf16")
+
+    def optimize_parameters(self) -> None:
+        """One training step on the current batch."""
+        self.guard.begin_step()
+        with self.autocast():
+            self.forward()
+            loss_D = self.compute_D_loss()
+        self._update(loss_D, "D", losses=("D_real", "D_fake"), gradient="the gradient of D")
+        self.netD.requires_grad_(False)
+        with self.autocast():
+            loss_G = self.compute_G_loss()
+        self._update(loss_G, "G", "F", losses=("G_GAN", "NCE", "G"), gradient="the gradient of G and F")
+        self.netD.requires_grad_(True)
+
+    def forward(self) -> None:
+        """Translate A, and B too where the identity term wants it; keep the encoder's features of the real images."""
+        real = torch.cat([self.real_A, self.real_B]) if self.contrast_B else self.real_A  # (B or 2B, C, H, W)
+        self.mirrored = self.opt.flip_equivariance and torch.rand(()).item() < 0.5
+        self.fake, self.real_features = self.netG(real.flip(3) if self.mirrored else real, self.opt.nce_layers)
+        if self.mirrored or self.opt.normG == "batch":  # what generating saw is not what the contrast is to compare
+            self.real_features = self.encode(real)
+        self.fake_B = self.fake[: len(self.real_A)]
+        self.idt_B = self.fake[len(self.real_A) :] if self.contrast_B else None
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Encoder features at `--nce_layers` of images of one domain, or of both stacked."""
+        if self.opt.normG == "batch" and self.contrast_B:  # batch statistics are a domain's own
+            domains = [self.netG.encode(domain, self.opt.nce_layers) for domain in images.chunk(2)]
+            return [torch.cat(features) for features in zip(*domains, strict=True)]
+        return self.netG.encode(images, self.opt.nce_layers)
+
+    def compute_D_loss(self) -> Tensor:
+        """Half the sum of D's terms for the translation and for a real B."""
+        fake, real = self.pool.query(self.fake_B), self.real_B
+        if self.opt.normD == "batch":
+            scores_fake, scores_real = self.netD(fake), self.netD(real)
+        else:
+            scores_fake, scores_real = self.netD(torch.cat([fake, real])).chunk(2)
+        self.losses["D_fake"] = self.gan_loss(scores_fake.float(), False)
+        self.losses["D_real"] = self.gan_loss(scores_real.float(), True)
+        loss = (self.losses["D_fake"] + self.losses["D_real"]) * 0.5
+        if self.opt.gan_mode == "wgangp":
+            loss = loss + gradient_penalty(self.netD, real, fake)
+        return loss
+
+    def compute_G_loss(self) -> Tensor:
+        """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2."""
+        zero = self.fake.new_zeros((), dtype=torch.float32)
+        self.losses["G_GAN"] = self.opt.lambda_GAN * self.gan_loss(self.netD(self.fake_B).float(), True)
+        nce = self.compute_NCE_losses() if self.opt.lambda_NCE > 0 else zero.expand(len(self.real_A))
+        self.losses["NCE"] = loss_NCE = nce[: len(self.real_A)].mean()
+        if self.contrast_B:
+            self.losses["NCE_Y"] = nce[len(self.real_A) :].mean()
+            loss_NCE = (self.losses["NCE"] + self.losses["NCE_Y"]) * 0.5
+        self.losses["G"] = self.losses["G_GAN"] + loss_NCE
+        return self.losses["G"]
+
+    def compute_NCE_losses(self) -> Tensor:
+        """lambda_NCE * PatchNCE of each image against its translation, mean over patches and layers: (B or 2B,)."""
+        fake_features = self.encode(self.fake)
+        total = 0.0
+        for number, (source, target) in enumerate(zip(self.real_features, fake_features, strict=True)):
+            if self.mirrored:
+                target = target.flip(3)
+            source, target = self.prepare_features(number, source), self.prepare_features(number, target)
+            selection = self.choose_patches(number, source)
+            queries = self.netF(number, selection.route(target))  # (B, P, D)
+            with torch.no_grad():
+                keys = self.netF(number, selection.route(source))  # (B, P, D)
+            total = total + self.patchnce(queries, keys).mean(1)
+        return self.opt.lambda_NCE * total / len(fake_features)
+
+    def prepare_features(self, number: int, features: Tensor) -> Tensor:
+        """The features (B, C, H, W) of the `number`-th tapped layer as patches are chosen and taken from them."""
+        return features
+
+    def choose_patches(self, number: int, features: Tensor) -> PatchSelection:
+        """Random positions, the same for all images of a domain."""
+        b, _, h, w = features.shape
+        domains = 1 + self.contrast_B
+        locations = [  # A's are drawn before B's
+            patch_sampler.random_locations(h * w, self.opt.num_patches, features.device) for _ in range(domains)
+        ]
+        return PatchSelection(torch.stack(locations).repeat_interleave(b // domains, 0))
+
+    def _update(self, loss: Tensor, *names: str, losses: tuple[str, ...], gradient: str) -> None:
+        """Descend `loss` in the named networks, unless it or its gradient is not finite."""
+        optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        parameters = [p for name in names for p in self.networks[name].parameters()]
+        average_gradients(parameters)
+        self.guard.check({name: self.losses[name] for name in losses}, gradient, parameters)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    @torch.inference_mode()
+    def translate(self) -> Tensor:
+        """Images (B, C, H, W) of A as B."""
+        with self.autocast():
+            return self.netG(self.real_A).float()
+
+    def get_current_losses(self) -> dict[str, float]:
+        """The losses of the last step, taken off the device in one transfer."""
+        values = torch.stack([self.losses[name].detach() for name in self.loss_names]).tolist()
+        return dict(zip(self.loss_names, values, strict=True))
+
+    def get_current_visuals(self) -> dict[str, Tensor]:
+        """The images of the last step by label, each (B, C, H, W) in [-1, 1]."""
+        visuals = {"real_A": self.real_A, "fake_B": self.fake_B, "real_B": self.real_B}
+        if self.idt_B is not None:
+            visuals["idt_B"] = self.idt_B
+        return {label: images.detach().float() for label, images in visuals.items()}
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self.optimizers["G"].param_groups[0]["lr"])
+
+    def update_learning_rate(self, mean_loss_G: float) -> None:
+        """Step the schedules at the end of an epoch; a plateau one looks at the epoch's mean loss of G."""
+        for scheduler in self.schedulers.values():
+            scheduler.step(*([mean_loss_G] if self.opt.lr_policy == "plateau" else []))
+
+    def training_state(self) -> dict:
+        """Everything a resume needs of the model: tensors and plain numbers only."""
+        parts: dict[str, dict[str, Callable]] = {
+            "networks": self.networks,
+            "optimizers": self.optimizers,
+            "schedulers": self.schedulers,
+        }
+        state = {part: {name: item.state_dict() for name, item in items.items()} for part, items in parts.items()}
+        return {**state, "pool": self.pool.images}
+
+    def load_training_state(self, state: dict) -> None:
+        """Continue from `training_state()`."""
+        for part in ("networks", "optimizers", "schedulers"):
+            for name, item in getattr(self, part).items():
+                item.load_state_dict(state[part][name])
+        self.pool.images = [image.to(self.device) for image in state["pool"]]

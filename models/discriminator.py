@@ -1,0 +1,74 @@
+"""The discriminators: PatchGAN (Isola et al., CVPR 2017), its 16x16-patch form, and the per-pixel one.
+
+Each maps images (B, input_nc, H, W) to one score per patch, (B, 1, h, w), without a final sigmoid.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.normalisation import NORMS, conv_has_bias
+from models.resample import BlurDownsample
+
+
+class NLayerDiscriminator(nn.Module):
+    """PatchGAN: `n_layers` halvings, then two convolutions; three layers see 70 x 70 pixels. Module positions name the keys."""
+
+    def __init__(
+        self, input_nc: int = 3, ndf: int = 64, n_layers: int = 3, norm: str = "instance", antialias: bool = True
+    ):
+        super().__init__()
+        bias = conv_has_bias(norm)
+        stride = 1 if antialias else 2
+
+        def block(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
+            conv = nn.Conv2d(c_in, c_out, 4, stride=stride, padding=1, bias=bias)
+            return [conv, NORMS[norm](c_out), nn.LeakyReLU(0.2, True)]
+
+        channels = [ndf * min(2**n, 8) for n in range(n_layers + 1)]
+        layers: list[nn.Module] = [nn.Conv2d(input_nc, ndf, 4, stride=stride, padding=1), nn.LeakyReLU(0.2, True)]
+        layers += [BlurDownsample(ndf)] if antialias else []
+        for c_in, c_out in zip(channels[:-2], channels[1:-1], strict=True):
+            layers += block(c_in, c_out, stride)
+            layers += [BlurDownsample(c_out)] if antialias else []
+        layers += block(channels[-2], channels[-1], stride=1)
+        layers.append(nn.Conv2d(channels[-1], 1, 4, stride=1, padding=1))
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class PatchDiscriminator(NLayerDiscriminator):
+    """A two-layer PatchGAN that judges every 16 x 16 tile by itself: (B, C, H, W) -> (B * tiles, 1, h, w)."""
+
+    SIZE = 16
+
+    def __init__(self, input_nc: int = 3, ndf: int = 64, norm: str = "instance", antialias: bool = True):
+        super().__init__(input_nc, ndf, n_layers=2, norm=norm, antialias=antialias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        rows, columns = h // self.SIZE, w // self.SIZE  # a border that fills no tile is left out
+        x = x[:, :, : rows * self.SIZE, : columns * self.SIZE]
+        x = x.reshape(b, c, rows, self.SIZE, columns, self.SIZE).permute(0, 2, 4, 1, 3, 5)
+        return super().forward(x.reshape(-1, c, self.SIZE, self.SIZE))
+
+
+class PixelDiscriminator(nn.Module):
+    """Judges every pixel by itself with 1x1 convolutions: (B, C, H, W) -> (B, 1, H, W)."""
+
+    def __init__(self, input_nc: int = 3, ndf: int = 64, norm: str = "instance"):
+        super().__init__()
+        bias = conv_has_bias(norm)
+        self.net = nn.Sequential(
+            nn.Conv2d(input_nc, ndf, 1),
+            nn.LeakyReLU(0.2, True),
+            nn.Conv2d(ndf, 2 * ndf, 1, bias=bias),
+            NORMS[norm](2 * ndf),
+            nn.LeakyReLU(0.2, True),
+            nn.Conv2d(2 * ndf, 1, 1, bias=bias),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)

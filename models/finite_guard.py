@@ -1,0 +1,75 @@
+"""Stops the weights at the first loss or gradient that is not a number, without the host waiting for the device.
+
+The verdict stays on the device as `found`, which fused Adam takes as its `found_inf`: from the first bad value on no
+update is applied, whenever the host gets to read about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+
+@dataclass
+class Failure:
+    """The first bad step (counted from 0 over the guard's life) and what was not finite in it."""
+
+    step: int
+    names: list[str]
+
+
+class FiniteGuard:
+    """Watches named scalars over the steps of a training.
+
+    Args:
+        names: everything that `check` will be given, losses and gradients.
+    """
+
+    def __init__(self, names: Sequence[str], device: torch.device):
+        self.names = list(names)
+        self.found = torch.zeros((), device=device)  # 1 from the first bad value on
+        # the report: steps begun, the first bad one, then a flag for each name
+        self.report = torch.zeros(2 + len(self.names), device=device, dtype=torch.int64)
+        self._copy: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+
+    def begin_step(self) -> None:
+        self.report[0] += 1
+
+    def check(self, losses: dict[str, Tensor], gradient: str, parameters: Iterable[Tensor]) -> None:
+        """Look at `losses` and at the gradient of `parameters`, known as `gradient`, before they are applied."""
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        values = {**losses, gradient: norm}
+        bad = torch.zeros(len(self.names), dtype=torch.bool, device=self.found.device)
+        for name, value in values.items():
+            bad[self.names.index(name)] = ~value.detach().isfinite()
+        first = bad.any() & (self.found == 0)
+        self.report[1] = torch.where(first, self.report[0] - 1, self.report[1])
+        self.report[2:] = torch.where(first, bad.long(), self.report[2:])
+        self.found.copy_(torch.maximum(self.found, bad.any().float()))
+
+    def failure(self, wait: bool = False) -> Failure | None:
+        """What went wrong, if anything. On CUDA it reads a copy some steps old rather than wait, unless told to."""
+        if self.found.is_cuda and not wait:
+            if self._copied is None:
+                self._copy = torch.empty(self.report.shape, dtype=self.report.dtype, pin_memory=True)
+                self._copied = torch.cuda.Event()
+            elif not self._copied.query():
+                return None
+            else:
+                failure = self._read(self._copy)
+                if failure:
+                    return failure
+            self._copy.copy_(self.report, non_blocking=True)
+            self._copied.record()
+            return None
+        return self._read(self.report)
+
+    def _read(self, report: Tensor) -> Failure | None:
+        _, step, *flags = report.tolist()
+        names = [name for name, flag in zip(self.names, flags, strict=True) if flag]
+        return Failure(step, names) if names else None

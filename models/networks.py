@@ -1,0 +1,66 @@
+"""Builds the networks that the options name."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from torch import nn
+
+from models.discriminator import NLayerDiscriminator, PatchDiscriminator, PixelDiscriminator
+from models.generator import ResnetGenerator
+from models.initialisation import initialise
+from models.patch_sampler import PatchHeads
+from models.unet import UnetGenerator
+from util.errors import UserError
+
+GENERATORS = ("resnet_9blocks", "resnet_6blocks", "resnet_4blocks", "unet_256", "unet_128")
+DISCRIMINATORS = ("basic", "n_layers", "pixel", "patch")
+
+
+def size_multiple(netG: str) -> int:
+    """What the sides of an image must be multiples of for a generator of this name."""
+    return 2 ** _unet_depth(netG) if netG.startswith("unet") else 4
+
+
+def _unet_depth(netG: str) -> int:
+    return {"unet_256": 8, "unet_128": 7}[netG]
+
+
+def build_generator(opt: Namespace) -> nn.Module:
+    """`--netG` with fresh weights. With --direction BtoA its input has `output_nc` channels, as B has."""
+    channels = (opt.input_nc, opt.output_nc) if opt.direction == "AtoB" else (opt.output_nc, opt.input_nc)
+    common = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout}
+    if opt.netG.startswith("unet"):
+        net = UnetGenerator(*channels, num_downs=_unet_depth(opt.netG), **common)
+    else:
+        blocks = int(opt.netG.removeprefix("resnet_").removesuffix("blocks"))
+        antialias = {"antialias": not opt.no_antialias, "antialias_up": not opt.no_antialias_up}
+        net = ResnetGenerator(*channels, n_blocks=blocks, **common, **antialias)
+    return initialise(net, opt.init_type, opt.init_gain)
+
+
+def build_discriminator(opt: Namespace) -> nn.Module:
+    """`--netD`, which judges images of the generator's output."""
+    channels = opt.output_nc if opt.direction == "AtoB" else opt.input_nc
+    if opt.netD == "pixel":
+        net = PixelDiscriminator(channels, opt.ndf, opt.normD)
+    elif opt.netD == "patch":
+        net = PatchDiscriminator(channels, opt.ndf, opt.normD, not opt.no_antialias)
+    else:
+        layers = 3 if opt.netD == "basic" else opt.n_layers_D
+        net = NLayerDiscriminator(channels, opt.ndf, layers, opt.normD, not opt.no_antialias)
+    return initialise(net, opt.init_type, opt.init_gain)
+
+
+def build_heads(opt: Namespace, netG: nn.Module) -> nn.Module:
+    """`--netF`, one head for each of `--nce_layers`; UserError where the generator has no such layer."""
+    channels = netG.tap_channels()
+    for layer in opt.nce_layers:
+        if not 0 <= layer < len(channels):
+            kind = "depths of its way down" if opt.netG.startswith("unet") else "positions in its list of modules"
+            raise UserError(
+                f"--nce_layers names layer {layer}, but --netG {opt.netG} has layers 0 to {len(channels) - 1} "
+                f"({kind}); name some of these"
+            )
+    heads = PatchHeads([channels[layer] for layer in opt.nce_layers], opt.netF_nc, mlp=opt.netF == "mlp_sample")
+    return initialise(heads, opt.init_type, opt.init_gain)

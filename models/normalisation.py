@@ -1,0 +1,33 @@
+"""The normalisation layers behind `--normG` and `--normD`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class InstanceNorm(nn.Module):
+    """(x - mean) / sqrt(var + 1e-5) over H and W of each image and channel (Ulyanov et al., 2016). (B, C, H, W).
+
+    No parameters and no running statistics, so images of a batch do not mix. It is computed as a layer norm over (H, W):
+    `torch.nn.InstanceNorm2d` returns a wrong gradient on the CPU (seen in torch 2.13 and 2.15) for a batch of one whose
+    incoming gradient has other strides than its input, as gradients of gathered and routed features do
+    (tests/test_normalisation.py shows it).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[2:], eps=1e-5)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "instance": lambda channels: InstanceNorm(),
+    "batch": nn.BatchNorm2d,
+    "none": lambda channels: nn.Identity(),
+}
+
+
+def conv_has_bias(norm: str) -> bool:
+    """Whether a convolution before this normalisation carries a bias, as the released checkpoints have it."""
+    return norm == "instance"

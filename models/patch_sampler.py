@@ -1,0 +1,56 @@
+"""Which patches of a feature map enter the contrastive loss when chance decides (CUT), and the heads that embed patches.
+
+Shapes: B images, C channels, L = H*W positions, P patches, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+def random_locations(num_locations: int, num_patches: int, device: torch.device | str) -> Tensor:
+    """min(num_patches, num_locations) positions out of `num_locations`, int64, uniform and without repeats.
+
+    The only place where positions are drawn. It stays on the device and has a static shape, so a captured graph draws
+    anew at each replay.
+    """
+    return torch.rand(num_locations, device=device).topk(min(num_patches, num_locations), sorted=False).indices
+
+
+@dataclass
+class PatchSelection:
+    """Positions chosen in each image: `indices` (B, P)."""
+
+    indices: Tensor
+
+    def route(self, features: Tensor) -> Tensor:
+        """The features (B, C, H, W) at the chosen positions: (B, P, C)."""
+        b, c = features.shape[:2]
+        indices = self.indices[:, None, :].expand(-1, c, -1)  # (B, C, P)
+        return features.flatten(2).gather(2, indices).transpose(1, 2)
+
+
+class PatchHeads(nn.Module):
+    """One embedding head per tapped layer: Linear(C, D), ReLU, Linear(D, D), then unit length; without `mlp` only the latter.
+
+    Args:
+        channels: C of each tapped layer.
+        width: D.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 256, mlp: bool = True):
+        super().__init__()
+        self.heads = [f"mlp_{number}" for number in range(len(channels))] if mlp else []
+        for name, c in zip(self.heads, channels, strict=bool(mlp)):
+            self.add_module(name, nn.Sequential(nn.Linear(c, width), nn.ReLU(), nn.Linear(width, width)))
+
+    def forward(self, number: int, patches: Tensor) -> Tensor:
+        """Embed patches (B, P, C) of the `number`-th tapped layer as float32 unit vectors (B, P, D)."""
+        if self.heads:
+            patches = getattr(self, self.heads[number])(patches)
+        patches = patches.float()
+        return patches / (patches.norm(dim=-1, keepdim=True) + 1e-7)

@@ -1,0 +1,24 @@
+"""PatchNCE, the contrastive loss between patches of one image (Park et al., ECCV 2020, eq. 3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchNCELoss(nn.Module):
+    """-log( exp(q_p.k_p / T) / sum_m exp(q_p.k_m / T) ): patch p of the translation must find patch p of its source.
+
+    Negatives are the other patches of the same image. The keys are constants: no gradient flows into them.
+    """
+
+    def __init__(self, temperature: float = 0.07):
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Losses (B, P) of unit vectors `queries` (B, P, D) of the translation against `keys` (B, P, D) of the source."""
+        logits = queries @ keys.detach().transpose(1, 2) / self.temperature  # (B, P, P)
+        positives = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
+        return F.cross_entropy(logits.float().transpose(1, 2), positives, reduction="none")

@@ -1,0 +1,198 @@
+"""Query-selected attention (Hu et al., "QS-Attn", CVPR 2022, sec. 3): which patches to contrast, and what to contrast of them.
+
+Features f_1 ... f_L of the source image at one layer attend to each other, without projection and without scaling:
+
+    a_ij = softmax_j(f_i . f_j)           over all positions ("global") or over the k x k window around i ("local")
+    H_i  = - sum_j a_ij log a_ij          the entropy of row i: small where a query knows what it looks at
+    A_qs = the N rows of least H          select_queries, on the source image only
+    out  = A_qs F                         route_values, for the source and for its translation alike
+
+Rows are ranked by log H, since unscaled rows saturate until H itself rounds to zero for most of them (`_rows_log_entropy`).
+Selection runs without gradient; only the N chosen rows are computed again with it, so that the loss reaches the source's
+encoder through A_qs. The L x L matrix is never held: memory is O(L * block).
+
+Shapes: B images, C channels, L = H*W positions, N queries, M keys of a query (L, or k*k in a window).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models import qs_kernels
+
+# Scores held at a time while entropies are streamed over blocks of queries: 4 MB stay in a processor's cache.
+BLOCK_ELEMENTS = 2**20
+
+
+@dataclass
+class QuerySelection:
+    """What passes from the source image to its translation.
+
+    indices: (B, N) int64, the chosen positions by ascending entropy.
+    attention: (B, N, M) float32, their attention rows, each of sum 1; carries gradient into the source's features.
+    window: k where the M = k*k keys are the window around each query, row by row; None where they are all positions.
+    """
+
+    indices: Tensor
+    attention: Tensor
+    window: int | None = None
+
+    def route(self, features: Tensor) -> Tensor:
+        """Features (B, C, H, W), of the source or of its translation, through the chosen rows: (B, N, C)."""
+        features = features.float()
+        with torch.autocast(features.device.type, enabled=False):
+            if self.window is None:
+                return self.attention @ features.flatten(2).transpose(1, 2)  # (B, N, L) (B, L, C)
+            values = _windows(features, self.indices, self.window)  # (B, N, M, C)
+            return torch.einsum("bnm,bnmc->bnc", self.attention, values)
+
+
+def route_values(features: Tensor, selection: QuerySelection) -> Tensor:
+    """Features (B, C, H, W) through the chosen attention rows: A_qs F, (B, N, C) float32 (paper, sec. 3.3)."""
+    return selection.route(features)
+
+
+def select_queries(features: Tensor, mode: str, num_queries: int, window: int = 7) -> QuerySelection:
+    """Choose the `num_queries` positions of least attention entropy in each source image (paper, sec. 3.2).
+
+    Args:
+        features: (B, C, H, W) of the source image.
+        mode: "global", "local", or "local_global" (chosen by local entropy, routed by global attention).
+        num_queries: N; all L positions where L is smaller.
+        window: k, odd, of the local modes.
+    """
+    rule = check_rule(mode, window)
+    features = features.float()
+    entropy = log_entropy(features, rule.ranked_by, window)
+    # stable: ties go to the lower index on every device
+    indices = torch.sort(entropy, dim=1, stable=True).indices[:, :num_queries]
+    with torch.autocast(features.device.type, enabled=False):
+        attention = ATTENTIONS[rule.routed_by](features, indices, window)
+    return QuerySelection(indices, attention, window if rule.routed_by == "local" else None)
+
+
+@torch.no_grad()
+def log_entropy(features: Tensor, mode: str, window: int = 7) -> Tensor:
+    """log H of every attention row of features (B, C, H, W): (B, H*W) float32, in (-inf, log log M].
+
+    Args:
+        mode: "global" (keys are all positions) or "local" (the k x k window; a padded position has the zero vector as key).
+        window: k, odd.
+    """
+    if mode not in ENTROPIES:
+        raise ValueError(f"log_entropy: mode is {mode!r}, but must be one of {', '.join(ENTROPIES)}")
+    check_rule(mode, window)
+    with torch.autocast(features.device.type, enabled=False):
+        return ENTROPIES[mode](features.detach().float(), window)
+
+
+def _global_log_entropy(features: Tensor, window: int) -> Tensor:
+    if features.is_cuda and qs_kernels.available():
+        return qs_kernels.global_log_entropy(features)
+    f = features.flatten(2).transpose(1, 2).contiguous()  # (B, L, C)
+    length = f.shape[1]
+    block = max(1, BLOCK_ELEMENTS // length)
+    rows = [_rows_log_entropy(queries @ image.T) for image in f for queries in image.split(block)]
+    return torch.cat(rows).view(len(f), length)
+
+
+def _local_log_entropy(features: Tensor, window: int) -> Tensor:
+    if features.is_cuda and qs_kernels.available():
+        return qs_kernels.local_log_entropy(features, window)
+    b, _, h, w = features.shape
+    reach = window // 2
+    scores = features.new_zeros(b, h, w, window, window)  # zero is the score of a padded key
+    # f_i . f_j serves query i with key j and query j with key i: half of the offsets are enough
+    for dy in range(reach + 1):
+        for dx in range(-reach if dy else 0, reach + 1):
+            if dy >= h or abs(dx) >= w:
+                continue
+            x0, x1 = max(0, -dx), min(w, w - dx)
+            here = (slice(0, h - dy), slice(x0, x1))
+            there = (slice(dy, h), slice(x0 + dx, x1 + dx))
+            dots = (features[(..., *here)] * features[(..., *there)]).sum(1)
+            scores[(slice(None), *here, reach + dy, reach + dx)] = dots
+            scores[(slice(None), *there, reach - dy, reach - dx)] = dots
+    return _rows_log_entropy(scores.view(b, h * w, window * window))
+
+
+def _rows_log_entropy(scores: Tensor) -> Tensor:
+    """log of the entropy of softmax(scores) over the last axis, exact where the entropy itself underflows; spoils `scores`.
+
+    With m the top score, g_j = s_j - m, and sums over all keys but the top one,
+
+        r = sum e^{g_j}        t = sum e^{g_j} (-g_j)        H = log1p(r) + t / (1 + r)
+
+    has non-negative terms only. Factoring out e^{g2} of the second-largest score, r = e^{g2} r' and t = e^{g2} t' with
+    r' >= 1, gives log H = g2 + log( log1p(r) / e^{g2} + t' / (1 + r) ), in which nothing underflows.
+    """
+    if scores.shape[-1] == 1:
+        return torch.full_like(scores[..., 0], -torch.inf)
+    top, where = scores.max(-1, keepdim=True)
+    scores.scatter_(-1, where, -torch.inf)
+    second = scores.amax(-1, keepdim=True)
+    below = scores.sub_(second).clamp_(min=-200.0)  # e^-200 is 0 in float32, and 0 * -200 is 0 where 0 * -inf is not
+    weights = below.exp()
+    g2 = (second - top).squeeze(-1)
+    r_scaled = weights.sum(-1)
+    t_scaled = -(weights.mul_(below)).sum(-1) - g2 * r_scaled
+    r = g2.exp() * r_scaled
+    log1p_ratio = torch.where(r > 0, r.log1p() / r, 1.0)  # log1p(r) / r tends to 1 where r underflows
+    return g2 + (r_scaled * log1p_ratio + t_scaled / (1 + r)).log()
+
+
+def _global_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
+    """Attention rows of the positions `indices` (B, N) over all positions: (B, N, L)."""
+    keys = features.flatten(2)  # (B, C, L)
+    queries = keys.gather(2, indices[:, None, :].expand(-1, keys.shape[1], -1))  # (B, C, N)
+    return (queries.transpose(1, 2) @ keys).softmax(-1)
+
+
+def _local_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
+    """Attention rows of the positions `indices` (B, N) over the window around each: (B, N, k*k)."""
+    keys = _windows(features, indices, window)  # (B, N, k*k, C)
+    queries = keys[:, :, window * window // 2]
+    return torch.einsum("bnc,bnmc->bnm", queries, keys).softmax(-1)
+
+
+def _windows(features: Tensor, indices: Tensor, window: int) -> Tensor:
+    """The k x k windows of features (B, C, H, W) around the positions `indices` (B, N), zero-padded: (B, N, k*k, C)."""
+    b, c, _, w = features.shape
+    reach = window // 2
+    padded = F.pad(features, (reach,) * 4)  # a window begins in it at its centre's own coordinates
+    steps = torch.arange(window, device=features.device)
+    offsets = (steps[:, None] * padded.shape[3] + steps).flatten()  # (k*k,)
+    places = (indices // w * padded.shape[3] + indices % w)[:, :, None] + offsets  # (B, N, k*k)
+    rows = padded.permute(0, 2, 3, 1).reshape(b, -1, c)  # (B, padded L, C)
+    return torch.stack([image[places_of_image] for image, places_of_image in zip(rows, places, strict=True)])
+
+
+class Rule(NamedTuple):
+    """Which attention ranks the queries, and which one routes them."""
+
+    ranked_by: str
+    routed_by: str
+
+
+MODES: dict[str, Rule] = {
+    "global": Rule("global", "global"),
+    "local": Rule("local", "local"),
+    "local_global": Rule("local", "global"),
+}
+ENTROPIES: dict[str, Callable[[Tensor, int], Tensor]] = {"global": _global_log_entropy, "local": _local_log_entropy}
+ATTENTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"global": _global_attention, "local": _local_attention}
+
+
+def check_rule(mode: str, window: int) -> Rule:
+    """The rule of a mode; ValueError where the mode or the window is impossible."""
+    if mode not in MODES:
+        raise ValueError(f"QS-Attn mode is {mode!r}, but must be one of {', '.join(MODES)}")
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"QS-Attn window is {window}, but must be odd and positive")
+    return MODES[mode]

@@ -1,0 +1,66 @@
+"""The released code's arithmetic of QS-Attn, for whoever must reproduce it (`--qs_variant released`); nothing else uses it.
+
+It differs from the method (`models/qs_attn.py`) in three ways:
+
+- queries are ranked by the plain entropy -sum a log a in float32, in which most rows of real features tie at 0;
+- its local "window" of query i is made of k*k consecutive slices of C numbers out of all C*k*k numbers around i, channel
+  by channel, so that no slice is the feature vector of any neighbour;
+- its local routing pairs row c of the attention with channel c of the values, which needs N = C and batch 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.qs_attn import MODES, QuerySelection, check_rule
+from util.errors import UserError
+
+
+@dataclass
+class ReleasedLocalSelection:
+    """As `QuerySelection`, with the released code's exchange of queries and channels in `route`."""
+
+    indices: Tensor  # (1, N)
+    attention: Tensor  # (1, N, k*k)
+    window: int
+
+    def route(self, features: Tensor) -> Tensor:
+        """Features (1, C, H, W) through the chosen rows: (1, N, C), where N = C."""
+        _, c, h, w = features.shape
+        columns = F.unfold(features.float(), self.window, padding=self.window // 2)  # (1, C*k*k, L)
+        values = columns.view(c, -1, h * w)[:, :, self.indices[0]]  # (C, k*k, N)
+        return torch.einsum("cm,cmn->cn", self.attention[0], values)[None]
+
+
+def select_queries_released(
+    features: Tensor, mode: str, num_queries: int, window: int = 7
+) -> QuerySelection | ReleasedLocalSelection:
+    """As `models.qs_attn.select_queries`, by the released code's arithmetic; it does hold the full attention matrix."""
+    rule = check_rule(mode, window)
+    features = features.float()
+    b, c, h, w = features.shape
+    with torch.autocast(features.device.type, enabled=False):
+        vectors = features.flatten(2).transpose(1, 2)  # (B, L, C)
+        attention: dict[str, Tensor] = {}
+        if "local" in rule:
+            columns = F.unfold(features, window, padding=window // 2)  # (B, C*k*k, L)
+            keys = columns.transpose(1, 2).reshape(b, h * w, window * window, c)
+            attention["local"] = torch.einsum("blc,blmc->blm", vectors, keys).softmax(-1)
+        if "global" in rule:
+            attention["global"] = (vectors @ vectors.transpose(1, 2)).softmax(-1)
+        entropy = torch.special.entr(attention[rule.ranked_by].detach()).sum(-1)  # (B, L)
+        indices = entropy.sort(dim=1, stable=True).indices[:, :num_queries]
+        rows = attention[rule.routed_by]
+        rows = rows.gather(1, indices[:, :, None].expand(-1, -1, rows.shape[2]))
+    if rule == MODES["local"]:
+        if b != 1 or indices.shape[1] != c:
+            raise UserError(
+                "--qs_variant released with --QS_mode local works for --batch_size 1 and as many --num_patches as the layer "
+                f"has channels only, as the released code does; found batch {b}, {indices.shape[1]} patches, {c} channels"
+            )
+        return ReleasedLocalSelection(indices, rows, window)
+    return QuerySelection(indices, rows)

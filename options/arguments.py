@@ -1,0 +1,145 @@
+"""The argument parser under the options: real booleans, checked values, and refusals that name what would work."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+from collections.abc import Callable, Sequence
+
+
+def boolean(text: str) -> bool:
+    """true/false, yes/no, on/off, 1/0."""
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"is a boolean: write true or false, not {text!r}")
+    return words[text.lower()]
+
+
+def integer(least: int) -> Callable[[str], int]:
+    """A whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least:
+            raise argparse.ArgumentTypeError(f"takes a whole number of at least {least}, not {text!r}")
+        return value
+
+    return parse
+
+
+def number(least: float = -math.inf, most: float = math.inf, above: bool = False) -> Callable[[str], float]:
+    """A finite number from `least` (excluded where `above`) to `most`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not least <= value <= most or (above and value == least):
+            bound = f"above {least:g}" if above else f"of at least {least:g}"
+            bound += f" and at most {most:g}" if most < math.inf else ""
+            raise argparse.ArgumentTypeError(f"takes a number {bound}, not {text!r}")
+        return value
+
+    return parse
+
+
+def count_or_inf(text: str) -> float | int:
+    """A positive whole number, or inf for no limit."""
+    return math.inf if text.lower() in ("inf", "infinity") else integer(1)(text)
+
+
+def layer_list(text: str) -> list[int]:
+    """Comma-separated layer numbers, ascending and without repeats, as 0,4,8."""
+    try:
+        layers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        layers = []
+    if not layers or layers != sorted(set(layers)) or layers[0] < 0:
+        raise argparse.ArgumentTypeError(f"takes ascending layer numbers such as 0,4,8,12,16, not {text!r}")
+    return layers
+
+
+def gpu_list(text: str) -> list[int]:
+    """One GPU number, or -1 for the CPU (the empty list)."""
+    try:
+        ids = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes a GPU number, or -1 for the CPU, not {text!r}") from None
+    if len(ids) > 1:
+        raise argparse.ArgumentTypeError(
+            f"takes one GPU: for the {len(ids)} of {text!r} use torchrun --nproc_per_node={len(ids)} train.py ..."
+        )
+    return [i for i in ids if i >= 0]
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with no guessing: no abbreviations, and an unknown option is answered with its nearest name.
+
+    Options are declared with `add`; parsing tells what was given apart from the defaults, so that saved options and a
+    model's own defaults can stand between the two.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(
+            allow_abbrev=False, argument_default=argparse.SUPPRESS, formatter_class=_HelpFormatter, **kwargs
+        )
+        self.defaults: dict[str, object] = {}
+        self._group = self
+
+    def group(self, title: str) -> None:
+        """Options declared from here on are listed under `title`."""
+        self._group = self.add_argument_group(title)
+
+    def add(
+        self,
+        flag: str,
+        default: object,
+        help: str,
+        *,
+        type: Callable = str,
+        choices: Sequence[str] | None = None,
+        shown: str | None = None,
+    ) -> None:
+        """Declare `flag`; a bool default makes it a boolean, accepted bare and with a value. `shown`: the default in words."""
+        name = flag.lstrip("-")
+        self.defaults[name] = default
+        if shown is None:
+            listed = isinstance(default, list)
+            shown = ",".join(map(str, default)) if listed else {True: "true", False: "false"}.get(default, default)
+            if isinstance(default, (int, float)) and not isinstance(default, bool):
+                shown = default
+        help = f"{help} (default: {shown})" if shown not in (None, "") else help
+        if isinstance(default, bool):
+            self._group.add_argument(flag, type=boolean, nargs="?", const=True, metavar="BOOL", help=help)
+        else:
+            metavar = None if choices else name.upper().split("_")[-1]
+            self._group.add_argument(flag, type=type, choices=choices, metavar=metavar, help=help)
+
+    def parse_given(self, argv: Sequence[str] | None) -> dict[str, object]:
+        """The options given in `argv` (None: the command line) and no others. Exits with status 2 where one is wrong."""
+        given, unknown = self.parse_known_args(argv)
+        for word in unknown:
+            if word.startswith("--"):
+                flag = word.split("=")[0]
+                near = difflib.get_close_matches(flag, [f"--{name}" for name in self.defaults], n=1)
+                self.error(f"unknown option {flag}" + (f": did you mean {near[0]}?" if near else "; --help lists all"))
+        if unknown:
+            self.error(f"cannot place {unknown[0]!r}: every value follows an option such as --name; --help lists all")
+        return vars(given)
+
+    def error(self, message: str) -> None:
+        """Say what is wrong and exit with status 2, without the page of usage."""
+        self.exit(2, f"error: {message}\n")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34, width=120)
+
+    def _format_usage(self, usage, actions, groups, prefix) -> str:
+        return f"usage: python {self._prog} [options]\n\n"

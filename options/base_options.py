@@ -1,0 +1,164 @@
+"""The options that training and testing share, and how an option gets its value.
+
+In rising order of right: the default, the model's own default (`models.MODELS`), what a run has saved, what is given.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from data import DATASETS
+from data.transforms import MODES as PREPROCESS_MODES
+from models import MODELS
+from models.initialisation import INITS
+from models.networks import DISCRIMINATORS, GENERATORS
+from models.normalisation import NORMS
+from options import arguments
+from options.arguments import count_or_inf, gpu_list, integer, number
+
+
+class BaseOptions:
+    """Declares the shared options; `TrainOptions` and `TestOptions` add theirs and say what they take from a saved run."""
+
+    is_train: bool
+    prog: str
+    description: str
+
+    def __init__(self):
+        self.parser = arguments.ArgumentParser(prog=self.prog, description=self.description)
+        self.declare()
+
+    def declare(self) -> None:
+        add, group = self.parser.add, self.parser.group
+        group("run and data")
+        add("--dataroot", "./datasets/horse2zebra", "folder with trainA, trainB, testA, testB (or valA, valB)")
+        add("--name", "horse2zebra_qsattn_global", "name of the run: its folder under checkpoints_dir")
+        add("--suffix", "", "added to the name, with options in braces filled in: {QS_mode}_{crop_size}")
+        add("--checkpoints_dir", "./checkpoints", "where runs are kept")
+        add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
+        add("--seed", 0, "seed of weights, data order, crops and patches", type=integer(0))
+        add("--phase", "train" if self.is_train else "test", "which folders: PHASEA and PHASEB")
+        add("--epoch", "latest", "which checkpoint to load: latest, a number, iter_NUMBER")
+        add("--dataset_mode", "unaligned", "how images are paired", choices=tuple(DATASETS))
+        add("--direction", "AtoB", "which domain is translated into which", choices=("AtoB", "BtoA"))
+        add("--serial_batches", False, "images in order, A and B side by side, instead of at random")
+        add("--num_threads", 4, "loader processes; 0: none", type=integer(0))
+        add("--batch_size", 1, "images a step (of each process)", type=integer(1))
+        add("--max_dataset_size", math.inf, "use at most this many images of each folder", type=count_or_inf)
+        add("--on_bad_image", "stop", "an image that cannot be read", choices=("stop", "skip"))
+        group("image size")
+        add("--preprocess", "resize_and_crop", "how images get their size", choices=PREPROCESS_MODES)
+        add("--load_size", 286, "resize to this many pixels", type=integer(1))
+        add("--crop_size", 256, "then crop to this many pixels", type=integer(1))
+        add("--no_flip", not self.is_train, "do not mirror images at random")
+        add("--input_nc", 3, "channels of A: 1 or 3", type=integer(1))
+        add("--output_nc", 3, "channels of B: 1 or 3", type=integer(1))
+        group("networks")
+        add("--model", "qs", "qs: QS-Attn; cut: random patches; fastcut: cut's light form", choices=tuple(MODELS))
+        add("--CUT_mode", None, "as CUT spells it: CUT is --model cut, FastCUT is --model fastcut", choices=("CUT", "FastCUT"))
+        add("--netG", "resnet_9blocks", "generator", choices=GENERATORS)
+        add("--ngf", 64, "channels after the generator's first convolution", type=integer(1))
+        add("--normG", "instance", "normalisation in the generator", choices=tuple(NORMS))
+        add("--no_dropout", True, "no dropout in the generator")
+        add("--no_antialias", False, "downsample by strided convolutions instead of blurring first")
+        add("--no_antialias_up", False, "upsample by transposed convolutions instead of blurring")
+        add("--netD", "basic", "discriminator; basic is the 70 x 70 PatchGAN", choices=DISCRIMINATORS)
+        add("--ndf", 64, "channels after the discriminator's first convolution", type=integer(1))
+        add("--n_layers_D", 3, "halvings in the discriminator, with --netD n_layers", type=integer(1))
+        add("--normD", "instance", "normalisation in the discriminator", choices=tuple(NORMS))
+        add("--init_type", "xavier", "how weights are drawn", choices=tuple(INITS))
+        add("--init_gain", 0.02, "scale of the drawn weights", type=number(0, above=True))
+        group("speed")
+        add("--precision", "fp32", "of the convolutions; bf16 and tf32 keep all else in float32", choices=("fp32", "tf32", "bf16"))
+        add("--channels_last", False, "keep images as (B, H, W, C) in memory")
+        add("--compile", False, "compile the networks (torch.compile)")
+        group("display")
+        add("--display_winsize", 256, "side of a shown image, in pixels", type=integer(1))
+        add("--verbose", False, "print the networks, and a traceback for an unexpected error")
+
+    def parse(self, argv: Sequence[str] | None = None) -> Namespace:
+        """The options as a namespace, `isTrain` and `given` (the names given) among them. A wrong call exits with status 2.
+
+        Args:
+            argv: words of a command line; None for the process's own.
+        """
+        given = self.parser.parse_given(argv)
+        if "CUT_mode" in given:
+            model = given["CUT_mode"].lower()
+            if given.setdefault("model", model) not in (model, "cut"):
+                self.parser.error(f"--CUT_mode {given['CUT_mode']} contradicts --model {given['model']}: give one of them")
+            given["model"] = model
+        base = {**self.parser.defaults, **given}
+        folder = run_folder(base)
+        saved = self.saved_defaults(folder, base)
+        model_defaults = MODELS[{**base, **saved, **given}["model"]].defaults
+        known = {name: value for name, value in model_defaults.items() if name in self.parser.defaults}
+        opt = Namespace(**{**self.parser.defaults, **known, **saved, **given})
+        opt.isTrain = self.is_train
+        opt.given = sorted(given)
+        opt.name = folder.name if folder.parent == Path(opt.checkpoints_dir) else str(folder.relative_to(opt.checkpoints_dir))
+        self.check(opt)
+        return opt
+
+    def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
+        """What a run saved in `folder` contributes; by default nothing."""
+        return {}
+
+    def check(self, opt: Namespace) -> None:
+        """Refuse impossible values and contradictions."""
+        for name in ("input_nc", "output_nc"):
+            if getattr(opt, name) not in (1, 3):
+                self.parser.error(f"--{name} is {getattr(opt, name)}, but images have 1 (grey) or 3 (RGB) channels")
+        if "n_layers_D" in opt.given and opt.netD != "n_layers":
+            self.parser.error(f"--n_layers_D needs --netD n_layers, but --netD is {opt.netD}")
+        for name in ("no_antialias", "no_antialias_up"):
+            if opt.netG.startswith("unet") and name in opt.given and getattr(opt, name) and name == "no_antialias_up":
+                self.parser.error(f"--{name} has no meaning for --netG {opt.netG}: a U-Net resamples by convolutions")
+
+
+def run_folder(options: dict[str, object]) -> Path:
+    """The folder of the run that options name: checkpoints_dir / (name + suffix)."""
+    name = str(options["name"])
+    if options.get("suffix"):
+        name += "_" + str(options["suffix"]).format(**options)
+    return Path(str(options["checkpoints_dir"])) / name
+
+
+def option_values(opt: Namespace) -> dict[str, object]:
+    """The options by name, without what parsing adds, as JSON can hold them."""
+    values = {name: value for name, value in vars(opt).items() if name != "given"}
+    return {name: "inf" if value == math.inf else value for name, value in values.items()}
+
+
+def read_saved_options(folder: Path, parser: arguments.ArgumentParser) -> dict[str, object] | None:
+    """The options saved by a run in `folder`, or None: our train_opt.json, else the released code's train_opt.txt."""
+    path = folder / "train_opt.json"
+    if path.is_file():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return {name: math.inf if value == "inf" else value for name, value in saved.items()}
+    path = folder / "train_opt.txt"
+    if not path.is_file():
+        return None
+    lines = [line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line]
+    words = {name.strip(): value.split("\t")[0].strip() for name, value in lines}
+    argv = [f"--{name}={value}" for name, value in words.items() if name in parser.defaults and value not in ("", "None")]
+    return parser.parse_given(argv)
+
+
+def write_options(folder: Path, opt: Namespace, defaults: dict[str, object]) -> None:
+    """Save the options: train_opt.txt as the released code lays it out, and train_opt.json to be read back."""
+    values = option_values(opt)
+    lines = ["----------------- Options ---------------"]
+    for name, value in sorted(values.items()):
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        default = defaults.get(name, value)
+        default = ",".join(map(str, default)) if isinstance(default, list) else str(default)
+        lines.append(f"{name:>25}: {text:<30}" + (f"\t[default: {default}]" if text != default else ""))
+    lines.append("----------------- End -------------------")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train_opt.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "train_opt.json").write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,110 @@
+"""The options of train.py."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from models.gan_loss import GAN_LOSSES
+from models.qs_attn import MODES
+from models.schedules import POLICIES
+from options.arguments import integer, layer_list, number
+from options.base_options import BaseOptions, read_saved_options
+
+# Options that belong to one call rather than to the run: not taken over by --continue_train, free to change.
+OF_THE_CALL = ("continue_train", "overwrite", "dry_run", "name", "suffix", "checkpoints_dir", "gpu_ids", "isTrain", "verbose")
+
+
+class TrainOptions(BaseOptions):
+    """python train.py [options]"""
+
+    is_train = True
+    prog = "train.py"
+    description = "Train an unpaired image-to-image translation with QS-Attn, CUT or FastCUT."
+
+    def declare(self) -> None:
+        super().declare()
+        add, group = self.parser.add, self.parser.group
+        group("QS-Attn and PatchNCE")
+        add("--QS_mode", "global", "attention that selects and routes the queries", choices=tuple(MODES))
+        add("--qs_layers", None, "layers with QS-Attn, of --nce_layers", type=layer_list, shown="all but the first three")
+        add("--qs_pool", 0, "average QS-Attn layers down to this many positions a side first; 0: never", type=integer(0))
+        add("--qs_window", 7, "side of the local window, odd, in positions", type=integer(1))
+        add("--qs_variant", "paper", "paper: the method; released: the released code's arithmetic", choices=("paper", "released"))
+        add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=number(0))
+        add("--lambda_NCE", 1.0, "weight of the contrastive loss", type=number(0))
+        add("--nce_idt", True, "contrast B with its own translation too")
+        add("--nce_layers", [0, 4, 8, 12, 16], "generator layers whose features are contrasted", type=layer_list)
+        add("--netF", "mlp_sample", "heads of the features; sample: none", choices=("mlp_sample", "sample"))
+        add("--netF_nc", 256, "width of the heads", type=integer(1))
+        add("--nce_T", 0.07, "temperature of PatchNCE", type=number(0, above=True))
+        add("--num_patches", 256, "patches (queries) an image and layer", type=integer(1))
+        add("--flip_equivariance", False, "mirror the generator's input in every second step, and its features back")
+        group("schedule and optimiser")
+        add("--n_epochs", 200, "epochs at the initial learning rate", type=integer(0))
+        add("--n_epochs_decay", 200, "epochs of decay to zero", type=integer(0))
+        add("--lr", 0.0002, "initial learning rate of Adam", type=number(0, above=True))
+        add("--beta1", 0.5, "Adam's first moment", type=number(0, 0.999999))
+        add("--beta2", 0.999, "Adam's second moment", type=number(0, 0.999999))
+        add("--lr_policy", "linear", "how the learning rate decays", choices=POLICIES)
+        add("--lr_decay_iters", 50, "epochs between decays, with --lr_policy step", type=integer(1))
+        add("--gan_mode", "lsgan", "adversarial objective", choices=tuple(GAN_LOSSES))
+        add("--pool_size", 0, "past translations kept for the discriminator", type=integer(0))
+        group("saving and resuming")
+        add("--continue_train", False, "go on exactly where the run of this name stopped, with its options")
+        add("--overwrite", False, "start afresh over a run of this name")
+        add("--dry_run", False, "print options, networks and data counts, and exit")
+        add("--epoch_count", 1, "number of the first epoch", type=integer(1))
+        add("--pretrained_name", None, "start from the weights of another run (at --epoch)")
+        add("--save_latest_freq", 5000, "images between saves of latest", type=integer(1))
+        add("--save_epoch_freq", 5, "epochs between saves under the epoch's number", type=integer(1))
+        add("--save_by_iter", False, "save under iter_NUMBER instead of latest")
+        add("--on_save_error", "stop", "a checkpoint that cannot be written (full disk)", choices=("stop", "continue"))
+        group("watching")
+        add("--print_freq", 100, "images between lines of losses", type=integer(1))
+        add("--display_freq", 400, "images between shown images", type=integer(1))
+        add("--display_ncols", 4, "images a row in visdom; 0: one window each", type=integer(0))
+        add("--display_id", None, "visdom window; <= 0: no visdom", type=int, shown="a random one")
+        add("--display_server", "http://localhost", "visdom server")
+        add("--display_env", "main", "visdom environment")
+        add("--display_port", 8097, "visdom port", type=integer(1))
+        add("--update_html_freq", 1000, "images between images saved to web/", type=integer(1))
+        add("--no_html", False, "write no web/ page")
+        group("speed of training")
+        add("--cache_gb", 4.0, "memory for decoded images, GB; 0: decode every time", type=number(0))
+        add("--cuda_graph", False, "capture the whole step in one CUDA graph")
+        add("--fast", False, "what was measured fastest on this device; the mathematics stays")
+
+    def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
+        """With --continue_train: the run's own options, but those of the call."""
+        if not base["continue_train"]:
+            return {}
+        saved = read_saved_options(folder, self.parser) or {}
+        return {name: value for name, value in saved.items() if name in self.parser.defaults and name not in OF_THE_CALL}
+
+    def check(self, opt: Namespace) -> None:
+        super().check(opt)
+        error = self.parser.error
+        if opt.qs_layers is None:  # the released code's rule, where it says nothing else: the deeper layers
+            opt.qs_layers = opt.nce_layers[3:] if len(opt.nce_layers) > 3 else opt.nce_layers[-1:]
+        outside = [layer for layer in opt.qs_layers if layer not in opt.nce_layers]
+        if outside:
+            error(f"--qs_layers names {outside[0]}, which is not among --nce_layers {','.join(map(str, opt.nce_layers))}")
+        if opt.qs_window % 2 == 0:
+            error(f"--qs_window is {opt.qs_window}, but a window has a centre: give an odd number such as 7")
+        if opt.n_epochs + opt.n_epochs_decay == 0:
+            error("--n_epochs and --n_epochs_decay are both 0: nothing would be trained")
+        if opt.epoch_count > opt.n_epochs + opt.n_epochs_decay:
+            error(f"--epoch_count {opt.epoch_count} is behind the last epoch, {opt.n_epochs + opt.n_epochs_decay}")
+        if opt.crop_size > opt.load_size and opt.preprocess in ("resize_and_crop", "scale_width_and_crop"):
+            error(f"--crop_size {opt.crop_size} is larger than --load_size {opt.load_size}: nothing could be cropped")
+        if opt.continue_train and opt.overwrite:
+            error("--continue_train and --overwrite contradict each other: give one of them")
+        if opt.continue_train and "pretrained_name" in opt.given:
+            error("--continue_train and --pretrained_name contradict each other: give one of them")
+        if opt.lambda_GAN == 0 and opt.lambda_NCE == 0:
+            error("--lambda_GAN and --lambda_NCE are both 0: there is nothing to learn from")
+        if opt.flip_equivariance and opt.cuda_graph:
+            error("--cuda_graph cannot capture --flip_equivariance, which tosses a coin on the host every step")
+        if opt.pool_size and opt.cuda_graph:
+            error("--cuda_graph cannot capture --pool_size, which picks images on the host every step")

@@ -1,0 +1,195 @@
+"""Query selection and routing against loops straight from the definition, against golden numbers, and as properties."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from golden import load_golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models import qs_attn
+from models.qs_attn import MODES, log_entropy, route_values, select_queries
+
+
+def features_of(b=2, c=5, h=6, w=7, scale=1.0, seed=0):
+    return scale * torch.randn(b, c, h, w, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def keys_of(image, i, kind, window):
+    """The keys of position i of an image (C, H, W) as a list of vectors, padded ones being zero."""
+    c, h, w = image.shape
+    if kind == "global":
+        return [image[:, y, x] for y in range(h) for x in range(w)]
+    y0, x0, reach = i // w, i % w, window // 2
+    span = range(-reach, reach + 1)
+    inside = lambda y, x: 0 <= y < h and 0 <= x < w  # noqa: E731
+    return [
+        image[:, y0 + dy, x0 + dx] if inside(y0 + dy, x0 + dx) else torch.zeros(c, dtype=image.dtype)
+        for dy in span
+        for dx in span
+    ]
+
+
+def row_of(image, i, kind, window):
+    """Attention row i in float64, by a loop over its keys."""
+    query = image[:, i // image.shape[2], i % image.shape[2]]
+    scores = torch.stack([query @ key for key in keys_of(image, i, kind, window)])
+    return scores.softmax(0)
+
+
+def brute_force(source, target, mode, n, window):
+    """Indices, attention and routed values of one image (C, H, W), by loops."""
+    ranked_by, routed_by = MODES[mode]
+    length = source.shape[1] * source.shape[2]
+    entropies = [torch.special.entr(row_of(source, i, ranked_by, window)).sum().item() for i in range(length)]
+    indices = sorted(range(length), key=lambda i: (entropies[i], i))[:n]
+    attention = torch.stack([row_of(source, i, routed_by, window) for i in indices])
+    routed = [
+        torch.stack(
+            [row @ torch.stack(keys_of(image, i, routed_by, window)) for row, i in zip(attention, indices, strict=True)]
+        )
+        for image in (source, target)
+    ]
+    return entropies, indices, attention, *routed
+
+
+@pytest.mark.parametrize("window", [3, 7])
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_is_its_definition(mode, window):
+    source, target = features_of(), features_of(seed=1)
+    selection = select_queries(source, mode, 9, window)
+    out_source, out_target = route_values(source, selection), route_values(target, selection)
+    log_h = log_entropy(source, MODES[mode].ranked_by, window)
+    for b in range(2):
+        entropies, indices, attention, routed_source, routed_target = brute_force(source[b], target[b], mode, 9, window)
+        torch.testing.assert_close(log_h[b], torch.tensor(entropies).log().float(), rtol=1e-4, atol=1e-5)
+        assert selection.indices[b].tolist() == indices
+        torch.testing.assert_close(selection.attention[b], attention.float(), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(out_source[b], routed_source.float(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(out_target[b], routed_target.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradient_by_finite_differences(mode):
+    """The loss reaches the target's features, and the source's through the weights; the indices carry none."""
+    source, target, cotangent = features_of(1, 3, 4, 5), features_of(1, 3, 4, 5, seed=1), torch.randn(1, 4, 3)
+    indices = select_queries(source, mode, 4, 3).indices
+
+    def loss(source, target):  # in float64, where differences can be taken, with the indices held
+        attention = qs_attn.ATTENTIONS[MODES[mode].routed_by](source, indices, 3)
+        if MODES[mode].routed_by == "global":
+            routed = attention @ target.flatten(2).transpose(1, 2)
+        else:
+            routed = torch.einsum("bnm,bnmc->bnc", attention, qs_attn._windows(target, indices, 3))
+        return (routed * cotangent).sum()
+
+    assert torch.autograd.gradcheck(loss, (source.requires_grad_(), target.requires_grad_()))
+    grads = torch.autograd.grad(loss(source, target), (source, target))
+    selection = select_queries(source, mode, 4, 3)
+    ours = torch.autograd.grad((route_values(target, selection) * cotangent).sum(), (source, target))
+    torch.testing.assert_close(ours, grads, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["qs_global_0", "qs_global_1"])
+def test_global_agrees_with_the_released_code(name):
+    """Unsaturated rows rank alike by entropy and by log-entropy, so here the released numbers must come out."""
+    golden = load_golden(name)
+    source, target = golden["source"].requires_grad_(), golden["target"].requires_grad_()
+    selection = select_queries(source, "global", int(golden["num_queries"]))
+    torch.testing.assert_close(selection.attention, golden["attention"], rtol=1e-4, atol=1e-6)
+
+    def unit(x):
+        return (x / (x.norm(dim=-1, keepdim=True) + 1e-7)).flatten(0, 1)
+
+    torch.testing.assert_close(unit(route_values(source, selection)), golden["routed_source"], rtol=1e-4, atol=1e-5)
+    routed = unit(route_values(target, selection))
+    torch.testing.assert_close(routed, golden["routed_target"], rtol=1e-4, atol=1e-5)
+    grads = torch.autograd.grad((routed * golden["cotangent"]).sum(), (source, target))
+    torch.testing.assert_close(grads[0], golden["grad_source"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(grads[1], golden["grad_target"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["local", "local_global"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_local_agrees_with_true_windows(mode, number):
+    golden = load_golden(f"qs_{mode}_spatial_{number}")
+    window = int(golden["window"])
+    selection = select_queries(golden["source"], mode, int(golden["num_queries"]), window)
+    assert torch.equal(selection.indices, golden["indices"])
+    log_h = log_entropy(golden["source"], "local", window)
+    torch.testing.assert_close(log_h, golden["entropy"].log().float(), rtol=1e-4, atol=1e-4)
+    for name in ("source", "target"):
+        expected = golden[f"routed_{name}_unnormalised"].float()
+        torch.testing.assert_close(route_values(golden[name], selection), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_saturated_rows_keep_their_true_order():
+    """Entropies down to 1e-124, far below what a softmax in float32 can tell apart."""
+    golden = load_golden("entropy_saturated")
+    log_h = log_entropy(golden["features"], "global")
+    assert torch.equal(log_h.sort(stable=True).indices, golden["order"])
+    torch.testing.assert_close(log_h.double(), golden["entropy"].log(), rtol=1e-5, atol=1e-5)
+
+
+def test_ties_go_to_the_lower_index():
+    assert select_queries(torch.ones(1, 2, 4, 4), "global", 3).indices.tolist() == [[0, 1, 2]]
+
+
+def test_blocks_of_queries_do_not_change_the_entropies(monkeypatch):
+    features = features_of(scale=3).float()
+    whole = log_entropy(features, "global")
+    monkeypatch.setattr(qs_attn, "BLOCK_ELEMENTS", 5 * 42)
+    torch.testing.assert_close(log_entropy(features, "global"), whole)
+
+
+def test_selection_holds_no_gradient_of_a_matrix():
+    """The chosen rows alone are in the graph: (B, N, L) is the largest tensor saved for backward."""
+    features = features_of(1, 4, 16, 16).float().requires_grad_()
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        route_values(features, select_queries(features, "global", 8))
+    assert max(sizes) <= 8 * 256
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    mode=st.sampled_from(sorted(MODES)),
+    b=st.integers(1, 3),
+    h=st.integers(1, 9).map(lambda i: 4 * i),
+    w=st.integers(1, 9).map(lambda i: 4 * i),
+    n=st.integers(1, 400),
+    window=st.sampled_from([1, 3, 5, 7, 9, 15]),
+    scale=st.sampled_from([0.01, 1.0, 30.0]),
+    seed=st.integers(0, 99),
+)
+def test_properties(mode, b, h, w, n, window, scale, seed):
+    features = features_of(b, 3, h, w, scale, seed).float()
+    selection = select_queries(features, mode, n, window)
+    count = min(n, h * w)
+    keys = window**2 if mode == "local" else h * w
+    assert selection.indices.shape == (b, count) and selection.attention.shape == (b, count, keys)
+    assert all(len(set(row)) == count and 0 <= min(row) and max(row) < h * w for row in selection.indices.tolist())
+    assert torch.isfinite(selection.attention).all()
+    torch.testing.assert_close(selection.attention.sum(-1), torch.ones(b, count))
+    routed = route_values(features, selection)
+    assert routed.shape == (b, count, 3) and torch.isfinite(routed).all()
+    ranked_by = MODES[mode].ranked_by
+    log_h = log_entropy(features, ranked_by, window)
+    ranked_keys = h * w if ranked_by == "global" else window**2
+    assert not log_h.isnan().any()
+    assert (log_h <= math.log(max(math.log(ranked_keys), 1e-300)) + 1e-4).all()
+    chosen = log_h.gather(1, selection.indices)
+    assert (chosen[:, 1:] >= chosen[:, :-1]).all()
+
+
+def test_wrong_calls_are_named():
+    features = features_of()
+    with pytest.raises(ValueError, match="'lo'.*global, local, local_global"):
+        select_queries(features, "lo", 4)
+    with pytest.raises(ValueError, match="window is 4"):
+        select_queries(features, "local", 4, window=4)
+    with pytest.raises(ValueError, match="must be one of global, local"):
+        log_entropy(features, "local_global")
