@@ -210,7 +210,7 @@ def sweep(opt: Namespace, judge: Judge) -> dict[str, Any]:
     rows = []
     for epoch, checkpoint in _checkpoints(opt).items():
         print(f"checkpoint {epoch}")
-        if translation.main(_test_arguments(opt, epoch)) != 0:
+        if translation.main(_test_arguments(opt, epoch)):
             raise UserError(f"test.py did not translate every image with {checkpoint}: see its message above")
         identity = {"file": checkpoint.name, "sha256": sha256(checkpoint)}
         rows.append({"epoch": epoch, "checkpoint": identity, **judge.evaluate(_fake_folder(opt, epoch))})
