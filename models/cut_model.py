@@ -209,6 +209,7 @@ class CUTModel:
     def update_learning_rate(self, mean_loss_G: float) -> None:
         """Step the schedules at the end of an epoch; a plateau one looks at the epoch's mean loss of G."""
         for scheduler in self.schedulers.values():
+            scheduler.optimizer._opt_called = True  # else torch warns where a run resumes at the very end of an epoch
             scheduler.step(*([mean_loss_G] if self.opt.lr_policy == "plateau" else []))
 
     def training_state(self) -> dict:

@@ -27,8 +27,8 @@ def _unet_depth(netG: str) -> int:
 
 
 def build_generator(opt: Namespace) -> nn.Module:
-    """`--netG` with fresh weights. With --direction BtoA its input has `output_nc` channels, as B has."""
-    channels = (opt.input_nc, opt.output_nc) if opt.direction == "AtoB" else (opt.output_nc, opt.input_nc)
+    """`--netG` with fresh weights, from the source's channels (`--input_nc`) to the target's (`--output_nc`)."""
+    channels = (opt.input_nc, opt.output_nc)
     common = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout}
     if opt.netG.startswith("unet"):
         net = UnetGenerator(*channels, num_downs=_unet_depth(opt.netG), **common)
@@ -41,14 +41,13 @@ def build_generator(opt: Namespace) -> nn.Module:
 
 def build_discriminator(opt: Namespace) -> nn.Module:
     """`--netD`, which judges images of the generator's output."""
-    channels = opt.output_nc if opt.direction == "AtoB" else opt.input_nc
     if opt.netD == "pixel":
-        net = PixelDiscriminator(channels, opt.ndf, opt.normD)
+        net = PixelDiscriminator(opt.output_nc, opt.ndf, opt.normD)
     elif opt.netD == "patch":
-        net = PatchDiscriminator(channels, opt.ndf, opt.normD, not opt.no_antialias)
+        net = PatchDiscriminator(opt.output_nc, opt.ndf, opt.normD, not opt.no_antialias)
     else:
         layers = 3 if opt.netD == "basic" else opt.n_layers_D
-        net = NLayerDiscriminator(channels, opt.ndf, layers, opt.normD, not opt.no_antialias)
+        net = NLayerDiscriminator(opt.output_nc, opt.ndf, layers, opt.normD, not opt.no_antialias)
     return initialise(net, opt.init_type, opt.init_gain)
 
 

@@ -59,6 +59,7 @@ class TrainOptions(BaseOptions):
         add("--save_latest_freq", 5000, "images between saves of latest", type=integer(1))
         add("--save_epoch_freq", 5, "epochs between saves under the epoch's number", type=integer(1))
         add("--save_by_iter", False, "save under iter_NUMBER instead of latest")
+        add("--deterministic", False, "deterministic algorithms of torch, where there are any; slower on a GPU")
         add("--on_save_error", "stop", "a checkpoint that cannot be written (full disk)", choices=("stop", "continue"))
         group("watching")
         add("--print_freq", 100, "images between lines of losses", type=integer(1))
@@ -102,6 +103,11 @@ class TrainOptions(BaseOptions):
             error("--continue_train and --overwrite contradict each other: give one of them")
         if opt.continue_train and "pretrained_name" in opt.given:
             error("--continue_train and --pretrained_name contradict each other: give one of them")
+        if opt.input_nc != opt.output_nc and opt.lambda_NCE > 0:
+            error(
+                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the contrastive loss encodes "
+                "translations with the encoder of the source: give both the same, or --lambda_NCE 0"
+            )
         if opt.lambda_GAN == 0 and opt.lambda_NCE == 0:
             error("--lambda_GAN and --lambda_NCE are both 0: there is nothing to learn from")
         if opt.flip_equivariance and opt.cuda_graph:

@@ -1,12 +1,57 @@
-"""Training in several processes, started by `torchrun`: who this process is, and how gradients become common."""
+"""Training in several processes, started by `torchrun`: who this process is, and what the processes share.
+
+Every process draws the same random positions (same seed, same draws) and sees its own part of each global batch, so the
+mean of their gradients is the gradient of one process with the global batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import datetime
+import os
+from collections.abc import Iterable, Iterator
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+TIMEOUT = datetime.timedelta(minutes=5)  # a process that has not answered for so long counts as dead
+
+_control: dist.ProcessGroup | None = None  # host-side messages, beside the gradients and off the GPU's stream
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of this training died or stopped answering."""
+
+
+@contextlib.contextmanager
+def session(device: torch.device) -> Iterator[None]:
+    """Join the other processes that torchrun started (NCCL on GPUs, gloo elsewhere); nothing without torchrun.
+
+    Raises:
+        ProcessLostError: in place of the error with which a lost process shows.
+    """
+    global _control
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    _control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    try:
+        yield
+    except (dist.DistBackendError, dist.DistNetworkError) as error:
+        raise ProcessLostError(str(error)) from error
+    except RuntimeError as error:  # gloo tells of a closed connection so
+        if "gloo" in str(error).lower() or "connection" in str(error).lower():
+            raise ProcessLostError(str(error)) from error
+        raise
+    else:
+        dist.destroy_process_group()
+    finally:
+        _control = None
 
 
 def world_size() -> int:
@@ -24,8 +69,28 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
     flat = _flatten_dense_tensors(gradients)
     dist.all_reduce(flat)
     flat /= world_size()
     for gradient, mean in zip(gradients, _unflatten_dense_tensors(flat, gradients), strict=True):
         gradient.copy_(mean)
+
+
+def mean(values: list[float]) -> list[float]:
+    """The means of host-side numbers over the processes."""
+    if world_size() == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(tensor, group=_control)
+    return (tensor / world_size()).tolist()
+
+
+def largest(value: int) -> int:
+    """The largest of a host-side number over the processes: so all of them stop at the same step."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(value)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_control)
+    return int(tensor)
