@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from argparse import Namespace
 from collections import deque
 from pathlib import Path
@@ -29,6 +30,7 @@ from util.device import get_device
 from util.errors import UserError, entry_point
 from util.files import remove_leftovers
 from util.images import to_uint8
+from util.loss_log import loss_line
 from util.monitor import Monitor
 from util.run_lock import RunLock
 from util.stop_signal import StopSignal
@@ -41,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     options = TrainOptions()
     opt = options.parse(argv)
     device = get_device(opt.gpu_ids)
+    warnings.showwarning = show_warning
     try:
         with distributed.session(device), StopSignal() as stop:
             return Training(opt, options.parser.defaults, device).run(stop)
@@ -161,6 +164,7 @@ class Training:
             losses = self.model.get_current_losses()
             losses = dict(zip(losses, distributed.mean(list(losses.values())), strict=True))
             seconds, data_seconds = self.clock.per_image()
+            self._say(loss_line(progress.epoch, progress.position, seconds, data_seconds, losses))
             if self.monitor:
                 self.monitor.losses(
                     epoch=progress.epoch,
@@ -174,9 +178,7 @@ class Training:
                 )
             left = (self.opt.n_epochs + self.opt.n_epochs_decay - progress.epoch + 1) * self._epoch_images - progress.position
             bar.set_postfix_str(
-                " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-                + f", {tqdm.format_interval(left * seconds)} left in all",
-                refresh=False,
+                f"G {losses['G']:.3f}, NCE {losses['NCE']:.3f}, {tqdm.format_interval(left * seconds)} left in all", refresh=False
             )
         shown = progress.crossed(opt.display_freq, self.global_batch)
         saved = progress.crossed(opt.update_html_freq, self.global_batch) or self._is_last_step
@@ -300,6 +302,11 @@ class Clock:
     @property
     def total(self) -> float:
         return time.perf_counter() - self.begun
+
+
+def show_warning(message: Warning | str, category: type[Warning], *where) -> None:
+    """Warnings as one line above the progress bar, without the line of code they came from."""
+    tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
 def make_folder(folder: Path) -> None:

@@ -19,6 +19,14 @@ from typing import Any
 TEXT, JSON_LINES = "loss_log.txt", "log.jsonl"
 
 
+def loss_line(
+    epoch: int, iters: int, seconds_per_image: float, data_seconds: float, losses: Mapping[str, float]
+) -> str:
+    """A line of loss_log.txt, which training prints too."""
+    head = f"(epoch: {epoch}, iters: {iters}, time: {seconds_per_image:.3f}, data: {data_seconds:.3f}) "
+    return head + "".join(f"{name}: {value:.3f} " for name, value in losses.items())
+
+
 class LossLog:
     """Appends to the two logs of a run folder. Every method raises OSError where the disk refuses.
 
@@ -56,8 +64,7 @@ class LossLog:
         if not self._headed:
             self._append(TEXT, f"================ Training Loss ({time.ctime()}) ================\n")
             self._headed = True
-        line = f"(epoch: {epoch}, iters: {iters}, time: {seconds_per_image:.3f}, data: {data_seconds:.3f}) "
-        self._append(TEXT, line + "".join(f"{name}: {value:.3f} " for name, value in losses.items()) + "\n")
+        self._append(TEXT, loss_line(epoch, iters, seconds_per_image, data_seconds, losses) + "\n")
         self.event(
             "losses",
             epoch=epoch,
