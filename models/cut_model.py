@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from models import patch_sampler
+from models.acceleration import Accelerator
 from models.finite_guard import FiniteGuard
 from models.gan_loss import GAN_LOSSES, gradient_penalty
 from models.image_pool import ImagePool
@@ -44,6 +45,7 @@ class CUTModel:
         self.losses: dict[str, Tensor] = {}
         if opt.isTrain:
             self._prepare_training()
+        self.accelerator = Accelerator(self)
 
     def _prepare_training(self) -> None:
         opt = self.opt
@@ -89,7 +91,11 @@ class CUTModel:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.opt.precision == "bf16")
 
     def optimize_parameters(self) -> None:
-        """One training step on the current batch."""
+        """One training step on the current batch, compiled and captured as the options say."""
+        self.accelerator.run(self.training_step)
+
+    def training_step(self) -> None:
+        """One training step on the current batch: forward, D's update, G's and F's update."""
         self.guard.begin_step()
         with self.autocast():
             self.forward()

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from data import DATASETS
 from data.transforms import MODES as PREPROCESS_MODES
-from models import MODELS
+from models import MODELS, acceleration
 from models.initialisation import INITS
 from models.networks import DISCRIMINATORS, GENERATORS
 from models.normalisation import NORMS
 from options import arguments
 from options.arguments import count_or_inf, gpu_list, integer, number
+from util.errors import UserError
 
 
 class BaseOptions:
@@ -102,11 +103,19 @@ class BaseOptions:
         opt.given = sorted(given)
         opt.name = folder.name if folder.parent == Path(opt.checkpoints_dir) else str(folder.relative_to(opt.checkpoints_dir))
         self.check(opt)
+        self.settle_speed(opt)
         return opt
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
         """What a run saved in `folder` contributes; by default nothing."""
         return {}
+
+    def settle_speed(self, opt: Namespace) -> None:
+        """Expand --fast, and refuse what this device cannot do."""
+        try:
+            acceleration.settle(opt)
+        except UserError as error:
+            self.parser.error(str(error))
 
     def check(self, opt: Namespace) -> None:
         """Refuse impossible values and contradictions."""

@@ -74,7 +74,7 @@ class TrainOptions(BaseOptions):
         group("speed of training")
         add("--cache_gb", 4.0, "memory for decoded images, GB; 0: decode every time", type=number(0))
         add("--cuda_graph", False, "capture the whole step in one CUDA graph")
-        add("--fast", False, "what was measured fastest on this device; the mathematics stays")
+        add("--fast", False, "the options fastest on this device, but for those given; the mathematics stays")
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
         """With --continue_train: the run's own options, but those of the call."""
@@ -110,7 +110,3 @@ class TrainOptions(BaseOptions):
             )
         if opt.lambda_GAN == 0 and opt.lambda_NCE == 0:
             error("--lambda_GAN and --lambda_NCE are both 0: there is nothing to learn from")
-        if opt.flip_equivariance and opt.cuda_graph:
-            error("--cuda_graph cannot capture --flip_equivariance, which tosses a coin on the host every step")
-        if opt.pool_size and opt.cuda_graph:
-            error("--cuda_graph cannot capture --pool_size, which picks images on the host every step")
