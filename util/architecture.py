@@ -1,0 +1,159 @@
+"""Reads off a state dict which network it belongs to, in terms of the options that build that network.
+
+The released key names number the modules, so shapes and gaps between the numbers tell everything: how many residual blocks,
+whether a Dropout or a blur stands between two convolutions, which normalisation follows them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+Architecture = dict[str, object]  # option -> value; "network" says what kind of network it is
+
+KINDS = {
+    "resnet": "a ResNet generator (--netG resnet_9blocks and its siblings)",
+    "unet": "a U-Net generator (--netG unet_256 or unet_128)",
+    "patchgan": "a PatchGAN discriminator (--netD basic, n_layers or patch)",
+    "pixel": "a per-pixel discriminator (--netD pixel)",
+    "heads": "heads of features (netF)",
+    "unknown": "no network of this project",
+}
+
+
+def architecture(state: Mapping[str, Tensor]) -> Architecture:
+    """The options that a state dict with the released key names was built by; only {"network": "unknown"} where it is none."""
+    patterns = {
+        "heads": r"mlp_\d+\.0\.weight",
+        "pixel": r"net\.\d+\.weight",
+        "unet": r"model\.model\.\d+\.weight",
+        "resnet": r"model\.\d+\.conv_block\.\d+\.weight",
+        "patchgan": r"model\.\d+\.weight",
+    }
+    network = next(
+        (kind for kind, name in patterns.items() if any(re.fullmatch(name, key) for key in state)), "unknown"
+    )
+    readers = {"resnet": _resnet, "unet": _unet, "patchgan": _patchgan, "pixel": _pixel, "heads": _heads}
+    try:
+        details = readers[network](state) if network in readers else {}
+    except (KeyError, IndexError):  # names alike, but not the modules these networks have
+        network, details = "unknown", {}
+    return {"network": network, **details}
+
+
+def differences(found: Architecture, asked: Architecture) -> list[str]:
+    """What a checkpoint has and the options ask for otherwise, one sentence a difference, with the option that mends it."""
+    if found["network"] != asked["network"]:
+        return [
+            f"the file holds {KINDS[found['network']]}, but what is asked for is {KINDS[asked['network']]}"
+        ]
+    return [
+        f"the checkpoint has {_words(option, found[option])}, but {_flag(option, asked[option])} asks for "
+        f"{_words(option, asked[option])}: give {_flag(option, found[option])}"
+        for option in asked
+        if found[option] != asked[option]
+    ]
+
+
+def _resnet(state: Mapping[str, Tensor]) -> Architecture:
+    blocks = sorted({int(match[1]) for key in state if (match := re.match(r"model\.(\d+)\.conv_block", key))})
+    first, last = blocks[0], blocks[-1]
+    convolutions = _convolutions(state)
+    after = min(number for number in convolutions if number > last)
+    return {
+        "netG": f"resnet_{len(blocks)}blocks",
+        "ngf": convolutions[1].shape[0],
+        "input_nc": convolutions[1].shape[1],
+        "output_nc": convolutions[max(convolutions)].shape[0],
+        "normG": _norm(state, "model.1.bias"),
+        "no_dropout": f"model.{first}.conv_block.5.weight" in state,  # a Dropout moves this convolution to 6
+        "no_antialias": first == 10,  # two BlurDownsamples move the first block to 12
+        "no_antialias_up": after == last + 1,  # a BlurUpsample stands before the convolution
+    }
+
+
+def _unet(state: Mapping[str, Tensor]) -> Architecture:
+    depth = max(key.count("model.") for key in state) - 1  # the way into the U-Net itself is one more
+    down = state["model.model.0.weight"]
+    return {
+        "netG": f"unet_{2**depth}",
+        "ngf": down.shape[0],
+        "input_nc": down.shape[1],
+        "output_nc": state["model.model.3.weight"].shape[1],
+        "normG": _norm(state, "model.model.0.bias"),
+    }
+
+
+def _patchgan(state: Mapping[str, Tensor]) -> Architecture:
+    convolutions = _convolutions(state)
+    second = sorted(convolutions)[1]
+    return {
+        "n_layers_D": len(convolutions) - 2,
+        "ndf": convolutions[0].shape[0],
+        "output_nc": convolutions[0].shape[1],
+        "normD": _norm(state, f"model.{second}.bias"),
+        "no_antialias": second == 2,  # a BlurDownsample moves it to 3
+    }
+
+
+def _pixel(state: Mapping[str, Tensor]) -> Architecture:
+    ndf, channels = state["net.0.weight"].shape[:2]
+    return {"ndf": ndf, "output_nc": channels, "normD": _norm(state, "net.2.bias")}
+
+
+def _heads(state: Mapping[str, Tensor]) -> Architecture:
+    numbers = sorted(int(match[1]) for key in state if (match := re.fullmatch(r"mlp_(\d+)\.0\.weight", key)))
+    first = [state[f"mlp_{number}.0.weight"] for number in numbers]
+    return {"nce_layers": [weight.shape[1] for weight in first], "netF_nc": first[0].shape[0]}
+
+
+def _convolutions(state: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """The kernels in the network's own list, by module number."""
+    matches = ((re.fullmatch(r"model\.(\d+)\.weight", key), value) for key, value in state.items())
+    return {int(match[1]): value for match, value in matches if match and value.ndim == 4}
+
+
+def _norm(state: Mapping[str, Tensor], bias: str) -> str:
+    """Only before an instance norm do the convolutions have a bias; only batch norm has statistics of its own."""
+    if any(key.endswith("running_mean") for key in state):
+        return "batch"
+    return "instance" if bias in state else "none"
+
+
+def _words(option: str, value: object) -> str:
+    """A value of an option as a thing a network has."""
+    if option == "netG":
+        if value.startswith("unet_"):
+            return f"a U-Net for multiples of {value.removeprefix('unet_')} pixels"
+        return f"{value.removeprefix('resnet_').removesuffix('blocks')} residual blocks"
+    if option == "nce_layers":
+        return f"{len(value)} heads, for layers of {', '.join(map(str, value))} channels"
+    if option.startswith("no_"):
+        thing = {
+            "no_dropout": "dropout",
+            "no_antialias": "blurred downsampling",
+            "no_antialias_up": "blurred upsampling",
+        }
+        return f"{'no ' if value else ''}{thing[option]}"
+    things = {
+        "ngf": "{} channels after its first convolution",
+        "ndf": "{} channels after its first convolution",
+        "input_nc": "{} input channels",
+        "output_nc": "{} channels of translated images",
+        "normG": "{} normalisation",
+        "normD": "{} normalisation",
+        "n_layers_D": "{} halvings",
+        "netF_nc": "heads of width {}",
+    }
+    return things[option].format("no" if value == "none" else value)
+
+
+def _flag(option: str, value: object) -> str:
+    """The option as it is typed."""
+    if option == "n_layers_D":
+        return "--netD basic" if value == 3 else f"--netD n_layers --n_layers_D {value}"
+    if option == "nce_layers":
+        return f"--nce_layers with {len(value)} such layers (and the --ngf it was trained with)"
+    return f"--{option} {str(value).lower()}"
