@@ -1,58 +1,38 @@
-"""Whole training steps against the released code's: losses, gradients and updated weights of two steps on one pair."""
+"""Whole training steps: the released code's first one, every variant on any batch, and steps that are not finite.
+
+Agreement over several steps is in tests/test_plain.py, by way of the plain step.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from golden import load_golden
-
-from models import create_model, patch_sampler
-from options.train_options import TrainOptions
+from textbook import assert_gradients_close, load_before, run_steps, tiny_model
 
 
-def tiny_model(*argv):
-    torch.manual_seed(0)
-    small = "--gpu_ids -1 --ngf 4 --ndf 4 --netF_nc 16 --num_patches 24".split()
-    return create_model(TrainOptions().parse([*small, *argv]))
-
-
-def test_two_steps_of_the_released_code(monkeypatch):
+def test_the_first_step_of_the_released_code():
+    """Its losses and the gradients of D and F. Those of G carry PyTorch's bug there (see tests/test_normalisation.py)."""
     golden = load_golden("train_step_global")
     model = tiny_model("--QS_mode", "global")
-    for name, net in model.networks.items():
-        prefix = f"before.{name}."
-        net.load_state_dict({key.removeprefix(prefix): v for key, v in golden.items() if key.startswith(prefix)})
-    grads = {}
-    for name, optimizer in model.optimizers.items():  # the gradients as they stand before each update
-        net = model.networks[name]
-        optimizer.register_step_pre_hook(
-            lambda *_, name=name, net=net: grads.update(
-                {f"{name}.{key}": p.grad.clone() for key, p in net.named_parameters() if p.grad is not None}
-            )
-        )
-    for step in range(2):
-        ids = iter([golden[f"step{step}.random_ids.{domain}.{layer}"] for layer in range(3) for domain in "AB"])
-        monkeypatch.setattr(patch_sampler, "random_locations", lambda *_, ids=ids: next(ids))
-        model.set_input({"A": golden["real_A"], "B": golden["real_B"], "A_paths": ["a"], "B_paths": ["b"]})
-        model.optimize_parameters()
-        for name, value in model.get_current_losses().items():
-            assert value == pytest.approx(golden[f"step{step}.loss.{name}"].item(), rel=2e-4)
-        compared = 0
-        for key, value in golden.items():
-            if key.startswith(f"step{step}.grad."):
-                name = key.removeprefix(f"step{step}.grad.")
-                scale = value.abs().max()
-                if scale > 1e-5:  # else rounding is all there is, as for a bias before an instance norm
-                    torch.testing.assert_close(grads[name], value, rtol=5e-3, atol=5e-3 * scale.item(), msg=key)
-                    compared += 1
-        assert compared > 40
-    for name, net in model.networks.items():
-        for key, value in net.state_dict().items():
-            before, after = golden[f"before.{name}.{key}"], golden[f"after.{name}.{key}"]
-            grad = golden.get(f"step1.grad.{name}.{key}")
+    load_before(model, golden)
+    batch = {"A": golden["real_A"], "B": golden["real_B"], "A_paths": ["a"], "B_paths": ["b"]}
+    ids = [golden[f"step0.random_ids.{domain}.{layer}"] for layer in range(3) for domain in "AB"]
+    losses, grads = next(run_steps(model, model, [batch], [ids]))
+    for name, value in losses.items():
+        assert value == pytest.approx(golden[f"step0.loss.{name}"].item(), rel=2e-5)
+    prefix = "step0.grad."
+    expected = {key.removeprefix(prefix): value for key, value in golden.items() if key.startswith(prefix)}
+    right = {name: value for name, value in expected.items() if not name.startswith("G.")}
+    assert assert_gradients_close(grads, right, 1e-4) > 15
+    for name in ("D", "F"):  # D's update is whole; G's and F's second step stand on G's
+        for key, value in model.networks[name].state_dict().items():
+            grad = expected.get(f"{name}.{key}")
             if grad is not None and key.endswith("weight"):
+                before = golden[f"before.{name}.{key}"]
                 clear = grad.abs() > 1e-2 * grad.abs().max()  # Adam makes whole steps of rounding elsewhere
-                torch.testing.assert_close((value - before)[clear], (after - before)[clear], rtol=0.05, atol=2e-5)
+                moved = -model.opt.lr * grad.sign()  # what Adam's first step is
+                torch.testing.assert_close((value - before)[clear], moved[clear], rtol=1e-2, atol=1e-7)
 
 
 @pytest.mark.parametrize("argv", ["--QS_mode local", "--QS_mode local_global", "--model cut", "--model fastcut"])
