@@ -115,7 +115,7 @@ class Accelerator:
         self.proven: set[tuple] = set()  # shapes of batches whose step has run through
         self.passes = list(self._compile_passes()) if model.opt.compile else []
         self.set_rounding()
-        if self.captures:
+        if model.opt.isTrain:
             for optimizer in model.optimizers.values():  # loading replaces the tensors that a graph writes to
                 optimizer.register_load_state_dict_post_hook(lambda _: self.recordings.clear())
 
@@ -248,7 +248,7 @@ class _Recording:
         for group, rate in self.rates:
             rate.fill_(group["lr"])
         self._replay()
-        for name, result in {**self.inputs, **self.results}.items():
+        for name, result in {**self.inputs, **self.results, "losses": dict(self.results["losses"])}.items():
             setattr(model, name, result)
 
     @contextmanager

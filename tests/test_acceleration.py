@@ -1,0 +1,418 @@
+"""How the step is run: what options refuse, that rehearsal leaves no trace, what stays float32, capture with and without a GPU."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.optim import Adam
+
+from models import acceleration, create_model, patch_sampler
+from models.resample import BlurDownsample, BlurUpsample
+from models.schedules import make_scheduler
+from options.train_options import TrainOptions
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+SMALL = "--ngf 4 --ndf 4 --netF_nc 16 --num_patches 24 --netG resnet_4blocks --nce_layers 0,4,8,12"
+
+
+def parse(words, gpu=-1):
+    return TrainOptions().parse(f"--gpu_ids {gpu} {SMALL} {words}".split())
+
+
+def tiny_model(words="", gpu=-1):
+    torch.manual_seed(0)
+    return create_model(parse(words, gpu))
+
+
+def batches(count, size=(32, 32)):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {name: torch.rand(1, 3, *size, generator=generator) * 2 - 1 for name in "AB"} for _ in range(count)
+    ]
+
+
+def losses_of(model, steps):
+    torch.manual_seed(2)
+    losses = []
+    for batch in steps:
+        model.set_input(batch)
+        model.optimize_parameters()
+        losses.append(model.get_current_losses())
+    return losses
+
+
+def weights(model):
+    return [p.detach().clone() for net in model.networks.values() for p in net.parameters()]
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            "--precision tf32",
+            "--precision tf32 is a mode of NVIDIA GPUs, but this runs on the CPU: give --precision fp32 or bf16",
+        ),
+        ("--cuda_graph", "--cuda_graph needs a CUDA device, but this runs on the CPU"),
+        ("--cuda_graph --flip_equivariance", "tosses a coin"),
+        ("--cuda_graph --pool_size 50", "picks images on the host"),
+        ("--compile --gan_mode wgangp", "differentiates D twice"),
+    ],
+)
+def test_impossible_combinations_are_refused_with_their_reason(words, said, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse(words)
+    assert exit.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_capture_is_refused_in_several_processes(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        parse("--cuda_graph")
+    assert "between processes" in capsys.readouterr().err
+
+
+def test_fast_takes_what_is_fastest_here_but_for_what_is_given(monkeypatch):
+    everything = {"precision": "bf16", "channels_last": True, "compile": True}
+    monkeypatch.setattr(acceleration, "fastest", lambda device: everything)
+    opt = parse("--fast --compile false")
+    assert (opt.precision, opt.channels_last, opt.compile) == ("bf16", True, False)
+    assert (
+        parse("--fast --gan_mode wgangp").compile is False
+    )  # what cannot be is left off, since nobody asked for it
+    assert parse("").precision == "fp32"
+
+
+def test_a_continued_run_computes_as_it_began(monkeypatch, tmp_path):
+    from options.base_options import write_options
+
+    monkeypatch.setattr(acceleration, "fastest", lambda device: {"precision": "bf16"})
+    where = f"--checkpoints_dir {tmp_path} --name run"
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_options(folder, parse(f"{where} --fast --precision fp32"), TrainOptions().parser.defaults)
+    assert parse(f"{where} --continue_train").precision == "fp32"
+
+
+# --- precision
+
+
+def test_bf16_keeps_selection_losses_and_optimiser_state_in_float32(monkeypatch):
+    from models import qs_attn
+
+    model = tiny_model("--precision bf16")
+    seen = {}
+
+    def spy(name, function):
+        def watched(*args):
+            result = function(*args)
+            seen.setdefault(name, set()).add(result.dtype)
+            return result
+
+        return watched
+
+    monkeypatch.setitem(qs_attn.ENTROPIES, "global", spy("entropy", qs_attn.ENTROPIES["global"]))
+    monkeypatch.setitem(qs_attn.ATTENTIONS, "global", spy("attention", qs_attn.ATTENTIONS["global"]))
+    monkeypatch.setattr(model.patchnce, "forward", spy("nce", model.patchnce.forward))
+    model.gan_loss = spy("gan", model.gan_loss)
+    monkeypatch.setattr(
+        torch.Tensor, "__matmul__", spy("matmul", torch.Tensor.__matmul__)
+    )  # scores, routing, logits
+    convolved = []
+    model.netG.model[1].register_forward_hook(lambda *args: convolved.append(args[2].dtype))
+    model.set_input(batches(1)[0])
+    model.optimize_parameters()
+    assert set(convolved) == {torch.bfloat16}  # else nothing was tested
+    assert seen == dict.fromkeys(("entropy", "attention", "nce", "gan", "matmul"), {torch.float32})
+    assert all(loss.dtype == torch.float32 for loss in model.losses.values())
+    for net in model.networks.values():
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in net.parameters())
+    for optimizer in model.optimizers.values():
+        assert all(t.dtype == torch.float32 for state in optimizer.state.values() for t in state.values())
+
+
+def test_instance_norm_of_bfloat16_has_float32_statistics():
+    from models.normalisation import InstanceNorm
+
+    x = (torch.randn(2, 3, 64, 64) + 30).bfloat16()  # a mean that bfloat16 sums would get wrong
+    exact = x.double()
+    exact = (exact - exact.mean((2, 3), keepdim=True)) / (
+        exact.var((2, 3), keepdim=True, correction=0) + 1e-5
+    ).sqrt()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = InstanceNorm()(x)
+    assert (
+        y.double() - exact
+    ).abs().max() < 2**-8 * exact.abs().max()  # the rounding of the result and no more
+
+
+def test_bf16_losses_are_near_those_of_float32():
+    exact, rounded = (losses_of(tiny_model(words), batches(3)) for words in ("", "--precision bf16"))
+    for one, other in zip(exact, rounded, strict=True):
+        assert one == pytest.approx(other, rel=0.1, abs=0.05)
+
+
+# --- schedules and saved states, captured or not
+
+
+@pytest.mark.parametrize("policy", ["linear", "step", "cosine", "plateau"])
+def test_schedules_move_a_learning_rate_that_is_a_number_while_capture_reads_a_tensor(policy):
+    """The groups hold plain numbers but during capture, so every scheduler of every torch works as ever."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = Adam([weight], lr=0.5, fused=True)
+    scheduler = make_scheduler(optimizer, policy, n_epochs=1, n_epochs_decay=3, lr_decay_iters=2)
+    weight.grad = torch.ones(2)
+    for _ in range(9):
+        optimizer.step()
+        scheduler.step(*([1.0] if policy == "plateau" else []))
+    assert isinstance(optimizer.param_groups[0]["lr"], float) and optimizer.param_groups[0]["lr"] < 0.5
+
+
+class FakeGraph:
+    """Stands in for `capture_graph` off CUDA: a replay is the step itself, with the groups as they were in capture."""
+
+    def __init__(self, model):
+        self.model, self.captured, self.rates = model, 0, []
+
+    def __call__(self, step, side):
+        self.captured += 1
+        groups = [group for optimizer in self.model.optimizers.values() for group in optimizer.param_groups]
+        captured = [(group, group["lr"], group["capturable"]) for group in groups]
+        assert all(isinstance(lr, torch.Tensor) and capturable for _, lr, capturable in captured)
+        before = acceleration._Snapshot(self.model)
+        step()  # a capture leaves the results' places behind, without running anything
+        before.restore()
+        results = {name: copy.copy(getattr(self.model, name)) for name in acceleration.Accelerator.PRODUCTS}
+
+        def replay():
+            self.rates.append(captured[0][1].item())
+            step()
+            for name, value in self.model.losses.items():
+                results["losses"][name].data.copy_(value.data)
+            for name in ("fake", "fake_B", "idt_B"):
+                results[name].data.copy_(getattr(self.model, name).data)
+
+        return replay
+
+
+@pytest.fixture
+def captured_model(monkeypatch):
+    """build(words) -> model that believes it captures, and its fake graph."""
+
+    def build(words=""):
+        model = tiny_model(words)
+        graph = FakeGraph(model)
+        monkeypatch.setattr(acceleration, "capture_graph", graph)
+        # a rehearsal's Adam on the CPU takes no tensors as rates together with `capturable`, which is CUDA's
+        model.accelerator.captures = True
+        return model, graph
+
+    return build
+
+
+def test_captured_training_equals_eager_training(captured_model):
+    model, graph = captured_model()
+    eager = tiny_model()
+    steps = [*batches(3), *batches(2, (32, 48)), *batches(1)]
+    torch.manual_seed(2)
+    for number, batch in enumerate(steps):
+        model.set_input(batch)
+        model.optimize_parameters()
+        state = torch.get_rng_state()
+        if number == 0:
+            torch.manual_seed(2)
+            other = torch.get_rng_state()
+        torch.set_rng_state(other)
+        eager.set_input(batch)
+        eager.optimize_parameters()
+        other = torch.get_rng_state()
+        assert torch.equal(state, other)  # as many random numbers drawn, so the same positions
+        torch.set_rng_state(state)
+        assert model.get_current_losses() == eager.get_current_losses()
+        visuals, expected = model.get_current_visuals(), eager.get_current_visuals()
+        assert all(torch.equal(visuals[name], expected[name]) for name in expected)
+        if number == 1:
+            for one in (model, eager):
+                one.update_learning_rate(1.0)
+    assert graph.captured == 2  # one for each size
+    assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(eager), strict=True))
+    assert model.guard.report[0] == len(steps)
+
+
+def test_a_graph_reads_the_scheduled_learning_rate(captured_model):
+    model, graph = captured_model("--n_epochs 0 --n_epochs_decay 3")
+    for _ in range(3):
+        losses_of(model, batches(1))
+        model.update_learning_rate(1.0)
+    assert graph.rates == pytest.approx([0.75 * 2e-4, 0.5 * 2e-4, 0.25 * 2e-4])
+    assert isinstance(model.optimizers["G"].param_groups[0]["lr"], float)
+
+
+def test_saved_states_pass_between_captured_and_plain_runs(captured_model):
+    model, graph = captured_model()
+    plain = tiny_model()
+    first, second = batches(2)
+    losses_of(model, [first])
+    plain.load_training_state(copy.deepcopy(model.training_state()))
+    assert losses_of(model, [second]) == losses_of(plain, [second])
+    model.load_training_state(copy.deepcopy(plain.training_state()))
+    assert losses_of(model, [first]) == losses_of(plain, [first])
+    assert graph.captured == 2  # loading replaced the state that the first graph wrote to
+
+
+def test_no_more_shapes_are_captured_than_memory_is_kept_for(captured_model, monkeypatch):
+    monkeypatch.setattr(acceleration, "MOST_SHAPES", 1)
+    model, graph = captured_model()
+    losses_of(model, [*batches(1), *batches(2, (32, 48)), *batches(1)])
+    assert graph.captured == 1
+
+
+def test_a_failed_capture_warns_once_and_trains_on_from_the_same_state(captured_model, monkeypatch):
+    model, _ = captured_model()
+
+    def broken(step, side):
+        step()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(acceleration, "capture_graph", broken)
+    steps = [*batches(2), *batches(1, (32, 48))]
+    with pytest.warns(RuntimeWarning, match="--cuda_graph failed.*not permitted") as caught:
+        losses = losses_of(model, steps)
+    assert len(caught) == 1
+    plain = tiny_model()
+    assert losses == losses_of(plain, steps)
+    assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(plain), strict=True))
+
+
+# --- compiling
+
+
+def compiled_model(monkeypatch, backend, words=""):
+    compile = torch.compile
+    monkeypatch.setattr(
+        acceleration.torch, "compile", lambda f, **kwargs: compile(f, backend=backend, **kwargs)
+    )
+    torch._dynamo.reset()
+    return tiny_model(f"--compile {words}")
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_step_equals_the_plain_one(monkeypatch, backend):
+    steps = batches(2)
+    model = compiled_model(monkeypatch, backend)
+    compiled = losses_of(model, steps)
+    assert model.accelerator.passes  # nothing was given up
+    plain = tiny_model()
+    for one, other in zip(compiled, losses_of(plain, steps), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    assert model.netG.state_dict().keys() == plain.netG.state_dict().keys()
+
+
+def test_compiling_breaks_no_graph_and_does_not_recompile(monkeypatch):
+    graphs = []
+
+    def counting(module, inputs):
+        graphs.append(module)
+        return module.forward
+
+    losses_of(compiled_model(monkeypatch, counting), batches(4))
+    assert len(graphs) == 4  # G's forward and encode; D's on both images with gradient, on one frozen
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 7), (2, 3)])
+@pytest.mark.parametrize("resample", [BlurDownsample, BlurUpsample])
+def test_resampling_is_the_same_while_compiling(monkeypatch, resample, size):
+    x = torch.randn(2, 3, *size, dtype=torch.double, requires_grad=True)
+    layer = resample(3).double()
+    plain = layer(x)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    sliced = layer(x)
+    torch.testing.assert_close(sliced, plain)
+    cotangent = torch.randn_like(plain)
+    gradients = [torch.autograd.grad(y, x, cotangent)[0] for y in (sliced, plain)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_failed_compilation_warns_once_and_trains_on_from_the_same_state(monkeypatch, where):
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    def broken(module, inputs):
+        raise RuntimeError("no compiler found")
+
+    def fine(module, inputs):
+        return make_boxed_func(module.forward)
+
+    backend = broken if where == "forward" else aot_autograd(fw_compiler=fine, bw_compiler=broken)
+    steps = batches(2)
+    with pytest.warns(RuntimeWarning, match="--compile failed") as caught:
+        model = compiled_model(monkeypatch, backend)
+        losses = losses_of(model, steps)
+    assert len([w for w in caught if "--compile failed" in str(w.message)]) == 1
+    assert losses == losses_of(tiny_model(), steps)
+
+
+# --- on a GPU
+
+
+@on_gpu
+@pytest.mark.parametrize(
+    "words", ["", "--QS_mode local", "--model cut", "--channels_last", "--no_dropout false", "--normG batch"]
+)
+def test_a_captured_run_follows_the_eager_one(words, monkeypatch):
+    drawn = []
+    draw = patch_sampler.random_locations
+    steps = batches(6)
+    losses = {}
+    for option in ("", "--cuda_graph"):
+        model = tiny_model(f"{words} {option}", gpu=0)
+        with pytest.MonkeyPatch.context() as patch:
+            if not option:
+                patch.setattr(
+                    patch_sampler, "random_locations", lambda *a: drawn.append(draw(*a)) or drawn[-1]
+                )
+            torch.manual_seed(2)
+            losses[option] = losses_of(model, steps)
+        state = torch.cuda.get_rng_state(model.device)
+        losses[option].append({"random": state.double().sum().item()})
+        if option:
+            assert model.accelerator.recordings  # nothing was given up
+        assert model.guard.report[0] == len(steps) and model.guard.failure(wait=True) is None
+    for one, other in zip(losses[""], losses["--cuda_graph"], strict=True):
+        assert one == pytest.approx(other, rel=2e-2)
+    first, captured = losses[""][0], losses["--cuda_graph"][0]
+    assert first == pytest.approx(captured, rel=1e-4)  # the same positions; later steps grow rounding apart
+
+
+@on_gpu
+def test_a_capture_that_breaks_off_leaves_a_machine_that_trains(monkeypatch):
+    model = tiny_model("--cuda_graph", gpu=0)
+    step = model.training_step
+
+    def synchronising():
+        step()
+        if torch.cuda.is_current_stream_capturing():
+            model.losses["G"].item()
+
+    model.training_step = synchronising
+    steps = batches(3)
+    with pytest.warns(RuntimeWarning, match="--cuda_graph failed"):
+        losses = losses_of(model, steps)
+    plain = losses_of(tiny_model(gpu=0), steps)
+    for one, other in zip(losses, plain, strict=True):
+        assert one == pytest.approx(other, rel=2e-2)
+
+
+@on_gpu
+def test_fast_captures_compiled_bfloat16():
+    model = tiny_model("--fast", gpu=0)
+    losses = losses_of(model, batches(3))
+    assert model.accelerator.recordings and model.accelerator.passes
+    for one, other in zip(losses, losses_of(tiny_model(gpu=0), batches(3)), strict=True):
+        assert one == pytest.approx(other, rel=0.1, abs=0.05)
