@@ -44,7 +44,7 @@ def test_plain_step_is_the_released_one_bug_and_all():
             grad = golden.get(f"step1.grad.{name}.{key}")
             if grad is not None and key.endswith("weight"):
                 clear = grad.abs() > 1e-2 * grad.abs().max()
-                torch.testing.assert_close((value - before)[clear], (after - before)[clear], rtol=1e-3, atol=5e-6)
+                torch.testing.assert_close((value - before)[clear], (after - before)[clear], rtol=1e-2, atol=2e-5)
 
 
 def test_plain_step_agrees_with_what_is_right_in_the_released_one():
@@ -63,22 +63,25 @@ def test_plain_step_agrees_with_what_is_right_in_the_released_one():
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("argv", MODES)
 def test_the_step_that_trains_is_the_plain_one(argv, batch):
-    """The same losses and gradients over three steps, from the same weights with the same positions."""
-    drawn = torch.Generator().manual_seed(1)
-    images = [torch.rand(2, batch, 3, 32, 48, generator=drawn) * 2 - 1 for _ in range(3)]
-    batches = [{"A": pair[0], "B": pair[1]} for pair in images]
-    runs = []
-    for plain in (False, True):
-        model = tiny_model(*argv.split())
-        step = PlainStep(model, norm=InstanceNorm) if plain else model
-        torch.manual_seed(2)
-        runs.append(list(run_steps(step, model, batches)))
-    for number, ((losses, grads), (plain_losses, plain_grads)) in enumerate(zip(*runs, strict=True)):
-        # rounding grows as the weights part: Adam's first steps have the size of the rate whatever the gradient
-        rel, tolerance = [(1e-5, 1e-4), (1e-3, 5e-2), (1e-2, None)][number]
-        assert losses == pytest.approx(plain_losses, rel=rel, abs=1e-6)
-        if tolerance:
-            assert assert_gradients_close(grads, plain_grads, tolerance) > 30
+    """The same losses and gradients with the same positions, at each of three steps of a training.
+
+    Each plain step begins with the training's weights, for two trainings part by themselves: Adam's first steps have the
+    size of the rate even where a gradient is nothing but rounding.
+    """
+    model, plain_model = tiny_model(*argv.split()), tiny_model(*argv.split())
+    plain = PlainStep(plain_model, norm=InstanceNorm)
+    for number in range(3):
+        torch.manual_seed(number)
+        images = torch.rand(2, batch, 3, 32, 48) * 2 - 1
+        images = [{"A": images[0], "B": images[1]}]
+        for name, net in model.networks.items():
+            plain_model.networks[name].load_state_dict(net.state_dict())
+        ((losses, grads),) = run_steps(model, model, images)
+        torch.manual_seed(number)
+        torch.rand(2, batch, 3, 32, 48)  # so that the positions come next, as above
+        ((plain_losses, plain_grads),) = run_steps(plain, plain_model, images)
+        assert losses == pytest.approx(plain_losses, rel=1e-5, abs=1e-7)
+        assert assert_gradients_close(grads, plain_grads, 1e-3) > 30
 
 
 def test_plain_step_works_on_the_weights_themselves():
