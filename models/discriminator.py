@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.normalisation import NORMS, conv_has_bias
 from models.resample import BlurDownsample
+from util.errors import UserError
 
 
 class NLayerDiscriminator(nn.Module):
@@ -18,6 +19,8 @@ class NLayerDiscriminator(nn.Module):
         self, input_nc: int = 3, ndf: int = 64, n_layers: int = 3, norm: str = "instance", antialias: bool = True
     ):
         super().__init__()
+        # Each halving rounds down, the last two convolutions take one more position each, and one score must be left.
+        self.smallest_side = 3 * 2**n_layers
         bias = conv_has_bias(norm)
         stride = 1 if antialias else 2
 
@@ -36,6 +39,12 @@ class NLayerDiscriminator(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Scores of images (B, input_nc, H, W); UserError where a side is below `smallest_side`."""
+        if min(x.shape[2:]) < self.smallest_side:
+            raise UserError(
+                f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, which needs "
+                f"{self.smallest_side} x {self.smallest_side}: use larger images, or a smaller --netD"
+            )
         return self.model(x)
 
 
@@ -46,6 +55,7 @@ class PatchDiscriminator(NLayerDiscriminator):
 
     def __init__(self, input_nc: int = 3, ndf: int = 64, norm: str = "instance", antialias: bool = True):
         super().__init__(input_nc, ndf, n_layers=2, norm=norm, antialias=antialias)
+        self.smallest_side = self.SIZE
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
@@ -60,6 +70,7 @@ class PixelDiscriminator(nn.Module):
 
     def __init__(self, input_nc: int = 3, ndf: int = 64, norm: str = "instance"):
         super().__init__()
+        self.smallest_side = 1
         bias = conv_has_bias(norm)
         self.net = nn.Sequential(
             nn.Conv2d(input_nc, ndf, 1),

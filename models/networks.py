@@ -1,9 +1,10 @@
-"""Builds the networks that the options name."""
+"""Builds the networks that the options name, and tells what they can take."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 
+import torch
 from torch import nn
 
 from models.discriminator import NLayerDiscriminator, PatchDiscriminator, PixelDiscriminator
@@ -24,6 +25,23 @@ def size_multiple(netG: str) -> int:
 
 def _unet_depth(netG: str) -> int:
     return {"unet_256": 8, "unet_128": 7}[netG]
+
+
+def network_defaults(netG: str) -> dict[str, object]:
+    """Option defaults that go with a generator: of a U-Net, taps are depths (`models/unet.py`)."""
+    return {"nce_layers": [0, 1, 2, 3, 4]} if netG.startswith("unet") else {}
+
+
+def layer_channels(opt: Namespace) -> list[int]:
+    """Channels of the features at each of `--nce_layers`; UserError where `--netG` has no such layer."""
+    with torch.device("meta"):  # shapes alone: no memory, no random number
+        return _layer_channels(opt, build_generator(opt))
+
+
+def smallest_side(opt: Namespace) -> int:
+    """The least height and width of an image that `--netD` can judge, in pixels."""
+    with torch.device("meta"):
+        return build_discriminator(opt).smallest_side
 
 
 def build_generator(opt: Namespace) -> nn.Module:
@@ -53,6 +71,12 @@ def build_discriminator(opt: Namespace) -> nn.Module:
 
 def build_heads(opt: Namespace, netG: nn.Module) -> nn.Module:
     """`--netF`, one head for each of `--nce_layers`; UserError where the generator has no such layer."""
+    heads = PatchHeads(_layer_channels(opt, netG), opt.netF_nc, mlp=opt.netF == "mlp_sample")
+    return initialise(heads, opt.init_type, opt.init_gain)
+
+
+def _layer_channels(opt: Namespace, netG: nn.Module) -> list[int]:
+    """Channels of the features at each of `--nce_layers`."""
     channels = netG.tap_channels()
     for layer in opt.nce_layers:
         if not 0 <= layer < len(channels):
@@ -61,5 +85,4 @@ def build_heads(opt: Namespace, netG: nn.Module) -> nn.Module:
                 f"--nce_layers names layer {layer}, but --netG {opt.netG} has layers 0 to {len(channels) - 1} "
                 f"({kind}); name some of these"
             )
-    heads = PatchHeads([channels[layer] for layer in opt.nce_layers], opt.netF_nc, mlp=opt.netF == "mlp_sample")
-    return initialise(heads, opt.init_type, opt.init_gain)
+    return [channels[layer] for layer in opt.nce_layers]

@@ -5,7 +5,8 @@ It differs from the method (`models/qs_attn.py`) in three ways:
 - queries are ranked by the plain entropy -sum a log a in float32, in which most rows of real features tie at 0;
 - its local "window" of query i is made of k*k consecutive slices of C numbers out of all C*k*k numbers around i, channel
   by channel, so that no slice is the feature vector of any neighbour;
-- its local routing pairs row c of the attention with channel c of the values, which needs N = C and batch 1.
+- its local routing pairs row c of the attention with channel c of the values, which needs N = C. With a larger batch than 1
+  it mixes images too; here each image is treated as in a batch of one.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from util.errors import UserError
 class ReleasedLocalSelection:
     """As `QuerySelection`, with the released code's exchange of queries and channels in `route`."""
 
-    indices: Tensor  # (1, N)
-    attention: Tensor  # (1, N, k*k)
+    indices: Tensor  # (B, N)
+    attention: Tensor  # (B, N, k*k)
     window: int
 
     def route(self, features: Tensor) -> Tensor:
-        """Features (1, C, H, W) through the chosen rows: (1, N, C), where N = C."""
-        _, c, h, w = features.shape
-        columns = F.unfold(features.float(), self.window, padding=self.window // 2)  # (1, C*k*k, L)
-        values = columns.view(c, -1, h * w)[:, :, self.indices[0]]  # (C, k*k, N)
-        return torch.einsum("cm,cmn->cn", self.attention[0], values)[None]
+        """Features (B, C, H, W) through the chosen rows: (B, N, C), where N = C."""
+        b, c, h, w = features.shape
+        columns = F.unfold(features.float(), self.window, padding=self.window // 2)  # (B, C*k*k, L)
+        chosen = self.indices[:, None].expand(-1, columns.shape[1], -1)
+        values = columns.gather(2, chosen).view(b, c, -1, self.indices.shape[1])  # (B, C, k*k, N)
+        with torch.autocast(features.device.type, enabled=False):
+            return torch.einsum("bcm,bcmn->bcn", self.attention, values)
 
 
 def select_queries_released(
@@ -57,10 +60,11 @@ def select_queries_released(
         rows = attention[rule.routed_by]
         rows = rows.gather(1, indices[:, :, None].expand(-1, -1, rows.shape[2]))
     if rule == MODES["local"]:
-        if b != 1 or indices.shape[1] != c:
+        if indices.shape[1] != c:
             raise UserError(
-                "--qs_variant released with --QS_mode local works for --batch_size 1 and as many --num_patches as the layer "
-                f"has channels only, as the released code does; found batch {b}, {indices.shape[1]} patches, {c} channels"
+                "--qs_variant released with --QS_mode local pairs patches with channels, as the released code does, and needs as "
+                f"many of both; found {indices.shape[1]} patches of {h} x {w} positions, {c} channels: change --num_patches, "
+                "--qs_layers or the image size"
             )
         return ReleasedLocalSelection(indices, rows, window)
     return QuerySelection(indices, rows)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.normalisation import NORMS, conv_has_bias
+from util.errors import UserError
 
 
 class UnetBlock(nn.Module):
@@ -69,6 +70,7 @@ class UnetGenerator(nn.Module):
         dropout: bool = False,
     ):
         super().__init__()
+        self.multiple = 2**num_downs
         block = UnetBlock(8 * ngf, 8 * ngf, 8 * ngf, None, norm, False, outermost=False)
         for _ in range(num_downs - 5):
             block = UnetBlock(8 * ngf, 8 * ngf, 8 * ngf, block, norm, dropout, outermost=False)
@@ -83,6 +85,11 @@ class UnetGenerator(nn.Module):
 
     def forward(self, x: Tensor, layers: Sequence[int] | None = None) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Translate images; with `layers` also return the features at those depths, in the order of `layers`."""
+        if any(side % self.multiple for side in x.shape[2:]):
+            raise UserError(
+                f"an image of {x.shape[3]} x {x.shape[2]} pixels does not fit this U-Net, which halves it {len(self._channels) - 1} "
+                f"times: both sides must be multiples of {self.multiple}"
+            )
         taps = [x]
         y = self.model(x, taps)
         return y if layers is None else (y, [taps[depth] for depth in layers])

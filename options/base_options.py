@@ -1,6 +1,7 @@
 """The options that training and testing share, and how an option gets its value.
 
-In rising order of right: the default, the model's own default (`models.MODELS`), what a run has saved, what is given.
+In rising order of right: the default, the default of the model (`models.MODELS`) or generator, what a run has saved, what is
+given.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from data import DATASETS
 from data.transforms import MODES as PREPROCESS_MODES
 from models import MODELS, acceleration
 from models.initialisation import INITS
-from models.networks import DISCRIMINATORS, GENERATORS
+from models.networks import DISCRIMINATORS, GENERATORS, network_defaults
 from models.normalisation import NORMS
 from options import arguments
 from options.arguments import count_or_inf, gpu_list, integer, number
@@ -88,52 +89,58 @@ class BaseOptions:
             argv: words of a command line; None for the process's own.
         """
         given = self.parser.parse_given(argv)
+        try:
+            return self.resolve(given)
+        except UserError as error:
+            self.parser.error(str(error))
+
+    def resolve(self, given: dict[str, object]) -> Namespace:
+        """All options, from those given. UserError where they cannot be."""
         if "CUT_mode" in given:
             model = given["CUT_mode"].lower()
             if given.setdefault("model", model) not in (model, "cut"):
-                self.parser.error(f"--CUT_mode {given['CUT_mode']} contradicts --model {given['model']}: give one of them")
+                raise UserError(f"--CUT_mode {given['CUT_mode']} contradicts --model {given['model']}: give one of them")
             given["model"] = model
-        base = {**self.parser.defaults, **given}
-        folder = run_folder(base)
-        saved = self.saved_defaults(folder, base)
-        model_defaults = MODELS[{**base, **saved, **given}["model"]].defaults
-        known = {name: value for name, value in model_defaults.items() if name in self.parser.defaults}
-        opt = Namespace(**{**self.parser.defaults, **known, **saved, **given})
+        folder = run_folder(self._with_defaults(given))
+        saved = self.saved_defaults(folder, self._with_defaults(given))
+        opt = Namespace(**self._with_defaults({**saved, **given}))
         opt.isTrain = self.is_train
         opt.given = sorted(given)
-        opt.name = folder.name if folder.parent == Path(opt.checkpoints_dir) else str(folder.relative_to(opt.checkpoints_dir))
+        opt.name = folder.relative_to(opt.checkpoints_dir).as_posix()
         self.check(opt)
-        self.settle_speed(opt)
+        acceleration.settle(opt)
         return opt
+
+    def _with_defaults(self, options: dict[str, object]) -> dict[str, object]:
+        """`options`, and for the others the defaults, of which those of the model and of its generator come first."""
+        known = self.parser.defaults
+        chosen = {**known, **options}
+        own = {**MODELS[chosen["model"]].defaults, **network_defaults(chosen["netG"])}
+        return {**known, **{name: value for name, value in own.items() if name in known}, **options}
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
         """What a run saved in `folder` contributes; by default nothing."""
         return {}
 
-    def settle_speed(self, opt: Namespace) -> None:
-        """Expand --fast, and refuse what this device cannot do."""
-        try:
-            acceleration.settle(opt)
-        except UserError as error:
-            self.parser.error(str(error))
-
     def check(self, opt: Namespace) -> None:
-        """Refuse impossible values and contradictions."""
+        """UserError for impossible values and contradictions."""
         for name in ("input_nc", "output_nc"):
             if getattr(opt, name) not in (1, 3):
-                self.parser.error(f"--{name} is {getattr(opt, name)}, but images have 1 (grey) or 3 (RGB) channels")
-        if "n_layers_D" in opt.given and opt.netD != "n_layers":
-            self.parser.error(f"--n_layers_D needs --netD n_layers, but --netD is {opt.netD}")
-        for name in ("no_antialias", "no_antialias_up"):
-            if opt.netG.startswith("unet") and name in opt.given and getattr(opt, name) and name == "no_antialias_up":
-                self.parser.error(f"--{name} has no meaning for --netG {opt.netG}: a U-Net resamples by convolutions")
+                raise UserError(f"--{name} is {getattr(opt, name)}, but images have 1 (grey) or 3 (RGB) channels")
 
 
 def run_folder(options: dict[str, object]) -> Path:
-    """The folder of the run that options name: checkpoints_dir / (name + suffix)."""
+    """The folder of the run that options name: checkpoints_dir / (name + suffix). UserError where that is no folder name."""
     name = str(options["name"])
     if options.get("suffix"):
-        name += "_" + str(options["suffix"]).format(**options)
+        try:
+            name += "_" + str(options["suffix"]).format(**options)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"--suffix {options['suffix']} cannot be filled in ({error}): braces hold the name of an option, as in {{QS_mode}}"
+            ) from None
+    if not name or Path(name).is_absolute() or {".", ".."} & set(name.split("/")):
+        raise UserError(f"--name {name!r} is no name of a folder under --checkpoints_dir: give one such as horses_global")
     return Path(str(options["checkpoints_dir"])) / name
 
 
@@ -147,14 +154,18 @@ def read_saved_options(folder: Path, parser: arguments.ArgumentParser) -> dict[s
     """The options saved by a run in `folder`, or None: our train_opt.json, else the released code's train_opt.txt."""
     path = folder / "train_opt.json"
     if path.is_file():
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            saved = dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise UserError(f"{path} is no list of saved options ({error}): remove it, and give the options again") from None
         return {name: math.inf if value == "inf" else value for name, value in saved.items()}
     path = folder / "train_opt.txt"
     if not path.is_file():
         return None
     lines = [line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line]
     words = {name.strip(): value.split("\t")[0].strip() for name, value in lines}
-    argv = [f"--{name}={value}" for name, value in words.items() if name in parser.defaults and value not in ("", "None")]
+    known = parser.defaults.keys() - {"gpu_ids"}  # of the machine it ran on, and perhaps several
+    argv = [f"--{name}={value}" for name, value in words.items() if name in known and value not in ("", "None")]
     return parser.parse_given(argv)
 
 

@@ -10,6 +10,7 @@ from models.qs_attn import MODES
 from models.schedules import POLICIES
 from options.arguments import integer, layer_list, number
 from options.base_options import BaseOptions, read_saved_options
+from options.checks import check_training
 
 # Options that belong to one call rather than to the run: not taken over by --continue_train, free to change.
 OF_THE_CALL = ("continue_train", "overwrite", "dry_run", "name", "suffix", "checkpoints_dir", "gpu_ids", "isTrain", "verbose")
@@ -28,18 +29,18 @@ class TrainOptions(BaseOptions):
         group("QS-Attn and PatchNCE")
         add("--QS_mode", "global", "attention that selects and routes the queries", choices=tuple(MODES))
         add("--qs_layers", None, "layers with QS-Attn, of --nce_layers", type=layer_list, shown="all but the first three")
-        add("--qs_pool", 0, "average QS-Attn layers down to this many positions a side first; 0: never", type=integer(0))
+        add("--qs_pool", 0, "average QS-Attn layers down to at most this many positions a side; 0: never", type=integer(0))
         add("--qs_window", 7, "side of the local window, odd, in positions", type=integer(1))
         add("--qs_variant", "paper", "paper: the method; released: the released code's arithmetic", choices=("paper", "released"))
         add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=number(0))
         add("--lambda_NCE", 1.0, "weight of the contrastive loss", type=number(0))
         add("--nce_idt", True, "contrast B with its own translation too")
-        add("--nce_layers", [0, 4, 8, 12, 16], "generator layers whose features are contrasted", type=layer_list)
+        add("--nce_layers", [0, 4, 8, 12, 16], "generator layers contrasted", type=layer_list, shown="0,4,8,12,16; U-Nets 0,1,2,3,4")
         add("--netF", "mlp_sample", "heads of the features; sample: none", choices=("mlp_sample", "sample"))
         add("--netF_nc", 256, "width of the heads", type=integer(1))
         add("--nce_T", 0.07, "temperature of PatchNCE", type=number(0, above=True))
         add("--num_patches", 256, "patches (queries) an image and layer", type=integer(1))
-        add("--flip_equivariance", False, "mirror the generator's input in every second step, and its features back")
+        add("--flip_equivariance", False, "mirror the input in half of the steps, and the features back")
         group("schedule and optimiser")
         add("--n_epochs", 200, "epochs at the initial learning rate", type=integer(0))
         add("--n_epochs_decay", 200, "epochs of decay to zero", type=integer(0))
@@ -71,6 +72,7 @@ class TrainOptions(BaseOptions):
         add("--display_port", 8097, "visdom port", type=integer(1))
         add("--update_html_freq", 1000, "images between images saved to web/", type=integer(1))
         add("--no_html", False, "write no web/ page")
+        add("--display_queries", False, "show where the queries of a source image are, beside the images")
         group("speed of training")
         add("--cache_gb", 4.0, "memory for decoded images, GB; 0: decode every time", type=number(0))
         add("--cuda_graph", False, "capture the whole step in one CUDA graph")
@@ -85,28 +87,6 @@ class TrainOptions(BaseOptions):
 
     def check(self, opt: Namespace) -> None:
         super().check(opt)
-        error = self.parser.error
         if opt.qs_layers is None:  # the released code's rule, where it says nothing else: the deeper layers
             opt.qs_layers = opt.nce_layers[3:] if len(opt.nce_layers) > 3 else opt.nce_layers[-1:]
-        outside = [layer for layer in opt.qs_layers if layer not in opt.nce_layers]
-        if outside:
-            error(f"--qs_layers names {outside[0]}, which is not among --nce_layers {','.join(map(str, opt.nce_layers))}")
-        if opt.qs_window % 2 == 0:
-            error(f"--qs_window is {opt.qs_window}, but a window has a centre: give an odd number such as 7")
-        if opt.n_epochs + opt.n_epochs_decay == 0:
-            error("--n_epochs and --n_epochs_decay are both 0: nothing would be trained")
-        if opt.epoch_count > opt.n_epochs + opt.n_epochs_decay:
-            error(f"--epoch_count {opt.epoch_count} is behind the last epoch, {opt.n_epochs + opt.n_epochs_decay}")
-        if opt.crop_size > opt.load_size and opt.preprocess in ("resize_and_crop", "scale_width_and_crop"):
-            error(f"--crop_size {opt.crop_size} is larger than --load_size {opt.load_size}: nothing could be cropped")
-        if opt.continue_train and opt.overwrite:
-            error("--continue_train and --overwrite contradict each other: give one of them")
-        if opt.continue_train and "pretrained_name" in opt.given:
-            error("--continue_train and --pretrained_name contradict each other: give one of them")
-        if opt.input_nc != opt.output_nc and opt.lambda_NCE > 0:
-            error(
-                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the contrastive loss encodes "
-                "translations with the encoder of the source: give both the same, or --lambda_NCE 0"
-            )
-        if opt.lambda_GAN == 0 and opt.lambda_NCE == 0:
-            error("--lambda_GAN and --lambda_NCE are both 0: there is nothing to learn from")
+        check_training(opt, self.parser.defaults)
