@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import warnings
 from argparse import Namespace
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -21,17 +22,19 @@ from data.preflight import quick_check
 from models import create_model
 from models.cut_model import CUTModel
 from models.finite_guard import Failure
-from options.base_options import option_values, read_saved_options, run_folder, write_options
-from options.train_options import OF_THE_CALL, TrainOptions
+from options.base_options import run_folder, write_options
+from options.train_options import TrainOptions
 from util import distributed
-from util.checkpoint import STATE_FILE, Checkpoints, Progress, remove_state, seed_everything
+from util.checkpoint import Checkpoints, Progress, seed_everything
+from util.clock import Clock
 from util.describe import describe
 from util.device import get_device
 from util.errors import UserError, entry_point
-from util.files import remove_leftovers
 from util.images import to_uint8
 from util.loss_log import loss_line
 from util.monitor import Monitor
+from util.query_figure import query_overview
+from util.run_folder import claim_folder, starting_point
 from util.run_lock import RunLock
 from util.stop_signal import StopSignal
 from util.visdom_client import VisdomClient
@@ -48,8 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         with distributed.session(device), StopSignal() as stop:
             return Training(opt, options.parser.defaults, device).run(stop)
     except distributed.ProcessLostError as error:
-        print(f"error: another process of this training was lost ({str(error)[:200]}); stopping", file=sys.stderr)
-        return 1
+        told = f"error: another process of this training was lost ({str(error).splitlines()[0][:200]}); stopping. "
+        print(told + "Start it again with --continue_train, unless torchrun does (--max-restarts)", file=sys.stderr, flush=True)
+        os._exit(1)  # an orderly end would wait for work on the GPU that needs the lost process
 
 
 class Training:
@@ -60,16 +64,11 @@ class Training:
         self.device = device
         self.folder = run_folder({**vars(opt), "suffix": ""})
         self.writes = distributed.rank() == 0 and not opt.dry_run
-        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a process died
-        self.continues = opt.continue_train or (restarted and (self.folder / STATE_FILE).is_file())
-
-        if self.writes:
-            make_folder(self.folder)
-            self.lock = RunLock(self.folder)
-            remove_leftovers(self.folder)
-            if not self.continues:
-                refuse_another_run(opt, self.folder, defaults)
-        if self.continues and self._from_weights and opt.epoch.isdecimal() and "epoch_count" not in opt.given:
+        self.lock: RunLock | None = None
+        self.defaults = defaults
+        refuse_what_processes_cannot_share(opt)
+        start = distributed.from_first(self._claim)
+        if start == "weights" and opt.epoch.isdecimal() and "epoch_count" not in opt.given:
             opt.epoch_count = int(opt.epoch) + 1
         if opt.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)
@@ -88,7 +87,8 @@ class Training:
         self.monitor = self._make_monitor() if self.writes else None
         logs = {"logs": (self.monitor.state_dict, self.monitor.load_state_dict)} if self.monitor else {}
         self.checkpoints = Checkpoints(self.folder, self.model, logs)
-        self.progress = Progress() if opt.dry_run else self._begin()
+        self.progress = self._begin(start)
+        self.first_step = self.progress.steps + 1
         if self.writes:
             write_options(self.folder, opt, defaults)
         self.recent: deque[tuple[int, int, list[str]]] = deque(maxlen=1000)  # steps, images and paths, for a failure's report
@@ -110,6 +110,8 @@ class Training:
             self.loader.close()
             if self.monitor:
                 self.monitor.close()
+            if self.lock:
+                self.lock.release()
 
     def _run_epoch(self, stop: StopSignal) -> bool:
         """Train to the end of the epoch; False where `stop` ended it early, with everything saved."""
@@ -126,11 +128,11 @@ class Training:
             bar.update(self.global_batch)
             loss_G_sum += model.losses["G"].detach()
             self.recent.append((progress.steps, progress.images, model.image_paths))
-            if failure := model.guard.failure():
-                raise UserError(self._describe_failure(failure))
+            self._stop_at_failure()
             self._show(bar)
             stopping = distributed.largest(stop.received)
             if stopping or progress.crossed(opt.save_latest_freq, self.global_batch):
+                self._stop_at_failure(wait=True)  # else a resume would go on behind it
                 progress.loss_G_sum = float(loss_G_sum)
                 self._save(f"iter_{progress.images}" if opt.save_by_iter else "latest")
             if stopping:
@@ -139,8 +141,7 @@ class Training:
                 self._say(f"Stopped in epoch {epoch} after {progress.images} images, saved. Go on with --continue_train.")
                 return False
         bar.close()
-        if failure := model.guard.failure(wait=True):
-            raise UserError(self._describe_failure(failure))
+        self._stop_at_failure(wait=True)
         (mean_G,) = distributed.mean([float(loss_G_sum) / max(progress.epoch_steps, 1)])
         model.update_learning_rate(mean_G)
         progress.next_epoch()
@@ -183,8 +184,16 @@ class Training:
         shown = progress.crossed(opt.display_freq, self.global_batch)
         saved = progress.crossed(opt.update_html_freq, self.global_batch) or self._is_last_step
         if self.monitor and (shown or saved):
-            visuals = {label: to_uint8(images) for label, images in self.model.get_current_visuals().items()}
-            self.monitor.images(progress.epoch, visuals, save=saved)
+            self.monitor.images(progress.epoch, self._visuals(), save=saved)
+
+    def _visuals(self) -> dict[str, np.ndarray]:
+        """The first images of the last step by label, (H, W, 3) uint8."""
+        opt, model = self.opt, self.model
+        visuals = {label: to_uint8(images) for label, images in model.get_current_visuals().items()}
+        if opt.display_queries:
+            choice = (opt.qs_layers, opt.QS_mode, opt.num_patches, opt.qs_window)
+            visuals["queries"] = query_overview(model.netG, model.real_A[:1], *choice)
+        return visuals
 
     @property
     def _epoch_images(self) -> int:
@@ -195,22 +204,22 @@ class Training:
     def _is_last_step(self) -> bool:
         return self.progress.position >= self._epoch_images
 
-    @property
-    def _from_weights(self) -> bool:
-        """Whether there is no exact state for the checkpoint asked for, only weights."""
-        return self.opt.epoch != "latest" or not (self.folder / STATE_FILE).is_file()
+    def _claim(self) -> str:
+        """Lock the run's folder, and say what to begin with: "nothing", "weights" or "state"."""
+        if self.opt.dry_run:
+            return "nothing"
+        self.lock, continues = claim_folder(self.opt, self.folder, self.defaults)
+        return starting_point(self.folder, self._epoch_to_continue) if continues else "nothing"
 
-    def _begin(self) -> Progress:
-        """A fresh start, the exact place where the run stopped, or given weights."""
+    @property
+    def _epoch_to_continue(self) -> str:
+        """`--epoch`, unless it only is what an earlier call has saved."""
+        return self.opt.epoch if "epoch" in self.opt.given else "latest"
+
+    def _begin(self, start: str) -> Progress:
+        """A fresh start, given weights, or the exact place where the run stopped."""
         opt = self.opt
-        fresh = Progress(epoch=opt.epoch_count)
-        if opt.pretrained_name:
-            found = self.checkpoints.load_weights(Path(opt.checkpoints_dir) / opt.pretrained_name, opt.epoch)
-            self._say(f"Starting from the weights of {opt.pretrained_name}, epoch {opt.epoch}: {', '.join(found)}.")
-            return fresh
-        if not self.continues:
-            return fresh
-        if not self._from_weights:
+        if start == "state":
             progress = self.checkpoints.resume()
             if progress.position % self.global_batch:
                 raise UserError(
@@ -218,35 +227,57 @@ class Training:
                     f"{self.global_batch} (batch size x processes): resume with the global batch it was trained with"
                 )
             self._say(f"Continuing in epoch {progress.epoch} after {progress.images} images.")
+            self._guard_save(lambda: self.checkpoints.save_weights("latest"))  # a killed run may not have come to them
             return progress
-        found = self.checkpoints.load_weights(self.folder, opt.epoch)
-        self._say(
-            f"{self.folder} has no {STATE_FILE} of this epoch: going on from the weights alone ({', '.join(found)}) in epoch "
-            f"{fresh.epoch}, with fresh optimisers."
-        )
+        fresh = Progress(epoch=opt.epoch_count)
+        if start == "weights":
+            found = self.checkpoints.load_weights(self.folder, self._epoch_to_continue)
+            self._say(
+                f"{self.folder} has no exact state of this epoch: going on from the weights alone ({', '.join(found)}) in epoch "
+                f"{fresh.epoch}, with fresh optimisers."
+            )
+        elif opt.pretrained_name:
+            found = self.checkpoints.load_weights(Path(opt.checkpoints_dir) / opt.pretrained_name, opt.epoch)
+            self._say(f"Starting from the weights of {opt.pretrained_name}, epoch {opt.epoch}: {', '.join(found)}.")
+        elif opt.continue_train:
+            self._say(f"Nothing was saved in {self.folder} yet: starting at the beginning.")
         return fresh
 
     def _save(self, *names: str) -> None:
-        """Save, or say why that failed and do what --on_save_error says."""
+        """Save the run under `names`."""
+        self._guard_save(lambda: self.checkpoints.save(self.progress, *names))
+
+    def _guard_save(self, save: Callable[[], None]) -> None:
+        """Call `save`, or say why that failed and do what --on_save_error says. Process 0 alone."""
         if not self.writes:
             return
         try:
-            make_folder(self.folder)
-            self.checkpoints.save(self.progress, *names)
+            if not self.folder.is_dir():
+                self._say(f"warning: {self.folder} has vanished, with all that was in it; making it anew.")
+                self.folder.mkdir(parents=True)
+                self.lock.release()
+                self.lock = RunLock(self.folder)
+                write_options(self.folder, self.opt, self.defaults)
+            save()
         except OSError as error:
             told = f"the checkpoint could not be saved in {self.folder}: {error}. The last good one stays"
             if self.opt.on_save_error == "stop":
                 raise UserError(f"{told}; make room or mend the folder, then go on with --continue_train") from None
             self._say(f"warning: {told}, and training goes on.")
 
+    def _stop_at_failure(self, wait: bool = False) -> None:
+        """UserError where a loss or gradient was not finite. On CUDA it may be told steps later, unless to `wait` for it."""
+        if failure := self.model.guard.failure(wait):
+            raise UserError(self._describe_failure(failure))
+
     def _describe_failure(self, failure: Failure) -> str:
-        first = self.progress.steps - self.model.guard.steps
         steps, images, paths = next(
-            (entry for entry in self.recent if entry[0] == first + failure.step + 1), (first + failure.step + 1, 0, [])
+            (entry for entry in self.recent if entry[0] == self.first_step + failure.step),
+            (self.first_step + failure.step, 0, []),
         )
         return (
             f"training stopped: {', '.join(failure.names)} not finite in step {steps} (image {images}, epoch "
-            f"{self.progress.epoch}) on {', '.join(paths) or 'images no longer known'}. No weight was updated with it. Look at "
+            f"{self.progress.epoch}) on {', '.join(map(repr, paths)) or 'images no longer known'}. No weight was updated with it. Look at "
             "those images, lower --lr, or use --precision fp32; --continue_train goes on from the last good checkpoint"
         )
 
@@ -273,71 +304,20 @@ class Training:
             tqdm.write(text)
 
 
-class Clock:
-    """Seconds an image, waiting for data and in all, since they were last asked for."""
-
-    def __init__(self):
-        self.begun = time.perf_counter()
-        self._restart(self.begun)
-
-    def _restart(self, now: float) -> None:
-        self._since = self._step_began = now
-        self._waited = 0.0
-        self._images = 0
-
-    def data_ready(self) -> None:
-        self._waited += time.perf_counter() - self._step_began
-
-    def step_done(self, images: int) -> None:
-        self._images += images
-        self._step_began = time.perf_counter()
-
-    def per_image(self) -> tuple[float, float]:
-        """(all, waiting for data), in seconds an image."""
-        now, images = time.perf_counter(), max(self._images, 1)
-        seconds, waited = (now - self._since) / images, self._waited / images
-        self._restart(now)
-        return seconds, waited
-
-    @property
-    def total(self) -> float:
-        return time.perf_counter() - self.begun
+def refuse_what_processes_cannot_share(opt: Namespace) -> None:
+    """UserError for options under which several processes would not train as one."""
+    if distributed.world_size() == 1:
+        return
+    for name in ("normG", "normD"):
+        if getattr(opt, name) == "batch":
+            raise UserError(f"--{name} batch would normalise each process's images apart: use instance, or a single process")
+    if opt.pool_size:
+        raise UserError("--pool_size keeps images of one process, which no resume could hand on: use 0, or a single process")
 
 
 def show_warning(message: Warning | str, category: type[Warning], *where) -> None:
     """Warnings as one line above the progress bar, without the line of code they came from."""
     tqdm.write(f"warning: {message}", file=sys.stderr)
-
-
-def make_folder(folder: Path) -> None:
-    """Make the run's folder, or say why that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the run's folder {folder} cannot be made: {error}; choose another --checkpoints_dir") from None
-
-
-def refuse_another_run(opt: Namespace, folder: Path, defaults: dict[str, object]) -> None:
-    """UserError where a fresh start would write over an earlier run, unless --overwrite says so."""
-    if not (folder / STATE_FILE).exists() and not list(folder.glob("*_net_G.pth")):
-        return
-    if opt.overwrite:
-        remove_state(folder)
-        for log in ("loss_log.txt", "log.jsonl"):
-            (folder / log).unlink(missing_ok=True)
-        return
-    saved = read_saved_options(folder, TrainOptions().parser) or {}
-    now = option_values(opt)
-    differing = [
-        f"{name}: {saved[name]} there, {now[name]} now"
-        for name in sorted(defaults)
-        if name in saved and name not in OF_THE_CALL and saved[name] != now[name] and str(saved[name]) != str(now[name])
-    ]
-    difference = f" Its options differ: {'; '.join(differing)}." if differing else ""
-    raise UserError(
-        f"there is a run in {folder} already.{difference} Give --continue_train to go on with it, another --name to keep both, "
-        "or --overwrite to start afresh in its place"
-    )
 
 
 if __name__ == "__main__":

@@ -34,12 +34,10 @@ class FiniteGuard:
         self.found = torch.zeros((), device=device)  # 1 from the first bad value on
         # the report: steps begun, the first bad one, then a flag for each name
         self.report = torch.zeros(2 + len(self.names), device=device, dtype=torch.int64)
-        self.steps = 0
         self._copy: Tensor | None = None
         self._copied: torch.cuda.Event | None = None
 
     def begin_step(self) -> None:
-        self.steps += 1
         self.report[0] += 1
 
     def check(self, losses: dict[str, Tensor], gradient: str, parameters: Iterable[Tensor]) -> None:
