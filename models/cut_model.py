@@ -26,6 +26,7 @@ from models.patchnce import PatchNCELoss
 from models.schedules import make_scheduler
 from util.device import get_device
 from util.distributed import average_gradients
+from util.errors import UserError
 
 
 class CUTModel:
@@ -80,6 +81,12 @@ class CUTModel:
         """Take a batch: images "A" and "B" (B, C, H, W) in [-1, 1] (without "B" when only translating) and their paths."""
         self.real_A = self._place(batch["A"])
         self.real_B = self._place(batch["B"]) if "B" in batch else None
+        if self.opt.isTrain and self.real_A.shape[2:] != self.real_B.shape[2:]:
+            (h_A, w_A), (h_B, w_B) = self.real_A.shape[2:], self.real_B.shape[2:]
+            raise UserError(
+                f"an image of A has {w_A} x {h_A} pixels and the one of B beside it {w_B} x {h_B}, but a step needs one size: use a "
+                "--preprocess that crops, such as resize_and_crop"
+            )
         self.image_paths = list(batch.get("A_paths", [])) + list(batch.get("B_paths", []))
 
     def _place(self, images: Tensor) -> Tensor:

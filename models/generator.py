@@ -54,7 +54,7 @@ class ResnetGenerator(nn.Module):
         bias = conv_has_bias(norm)
 
         def normed(channels: int) -> list[nn.Module]:
-            return [NORMS[norm](channels), nn.ReLU(True)]
+            return [NORMS[norm](channels), nn.ReLU()]  # not in place, lest it change a tap before it
 
         layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(input_nc, ngf, 7, bias=bias), *normed(ngf)]
         for c in (ngf, 2 * ngf):
