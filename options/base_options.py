@@ -21,6 +21,7 @@ from models.normalisation import NORMS
 from options import arguments
 from options.arguments import count_or_inf, gpu_list, integer, number
 from util.errors import UserError
+from util.files import write_atomically
 
 
 class BaseOptions:
@@ -179,6 +180,8 @@ def write_options(folder: Path, opt: Namespace, defaults: dict[str, object]) -> 
         default = ",".join(map(str, default)) if isinstance(default, list) else str(default)
         lines.append(f"{name:>25}: {text:<30}" + (f"\t[default: {default}]" if text != default else ""))
     lines.append("----------------- End -------------------")
+    texts = {"train_opt.txt": "\n".join(lines), "train_opt.json": json.dumps(values, indent=1, sort_keys=True)}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train_opt.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "train_opt.json").write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for name, text in texts.items():  # paths in it may hold bytes that are no UTF-8
+        data = (text + "\n").encode("utf-8", "surrogateescape")
+        write_atomically(folder / name, lambda path, data=data: path.write_bytes(data))

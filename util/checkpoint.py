@@ -7,8 +7,6 @@ place, flushed to disk, read back and checked, and only then put in the place of
 
 from __future__ import annotations
 
-import os
-import pickle
 import random
 import zipfile
 from collections.abc import Callable
@@ -63,16 +61,22 @@ class Checkpoints:
         extra: name -> (state getter, state setter) of what else belongs to the state, such as logs.
     """
 
-    def __init__(self, folder: Path, model: CUTModel, extra: dict[str, tuple[Callable, Callable]] | None = None):
+    def __init__(
+        self, folder: Path, model: CUTModel, extra: dict[str, tuple[Callable, Callable]] | None = None
+    ):
         self.folder = folder
         self.model = model
         self.extra = extra or {}
 
     def save(self, progress: Progress, *names: str) -> None:
-        """Save the weights under each of `names` ("latest", "5", "iter_5000"), and the state. OSError where that fails."""
+        """Save the weights under each of `names` ("latest", "5", "iter_5000"), and the state. OSError where that fails.
+
+        Numbered weights come before the state, since a resume would not come back to them, and the latest after it, since
+        without a state they would pass for a run that has none.
+        """
         for name in names:
-            for network, net in self.model.networks.items():
-                save_weights(net, self.folder / f"{name}_net_{network}.pth")
+            if name != "latest":
+                self.save_weights(name)
         state = {
             "format": FORMAT,
             "progress": asdict(progress),
@@ -80,7 +84,16 @@ class Checkpoints:
             "random": random_state(),
             **{name: get() for name, (get, _) in self.extra.items()},
         }
-        write_atomically(self.folder / STATE_FILE, lambda path: torch.save(state, path), verify=verify_archive)
+        write_atomically(
+            self.folder / STATE_FILE, lambda path: torch.save(state, path), verify=verify_archive
+        )
+        if "latest" in names:
+            self.save_weights("latest")
+
+    def save_weights(self, name: str) -> None:
+        """Save the networks alone. OSError where that fails."""
+        for network, net in self.model.networks.items():
+            save_weights(net, self.folder / f"{name}_net_{network}.pth")
 
     def resume(self) -> Progress:
         """Put model, random generators and logs back to where the state was saved. UserError where it cannot be read."""
@@ -88,34 +101,43 @@ class Checkpoints:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             found = state["format"]
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # torch meets damaged files with exceptions of every type
             raise UserError(
-                f"{path} is no readable state of a training ({str(error).splitlines()[0][:120]}); without it the run can go on "
-                "from its weights alone: remove the file and use --continue_train --epoch latest"
+                f"{path} is no readable state of a training ({_first_line(error)}); without it the run can go on from its "
+                "weights alone: remove the file and use --continue_train --epoch latest"
             ) from None
         if found != FORMAT:
-            raise UserError(f"{path} has format {found}, but this version reads format {FORMAT}: use the version that wrote it")
+            raise UserError(
+                f"{path} has format {found}, but this version reads format {FORMAT}: use the version that wrote it"
+            )
         try:
             self.model.load_training_state(state["model"])
-        except (RuntimeError, ValueError, KeyError) as error:
+            set_random_state(state["random"])
+            for name, (_, put) in self.extra.items():
+                if name in state:
+                    put(state[name])
+            return Progress(**state["progress"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path} was saved with other networks than these options build ({str(error).splitlines()[0][:120]}): "
+                f"{path} was saved with other networks than these options build, or is damaged ({_first_line(error)}): "
                 "give --continue_train without options that change the networks"
             ) from None
-        set_random_state(state["random"])
-        for name, (_, put) in self.extra.items():
-            if name in state:
-                put(state[name])
-        return Progress(**state["progress"])
 
     def load_weights(self, folder: Path, epoch: str) -> list[str]:
         """Load the networks saved in `folder` at `epoch`, G at least; return the names of those found."""
         found = [name for name in self.model.networks if (folder / f"{epoch}_net_{name}.pth").is_file()]
         if "G" not in found:
-            raise UserError(f"{folder} has no {epoch}_net_G.pth to start from: name a run and an --epoch that were saved")
+            raise UserError(
+                f"{folder} has no {epoch}_net_G.pth to start from: name a run and an --epoch that were saved"
+            )
         for name in found:
             load_weights(self.model.networks[name], folder / f"{epoch}_net_{name}.pth", self.model.opt)
         return found
+
+
+def _first_line(error: Exception) -> str:
+    """The beginning of what an exception says, or its type where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
 def verify_archive(path: Path) -> None:
@@ -158,10 +180,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def remove_state(folder: Path) -> None:
-    """Forget the state of an earlier run that is about to be overwritten."""
-    path = folder / STATE_FILE
-    if path.exists():
-        os.remove(path)

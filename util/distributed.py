@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +21,8 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 TIMEOUT = datetime.timedelta(minutes=5)  # a process that has not answered for so long counts as dead
 
 _control: dist.ProcessGroup | None = None  # host-side messages, beside the gradients and off the GPU's stream
+
+T = TypeVar("T")
 
 
 class ProcessLostError(RuntimeError):
@@ -38,20 +42,28 @@ def session(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    _control = dist.new_group(backend="gloo", timeout=TIMEOUT)
     try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        _control = dist.new_group(backend="gloo", timeout=TIMEOUT)
         yield
-    except (dist.DistBackendError, dist.DistNetworkError) as error:
+        dist.barrier(group=_control)  # else the first to be done would look lost to those still saving
+        dist.destroy_process_group()
+    except dist.DistError as error:
         raise ProcessLostError(str(error)) from error
     except RuntimeError as error:  # gloo tells of a closed connection so
         if "gloo" in str(error).lower() or "connection" in str(error).lower():
             raise ProcessLostError(str(error)) from error
         raise
-    else:
-        dist.destroy_process_group()
     finally:
         _control = None
+
+
+def restarted_job() -> tuple[str, bool]:
+    """The torchrun job that this process belongs to ("" without one), and whether torchrun has restarted it."""
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    if run_id == "none":  # torchrun's name for a job without one: its own process tells jobs apart
+        run_id = f"{socket.gethostname()}:{os.getppid()}"
+    return run_id, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def world_size() -> int:
@@ -94,3 +106,11 @@ def largest(value: int) -> int:
     tensor = torch.tensor(value)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_control)
     return int(tensor)
+
+
+def from_first(decide: Callable[[], T]) -> T:
+    """What process 0 alone decides, for all; a small picklable object."""
+    decision = [decide() if rank() == 0 else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(decision, src=0, group=_control)
+    return decision[0]

@@ -13,32 +13,47 @@ try:
 except ImportError:  # Windows: runs go unlocked there
     fcntl = None
 
+JOB = "job "
+
 
 class RunLock:
     """Held from construction until `release` or the end of the process.
 
-    A POSIX record lock belongs to the process alone: unlike `flock`, it is not kept alive by forked loader workers.
+    A POSIX record lock belongs to the process alone: unlike `flock`, it is not kept alive by forked loader workers. The file
+    names its holder, for whoever is refused, and the job of the launcher that started it; `last_job` is the job it named before.
 
     Raises:
         UserError: another living process trains in this folder.
+        OSError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path):
         self.path = folder / ".lock"
         self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 (open as long as the lock is held)
-        if fcntl is None:
-            return
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
+        locked = True
+        if fcntl is not None:
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):  # POSIX allows either for a lock that another holds
+                locked = False
+        self._file.seek(0)
+        lines = self._file.read().splitlines()
+        if not locked:
             self._file.close()
+            holder = lines[0] if lines else "another process"
             raise UserError(
                 f"the run in {folder} is being trained by {holder}: wait for it, stop it, or choose another --name"
-            ) from None
+            )
+        self.last_job = next((line.removeprefix(JOB) for line in lines if line.startswith(JOB)), None)
         self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._write(f"process {os.getpid()} on {socket.gethostname()}")
+
+    def note_job(self, job: str) -> None:
+        """Name the launcher's job, so that its restart can be told from another run."""
+        self._write(JOB + job)
+
+    def _write(self, line: str) -> None:
+        self._file.write(line + "\n")
         self._file.flush()
 
     def release(self) -> None:
