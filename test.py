@@ -1,0 +1,142 @@
+"""Translate with a trained generator.
+
+    python test.py --name NAME                    the data set's test images, into results/NAME/test_latest/index.html
+    python test.py --name NAME --input PHOTO      any photograph, or a folder of them, of any size; no data set needed
+
+Only the generator is loaded, and no training data. See options/test_options.py for all there is to choose.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data import create_loader
+from data.images import list_images
+from options.test_options import TestOptions
+from util.errors import UserError, entry_point
+from util.inference import translator_of_run
+from util.photo import output_names
+from util.result_page import ResultPage
+from util.translate_files import Job, translate_files
+
+
+@entry_point
+def main(argv: Sequence[str] | None = None) -> int:
+    """Translate as the words of a command line say; return the exit status, 1 where some photographs failed."""
+    opt = TestOptions().parse(argv)
+    if opt.QS_mode:
+        print(
+            "note: --QS_mode chooses patches in training alone; translating does not depend on it.",
+            file=sys.stderr,
+        )
+    if opt.normG == "batch" and not opt.eval and opt.batch_size > 1:
+        print(
+            "note: one image at a time, as the statistics of a batch norm would mix them (--eval would not).",
+            file=sys.stderr,
+        )
+        opt.batch_size = 1
+    return translate_input(opt) if opt.input else translate_test_set(opt)
+
+
+def translate_test_set(opt: Namespace) -> int:
+    """The images of --dataroot, with those of the target domain beside them, and a page to look through."""
+    translator = translator_of_run(opt)
+    loader = create_loader(opt, translator.device)
+    sources = loader.dataset.stores["A"].paths
+    count = int(min(opt.num_test, len(sources)))
+    names = dict(zip(sources, output_names(sources), strict=True))
+    page = ResultPage(Path(opt.results_dir, opt.name, f"{opt.phase}_{opt.epoch}"), opt)
+    page.clear({names[path] for path in sources[:count]})
+    began, done = time.perf_counter(), 0
+    try:
+        with tqdm(total=count, unit="image", dynamic_ncols=True, disable=None) as bar, page:
+            for batch in loader.epoch(1):
+                paths = batch["A_paths"][: count - done]
+                images = {"real_A": batch["A"], "fake_B": translator.run(batch["A"])}
+                if "B" in batch:
+                    images["real_B"] = batch["B"]
+                page.add([names[path] for path in paths], images)
+                done += len(paths)
+                bar.update(len(paths))
+                if done >= count:
+                    break
+    finally:
+        loader.close()
+    page.save(f"{done} of {len(sources)}")
+    seconds = time.perf_counter() - began
+    print(
+        f"translated {done} of {len(sources)} images ({done / seconds:.1f} a second): {page.folder / 'index.html'}"
+    )
+    return 0
+
+
+def translate_input(opt: Namespace) -> int:
+    """A photograph or a folder of them; those that fail are named, and the others translated."""
+    jobs = find_jobs(opt)
+    translator = translator_of_run(opt)
+    began = time.perf_counter()
+    failures = translate_files(
+        translator,
+        jobs,
+        batch_size=opt.batch_size,
+        shorter_side=opt.load_size if "load_size" in opt.given else None,
+        trained_size=opt.crop_size,
+    )
+    seconds = time.perf_counter() - began
+    for source, reason in failures:
+        print(f"failed: {source}: {reason}", file=sys.stderr)
+    done = len(jobs) - len(failures)
+    where = jobs[0].target if len(jobs) == 1 else os.path.commonpath([job.target.parent for job in jobs])
+    print(f"translated {done} of {len(jobs)} images ({done / seconds:.1f} a second): {where}")
+    return 1 if failures else 0
+
+
+def find_jobs(opt: Namespace) -> list[Job]:
+    """What --input names, and the PNG file for each. UserError where there is no image, or one would be written over."""
+    source = Path(opt.input)
+    if not source.exists():
+        raise UserError(f"--input {opt.input} does not exist: give an image or a folder of images")
+    default = Path(opt.results_dir, opt.name, source.resolve().name)
+    target = Path(opt.output) if opt.output else default
+    if source.is_dir():
+        if target.is_file():
+            raise UserError(f"--output {target} is a file, but --input is a folder: give a folder")
+        inside = target.resolve()
+        paths = [
+            path
+            for path in list_images(source)
+            if inside == source.resolve() or inside not in path.resolve().parents
+        ]
+        if not paths:
+            raise UserError(
+                f"--input {opt.input} holds no images but those in the --output folder {target}: give another"
+            )
+        jobs = [Job(path, target / name) for path, name in zip(paths, output_names(paths), strict=True)]
+    elif opt.output and target.suffix.lower() == ".png" and not target.is_dir():
+        jobs = [Job(source, target)]
+    else:
+        jobs = [Job(source, (target if opt.output else default.parent) / f"{source.stem}.png")]
+    sources = {path.resolve() for path, _ in jobs}
+    for path, written in jobs:
+        if written.resolve() in sources:
+            raise UserError(
+                f"the translation of {path} would be written over the input {written}: give another --output"
+            )
+    try:
+        jobs[0].target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the folder {jobs[0].target.parent} cannot be made ({error}): give another --output"
+        ) from None
+    return jobs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

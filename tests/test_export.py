@@ -1,0 +1,126 @@
+"""scripts/export.py: what is exported computes what the generator does, at sizes it was not traced with."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import numpy as np
+import pytest
+import torch
+from trained_run import make_run
+
+from scripts import export
+from util.inference import load_generator
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    make_run(folder)
+    make_run(
+        folder,
+        "--netG",
+        "unet_128",
+        "--nce_layers",
+        "0,1",
+        *"--crop_size 128 --load_size 128".split(),
+        name="unet",
+    )
+    make_run(
+        folder,
+        *"--normG batch --no_antialias --no_antialias_up --input_nc 1 --output_nc 1".split(),
+        name="other",
+    )
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet_traces():
+    """torch writes thousands of debugging records while it traces, as soon as anything listens, as pytest does."""
+    logger = logging.getLogger("torch.__trace")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@torch.inference_mode()
+def test_torch_export_at_any_size(runs, tmp_path, capsys):
+    path = tmp_path / "deep" / "run.pt2"
+    words = [
+        "--name",
+        "run",
+        "--checkpoints_dir",
+        str(runs),
+        "--format",
+        "torch_export",
+        "--output",
+        str(path),
+    ]
+    assert export.main(words) == 0
+    assert capsys.readouterr().out.count("differs by at most") == 3
+    loaded, net = torch.export.load(path).module(), load_generator("run", runs, device="cpu").net
+    for shape in [(1, 3, 16, 16), (1, 3, 16, 40), (4, 3, 64, 20), (1, 3, 132, 96)]:
+        torch.testing.assert_close(loaded(images(*shape)), net(images(*shape)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, shapes", [
+    ("run", [(1, 3, 16, 16), (2, 3, 24, 36), (5, 3, 100, 16)]),
+    ("unet", [(1, 3, 256, 256), (2, 3, 256, 384)]),
+])  # fmt: skip
+def test_onnx_at_any_size(runs, tmp_path, capsys, name, shapes):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = tmp_path / f"{name}.onnx"
+    assert export.main(["--name", name, "--checkpoints_dir", str(runs), "--output", str(path)]) == 0
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]  # the weights are inside
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    assert next(entry.version for entry in model.opset_import if not entry.domain) >= 17
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    net = load_generator(name, runs, device="cpu").net
+    for shape in shapes:
+        with torch.inference_mode():
+            expected = net(images(*shape)).numpy()
+        result = session.run(["translation"], {"image": images(*shape).numpy()})[0]
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-4)
+
+
+def test_a_difference_above_the_tolerance_fails(runs, tmp_path, capsys, monkeypatch):
+    twice, thrice = (lambda images: 0.2 * images), (lambda images: 0.3 * images.numpy())
+    assert export.compare(twice, thrice, (1, 3, 16, 20)) == pytest.approx(0.1, abs=1e-3)
+    monkeypatch.setattr(export, "compare", lambda *_: 0.01)
+    monkeypatch.setattr(export, "trace", lambda *_: None)
+    monkeypatch.setattr(export, "write_torch_export", lambda program, path: path.touch())
+    weights = str(runs / "run" / "latest_net_G.pth")
+    words = ["--name", weights, "--format", "torch_export", "--output", str(tmp_path / "b.pt2")]
+    assert export.main(words) == 1
+    assert "differs by 1.00e-02, more than --tolerance 0.001" in capsys.readouterr().err
+    assert export.main([*words, "--tolerance", "0.02"]) == 0
+
+
+def test_wrong_calls_are_named_with_status_2(runs, tmp_path, capsys, monkeypatch):
+    def refused(*words: str) -> str:
+        assert export.main(["--checkpoints_dir", str(runs), *words]) == 2
+        return capsys.readouterr().err
+
+    with pytest.raises(SystemExit):
+        export.main([])
+    assert "--name is missing" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        export.main(["--name", "run", "--format", "tflite"])
+    assert "torch_export" in capsys.readouterr().err
+    assert "--name can be" in refused("--name", "walk", "--format", "torch_export")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(export, "trace", lambda *_: None)
+    told = refused("--name", "run", "--format", "torch_export", "--output", str(tmp_path / "file" / "x.pt2"))
+    assert "give another --output" in told
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as where it is not installed
+    assert "needs the package onnxruntime: pip install onnx onnxruntime onnxscript" in refused(
+        "--name", "run"
+    )

@@ -1,0 +1,346 @@
+"""The Python API and `test.py --input`: any size and mode in, the same size out; what fails is named, and the rest goes on."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from trained_run import draw, make_run, picture
+
+import test as translation
+from util.errors import UserError
+from util.images import to_pixels
+from util.inference import Translator, load_generator
+from util.photo import output_names, read_photo, to_photo
+from util.translate_files import Job, translate_files
+from util.weights import read_weights, save_weights
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    make_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def translator(runs) -> Translator:
+    return load_generator("run", runs, device="cpu")
+
+
+@pytest.fixture
+def command(runs, tmp_path):
+    """Run test.py on this run with more words; returns its exit status."""
+    base = [
+        "--gpu_ids",
+        "-1",
+        "--name",
+        "run",
+        "--checkpoints_dir",
+        str(runs),
+        "--results_dir",
+        str(tmp_path / "results"),
+    ]
+
+    def run(*words: object) -> int:
+        return translation.main([*base, *map(str, words)])
+
+    return run
+
+
+# Any size
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        (17, 23),
+        (23, 17),
+        (16, 16),
+        (64, 20),
+        (1, 1),
+        (1, 50),
+        (50, 1),
+        (2, 3),
+        (5, 300),
+        (129, 33),
+        (1023, 769),
+    ],
+)
+def test_any_size_gives_the_same_size(translator, tmp_path, size):
+    image = draw(tmp_path / "a.png", size)
+    translated = translator(image)
+    assert translated.size == size and translated.mode == "RGB"
+
+
+def test_at_a_multiple_of_four_it_is_the_network_itself(translator, tmp_path):
+    image = draw(tmp_path / "a.png", (24, 36))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        expected = to_pixels(translator.net(pixels / 127.5 - 1))[0].numpy()
+    assert np.abs(np.asarray(translator(image)).astype(int) - expected).max() <= 1
+    assert len(np.unique(expected)) > 20  # not an empty comparison
+
+
+@pytest.mark.parametrize("height, width, before", [(17, 23, (1, 0)), (1, 30, (7, 1)), (3, 2, (6, 7))])
+def test_other_sides_are_extended_by_reflection(translator, height, width, before):
+    """As NumPy reflects; of one pixel there is nothing to reflect, so it repeats."""
+    images = torch.rand(2, 3, height, width) * 2 - 1
+    sizes = [max(16, -(-side // 4) * 4) for side in (height, width)]
+    margins = [(b, whole - side - b) for b, whole, side in zip(before, sizes, (height, width), strict=True)]
+    extended = np.pad(images.numpy(), [(0, 0), (0, 0), *margins], mode="reflect")
+    with torch.inference_mode():
+        whole = translator.net(torch.from_numpy(extended))
+    top, left = before
+    torch.testing.assert_close(translator.run(images), whole[:, :, top : top + height, left : left + width])
+
+
+def test_a_unet_takes_any_size_too(tmp_path):
+    make_run(
+        tmp_path, "--netG", "unet_128", "--nce_layers", "0,1", "--crop_size", "128", "--load_size", "128"
+    )
+    translate = load_generator("run", tmp_path, device="cpu")
+    assert translate.multiple == 128
+    assert translate(draw(tmp_path / "a.png", (150, 90))).size == (150, 90)
+
+
+# Any mode
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "I;16", "F", "LA", "RGBA"])
+def test_any_mode_is_translated_and_alpha_comes_back(translator, mode):
+    image = picture((20, 24), mode)
+    translated = translator(image)
+    assert image.mode == mode and translated.size == image.size
+    if mode.endswith("A"):
+        assert translated.mode == "RGBA"
+        assert np.array_equal(np.asarray(translated.getchannel("A")), np.asarray(image.getchannel("A")))
+    else:
+        assert translated.mode == "RGB"
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    draw(tmp_path / "deep.png", mode="I;16")
+    draw(tmp_path / "grey.png", mode="L")
+    assert np.array_equal(read_photo(tmp_path / "deep.png").pixels, read_photo(tmp_path / "grey.png").pixels)
+
+
+def test_colours_are_not_blended_by_their_alpha_and_unseen_ones_are_white():
+    colours = np.full((2, 2, 4), (200, 100, 50, 128), np.uint8)
+    colours[0, 0, 3] = 0
+    photo = to_photo(Image.fromarray(colours))
+    assert photo.pixels[0, 0].tolist() == [255, 255, 255] and photo.pixels[1, 1].tolist() == [200, 100, 50]
+    assert np.asarray(photo.alpha).tolist() == [[0, 128], [128, 128]]
+
+
+def test_a_transparent_palette_colour_is_alpha(tmp_path):
+    draw(tmp_path / "a.png", mode="P", transparency=3)
+    assert read_photo(tmp_path / "a.png").alpha is not None
+
+
+@pytest.mark.parametrize("suffix, mode", [("jpg", "RGB"), ("png", "RGB"), ("png", "RGBA")])
+def test_exif_orientation_is_applied_once(tmp_path, suffix, mode):
+    """From a file and from an opened image alike, with alpha and without."""
+    upright = draw(tmp_path / "upright.png", (30, 20), mode)
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    turned.save(tmp_path / f"turned.{suffix}", exif=exif)
+    for photo in (
+        read_photo(tmp_path / f"turned.{suffix}"),
+        to_photo(Image.open(tmp_path / f"turned.{suffix}")),
+    ):
+        assert photo.size == (30, 20)
+        assert np.abs(photo.pixels.astype(int) - to_photo(upright).pixels).mean() < 12
+        assert (photo.alpha is not None) == (mode == "RGBA") and (
+            photo.alpha is None or photo.alpha.size == (30, 20)
+        )
+
+
+def test_a_generator_of_grey_images(tmp_path):
+    make_run(tmp_path, "--input_nc", "1", "--output_nc", "1")
+    translate = load_generator("run", tmp_path, device="cpu")
+    pixels = np.asarray(translate(draw(tmp_path / "a.png", (20, 20))))
+    assert pixels.shape == (20, 20, 3) and np.array_equal(pixels[..., 0], pixels[..., 2])
+
+
+# Loading
+
+
+def test_a_weights_file_alone_is_enough(runs, translator, tmp_path):
+    """No options beside it: the architecture is read off the weights."""
+    shutil.copy(runs / "run" / "latest_net_G.pth", tmp_path / "some_net_G.pth")
+    image = draw(tmp_path / "a.png")
+    first, second = load_generator(tmp_path / "some_net_G.pth", device="cpu")(image), translator(image)
+    assert np.array_equal(np.asarray(first), np.asarray(second))
+
+
+def test_what_cannot_be_loaded_is_named(runs, tmp_path):
+    with pytest.raises(UserError, match="--name can be run"):
+        load_generator("walk", runs)
+    with pytest.raises(UserError, match="--epoch can be latest"):
+        load_generator("run", runs, epoch=3)
+    torch.save({"mlp_0.0.weight": torch.zeros(4, 3)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="heads of features .*not a generator"):
+        load_generator(tmp_path / "x.pth")
+    torch.save({"fc.weight": torch.zeros(4, 3)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="no network of this project, not a generator"):
+        load_generator(tmp_path / "x.pth")
+
+
+# Files
+
+
+def test_names_keep_folders_and_never_collide():
+    names = output_names(["d/a.jpg", "d/A.JPG", "d/a.png", "d/sub/a.tif", "d/b.c.png", "d/a.png.jpg"])
+    assert [name.as_posix() for name in names] == [
+        "a.png",
+        "A.JPG.png",
+        "a.png.png",
+        "sub/a.png",
+        "b.c.png",
+        "a.png.jpg.png",
+    ]
+    assert [name.as_posix() for name in output_names(["x/one.jpg"])] == ["one.png"]
+
+
+def test_a_folder_is_mirrored_in_batches_and_each_image_is_as_by_itself(
+    translator, command, tmp_path, capsys
+):
+    sizes = [(20, 20), (33, 17), (20, 20), (17, 33), (20, 20)]
+    for number, size in enumerate(sizes):
+        draw(tmp_path / "photos" / f"sub{number % 2}" / f"{number}.png", size, seed=number)
+    assert command("--input", tmp_path / "photos", "--batch_size", 2) == 0
+    assert "translated 5 of 5 images" in capsys.readouterr().out
+    for number in range(5):
+        name = f"sub{number % 2}/{number}.png"
+        written = np.asarray(Image.open(tmp_path / "results" / "run" / "photos" / name))
+        alone = np.asarray(translator(Image.open(tmp_path / "photos" / name)))
+        assert written.shape == alone.shape and np.abs(written.astype(int) - alone).max() <= 1
+
+
+def test_one_photo_needs_no_data_set(command, tmp_path):
+    draw(tmp_path / "horse.jpg", (40, 30))
+    assert command("--input", tmp_path / "horse.jpg", "--dataroot", tmp_path / "nowhere") == 0
+    assert command("--input", tmp_path / "horse.jpg", "--output", tmp_path / "folder") == 0
+    assert command("--input", tmp_path / "horse.jpg", "--output", tmp_path / "zebra.png") == 0
+    for path in ("results/run/horse.png", "folder/horse.png", "zebra.png"):
+        assert Image.open(tmp_path / path).size == (40, 30)
+
+
+def test_load_size_scales_the_shorter_side_first(command, tmp_path):
+    draw(tmp_path / "a.png", (60, 40), "RGBA")
+    assert command("--input", tmp_path / "a.png", "--output", tmp_path / "out", "--load_size", 20) == 0
+    image = Image.open(tmp_path / "out" / "a.png")
+    assert image.size == (30, 20) and image.mode == "RGBA"
+
+
+def test_images_that_fail_are_named_and_the_rest_go_on(command, tmp_path, capsys):
+    draw(tmp_path / "in" / "good.png")
+    (tmp_path / "in" / "empty.png").write_bytes(b"")
+    (tmp_path / "in" / "text.jpg").write_text("no image")
+    draw(tmp_path / "in" / "taken.png")
+    (tmp_path / "out" / "taken.png").mkdir(parents=True)  # cannot be written: a folder of that name
+    assert command("--input", tmp_path / "in", "--output", tmp_path / "out") == 1
+    out, err = capsys.readouterr()
+    assert "translated 1 of 4 images" in out and (tmp_path / "out" / "good.png").is_file()
+    assert all(
+        f"failed: {tmp_path / 'in' / name}: " in err for name in ("empty.png", "text.jpg", "taken.png")
+    )
+    assert "it is empty" in err and "not an image of a known format" in err and "cannot be written" in err
+    assert "--on_bad_image" not in err
+
+
+def test_what_memory_cannot_hold_is_tried_alone_and_then_named(translator, tmp_path, monkeypatch):
+    for number in range(3):
+        draw(tmp_path / f"{number}.png", seed=number)
+    sizes, translate = [], translator.translate
+
+    def limited(pixels):
+        sizes.append(len(pixels))
+        if len(pixels) > 1 or len(sizes) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return translate(pixels)
+
+    monkeypatch.setattr(translator, "translate", limited)
+    jobs = [Job(tmp_path / f"{number}.png", tmp_path / "out" / f"{number}.png") for number in range(3)]
+    failures = translate_files(translator, jobs, batch_size=3)
+    assert sizes == [3, 1, 1, 1]
+    assert [failure.source.name for failure in failures] == ["0.png"] and "--load_size" in failures[0].reason
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.png", "2.png"]
+
+
+def test_a_size_far_from_the_training_images_is_told_once(command, tmp_path, capsys):
+    draw(tmp_path / "in" / "near.png", (40, 30))
+    assert command("--input", tmp_path / "in") == 0
+    assert "far from" not in capsys.readouterr().err
+    draw(tmp_path / "in" / "large.png", (100, 100))
+    draw(tmp_path / "in" / "larger.png", (120, 100))
+    assert command("--input", tmp_path / "in") == 0
+    assert capsys.readouterr().err.count("far from the 32 x 32 of the training images") == 1
+
+
+def test_wrong_inputs_end_with_status_2_and_say_what_to_do(command, runs, tmp_path, capsys):
+    def refused(*words: object) -> str:
+        assert command(*words) == 2
+        return capsys.readouterr().err
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    assert "--input" in refused("--input", tmp_path / "missing.png")
+    assert "no images in the folder" in refused("--input", folder)
+    draw(folder / "a.png")
+    assert "written over" in refused("--input", folder / "a.png", "--output", folder)
+    assert "written over" in refused("--input", folder, "--output", folder)
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refused("--input", folder, "--output", tmp_path / "file")
+    assert "cannot be made" in refused("--input", folder, "--output", tmp_path / "file" / "x")
+    assert "give --netG resnet_4blocks" in refused("--input", folder, "--netG", "resnet_6blocks")
+    assert "--epoch can be latest" in refused("--input", folder, "--epoch", "9")
+    Image.open(folder / "a.png").save(folder / "a.jpg")  # beside its output's name, another input
+    assert command("--input", folder, "--output", folder / "out") == 0
+    assert command("--input", folder, "--output", folder / "out") == 0  # earlier translations are no inputs
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.png", "a.png.png"]
+
+
+def test_training_mode_is_the_released_default_and_eval_an_option(tmp_path, command):
+    """A batch norm then sees the statistics of the image itself, and one image at a time."""
+    folder = make_run(tmp_path / "ck", "--normG", "batch")
+    state = read_weights(folder / "latest_net_G.pth")
+    for name, value in state.items():
+        if name.endswith("running_mean"):
+            value += 3
+    net = load_generator(folder / "latest_net_G.pth", device="cpu").net
+    net.load_state_dict(state)
+    save_weights(net, folder / "latest_net_G.pth")
+    for number in range(2):
+        draw(tmp_path / "in" / f"{number}.png", seed=number)
+    pictures = {}
+    for mode, words in {"plain": [], "batch": ["--batch_size", 2], "eval": ["--eval"]}.items():
+        call = [
+            "--checkpoints_dir",
+            tmp_path / "ck",
+            "--input",
+            tmp_path / "in",
+            "--output",
+            tmp_path / mode,
+            *words,
+        ]
+        assert command(*call) == 0
+        pictures[mode] = np.asarray(Image.open(tmp_path / mode / "0.png")).astype(int)
+    assert np.array_equal(pictures["plain"], pictures["batch"])
+    assert np.abs(pictures["plain"] - pictures["eval"]).max() > 5
+
+
+def test_bfloat16_is_close(command, tmp_path):
+    draw(tmp_path / "a.png", (32, 32))
+    for precision in ("fp32", "bf16"):
+        assert (
+            command("--input", tmp_path / "a.png", "--output", tmp_path / precision, "--precision", precision)
+            == 0
+        )
+    full, half = (np.asarray(Image.open(tmp_path / p / "a.png")).astype(int) for p in ("fp32", "bf16"))
+    assert 0 < np.abs(full - half).mean() < 6

@@ -1,0 +1,154 @@
+"""test.py on a data set: what it writes, in which order it pairs, and what it says of a wrong call."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+from trained_run import draw, make_run
+
+import test as translation
+from data.images import open_rgb
+from options.test_options import TestOptions
+from util.inference import load_generator
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    make_run(folder)
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Five of A, two of B, and no training data."""
+    for folder, count in {"testA": 5, "testB": 2}.items():
+        for number in range(count):
+            draw(tmp_path / "set" / folder / f"{folder[-1]}{number}.png", seed=10 * count + number)
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def command(runs, dataset, tmp_path):
+    """Run test.py on this run and data set with more words; returns its exit status."""
+    base = f"--gpu_ids -1 --num_threads 0 --name run --checkpoints_dir {runs}".split()
+    base += ["--dataroot", str(dataset), "--results_dir", str(tmp_path / "results")]
+    return lambda *words: translation.main([*base, *map(str, words)])
+
+
+def written(folder) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_every_image_is_translated_and_shown_beside_its_source(
+    command, runs, dataset, tmp_path, capsys, batch_size
+):
+    assert command("--batch_size", batch_size) == 0
+    assert "translated 5 of 5 images" in capsys.readouterr().out
+    results = tmp_path / "results" / "run" / "test_latest"
+    labels = ("fake_B", "real_A", "real_B")
+    files = [f"images/{label}/A{number}.png" for label, number in itertools.product(labels, range(5))]
+    assert written(results) == [*files, "index.html"]
+    translate = load_generator("run", runs, device="cpu")
+    for number in range(5):
+        name = f"A{number}.png"
+        source = open_rgb(dataset / "testA" / name)
+        assert np.array_equal(open_rgb(results / "images" / "real_A" / name), source)
+        assert np.abs(difference(results / "images" / "fake_B" / name, translate(source))).max() <= 1
+        partner = dataset / "testB" / f"B{number % 2}.png"  # by order, starting over
+        assert np.array_equal(open_rgb(results / "images" / "real_B" / name), open_rgb(partner))
+    page = (results / "index.html").read_text()
+    assert all(f'src="./{file}"' in page for file in files) and "5 of 5" in page
+
+
+def difference(path, image) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int) - np.asarray(image)
+
+
+def test_no_images_of_the_target_are_needed(command, dataset, tmp_path):
+    for path in (dataset / "testB").iterdir():
+        path.unlink()
+    (dataset / "testB").rmdir()
+    assert command() == 0
+    images = tmp_path / "results" / "run" / "test_latest" / "images"
+    assert sorted(path.name for path in images.iterdir()) == ["fake_B", "real_A"]
+
+
+def test_an_earlier_result_is_replaced_and_nothing_of_it_left(command, dataset, tmp_path, capsys):
+    assert command() == 0
+    results = tmp_path / "results" / "run" / "test_latest"
+    (results / "evaluation.json").write_text("{}")  # not test.py's: it stays
+    assert command("--num_test", 2) == 0
+    assert "translated 2 of 5 images" in capsys.readouterr().out
+    names = [path for path in written(results) if path.startswith("images/fake_B")]
+    assert names == ["images/fake_B/A0.png", "images/fake_B/A1.png"] and "evaluation.json" in written(results)
+    (dataset / "testA" / "A1.png").write_bytes(b"broken")
+    assert command() == 2
+    assert "A1.png" in capsys.readouterr().err
+    assert not (results / "index.html").exists()  # which says that a result is whole
+    assert command("--on_bad_image", "skip") == 0
+    assert "translated 4 of 5 images" in capsys.readouterr().out
+
+
+def test_nested_folders_and_equal_stems_do_not_collide(command, dataset, tmp_path):
+    draw(dataset / "testA" / "night" / "A0.png", seed=70)
+    draw(dataset / "testA" / "A0.jpg", seed=71)
+    assert command() == 0
+    fakes = tmp_path / "results" / "run" / "test_latest" / "images" / "fake_B"
+    assert written(fakes) == ["A0.png", "A0.png.png", *(f"A{n}.png" for n in range(1, 5)), "night/A0.png"]
+    assert len({path.read_bytes() for path in fakes.rglob("*.png")}) == 7
+
+
+def test_direction_other_phases_and_epochs(command, runs, dataset, tmp_path):
+    (dataset / "testA").rename(dataset / "valA")
+    (dataset / "testB").rename(dataset / "valB")
+    (runs / "run" / "7_net_G.pth").write_bytes((runs / "run" / "latest_net_G.pth").read_bytes())
+    assert command("--direction", "BtoA", "--epoch", "7") == 0
+    (runs / "run" / "7_net_G.pth").unlink()
+    images = tmp_path / "results" / "run" / "test_7" / "images"
+    assert written(images / "fake_B") == ["B0.png", "B1.png"]
+    assert np.array_equal(open_rgb(images / "real_A" / "B1.png"), open_rgb(dataset / "valB" / "B1.png"))
+
+
+def test_images_are_resized_to_the_training_size_or_kept(command, dataset, tmp_path):
+    draw(dataset / "testA" / "A0.png", (70, 44))
+    fake = tmp_path / "results" / "run" / "test_latest" / "images" / "fake_B" / "A0.png"
+    assert command() == 0
+    assert Image.open(fake).size == (32, 32)
+    assert command("--preprocess", "none") == 0
+    assert Image.open(fake).size == (72, 44)
+
+
+def test_the_saved_options_need_no_repeating_and_given_ones_win(runs, tmp_path):
+    words = ["--name", "run", "--checkpoints_dir", str(runs)]
+    opt = TestOptions().parse(words)
+    assert (opt.netG, opt.ngf, opt.crop_size, opt.load_size) == ("resnet_4blocks", 4, 32, 32)
+    assert TestOptions().parse([*words, "--crop_size", "64"]).crop_size == 64
+
+
+def test_released_commands_may_name_the_mode_of_training(command, capsys):
+    assert command("--QS_mode", "global") == 0
+    assert "--QS_mode chooses patches in training alone" in capsys.readouterr().err
+    assert command("--num_test", 1) == 0
+    assert "QS_mode" not in capsys.readouterr().err
+
+
+def test_what_is_missing_or_does_not_fit_is_named_with_status_2(command, runs, dataset, tmp_path, capsys):
+    for words, message in {
+        ("--name", "walk"): "walk/latest_net_G.pth: --name can be run",
+        ("--epoch", "12"): "12_net_G.pth: --epoch can be latest",
+        ("--ngf", "8"): "give --ngf 4",
+        (
+            "--no_antialias",
+        ): "--no_antialias true asks for no blurred downsampling: give --no_antialias false",
+        ("--dataroot", tmp_path / "none"): "datasets/download_qsattn_dataset.sh",
+    }.items():
+        assert command(*words) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "results").write_text("")
+    assert command() == 2
+    assert "give another --results_dir" in capsys.readouterr().err

@@ -1,0 +1,48 @@
+"""A run folder with a tiny generator of random weights, as train.py would have left it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from models import create_model
+from options.base_options import write_options
+from options.train_options import TrainOptions
+from util.weights import save_weights
+
+TINY = "--gpu_ids -1 --netG resnet_4blocks --ngf 4 --ndf 4 --netF_nc 4 --load_size 32 --crop_size 32".split()
+
+
+def make_run(checkpoints_dir: Path, *words: str, name: str = "run") -> Path:
+    """Save the options and weights of an untrained run; returns its folder."""
+    options = TrainOptions()
+    opt = options.parse([*TINY, "--name", name, "--checkpoints_dir", str(checkpoints_dir), *words])
+    torch.manual_seed(0)
+    opt.init_gain = 0.5  # strong enough for translations that vary
+    model = create_model(opt)
+    folder = checkpoints_dir / name
+    write_options(folder, opt, options.parser.defaults)
+    save_weights(model.netG, folder / "latest_net_G.pth")
+    return folder
+
+
+def picture(size: tuple[int, int] = (32, 32), mode: str = "RGB", seed: int = 0) -> Image.Image:
+    """A smooth coloured picture of this (width, height) and mode; transparent here and there if it can be."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 4), np.uint8)
+    image = Image.fromarray(coarse, "RGBA").resize(size, Image.Resampling.BICUBIC)
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    return image.convert(mode) if mode.endswith("A") else image.convert("RGB").convert(mode)
+
+
+def draw(
+    path: Path, size: tuple[int, int] = (32, 32), mode: str = "RGB", seed: int = 0, **save
+) -> Image.Image:
+    """Write a `picture`, with Pillow's options to save; returns it."""
+    image = picture(size, mode, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **save)
+    return image
