@@ -1,0 +1,337 @@
+"""Pictures of the chosen queries: positions are those of the selection, pixels those that a position sees, and the page works
+in a browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.make_stripes import draw_animal_scene
+from models.generator import ResnetGenerator
+from models.initialisation import initialise
+from models.qs_attn import log_entropy, select_queries
+from scripts import visualize_queries
+from util.errors import UserError
+from util.images import to_uint8
+from util.query_figure import (
+    CHOSEN,
+    attention_level,
+    coverage,
+    draw_figure,
+    heat_picture,
+    query_overview,
+    score_level,
+)
+from util.query_page import write_page
+from util.query_view import pixel_centres, upsample, view_queries
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MODES = ("global", "local", "local_global")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A small generator, a drawn image (1, 3, 48, 64), its mask and its views at layers 8 and 16."""
+    torch.manual_seed(0)
+    net = initialise(ResnetGenerator(ngf=4, n_blocks=5)).eval()
+    picture, mask = draw_animal_scene(np.random.default_rng(3), 64, striped=False)
+    picture, mask = picture[8:56], mask[8:56]
+    image = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        target = to_uint8(net(image))
+    views = view_queries(net, image, [8, 16], MODES, num_patches=20, window=5, seed=7)
+    return SimpleNamespace(net=net, image=image, picture=picture, mask=mask, target=target, views=views)
+
+
+# ---- positions ------------------------------------------------------------------------------------------------
+
+
+def test_views_show_what_select_queries_chooses(scene):
+    for layer in (8, 16):
+        features = scene.net.encode(scene.image, [layer])[0]
+        for view in (view for view in scene.views if view.layer == layer):
+            selection = select_queries(features, view.mode, 20, 5)
+            np.testing.assert_array_equal(view.indices, selection.indices[0])
+            np.testing.assert_allclose(view.attention, selection.attention[0].detach(), atol=1e-6)
+            ranked_by = "global" if view.mode == "global" else "local"
+            np.testing.assert_array_equal(view.log_entropy.ravel(), log_entropy(features, ranked_by, 5)[0])
+            assert view.grid == features.shape[2:] and view.window == selection.window
+            flat = features[0].flatten(1)
+            np.testing.assert_allclose(
+                view.scores, (flat[:, view.indices].T @ flat).detach(), rtol=1e-4, atol=1e-4
+            )
+
+
+@pytest.mark.parametrize(
+    ("layer", "grid", "stride", "border"),
+    [
+        (0, (54, 70), 1, 3),
+        (4, (48, 64), 1, 0),
+        (8, (24, 32), 2, 0),
+        (12, (12, 16), 4, 0),
+        (16, (12, 16), 4, 0),
+    ],
+)
+def test_a_position_lies_at_the_pixel_in_the_middle_of_what_it_sees(layer, grid, stride, border):
+    net = ResnetGenerator(ngf=2, n_blocks=5, norm="none")
+    for parameter in net.parameters():
+        torch.nn.init.constant_(
+            parameter, 0.05
+        )  # all taps alike, so that the gradient is symmetric about its centre
+    image = torch.ones(1, 3, 48, 64, requires_grad=True)
+    features = net.encode(image, [layer])[0]
+    assert features.shape[2:] == grid
+    y, x = (24 + border) // stride, (32 + border) // stride
+    features[0, 0, y, x].backward()
+    seen = image.grad[0, 0] / image.grad[0, 0].sum()
+    middle = [(seen.sum(1) * torch.arange(48)).sum().item(), (seen.sum(0) * torch.arange(64)).sum().item()]
+    places = pixel_centres(np.array([y * grid[1] + x, 0]), grid, (48, 64))
+    assert places[0].tolist() == [stride * y - border, stride * x - border]
+    assert middle == pytest.approx(
+        places[0].tolist(), abs=0.6 if layer == 16 else 0.01
+    )  # wider than the image there
+    assert places[1].tolist() == [border, border]  # the padding mirrors: three outside is three inside
+
+
+def test_maps_over_the_image_meet_positions_at_their_pixels():
+    values = np.random.default_rng(0).random((6, 8)).astype(np.float32)
+    y, x = pixel_centres(np.arange(48), (6, 8), (24, 32)).T
+    for smooth in (True, False):
+        large = upsample(values, (24, 32), smooth)
+        assert large.shape == (24, 32)
+        np.testing.assert_allclose(large[y, x], values.ravel(), rtol=1e-6)
+    assert upsample(values, (24, 32), True)[0, 2] == pytest.approx(values[0, :2].mean())
+    assert upsample(values, (24, 32), False)[4, 5] == values[1, 1]
+
+
+def test_a_local_row_lies_around_its_query(scene):
+    view = next(view for view in scene.views if view.mode == "local" and view.layer == 16)
+    for rank, index in enumerate(view.indices):
+        row, column = divmod(index, 16)
+        expected = np.zeros((12, 16), np.float32)
+        for k, weight in enumerate(view.attention[rank]):
+            y, x = row + k // 5 - 2, column + k % 5 - 2
+            if 0 <= y < 12 and 0 <= x < 16:
+                expected[y, x] = weight
+        np.testing.assert_array_equal(view.row_map(rank), expected)
+
+
+def test_scales():
+    np.testing.assert_allclose(attention_level(np.array([0, 1e-5, 1e-2, 1])), [0, 0, 0.6, 1], atol=1e-6)
+    np.testing.assert_allclose(score_level(np.array([[1.0, 3, 2], [5, 5, 5]])), [[0, 1, 0.5], [0, 0, 0]])
+
+
+def test_layers_and_modes_that_do_not_exist_are_named(scene):
+    with pytest.raises(UserError, match="layer 99 .* 0 to"):
+        view_queries(scene.net, scene.image, [99], ["global"])
+    with pytest.raises(ValueError, match="mode is 'nearby'"):
+        view_queries(scene.net, scene.image, [8], ["nearby"])
+
+
+# ---- coverage -------------------------------------------------------------------------------------------------
+
+
+def test_coverage_counts_positions_on_the_body():
+    mask = np.zeros((16, 16), bool)
+    mask[:, :4] = True  # a quarter: column 0 of the four
+    found = coverage(np.array([0, 4, 1, 2]), mask, (4, 4))
+    assert (found.on_body, found.area, found.ratio) == (0.5, 0.25, 2.0)
+    assert coverage(torch.arange(16), mask, (4, 4)).ratio == 1.0
+    assert np.isnan(coverage(np.array([0]), np.zeros((16, 16), bool), (4, 4)).ratio)
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------
+
+
+def test_overview_marks_the_queries_and_draws_no_random_number(scene):
+    state = torch.get_rng_state()
+    overview = query_overview(scene.net, scene.image, [8, 16], "global", num_patches=5, window=5)
+    assert overview.dtype == np.uint8 and overview.shape == (2 * 96 + 8, 2 * 128 + 8, 3)
+    assert torch.equal(state, torch.get_rng_state())
+    chosen = view_queries(scene.net, scene.image, [8], ["global"], 5)[0].indices
+    for y, x in pixel_centres(chosen, (24, 32), (48, 64)):
+        dot = overview[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].reshape(-1, 3).mean(0)
+        assert np.abs(dot - CHOSEN).max() < 40
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf"])
+def test_figures(scene, tmp_path, ending):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "new" / f"figure.{ending}"
+    draw_figure(scene.views[1], scene.picture, scene.target, path, rank=3, width=5)
+    if ending == "png":
+        assert Image.open(path).size[0] == 5 * 240
+    else:
+        assert path.read_bytes().startswith(b"%PDF")
+
+
+# ---- the page -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(scene, tmp_path):
+    path = tmp_path / "page.html"
+    write_page(scene.views, scene.picture, scene.target, path, "a </script><b>&title")
+    return path
+
+
+def test_the_page_is_one_file(page):
+    text = page.read_text()
+    assert not re.search(
+        r"""(src|href)\s*=|url\(|https?://|@import""", text.split('type="application/json"')[0]
+    )
+    assert text.count("</script>") == 2 and "<b>" not in text
+
+
+def in_browser(page, tmp_path, fragment: str, script: str = "") -> tuple[dict[str, str], dict]:
+    """Open a page in Chromium: what it says of the current query, and what `script`, run when it is ready, left in `result`."""
+    ready = """<script>const wait = setInterval(() => { if (!("query" in $("facts").dataset)) return; clearInterval(wait);
+        const result = {}; SCRIPT; document.body.dataset.result = JSON.stringify(result); }, 20);</script></body>"""
+    probe = tmp_path / "probe.html"
+    probe.write_text(page.read_text().replace("</body>", ready.replace("SCRIPT", script)))
+    options = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --window-size=1200,900 --virtual-time-budget=4000 --dump-dom"
+    ).split()
+    command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", f"{probe.as_uri()}#{fragment}"]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
+    facts = re.search(r'<dl id="facts"[^>]*>', dom).group(0)
+    result = html.unescape(re.search(r'data-result="([^"]*)"', dom).group(1))
+    return dict(re.findall(r'data-(\w+)="([^"]*)"', facts)), json.loads(result)
+
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+
+
+@needs_browser
+def test_the_address_chooses_and_rows_arrive_whole(scene, page, tmp_path):
+    view = next(view for view in scene.views if view.mode == "local" and view.layer == 16)
+    facts, result = in_browser(
+        page,
+        tmp_path,
+        "layer=16&mode=local&query=5",
+        "result.row = [...levels()]; result.rank = $('rank').value",
+    )
+    y, x = pixel_centres(view.indices[5:6], view.grid, view.image_shape)[0]
+    expected = {
+        "query": "5",
+        "position": str(view.indices[5]),
+        "row": str(y),
+        "column": str(x),
+        "layer": "16",
+        "mode": "local",
+    }
+    assert expected.items() <= facts.items() and facts["kept"] == "true" and result["rank"] == "5"
+    np.testing.assert_allclose(result["row"], attention_level(view.row_map(5)).ravel(), atol=0.5 / 255 + 1e-6)
+
+
+@needs_browser
+def test_pointer_and_keys_choose_queries_and_both_pictures_show_the_row(scene, page, tmp_path):
+    view = next(view for view in scene.views if view.mode == "global" and view.layer == 8)
+    y, x = (int(value) for value in pixel_centres(view.indices[11:12], view.grid, view.image_shape)[0])
+    script = (
+        f"const [Y, X] = [{y}, {x}];"
+        + """
+      const canvas = $("target"), box = canvas.getBoundingClientRect();
+      const at = (y, x) => ({clientX: box.left + (x + .5) / 64 * box.width, clientY: box.top + (y + .5) / 48 * box.height, bubbles: true});
+      const query = () => Number($("facts").dataset.query), key = name => canvas.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true}));
+      canvas.dispatchEvent(new PointerEvent("pointermove", at(Y, X))); result.hovered = query(); result.hoverKept = $("facts").dataset.kept;
+      canvas.dispatchEvent(new MouseEvent("click", at(Y, X))); result.clicked = query(); result.hash = location.hash;
+      const heat = id => { const c = $(id), s = c.width / 64, d = c.getContext("2d").getImageData((X + .5) * s, (Y + .5) * s, 1, 1).data; return [...d]; };
+      $("chosen").checked = false; draw(); result.source = heat("source"); result.target = heat("target");
+      key("PageUp"); result.previous = query(); key("Home"); result.first = query();
+      key("End"); result.last = query(); const before = view.chosen[query()]; key("ArrowUp"); const after = view.chosen[query()]; result.up = before[0] - after[0];
+      key("Escape"); result.kept = $("facts").dataset.kept;
+      result.focusable = [...document.querySelectorAll("canvas[tabindex='0'], input")].length;
+    """
+    )
+    _, result = in_browser(page, tmp_path, "layer=8&mode=global", script)
+    assert (result["hovered"], result["hoverKept"]) == (11, "false")
+    assert result["clicked"] == 11 and "query=11" in result["hash"]
+    level = attention_level(view.row_map(11))
+    for name, picture in (
+        ("source", scene.picture),
+        ("target", scene.target),
+    ):  # the page's colours are the figures'
+        np.testing.assert_allclose(result[name][:3], heat_picture(view, level, picture)[y, x], atol=4)
+    assert (result["previous"], result["first"], result["last"]) == (10, 0, 19)
+    assert result["up"] >= 0 and result["kept"] == "false" and result["focusable"] > 8
+
+
+# ---- the command ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two drawn images with masks, of a size that is no multiple of 4, and a broken one."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(2):
+        picture, mask = draw_animal_scene(np.random.default_rng(number), 34, striped=False)
+        Image.fromarray(picture).save(tmp_path / "images" / f"{number}.png")
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    (tmp_path / "images" / "broken.jpg").write_bytes(b"not an image")
+    return tmp_path
+
+
+def run(folder, *words: str) -> int:
+    common = [
+        "--random_weights",
+        "--ngf",
+        "2",
+        "--gpu_ids",
+        "-1",
+        "--input",
+        str(folder / "images"),
+        "--num_patches",
+        "12",
+    ]
+    return visualize_queries.main([*common, "--output", str(folder / "out"), *words])
+
+
+def test_a_folder_of_images_with_masks(folder, capsys):
+    assert (
+        run(folder, "--masks", str(folder / "masks"), "--layers", "16", "--figures", "none") == 1
+    )  # for the broken one
+    out, err = capsys.readouterr()
+    assert "broken.jpg" in err and sorted(path.name for path in (folder / "out").iterdir()) == [
+        "0.html",
+        "1.html",
+    ]
+    lines = out.splitlines()
+    assert "mean over 2 images" in out and [line.split()[1] for line in lines[-3:]] == list(MODES)
+    values = [float(word.rstrip("%")) for word in lines[-3].split()[2:]]
+    assert all(0 <= value <= 100 for value in values) and values[2] == pytest.approx(
+        values[0] / values[1], abs=0.05
+    )
+
+
+def test_masks_of_other_images_are_refused(folder, capsys):
+    for path in (folder / "masks").iterdir():
+        path.rename(path.with_stem(f"other{path.stem}"))
+    assert run(folder, "--masks", str(folder / "masks"), "--figures", "none") == 2
+    assert "no mask in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--random_weights"], "--input is missing"),
+        (["--input", "x.png"], "give either --name NAME"),
+        (["--random_weights", "--input", "x.png", "--modes", "nearby"], "'nearby'"),
+        (["--random_weights", "--input", "x.png", "--qs_window", "4"], "must be odd"),
+    ],
+)
+def test_wrong_calls(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        visualize_queries.main(words)
+    assert stop.value.code == 2 and message in capsys.readouterr().err

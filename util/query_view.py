@@ -1,0 +1,168 @@
+"""What query selection saw in one image: entropies, chosen positions and their attention rows, as arrays to draw.
+
+Everything comes from `models.qs_attn` on the encoder's features; nothing is selected here. A position of a feature map is
+drawn at the pixel in the middle of its receptive field, which in the ResNet generator is exact: the 3 x 3 convolutions and
+the blurs keep centres, so position i of a map with stride s lies at pixel s * i (and not half a stride further).
+
+Shapes: H x W the image, h x w the feature map, N queries, M keys of a query (h * w, or k * k in a window).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from models import patch_sampler
+from models.qs_attn import check_rule, log_entropy, select_queries
+from util.errors import UserError
+
+
+@dataclass(frozen=True)
+class QueryView:
+    """The selection of one layer and mode on one image.
+
+    log_entropy: (h, w) float32, log H of each position's row, of the attention that ranks in this mode.
+    indices: (N,) int64, the chosen positions by ascending entropy.
+    attention: (N, M) float32, their rows, each of sum 1.
+    scores: (N, h * w) float32, the dot products f_i . f_j of the chosen positions with all. Unscaled, they often leave a row
+        with a single weight that is not 0; they still say what else the query resembles.
+    window: k where the keys are the k x k window around each query, None where they are all positions.
+    random: (N,) int64, as many positions as CUT would have drawn them.
+    image_shape: (H, W) of the image the encoder saw.
+    """
+
+    layer: int
+    mode: str
+    log_entropy: np.ndarray
+    indices: np.ndarray
+    attention: np.ndarray
+    scores: np.ndarray
+    window: int | None
+    random: np.ndarray
+    image_shape: tuple[int, int]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the feature map."""
+        return self.log_entropy.shape
+
+    def row_map(self, rank: int) -> np.ndarray:
+        """The attention row of the query of this rank as a map over the image's positions: (h, w) float32.
+
+        Weights on padded keys of a window lie outside of the map and are left out.
+        """
+        h, w = self.grid
+        if self.window is None:
+            return self.attention[rank].reshape(h, w)
+        reach = self.window // 2
+        row, column = divmod(int(self.indices[rank]), w)
+        padded = np.zeros((h + 2 * reach, w + 2 * reach), np.float32)
+        padded[row : row + self.window, column : column + self.window] = self.attention[rank].reshape(
+            self.window, -1
+        )
+        return padded[reach : reach + h, reach : reach + w]
+
+
+@torch.no_grad()
+def view_queries(
+    netG: nn.Module,
+    image: torch.Tensor,
+    layers: Sequence[int],
+    modes: Sequence[str],
+    num_patches: int = 256,
+    window: int = 7,
+    seed: int = 0,
+) -> list[QueryView]:
+    """The views of an image (1, C, H, W) in [-1, 1], H and W multiples of 4, layer by layer and in each mode by mode.
+
+    Args:
+        netG: a generator with `encode`; the image goes to its device.
+        layers: taps, as in `--nce_layers`.
+        modes: of "global", "local", "local_global".
+        seed: of the random positions; the state of the global random numbers is left as it was.
+
+    Raises:
+        UserError: a layer that the generator does not have.
+        ValueError: a mode or window that does not exist.
+    """
+    for mode in modes:
+        check_rule(mode, window)
+    last = len(netG.tap_channels()) - 1
+    for layer in layers:
+        if not 0 <= layer <= last:
+            raise UserError(
+                f"layer {layer} was asked for, but the generator has layers 0 to {last}; name some of these"
+            )
+    device = next(netG.parameters()).device
+    views = []
+    for layer, features in zip(layers, netG.encode(image.to(device), layers), strict=True):
+        h, w = features.shape[2:]
+        vectors = features[0].float().flatten(1)  # (C, hw)
+        maps = {}  # local and local_global rank by the same entropies
+        random = random_positions(h * w, num_patches, seed)
+        for mode in modes:
+            ranked_by = check_rule(mode, window).ranked_by
+            if ranked_by not in maps:
+                maps[ranked_by] = log_entropy(features, ranked_by, window)[0].view(h, w).cpu().numpy()
+            selection = select_queries(features, mode, num_patches, window)
+            views.append(
+                QueryView(
+                    layer=layer,
+                    mode=mode,
+                    log_entropy=maps[ranked_by],
+                    indices=selection.indices[0].cpu().numpy(),
+                    attention=selection.attention[0].float().cpu().numpy(),
+                    scores=(vectors[:, selection.indices[0]].T @ vectors).cpu().numpy(),
+                    window=selection.window,
+                    random=random,
+                    image_shape=tuple(image.shape[2:]),
+                )
+            )
+    return views
+
+
+def random_positions(num_locations: int, num_patches: int, seed: int) -> np.ndarray:
+    """Positions as CUT draws them, (min(num_patches, num_locations),) int64, without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return patch_sampler.random_locations(num_locations, num_patches, "cpu").numpy()
+
+
+def pixel_centres(indices: np.ndarray, grid: tuple[int, int], image_shape: tuple[int, int]) -> np.ndarray:
+    """The pixels in the middle of what positions see: (N, 2) int64, row and column.
+
+    Args:
+        indices: (N,) positions of a feature map.
+        grid: (h, w) of that map: smaller than the image by a whole stride, or larger by its padding (layer 0), whose
+            positions are drawn at the pixels they mirror.
+        image_shape: (H, W).
+    """
+    places = np.stack(np.divmod(np.asarray(indices), grid[1]), axis=1)  # (N, 2)
+    for axis, (cells, pixels) in enumerate(zip(grid, image_shape, strict=True)):
+        stride, border = axis_geometry(cells, pixels)
+        places[:, axis] = np.abs(places[:, axis] * stride - border)
+        places[:, axis] = pixels - 1 - np.abs(pixels - 1 - places[:, axis])
+    return places
+
+
+def axis_geometry(cells: int, pixels: int) -> tuple[int, int]:
+    """(stride, border) along one axis: position i of a feature map lies at pixel stride * i - border."""
+    return max(1, round(pixels / cells)), max(0, (cells - pixels) // 2)
+
+
+def upsample(values: np.ndarray, image_shape: tuple[int, int], smooth: bool) -> np.ndarray:
+    """A map (h, w) over the image, (H, W) float32: each position at its pixel centre, bilinear or the nearest position."""
+    for axis, pixels in enumerate(image_shape):
+        cells = values.shape[axis]
+        stride, border = axis_geometry(cells, pixels)
+        at = ((np.arange(pixels) + border) / stride).clip(0, cells - 1)
+        low = np.floor(at + (0.0 if smooth else 0.5)).astype(int).clip(0, cells - 1)
+        high = (low + 1).clip(0, cells - 1)
+        share = (at - low).astype(np.float32) if smooth else np.zeros(pixels, np.float32)
+        share = share.reshape((-1, 1) if axis == 0 else (1, -1))
+        values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
+    return values.astype(np.float32)
