@@ -35,38 +35,42 @@ def network_defaults(netG: str) -> dict[str, object]:
 def layer_channels(opt: Namespace) -> list[int]:
     """Channels of the features at each of `--nce_layers`; UserError where `--netG` has no such layer."""
     with torch.device("meta"):  # shapes alone: no memory, no random number
-        return _layer_channels(opt, build_generator(opt))
+        return _layer_channels(opt, _generator(opt))
 
 
 def smallest_side(opt: Namespace) -> int:
     """The least height and width of an image that `--netD` can judge, in pixels."""
     with torch.device("meta"):
-        return build_discriminator(opt).smallest_side
+        return _discriminator(opt).smallest_side
 
 
 def build_generator(opt: Namespace) -> nn.Module:
     """`--netG` with fresh weights, from the source's channels (`--input_nc`) to the target's (`--output_nc`)."""
+    return initialise(_generator(opt), opt.init_type, opt.init_gain)
+
+
+def _generator(opt: Namespace) -> nn.Module:
     channels = (opt.input_nc, opt.output_nc)
     common = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout}
     if opt.netG.startswith("unet"):
-        net = UnetGenerator(*channels, num_downs=_unet_depth(opt.netG), **common)
-    else:
-        blocks = int(opt.netG.removeprefix("resnet_").removesuffix("blocks"))
-        antialias = {"antialias": not opt.no_antialias, "antialias_up": not opt.no_antialias_up}
-        net = ResnetGenerator(*channels, n_blocks=blocks, **common, **antialias)
-    return initialise(net, opt.init_type, opt.init_gain)
+        return UnetGenerator(*channels, num_downs=_unet_depth(opt.netG), **common)
+    blocks = int(opt.netG.removeprefix("resnet_").removesuffix("blocks"))
+    antialias = {"antialias": not opt.no_antialias, "antialias_up": not opt.no_antialias_up}
+    return ResnetGenerator(*channels, n_blocks=blocks, **common, **antialias)
 
 
 def build_discriminator(opt: Namespace) -> nn.Module:
-    """`--netD`, which judges images of the generator's output."""
+    """`--netD` with fresh weights, which judges images of the generator's output."""
+    return initialise(_discriminator(opt), opt.init_type, opt.init_gain)
+
+
+def _discriminator(opt: Namespace) -> nn.Module:
     if opt.netD == "pixel":
-        net = PixelDiscriminator(opt.output_nc, opt.ndf, opt.normD)
-    elif opt.netD == "patch":
-        net = PatchDiscriminator(opt.output_nc, opt.ndf, opt.normD, not opt.no_antialias)
-    else:
-        layers = 3 if opt.netD == "basic" else opt.n_layers_D
-        net = NLayerDiscriminator(opt.output_nc, opt.ndf, layers, opt.normD, not opt.no_antialias)
-    return initialise(net, opt.init_type, opt.init_gain)
+        return PixelDiscriminator(opt.output_nc, opt.ndf, opt.normD)
+    if opt.netD == "patch":
+        return PatchDiscriminator(opt.output_nc, opt.ndf, opt.normD, not opt.no_antialias)
+    layers = 3 if opt.netD == "basic" else opt.n_layers_D
+    return NLayerDiscriminator(opt.output_nc, opt.ndf, layers, opt.normD, not opt.no_antialias)
 
 
 def build_heads(opt: Namespace, netG: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 def _binomial(taps: list[float], gain: float, channels: int) -> Tensor:
     """The separable filter taps x taps with sum `gain`, once per channel: (C, 1, k, k)."""
-    row = torch.tensor(taps)
+    row = torch.tensor(taps, device="cpu")  # also where a network is built on "meta", for its shapes alone
     kernel = torch.outer(row, row)
     return (gain * kernel / kernel.sum()).expand(channels, 1, -1, -1).clone()
 

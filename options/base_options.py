@@ -157,7 +157,7 @@ def read_saved_options(folder: Path, parser: arguments.ArgumentParser) -> dict[s
     if path.is_file():
         try:
             saved = dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UserError(f"{path} is no list of saved options ({error}): remove it, and give the options again") from None
         return {name: math.inf if value == "inf" else value for name, value in saved.items()}
     path = folder / "train_opt.txt"

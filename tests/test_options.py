@@ -1,0 +1,240 @@
+"""The command line: defaults, spellings, and what is refused with which words. What options do is in test_option_effects.py."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+import torch
+
+from options.base_options import read_saved_options, write_options
+from options.test_options import TestOptions
+from options.train_options import TrainOptions
+
+# As the released code has them (but num_test, which was 20).
+SHARED_DEFAULTS = {
+    "dataroot": "./datasets/horse2zebra", "name": "horse2zebra_qsattn_global", "gpu_ids": [0], "checkpoints_dir": "./checkpoints",
+    "model": "qs", "input_nc": 3, "output_nc": 3, "ngf": 64, "ndf": 64, "netD": "basic", "netG": "resnet_9blocks", "n_layers_D": 3,
+    "normG": "instance", "normD": "instance", "init_type": "xavier", "init_gain": 0.02, "no_dropout": True, "no_antialias": False,
+    "no_antialias_up": False, "dataset_mode": "unaligned", "direction": "AtoB", "serial_batches": False, "num_threads": 4,
+    "batch_size": 1, "crop_size": 256, "max_dataset_size": math.inf, "preprocess": "resize_and_crop",
+    "display_winsize": 256, "epoch": "latest", "verbose": False, "suffix": "",
+}  # fmt: skip
+TRAIN_DEFAULTS = {
+    "load_size": 286, "no_flip": False,
+    "QS_mode": "global", "lambda_GAN": 1, "lambda_NCE": 1, "nce_idt": True, "nce_layers": [0, 4, 8, 12, 16], "netF": "mlp_sample",
+    "netF_nc": 256, "nce_T": 0.07, "num_patches": 256, "flip_equivariance": False, "display_freq": 400, "display_ncols": 4,
+    "display_server": "http://localhost", "display_env": "main", "display_port": 8097, "update_html_freq": 1000, "print_freq": 100,
+    "no_html": False, "save_latest_freq": 5000, "save_epoch_freq": 5, "save_by_iter": False, "continue_train": False,
+    "epoch_count": 1, "phase": "train", "pretrained_name": None, "n_epochs": 200, "n_epochs_decay": 200, "beta1": 0.5,
+    "beta2": 0.999, "lr": 0.0002, "gan_mode": "lsgan", "pool_size": 0, "lr_policy": "linear", "lr_decay_iters": 50,
+}  # fmt: skip
+TEST_DEFAULTS = {"load_size": 256, "phase": "test", "results_dir": "./results/", "eval": False, "num_test": math.inf}
+
+
+def train_options(line):
+    return TrainOptions().parse(line.split())
+
+
+@pytest.mark.parametrize("options, own", [(TrainOptions, TRAIN_DEFAULTS), (TestOptions, TEST_DEFAULTS)])
+def test_defaults_are_the_released_ones(options, own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no run has saved other ones
+    opt = vars(options().parse([]))
+    expected = SHARED_DEFAULTS | own
+    assert {name: opt[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "words, value",
+    [("", False), ("--no_flip", True), ("--no_flip true", True), ("--no_flip=True", True), ("--no_flip False", False), ("--no_flip 0", False)],
+)
+def test_booleans_are_accepted_bare_and_with_a_value(words, value):
+    assert train_options(words).no_flip is value
+
+
+def test_values_keep_their_types():
+    opt = train_options("--nce_layers 0,4 --gpu_ids -1 --max_dataset_size 7 --lr 1e-3 --display_id -1 --QS_mode=local")
+    assert (opt.nce_layers, opt.gpu_ids, opt.max_dataset_size, opt.lr) == ([0, 4], [], 7, 0.001)
+    assert opt.display_id == -1 and opt.QS_mode == "local" and opt.qs_layers == [4]
+
+
+MODELS = {
+    "--model cut": ("cut", 1, True, False, 200, 200),
+    "--CUT_mode CUT": ("cut", 1, True, False, 200, 200),
+    "--model fastcut": ("fastcut", 10, False, True, 150, 50),
+    "--CUT_mode FastCUT": ("fastcut", 10, False, True, 150, 50),
+    "--model cut --CUT_mode FastCUT": ("fastcut", 10, False, True, 150, 50),
+    "--model fastcut --lambda_NCE 5 --n_epochs 3": ("fastcut", 5, False, True, 3, 50),
+}
+
+
+@pytest.mark.parametrize("line", MODELS)
+def test_a_model_brings_its_defaults_and_what_is_given_wins(line):
+    opt = train_options(line)
+    assert (opt.model, opt.lambda_NCE, opt.nce_idt, opt.flip_equivariance, opt.n_epochs, opt.n_epochs_decay) == MODELS[line]
+
+
+def test_a_unet_has_taps_of_its_own():
+    assert train_options("--netG unet_256").nce_layers == [0, 1, 2, 3, 4]
+    assert train_options("--netG unet_256").qs_layers == [3, 4]
+    assert train_options("--netG unet_256 --nce_layers 0,8").nce_layers == [0, 8]
+
+
+def test_suffix_is_filled_in():
+    assert train_options("--name horses --suffix {QS_mode}_{crop_size}").name == "horses_global_256"
+    assert train_options("--name horses --model fastcut --suffix {lambda_NCE}").name == "horses_10.0"
+
+
+# What is typed -> what the message must say.
+REFUSALS = {
+    # unknown options and values
+    "--QS_mod global": r"unknown option --QS_mod: did you mean --QS_mode\?",
+    "--n_epoch=3": r"did you mean --n_epochs\?",
+    "--qqqqqq 1": "unknown option --qqqqqq; --help lists all",
+    "stray": "cannot place 'stray'",
+    "--QS_mode lo": r"argument --QS_mode: invalid choice: 'lo' \(choose from .*local_global",
+    "--netG resnet_8blocks": "invalid choice: 'resnet_8blocks'",
+    "--continue_train maybe": "--continue_train: is a boolean: write true or false, not 'maybe'",
+    "--batch_size 0": "--batch_size: takes a whole number of at least 1, not '0'",
+    "--batch_size 1.5": "not '1.5'",
+    "--lr 0": "--lr: takes a number above 0, not '0'",
+    "--lr nan": "not 'nan'",
+    "--beta1 1": "--beta1: takes a number of at least 0 and at most",
+    "--lambda_NCE -1": "--lambda_NCE: takes a number of at least 0",
+    "--nce_layers 4,0": "ascending layer numbers such as 0,4,8,12,16, not '4,0'",
+    "--nce_layers a": "not 'a'",
+    "--gpu_ids 0,1": "use torchrun --nproc_per_node=2 train.py",
+    "--gpu_ids zero": "takes a GPU number, or -1 for the CPU",
+    "--max_dataset_size 0": "at least 1",
+    "--input_nc 4": r"--input_nc is 4, but images have 1 \(grey\) or 3 \(RGB\) channels",
+    "--lr": "expected one argument",
+    # names
+    "--suffix {mode}": "--suffix {mode} cannot be filled in .*braces hold the name of an option",
+    "--suffix {QS_mode": "--suffix {QS_mode cannot be filled in",
+    "--name ../other": "no name of a folder under --checkpoints_dir",
+    "--name /other": "no name of a folder",
+    "--name=": "no name of a folder",
+    # layers and queries
+    "--nce_layers 0,4,99": r"--nce_layers names layer 99, but --netG resnet_9blocks has layers 0 to 31",
+    "--netG unet_256 --nce_layers 0,4,8,12,16": r"--netG unet_256 has layers 0 to 8 \(depths of its way down\)",
+    "--qs_layers 12,20": "--qs_layers names 20, which is not among --nce_layers 0,4,8,12,16",
+    "--QS_mode local --qs_window 4": "--qs_window is 4, but a window has a centre: give an odd number",
+    "--qs_variant released --QS_mode local --num_patches 64": "found --batch_size 1, --num_patches 64, and 256 channels",
+    "--qs_variant released --QS_mode local --batch_size 2": "works, .* for --batch_size 1",
+    "--qs_variant released --QS_mode local --qs_layers 8,12,4": "ascending",
+    # image sizes
+    "--crop_size 30": "--crop_size 30 cannot be used: --netG resnet_9blocks needs a multiple of 4.* Take 32",
+    "--crop_size 16": "--netD basic at least 24 pixels. Take 24",
+    "--netD n_layers --n_layers_D 5 --crop_size 64": "at least 96 pixels. Take 96",
+    "--netG unet_128 --crop_size 64": "--netG unet_128 needs a multiple of 128.* Take 128",
+    "--netG unet_256 --preprocess none": "--preprocess none gives images of any size, but --netG unet_256 needs",
+    "--load_size 200": "--crop_size 256 is larger than --load_size 200",
+    # contradictions
+    "--CUT_mode CUT --model fastcut": "--CUT_mode CUT contradicts --model fastcut",
+    "--CUT_mode CUT --model qs": "contradicts --model qs",
+    "--model cut --QS_mode local": "--QS_mode has no effect with --model cut: leave it out, or give --model qs",
+    "--model cut --qs_layers 16": "--qs_layers has no effect with --model cut",
+    "--qs_window 5": "--qs_window has no effect with --QS_mode global.* give --QS_mode local or local_global",
+    "--n_layers_D 4": "--n_layers_D has no effect with --netD basic",
+    "--netF sample --netF_nc 64": "--netF_nc has no effect with --netF sample",
+    "--lr_decay_iters 10": "--lr_decay_iters has no effect with --lr_policy linear",
+    "--netG unet_256 --no_antialias_up": "--no_antialias_up has no effect with --netG unet_256",
+    "--input_nc 1": "--input_nc 1 and --output_nc 3 differ",
+    "--lambda_GAN 0 --lambda_NCE 0": "nothing to learn from",
+    "--n_epochs 0 --n_epochs_decay 0": "nothing would be trained",
+    "--epoch_count 401": r"--epoch_count 401 is behind the last epoch, 400",
+    "--continue_train --overwrite": "--continue_train and --overwrite contradict each other",
+    "--continue_train --pretrained_name other": "--continue_train and --pretrained_name contradict each other",
+    "--epoch 5": "--epoch 5 says which weights to start from: give --continue_train",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", REFUSALS)
+def test_refused_at_once_with_status_2(line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        TrainOptions().parse(line.split())
+    assert exit.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and not printed.out
+    assert re.search(REFUSALS[line], printed.err), printed.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_typed_in_vain_but_changes_nothing_is_let_pass():
+    train_options("--netD basic --n_layers_D 3 --model cut --QS_mode global --qs_window 7")
+
+
+def test_help_is_grouped_with_one_entry_an_option(capsys):
+    with pytest.raises(SystemExit) as exit:
+        TrainOptions().parse(["--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    for name in TrainOptions().parser.defaults:
+        assert text.count(f"\n  --{name} ") == 1, name
+    assert max(map(len, text.splitlines())) <= 120
+    assert "(default: 0,4,8,12,16; U-Nets 0,1,2,3,4)" in " ".join(text.split())
+
+
+def test_saved_options_are_read_back(tmp_path):
+    opt = train_options("--model fastcut --nce_layers 0,4 --max_dataset_size 9 --no_flip")
+    parser = TrainOptions().parser
+    write_options(tmp_path, opt, parser.defaults)
+    saved = read_saved_options(tmp_path, parser)
+    assert {name: saved[name] for name in parser.defaults} == {name: getattr(opt, name) for name in parser.defaults}
+    as_text = (tmp_path / "train_opt.txt").read_text()
+    assert "                  no_flip: True                          \t[default: False]\n" in as_text
+    (tmp_path / "train_opt.json").unlink()  # as a run of the released code is, which has the text alone
+    from_text = read_saved_options(tmp_path, parser)
+    for name, value in from_text.items():
+        assert value == saved[name], name
+    assert from_text["nce_layers"] == [0, 4] and from_text["lambda_NCE"] == 10 and from_text["max_dataset_size"] == 9
+
+
+RELEASED_TEXT = """----------------- Options ---------------
+               batch_size: 1
+                  gpu_ids: 0,1                           	[default: 0]
+                     netG: resnet_6blocks                	[default: resnet_9blocks]
+                      ngf: 32                            	[default: 64]
+               easy_label: experiment_name
+stylegan2_G_num_downsampling: 1
+                   suffix:
+----------------- End -------------------
+"""
+
+
+def test_options_saved_by_the_released_code_are_read(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "train_opt.txt").write_text(RELEASED_TEXT)
+    opt = TestOptions().parse(["--checkpoints_dir", str(tmp_path), "--name", "run"])
+    assert (opt.netG, opt.ngf, opt.gpu_ids) == ("resnet_6blocks", 32, [0])
+    opt = TestOptions().parse(["--checkpoints_dir", str(tmp_path), "--name", "run", "--ngf", "16"])
+    assert (opt.netG, opt.ngf) == ("resnet_6blocks", 16)  # given flags win
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]", '{"ngf": '])
+def test_damaged_saved_options_are_named(tmp_path, text, capsys):
+    (tmp_path / "train_opt.json").write_text(text)
+    with pytest.raises(SystemExit) as exit:
+        TrainOptions().parse(["--checkpoints_dir", str(tmp_path.parent), "--name", tmp_path.name, "--continue_train"])
+    assert exit.value.code == 2 and "train_opt.json is no list of saved options" in capsys.readouterr().err
+
+
+def test_continuing_takes_the_options_of_the_run(tmp_path):
+    place = ["--checkpoints_dir", str(tmp_path), "--name", "run"]
+    opt = TrainOptions().parse([*place, "--model", "cut", "--ngf", "8", "--gpu_ids", "-1", "--verbose"])
+    write_options(tmp_path / "run", opt, TrainOptions().parser.defaults)
+    assert json.loads((tmp_path / "run" / "train_opt.json").read_text())["ngf"] == 8
+    again = TrainOptions().parse([*place, "--continue_train", "--lr", "0.1"])
+    assert (again.model, again.ngf, again.lr, again.continue_train) == ("cut", 8, 0.1, True)
+    assert (again.gpu_ids, again.verbose) == ([0], False)  # of the call, not of the run
+    assert TrainOptions().parse(place).ngf == 64
+
+
+def test_parsing_draws_no_random_number():
+    state = torch.get_rng_state()
+    train_options("--model cut")
+    assert torch.equal(state, torch.get_rng_state())
