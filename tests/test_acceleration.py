@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim import Adam
 
-from models import acceleration, create_model, patch_sampler
+from models import acceleration, create_model, patch_sampler, step_graph
 from models.resample import BlurDownsample, BlurUpsample
 from models.schedules import make_scheduler
 from options.train_options import TrainOptions
@@ -184,10 +184,10 @@ class FakeGraph:
         groups = [group for optimizer in self.model.optimizers.values() for group in optimizer.param_groups]
         captured = [(group, group["lr"], group["capturable"]) for group in groups]
         assert all(isinstance(lr, torch.Tensor) and capturable for _, lr, capturable in captured)
-        before = acceleration._Snapshot(self.model)
+        before = step_graph.Snapshot(self.model)
         step()  # a capture leaves the results' places behind, without running anything
         before.restore()
-        results = {name: copy.copy(getattr(self.model, name)) for name in acceleration.Accelerator.PRODUCTS}
+        results = {name: copy.copy(getattr(self.model, name)) for name in step_graph.PRODUCTS}
 
         def replay():
             self.rates.append(captured[0][1].item())
@@ -207,8 +207,7 @@ def captured_model(monkeypatch):
     def build(words=""):
         model = tiny_model(words)
         graph = FakeGraph(model)
-        monkeypatch.setattr(acceleration, "capture_graph", graph)
-        # a rehearsal's Adam on the CPU takes no tensors as rates together with `capturable`, which is CUDA's
+        monkeypatch.setattr(step_graph, "capture_graph", graph)
         model.accelerator.captures = True
         return model, graph
 
@@ -279,7 +278,7 @@ def test_a_failed_capture_warns_once_and_trains_on_from_the_same_state(captured_
         step()
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(acceleration, "capture_graph", broken)
+    monkeypatch.setattr(step_graph, "capture_graph", broken)
     steps = [*batches(2), *batches(1, (32, 48))]
     with pytest.warns(RuntimeWarning, match="--cuda_graph failed.*not permitted") as caught:
         losses = losses_of(model, steps)
@@ -365,7 +364,7 @@ def test_a_failed_compilation_warns_once_and_trains_on_from_the_same_state(monke
 @pytest.mark.parametrize(
     "words", ["", "--QS_mode local", "--model cut", "--channels_last", "--no_dropout false", "--normG batch"]
 )
-def test_a_captured_run_follows_the_eager_one(words, monkeypatch):
+def test_gpu_a_captured_run_follows_the_eager_one(words, monkeypatch):
     drawn = []
     draw = patch_sampler.random_locations
     steps = batches(6)
@@ -391,7 +390,7 @@ def test_a_captured_run_follows_the_eager_one(words, monkeypatch):
 
 
 @on_gpu
-def test_a_capture_that_breaks_off_leaves_a_machine_that_trains(monkeypatch):
+def test_gpu_a_capture_that_breaks_off_leaves_a_machine_that_trains(monkeypatch):
     model = tiny_model("--cuda_graph", gpu=0)
     step = model.training_step
 
@@ -410,7 +409,7 @@ def test_a_capture_that_breaks_off_leaves_a_machine_that_trains(monkeypatch):
 
 
 @on_gpu
-def test_fast_captures_compiled_bfloat16():
+def test_gpu_fast_captures_compiled_bfloat16():
     model = tiny_model("--fast", gpu=0)
     losses = losses_of(model, batches(3))
     assert model.accelerator.recordings and model.accelerator.passes
