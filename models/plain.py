@@ -88,7 +88,11 @@ class PlainStep:
         self.netF = model.netF
         self.losses: dict[str, Tensor] = {}
         settings = {"lr": self.opt.lr, "betas": (self.opt.beta1, self.opt.beta2)}
-        self.optimizers = {name: Adam(net.parameters(), **settings) for name, net in self.networks() if list(net.parameters())}
+        self.optimizers = {
+            name: Adam(net.parameters(), **settings)
+            for name, net in self.networks()
+            if list(net.parameters())
+        }
 
     def networks(self) -> Iterator[tuple[str, nn.Module]]:
         """The networks with their names, G, D and F."""
@@ -174,7 +178,9 @@ def plain_qs_attn(
     keys = {kind: KEYS[kind](source, window) for kind in set(rule)}
     scores = {kind: torch.einsum(SCORE[kind], vectors(source), keys[kind]) for kind in keys}  # (B, L, M)
     attention = {kind: scores[kind].softmax(-1) for kind in keys}
-    indices = rank(scores[rule.ranked_by].detach()).sort(dim=1, stable=True).indices[:, :num_queries]  # (B, N)
+    indices = (
+        rank(scores[rule.ranked_by].detach()).sort(dim=1, stable=True).indices[:, :num_queries]
+    )  # (B, N)
     chosen = take(attention[rule.routed_by], indices)  # (B, N, M)
 
     def route(values: Tensor) -> Tensor:

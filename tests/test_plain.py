@@ -17,7 +17,10 @@ MODES = ["--QS_mode global", "--QS_mode local", "--QS_mode local_global", "--mod
 def golden_steps(golden):
     """The batches and random positions of the two golden steps."""
     batch = {"A": golden["real_A"], "B": golden["real_B"]}
-    ids = [[golden[f"step{step}.random_ids.{domain}.{layer}"] for layer in range(3) for domain in "AB"] for step in range(2)]
+    ids = [
+        [golden[f"step{step}.random_ids.{domain}.{layer}"] for layer in range(3) for domain in "AB"]
+        for step in range(2)
+    ]
     return [batch, batch], ids
 
 
@@ -26,7 +29,9 @@ def golden_gradients(golden, step):
     return {key.removeprefix(prefix): value for key, value in golden.items() if key.startswith(prefix)}
 
 
-@pytest.mark.skipif(not instance_norm_bug(), reason="the golden gradients carry a bug that this PyTorch has no more")
+@pytest.mark.skipif(
+    not instance_norm_bug(), reason="the golden gradients carry a bug that this PyTorch has no more"
+)
 def test_plain_step_is_the_released_one_bug_and_all():
     """Two steps of the released code: every loss, every gradient, every weight."""
     golden = load_golden("train_step_global")
@@ -35,7 +40,9 @@ def test_plain_step_is_the_released_one_bug_and_all():
     batches, ids = golden_steps(golden)
     for step, (losses, grads) in enumerate(run_steps(PlainStep(model), model, batches, ids)):
         for name, value in losses.items():
-            assert value == pytest.approx(golden[f"step{step}.loss.{name}"].item(), rel=1e-5 if step == 0 else 1e-4)
+            assert value == pytest.approx(
+                golden[f"step{step}.loss.{name}"].item(), rel=1e-5 if step == 0 else 1e-4
+            )
         # the second step stands on weights in which Adam made whole steps of rounding
         assert assert_gradients_close(grads, golden_gradients(golden, step), 3e-5 if step == 0 else 2e-2) > 30
     for name, net in model.networks.items():
@@ -44,7 +51,9 @@ def test_plain_step_is_the_released_one_bug_and_all():
             grad = golden.get(f"step1.grad.{name}.{key}")
             if grad is not None and key.endswith("weight"):
                 clear = grad.abs() > 1e-2 * grad.abs().max()
-                torch.testing.assert_close((value - before)[clear], (after - before)[clear], rtol=1e-2, atol=2e-5)
+                torch.testing.assert_close(
+                    (value - before)[clear], (after - before)[clear], rtol=1e-2, atol=2e-5
+                )
 
 
 def test_plain_step_agrees_with_what_is_right_in_the_released_one():

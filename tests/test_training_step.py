@@ -35,7 +35,9 @@ def test_the_first_step_of_the_released_code():
                 torch.testing.assert_close((value - before)[clear], moved[clear], rtol=1e-2, atol=1e-7)
 
 
-@pytest.mark.parametrize("argv", ["--QS_mode local", "--QS_mode local_global", "--model cut", "--model fastcut"])
+@pytest.mark.parametrize(
+    "argv", ["--QS_mode local", "--QS_mode local_global", "--model cut", "--model fastcut"]
+)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_variant_learns_on_any_batch(argv, batch):
     model = tiny_model(*argv.split())

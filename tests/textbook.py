@@ -32,10 +32,14 @@ def load_before(model, golden: dict[str, Tensor]) -> None:
     """Give the model's networks the weights that the golden steps began with."""
     for name, net in model.networks.items():
         prefix = f"before.{name}."
-        net.load_state_dict({key.removeprefix(prefix): v for key, v in golden.items() if key.startswith(prefix)})
+        net.load_state_dict(
+            {key.removeprefix(prefix): v for key, v in golden.items() if key.startswith(prefix)}
+        )
 
 
-def run_steps(step, model, batches: list[dict], locations=None) -> Iterator[tuple[dict[str, float], dict[str, Tensor]]]:
+def run_steps(
+    step, model, batches: list[dict], locations=None
+) -> Iterator[tuple[dict[str, float], dict[str, Tensor]]]:
     """Losses and gradients (as they stand before each update) of each of a few steps.
 
     Args:
@@ -75,7 +79,10 @@ def assert_gradients_close(found: dict[str, Tensor], expected: dict[str, Tensor]
     gradient is zero but for rounding.
     """
     scales = {name: value.abs().max().item() for name, value in expected.items()}
-    largest = {net: max(scale for name, scale in scales.items() if name.startswith(net)) for net in {n[0] for n in scales}}
+    largest = {
+        net: max(scale for name, scale in scales.items() if name.startswith(net))
+        for net in {n[0] for n in scales}
+    }
     compared = [name for name in expected if scales[name] > 1e-2 * largest[name[0]]]
     for name in compared:
         off = (found[name] - expected[name]).abs().max().item() / scales[name]

@@ -1,0 +1,64 @@
+"""The benchmark on networks of a few channels: every number it promises, for both sides, and its refusals."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import torch
+
+from scripts import benchmark
+from util.measuring import StageClock, peak_memory, seconds, spread
+
+TINY = "--device cpu --size 32 --ngf 4 --ndf 4 --netF_nc 8 --num_patches 8".split()
+
+
+def test_all_numbers_of_a_mode(tmp_path, capsys):
+    words = "--modes local_global --steps 2 --warmup 0 --images 1 --inference_batch 2 --stages --precision bf16".split()
+    assert benchmark.main([*TINY, *words, "--json", str(tmp_path / "numbers.json")]) == 0
+    written = json.loads((tmp_path / "numbers.json").read_text())
+    (result,) = written["results"]
+    assert result["speed"]["precision"] == "bf16" and written["machine"]["torch"] == torch.__version__
+    for side in ("plain", "fast"):
+        step = result["steps"][side]["step_ms"]
+        assert 0 < step["low"] <= step["median"] <= step["high"]
+        assert result["images"][side]["median"] > 0
+        assert 10e6 < result["memory"][side] < 8e9  # PyTorch alone is more than 10 MB
+        assert set(result["stages"][side]) == set(benchmark.STAGES)
+        busy = ("generate", "D", "encode", "select", "NCE", "backward", "optimiser")
+        assert all(result["stages"][side][stage] > 0 for stage in busy)
+    table = capsys.readouterr().out
+    assert "| local_global |" in table and "precision bf16" in table and "Stages of a step" in table
+
+
+def test_the_plain_side_takes_none_of_the_speed_options():
+    own, rest = benchmark.parse([*TINY, "--precision", "bf16", "--channels_last"])
+    plain, fast = (benchmark.Side(name, benchmark.options_of(own, rest, "cut")) for name in ("plain", "fast"))
+    assert (plain.model.opt.precision, plain.model.opt.channels_last) == ("fp32", False)
+    assert (fast.model.opt.precision, fast.model.opt.channels_last) == ("bf16", True)
+    for ours, theirs in zip(plain.model.netG.parameters(), fast.model.netG.parameters(), strict=True):
+        assert torch.equal(ours, theirs) and ours is not theirs
+
+
+def test_wrong_calls_are_named(capsys):
+    assert benchmark.main([*TINY, "--modes", "lo"]) == 2
+    assert benchmark.main([*TINY, "--steps", "0"]) == 2
+    error = capsys.readouterr().err
+    assert "'lo'" in error and "local_global" in error and "--steps is 0" in error
+
+
+def test_a_stage_within_a_stage_counts_once():
+    clock = StageClock(torch.device("cpu"))
+    inner = clock.timed("inner", lambda: time.sleep(0.05))
+    outer = clock.timed("outer", lambda: (time.sleep(0.02), inner()))
+    took = seconds(outer, torch.device("cpu"))
+    assert clock.totals["inner"] >= 0.05 and clock.totals["outer"] >= 0.02
+    assert clock.totals["inner"] + clock.totals["outer"] <= took + 1e-3
+
+
+def test_spread_and_memory():
+    assert spread([0.002, 0.001, 0.003]) == pytest.approx({"median": 2, "low": 1, "high": 3})
+    before = peak_memory(torch.device("cpu"))
+    torch.ones(30_000_000)  # 120 MB
+    assert peak_memory(torch.device("cpu")) >= before
