@@ -62,7 +62,7 @@ class Training:
     def __init__(self, opt: Namespace, defaults: dict[str, object], device: torch.device):
         self.opt = opt
         self.device = device
-        self.folder = run_folder({**vars(opt), "suffix": ""})
+        self.folder = run_folder(vars(opt))
         self.writes = distributed.rank() == 0 and not opt.dry_run
         self.lock: RunLock | None = None
         self.defaults = defaults

@@ -107,7 +107,7 @@ class BaseOptions:
         opt = Namespace(**self._with_defaults({**saved, **given}))
         opt.isTrain = self.is_train
         opt.given = sorted(given)
-        opt.name = folder.relative_to(opt.checkpoints_dir).as_posix()
+        opt.name, opt.suffix = folder.relative_to(opt.checkpoints_dir).as_posix(), ""  # the name has it now
         self.check(opt)
         acceleration.settle(opt)
         return opt
