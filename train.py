@@ -252,9 +252,9 @@ class Training:
         if not self.writes:
             return
         try:
-            if not self.folder.is_dir():
+            if not self.lock.path.exists():  # the logs may have made the folder itself again
                 self._say(f"warning: {self.folder} has vanished, with all that was in it; making it anew.")
-                self.folder.mkdir(parents=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
                 self.lock.release()
                 self.lock = RunLock(self.folder)
                 write_options(self.folder, self.opt, self.defaults)

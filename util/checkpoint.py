@@ -99,8 +99,9 @@ class Checkpoints:
         """Put model, random generators and logs back to where the state was saved. UserError where it cannot be read."""
         path = self.folder / STATE_FILE
         try:
+            verify_archive(path)  # torch.load takes damaged numbers as they are
             state = torch.load(path, map_location="cpu", weights_only=True)
-            found = state["format"]
+            found = dict(state)["format"]
         except Exception as error:  # torch meets damaged files with exceptions of every type
             raise UserError(
                 f"{path} is no readable state of a training ({_first_line(error)}); without it the run can go on from its "
@@ -146,9 +147,9 @@ def verify_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except zipfile.BadZipFile as error:
-        raise OSError(f"{path} was written badly: {error}") from None
+        raise OSError(f"{path.name} is damaged: {error}") from None
     if broken is not None:
-        raise OSError(f"{path} was written badly: {broken} differs")
+        raise OSError(f"{path.name} is damaged: its checksum of {broken} is not that of what was written")
 
 
 def random_state() -> dict:

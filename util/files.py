@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,11 @@ def write_atomically(
         verify(temporary)
         os.replace(temporary, path)
     except RuntimeError as error:  # torch.save tells of a full disk so
-        raise OSError(f"{path} could not be written: {error}") from error
+        free = shutil.disk_usage(path.parent).free / 1e6
+        found = str(error).splitlines()[0]
+        raise OSError(
+            f"{path.name} could not be written, with {free:.0f} MB free on its disk ({found})"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from types import FrameType
 
@@ -41,7 +40,5 @@ class StopSignal:
                 return
             os._exit(128 + number)  # a second signal means now
         self.received, self._since = number, time.monotonic()
-        # os.write, since the signal may have come in the middle of a print
-        os.write(
-            sys.stderr.fileno(), b"\nStopping after this step; the run will be saved. Again: exit at once.\n"
-        )
+        # os.write to stderr, since the signal may have come in the middle of a print
+        os.write(2, b"\nStopping after this step; the run will be saved. Again: exit at once.\n")
