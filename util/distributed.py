@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-TIMEOUT = datetime.timedelta(minutes=5)  # a process that has not answered for so long counts as dead
+TIMEOUT = datetime.timedelta(minutes=10)  # a process that has not answered for so long counts as dead
 
 _control: dist.ProcessGroup | None = None  # host-side messages, beside the gradients and off the GPU's stream
 
