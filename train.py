@@ -34,7 +34,7 @@ from util.images import to_uint8
 from util.loss_log import loss_line
 from util.monitor import Monitor
 from util.query_figure import query_overview
-from util.run_folder import claim_folder, starting_point
+from util.run_folder import claim_folder
 from util.run_lock import RunLock
 from util.stop_signal import StopSignal
 from util.visdom_client import VisdomClient
@@ -208,8 +208,8 @@ class Training:
         """Lock the run's folder, and say what to begin with: "nothing", "weights" or "state"."""
         if self.opt.dry_run:
             return "nothing"
-        self.lock, continues = claim_folder(self.opt, self.folder, self.defaults)
-        return starting_point(self.folder, self._epoch_to_continue) if continues else "nothing"
+        self.lock, start = claim_folder(self.opt, self.folder, self._epoch_to_continue, self.defaults)
+        return start
 
     @property
     def _epoch_to_continue(self) -> str:

@@ -11,17 +11,25 @@ from util.checkpoint import STATE_FILE
 from util.distributed import restarted_job
 from util.errors import UserError
 from util.files import remove_leftovers
+from util.loss_log import JSON_LINES, TEXT
 from util.run_lock import RunLock
 
+LOGS = (TEXT, JSON_LINES)
 
-def claim_folder(opt: Namespace, folder: Path, defaults: dict[str, object]) -> tuple[RunLock, bool]:
-    """Take the folder for this training: (the lock, whether it goes on with what is there).
+
+def claim_folder(
+    opt: Namespace, folder: Path, epoch: str, defaults: dict[str, object]
+) -> tuple[RunLock, str]:
+    """Take the folder for this training: its lock, and what to begin with, "nothing", or of `epoch` "weights" or "state".
 
     A training that torchrun restarted goes on by itself, if it was this very job that had the folder before.
 
     Raises:
-        UserError: the folder cannot be made or written, another process trains in it, or a fresh start would write over a run.
+        UserError: the folder cannot be made or written, another process trains in it, a fresh start would write over a run, or
+            there is nothing to go on from.
     """
+    if opt.continue_train:
+        starting_point(folder, epoch)  # before a folder is made for a name that was only mistyped
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = RunLock(folder)
@@ -30,12 +38,16 @@ def claim_folder(opt: Namespace, folder: Path, defaults: dict[str, object]) -> t
         continues = opt.continue_train or (restarted and lock.last_job == job)
         if not continues:
             refuse_another_run(opt, folder, defaults)
+        start = starting_point(folder, epoch) if continues else "nothing"
+        if start == "nothing":
+            for log in LOGS:  # an earlier start, which saved nothing, may have begun them
+                (folder / log).unlink(missing_ok=True)
         lock.note_job(job)
     except OSError as error:
         raise UserError(
             f"the run's folder {str(folder)!r} cannot be used: {error}; choose another --checkpoints_dir"
         ) from None
-    return lock, continues
+    return lock, start
 
 
 def starting_point(folder: Path, epoch: str) -> str:
@@ -61,12 +73,7 @@ def refuse_another_run(opt: Namespace, folder: Path, defaults: dict[str, object]
         return
     if opt.overwrite:
         # What a resume would take for its own goes at once; checkpoints of single epochs go as new ones replace them.
-        for path in [
-            folder / STATE_FILE,
-            *folder.glob("latest_net_*.pth"),
-            folder / "loss_log.txt",
-            folder / "log.jsonl",
-        ]:
+        for path in [folder / STATE_FILE, *folder.glob("latest_net_*.pth")]:
             path.unlink(missing_ok=True)
         return
     saved = read_saved_options(folder, TrainOptions().parser) or {}
