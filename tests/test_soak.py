@@ -1,0 +1,66 @@
+"""Nothing grows over a long run: memory, open files, threads, processes; logs grow by the same amount an epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from training_process import TrainingProcess, make_images, state_of, words
+
+STEPS_AN_EPOCH, EPOCHS = 250, 10
+TINY_STEP = "--ngf 1 --ndf 1 --netD n_layers --n_layers_D 1 --netF_nc 2 --num_patches 4 --load_size 18 --crop_size 16 --nce_layers 0,4"
+
+
+def resources(pid: int) -> dict[str, int]:
+    """What a process and its children hold: memory in KiB, open files, threads, processes."""
+    family = [pid, *(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    memory = (
+        sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) for p in family)
+        * os.sysconf("SC_PAGESIZE")
+        // 1024
+    )
+    count = {kind: sum(len(os.listdir(f"/proc/{p}/{kind}")) for p in family) for kind in ("fd", "task")}
+    return {"memory": memory, "files": count["fd"], "threads": count["task"], "processes": len(family)}
+
+
+def measure_at_each_epoch_end():
+    """Have the training print what it holds at the end of every epoch."""
+    import train
+
+    end_epoch = train.Training._run_epoch
+
+    def run_epoch(training, stop):
+        goes_on = end_epoch(training, stop)
+        logs = {name: (training.folder / name).stat().st_size for name in ("loss_log.txt", "log.jsonl")}
+        print("measured", json.dumps(resources(os.getpid()) | logs), flush=True)
+        return goes_on
+
+    train.Training._run_epoch = run_epoch
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_long_run_does_not_grow(tmp_path):
+    dataroot = make_images(tmp_path / "images", STEPS_AN_EPOCH, 9)
+    options = (
+        f"--n_epochs {EPOCHS - 1} --n_epochs_decay 1 {TINY_STEP} --num_threads 1 --cache_gb 0 --print_freq 5 "
+        "--save_latest_freq 50 --save_epoch_freq 1000 --update_html_freq 50 --no_html false"
+    )
+    training = TrainingProcess(
+        words(dataroot, tmp_path, options), tmp_path / "log", change=measure_at_each_epoch_end
+    )
+    assert training.wait(280) == 0, training.output()
+    lines = [line for line in training.output().splitlines() if line.startswith("measured ")]
+    measured = [json.loads(line.removeprefix("measured ")) for line in lines]
+    assert len(measured) == EPOCHS and state_of(tmp_path)["progress"]["steps"] == EPOCHS * STEPS_AN_EPOCH
+
+    settled, last = measured[2], measured[-1]
+    growth = {name: last[name] - settled[name] for name in last}
+    print(f"over {(EPOCHS - 3) * STEPS_AN_EPOCH} steps: {growth}")
+    assert growth["memory"] < 4096  # KiB; a leak of one tiny image a step would be more
+    assert growth["files"] == growth["threads"] == growth["processes"] == 0
+    for log in ("loss_log.txt", "log.jsonl"):
+        first, later = measured[3][log] - measured[2][log], measured[-1][log] - measured[-2][log]
+        assert abs(later - first) < 0.1 * first
