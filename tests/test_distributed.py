@@ -1,0 +1,232 @@
+"""Several processes train as one: the same numbers, one writer, no hanging, and restarts that go on by themselves."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from training_process import (
+    PATIENCE,
+    TrainingProcess,
+    assert_same_run,
+    losses,
+    make_images,
+    ranks_env,
+    state_of,
+    steps_saved,
+    words,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and killed")
+PROJECT = Path(__file__).parents[1]
+SCHEDULE = "--n_epochs 2 --n_epochs_decay 1"
+STEPS = 9  # 3 epochs of 6 images in global batches of 2
+
+
+@pytest.fixture(scope="module")
+def dataroot(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images"), 6, 5)
+
+
+def start_two(dataroot, checkpoints, *more, change=None):
+    """Two processes with one image each a step, as torchrun starts them."""
+    checkpoints.mkdir(exist_ok=True)
+    argv = words(dataroot, checkpoints, SCHEDULE, *more)
+    logs = [checkpoints / f"rank{rank}.log" for rank in range(2)]
+    return [TrainingProcess(argv, log, env, change) for log, env in zip(logs, ranks_env(2), strict=True)]
+
+
+def one(dataroot, checkpoints, *more, change=None):
+    """One process with both images of each step; its exit status."""
+    checkpoints.mkdir(exist_ok=True)
+    argv = words(dataroot, checkpoints, SCHEDULE, "--batch_size 2", *more)
+    return TrainingProcess(argv, checkpoints / "one.log", change=change).wait()
+
+
+def note_images():
+    """Have each process print the images of every step."""
+    from models.cut_model import CUTModel
+
+    take_batch = CUTModel.set_input
+
+    def set_input(model, batch):
+        for domain in "AB":
+            print(f"saw {domain}", *(Path(path).stem for path in batch[f"{domain}_paths"]))
+        take_batch(model, batch)
+
+    CUTModel.set_input = set_input
+
+
+def stop_after_five():
+    """Have each process be asked to stop after its fifth step."""
+    import train
+
+    note_images()
+    show, count = train.Training._show, iter(range(1, 1000))
+
+    def asked(training, bar):
+        show(training, bar)
+        if next(count) == 5 and os.environ.get("RANK", "0") == "0":  # one process told is all told
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train.Training._show = asked
+
+
+def images_seen(*logs):
+    """The images of domain A and B of each step, over all processes."""
+    seen = [re.findall(r"^saw [AB](.*)$", log.read_text(), re.M) for log in logs]
+    return [" ".join(step).split() for step in zip(*seen, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def single(dataroot, tmp_path_factory):
+    checkpoints = tmp_path_factory.mktemp("single")
+    assert one(dataroot, checkpoints, change=note_images) == 0
+    return checkpoints
+
+
+def assert_same_training(a, b):
+    """Two runs agree but for rounding; returns the largest relative difference of a loss in the first 6 steps, and of a weight.
+
+    Sums in another order differ in the last bit, and steps amplify that: behind those 6 one ReLU that falls on the other side
+    of 0 is enough for a difference of 1e-4.
+    """
+    first, second = losses(a), losses(b)
+    assert len(first) == len(second) == STEPS
+    steps = [
+        max(abs(x[name] - y[name]) / max(1, abs(y[name])) for name in y)
+        for x, y in zip(first, second, strict=True)
+    ]
+    loss, weight = max(steps[:6]), difference_of_weights(a, b)
+    assert loss < 2e-6 and max(steps) < 1e-3 and weight < 1e-5
+    return loss, weight
+
+
+def difference_of_weights(a, b):
+    """The largest difference of a weight, biases left out.
+
+    A bias before an instance norm has no effect: its exact gradient is 0, and what is computed is rounding noise, which Adam
+    scales up to whole steps of the learning rate, in a direction of its own for each order of summation.
+    """
+    first, second = (state_of(folder)["model"]["networks"] for folder in (a, b))
+    return max(
+        (first[net][name] - second[net][name]).abs().max().item()
+        for net in second
+        for name in second[net]
+        if not name.endswith("bias")
+    )
+
+
+def test_two_processes_train_as_one_with_the_same_global_batch(dataroot, single, tmp_path):
+    both = start_two(dataroot, tmp_path, change=note_images)
+    assert [process.wait() for process in both] == [0, 0]
+    assert images_seen(both[0].log, both[1].log) == images_seen(single / "one.log")
+    loss, weight = assert_same_training(tmp_path, single)
+    print(f"largest difference of a loss {loss:.1e}, of a weight {weight:.1e}")
+    # one writer: the second process prints none of what the first does, and saves nothing
+    assert "(epoch: 1, iters: 2" in both[0].output() and "End of epoch 3 / 3" in both[0].output()
+    assert all(line.startswith("saw ") for line in both[1].output().splitlines())
+    lines = (tmp_path / "run" / "loss_log.txt").read_text().splitlines()
+    assert sum(line.startswith("(epoch") for line in lines) == STEPS
+
+
+@pytest.mark.parametrize("first", ["two", "one"])
+def test_a_resume_may_change_the_number_of_processes(dataroot, single, tmp_path, first):
+    if first == "two":
+        begun = start_two(dataroot, tmp_path, change=stop_after_five)
+        assert [process.wait() for process in begun] == [143, 143]
+        seen = images_seen(*(process.log for process in begun))
+        assert one(dataroot, tmp_path, "--continue_train", change=note_images) == 0
+        seen += images_seen(tmp_path / "one.log")
+    else:
+        assert one(dataroot, tmp_path, change=stop_after_five) == 143
+        seen = images_seen(tmp_path / "one.log")
+        both = start_two(dataroot, tmp_path, "--continue_train --batch_size 1", change=note_images)
+        assert [process.wait() for process in both] == [0, 0]
+        seen += images_seen(*(process.log for process in both))
+    assert seen == images_seen(single / "one.log")
+    assert_same_training(tmp_path, single)
+
+
+def test_a_wrong_global_batch_is_refused(dataroot, tmp_path):
+    begun = start_two(dataroot, tmp_path, change=stop_after_five)
+    assert [process.wait() for process in begun] == [143, 143]
+    assert one(dataroot, tmp_path, "--continue_train --batch_size 3") == 2
+    assert "resume with the global batch it was trained with" in (tmp_path / "one.log").read_text()
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_when_one_process_dies_the_other_says_so_and_stops(dataroot, tmp_path, lost):
+    both = start_two(dataroot, tmp_path, "--n_epochs 1000 --num_threads 1 --cache_gb 0 --save_latest_freq 2")
+    both[0].wait_until(lambda: steps_saved(tmp_path) >= 3)
+    both[lost].kill()
+    killed_at = time.monotonic()
+    other = both[1 - lost]
+    assert other.wait() == 1
+    assert "another process of this training was lost" in other.output() and "Traceback" not in other.output()
+    print(f"the other process had stopped after {time.monotonic() - killed_at:.1f} s")
+
+
+def test_a_refused_run_ends_all_processes(dataroot, single):
+    both = start_two(dataroot, single)
+    assert [process.wait() for process in both] == [2, 1]
+    assert "there is a run in" in both[0].output()
+
+
+@pytest.mark.parametrize("options", ["--normG batch", "--normD batch", "--pool_size 5"])
+def test_what_processes_cannot_share_is_refused(dataroot, tmp_path, options):
+    both = start_two(dataroot, tmp_path, options)
+    assert [process.wait() for process in both] == [2, 2]
+    assert options.split()[0] in both[0].output() and "a single process" in both[0].output()
+
+
+def torchrun(dataroot, checkpoints, *more):
+    """The real launcher, with its own processes."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "--max-restarts=3",
+    ]
+    argv = [*command, str(PROJECT / "train.py"), *words(dataroot, checkpoints, *more)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_torchrun_restarts_a_run_that_lost_a_process_and_it_ends_as_if_nothing_was(dataroot, tmp_path):
+    options = "--n_epochs 8 --n_epochs_decay 8 --save_latest_freq 2"  # 48 steps
+    launcher = torchrun(dataroot, tmp_path, options)
+    holder, end = tmp_path / "run" / ".lock", time.monotonic() + PATIENCE
+    while steps_saved(tmp_path) < 4 and time.monotonic() < end:
+        time.sleep(0.02)
+    killed = int(holder.read_text().split()[1])
+    os.kill(killed, signal.SIGKILL)  # rank 0, which holds the lock
+    output = launcher.communicate(timeout=2 * PATIENCE)[0]
+    assert launcher.returncode == 0, output
+    assert "another process of this training was lost" in output
+    assert output.count("Continuing in epoch") == 1
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    argv = words(dataroot, whole, options)
+    both = [TrainingProcess(argv, whole / f"{rank}.log", env) for rank, env in enumerate(ranks_env(2))]
+    assert [process.wait() for process in both] == [0, 0]
+    assert_same_run(whole, tmp_path)
+    assert str(killed) not in holder.read_text()
+
+
+def test_torchrun_does_not_restart_into_a_run_that_was_refused(dataroot, single):
+    launcher = torchrun(dataroot, single, SCHEDULE)
+    before = torch.load(single / "run" / "latest_state.pth", weights_only=True)["progress"]
+    output = launcher.communicate(timeout=2 * PATIENCE)[0]
+    assert launcher.returncode != 0
+    assert output.count("error: there is a run in") == 4 and "Continuing" not in output
+    assert state_of(single)["progress"] == before
