@@ -1,0 +1,288 @@
+"""What each option of the networks, the losses and the optimisers does to a model that takes a step: option -> how it is seen.
+
+What options do to files, data and the course of a run is in test_run_options.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from models import create_model, cut_model
+from models.gan_loss import GAN_LOSSES, gradient_penalty
+from models.generator import ResnetBlock
+from models.image_pool import ImagePool
+from models.initialisation import initialise
+from models.patch_sampler import PatchSelection
+from models.qs_attn import QuerySelection
+from models.qs_released import ReleasedLocalSelection
+from models.resample import BlurDownsample, BlurUpsample
+from models.schedules import make_scheduler
+from options.train_options import TrainOptions
+
+TINY = (
+    "--gpu_ids -1 --ngf 2 --ndf 2 --num_patches 6 --netG resnet_4blocks --nce_layers 0,4,8,12,15 "
+    "--load_size 40 --crop_size 32"
+).split()
+
+
+def model_of(line):
+    """A tiny model of these options, the same weights for the same architecture."""
+    heads = [] if "--netF sample" in line else ["--netF_nc", "4"]
+    opt = TrainOptions().parse([*TINY, *heads, *line.split()])
+    torch.manual_seed(0)
+    return create_model(opt)
+
+
+def images(opt, count=1, seed=1):
+    side, generator = opt.crop_size, torch.Generator().manual_seed(seed)
+    draw = lambda channels: torch.rand(count, channels, side, side, generator=generator) * 2 - 1  # noqa: E731
+    return {"A": draw(opt.input_nc), "B": draw(opt.output_nc)}
+
+
+def stepped(line, steps=1, count=1):
+    """A model after `steps`, with `chosen` (what each layer's selection was) and `embedded` (shapes that F was given)."""
+    model = model_of(line)
+    model.chosen, model.embedded = [], []
+    choose = model.choose_patches
+    model.choose_patches = lambda *args: (model.chosen.append(choose(*args)), model.chosen[-1])[1]
+    model.netF.register_forward_pre_hook(lambda _, args: model.embedded.append(tuple(args[1].shape)))
+    for step in range(steps):
+        torch.manual_seed(step)
+        model.set_input(images(model.opt, count, seed=step))
+        model.optimize_parameters()
+    assert all(math.isfinite(value) for value in model.get_current_losses().values())
+    assert model.fake_B.shape == model.real_B.shape and model.fake_B.abs().max() <= 1
+    return model
+
+
+def count(net, kind):
+    return sum(isinstance(module, kind) for module in net.modules())
+
+
+def loss(model, name):
+    return model.get_current_losses()[name]
+
+
+def settings(model, name="G"):
+    return model.optimizers[name].param_groups[0]
+
+
+def kinds(model):
+    return [type(selection) for selection in model.chosen]
+
+
+def keys(model):
+    """Keys of each attention row, layer by layer."""
+    return [selection.attention.shape[2] for selection in model.chosen if hasattr(selection, "attention")]
+
+
+P, Q = PatchSelection, QuerySelection
+
+# option -> what is seen on the model after a step on one pair of 32 x 32 (or, of a U-Net, 128 or 256)
+SEEN = {
+    # networks
+    "--netG resnet_4blocks": lambda m: count(m.netG, ResnetBlock) == 4,
+    "--netG resnet_6blocks": lambda m: count(m.netG, ResnetBlock) == 6,
+    "--netG resnet_9blocks": lambda m: count(m.netG, ResnetBlock) == 9,
+    "--netG unet_128 --crop_size 128 --load_size 128 --nce_layers 0,1,2,3,4": lambda m: count(m.netG, nn.ConvTranspose2d) == 7,
+    "--netG unet_256 --crop_size 256 --load_size 256 --nce_layers 0,1,2,8": lambda m: count(m.netG, nn.ConvTranspose2d) == 8,
+    "--ngf 3": lambda m: m.netG.model[1].out_channels == 3,
+    "--ndf 3": lambda m: m.netD.model[0].out_channels == 3,
+    "--normG batch": lambda m: count(m.netG, nn.BatchNorm2d) == 13 and m.netG.model[1].bias is None,
+    "--normG none": lambda m: count(m.netG, nn.Identity) == 13,
+    "--normD batch": lambda m: count(m.netD, nn.BatchNorm2d) == 3,
+    "--normD none": lambda m: count(m.netD, nn.Identity) == 3,
+    "--no_dropout false": lambda m: count(m.netG, nn.Dropout) == 4 and not torch.equal(*(m.netG(m.real_A) for _ in range(2))),
+    "--no_dropout true": lambda m: count(m.netG, nn.Dropout) == 0 and torch.equal(*(m.netG(m.real_A) for _ in range(2))),
+    "--no_antialias --nce_layers 0,4,7,10,13": lambda m: count(m.netG, BlurDownsample) == count(m.netD, BlurDownsample) == 0,
+    "--no_antialias_up": lambda m: count(m.netG, BlurUpsample) == 0 and count(m.netG, nn.ConvTranspose2d) == 2,
+    "--no_antialias false": lambda m: count(m.netG, BlurDownsample) == 2 and count(m.netD, BlurDownsample) == 3,
+    "--netD basic": lambda m: m.netD(m.real_B).shape == (1, 1, 2, 2),  # 32 / 2**3 - 2
+    "--netD n_layers --n_layers_D 2": lambda m: m.netD(m.real_B).shape == (1, 1, 6, 6),
+    "--netD pixel": lambda m: m.netD(m.real_B).shape == (1, 1, 32, 32),
+    "--netD patch": lambda m: m.netD(m.real_B).shape == (4, 1, 2, 2),  # four tiles of 16 x 16
+    "--input_nc 1 --output_nc 1": lambda m: m.fake_B.shape[1] == 1 and m.embedded[0][2] == 1,
+    "--input_nc 3 --output_nc 1 --lambda_NCE 0": lambda m: m.fake_B.shape[1] == 1 and m.real_A.shape[1] == 3,
+    "--input_nc 1 --output_nc 3 --lambda_NCE 0": lambda m: m.fake_B.shape[1] == 3 and m.real_A.shape[1] == 1,
+    # the choice of patches
+    "--model qs": lambda m: kinds(m) == [P, P, P, Q, Q],
+    "--model cut": lambda m: kinds(m) == [P] * 5,
+    "--model fastcut": lambda m: kinds(m) == [P] * 5 and "NCE_Y" not in m.losses and m.opt.flip_equivariance,
+    "--CUT_mode FastCUT": lambda m: kinds(m) == [P] * 5 and "NCE_Y" not in m.losses and m.opt.lambda_NCE == 10,
+    "--QS_mode global": lambda m: keys(m) == [64, 64],
+    "--QS_mode local": lambda m: keys(m) == [49, 49],
+    "--QS_mode local_global": lambda m: keys(m) == [64, 64],
+    "--QS_mode local --qs_window 3": lambda m: keys(m) == [9, 9],
+    "--qs_layers 4": lambda m: kinds(m) == [P, Q, P, P, P] and keys(m) == [32 * 32],
+    "--qs_layers 0,4,8,12,15 --qs_pool 8": lambda m: kinds(m) == [Q] * 5 and keys(m) == [64] * 5,
+    "--qs_variant released --QS_mode local --num_patches 8": lambda m: kinds(m)[3:] == [ReleasedLocalSelection] * 2,
+    "--qs_variant released --QS_mode local_global": lambda m: keys(m) == [64, 64],
+    "--num_patches 5": lambda m: {shape[1] for shape in m.embedded} == {5},
+    "--num_patches 5000": lambda m: [shape[1] for shape in m.embedded[::2]] == [38 * 38, 32 * 32, 16 * 16, 64, 64],
+    "--nce_layers 4,8": lambda m: [shape[2] for shape in m.embedded[::2]] == [4, 8] and len(m.netF.heads) == 2,
+    # losses
+    "--netF mlp_sample": lambda m: "F" in m.optimizers and m.netF(0, torch.rand(1, 2, 3)).shape == (1, 2, 4),
+    "--netF sample": lambda m: "F" not in m.optimizers and m.netF(0, torch.rand(1, 2, 5)).shape == (1, 2, 5),
+    "--netF_nc 7": lambda m: m.netF(0, torch.rand(1, 2, 3)).shape == (1, 2, 7),
+    "--nce_T 1000": lambda m: loss(m, "NCE") == pytest.approx(math.log(6), abs=0.01),  # all 6 patches look alike
+    "--nce_idt false": lambda m: "NCE_Y" not in m.losses and loss(m, "G") == pytest.approx(loss(m, "G_GAN") + loss(m, "NCE")),
+    "--nce_idt true": lambda m: loss(m, "G") == pytest.approx(loss(m, "G_GAN") + (loss(m, "NCE") + loss(m, "NCE_Y")) / 2),
+    "--lambda_GAN 3": lambda m: loss(m, "G_GAN") == pytest.approx(3 * loss(stepped("--lambda_GAN 1"), "G_GAN")),
+    "--lambda_GAN 0": lambda m: loss(m, "G_GAN") == 0 and loss(m, "NCE") > 0,
+    "--lambda_NCE 3": lambda m: loss(m, "NCE") == pytest.approx(3 * loss(stepped("--lambda_NCE 1"), "NCE")),
+    "--lambda_NCE 0": lambda m: not m.chosen and loss(m, "G") == pytest.approx(loss(m, "G_GAN")),
+    # optimisers
+    "--lr 0.01": lambda m: {settings(m, name)["lr"] for name in "GDF"} == {0.01} == {m.learning_rate},
+    "--beta1 0.1 --beta2 0.9": lambda m: {settings(m, name)["betas"] for name in "GDF"} == {(0.1, 0.9)},
+    "--pool_size 2": lambda m: len(m.pool.images) == 1,
+    "--precision bf16": lambda m: m.fake.dtype == torch.bfloat16 and {p.dtype for p in m.netG.parameters()} == {torch.float32},
+    "--channels_last": lambda m: m.real_A.is_contiguous(memory_format=torch.channels_last),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", SEEN)
+def test_seen_after_a_step(line):
+    assert SEEN[line](stepped(line))
+
+
+# Standard deviation of the 27 x 81 kernel of a convolution of 3 x 3 on 3 channels, of gain 0.1.
+INITS = {
+    "normal": 0.1,
+    "xavier": 0.1 * math.sqrt(2 / (27 + 9 * 81)),
+    "kaiming": math.sqrt(2 / 27),
+    "orthogonal": 0.1 / math.sqrt(81),  # its 27 columns are orthogonal, each of length 0.1
+}
+
+
+@pytest.mark.parametrize("init_type", INITS)
+def test_initialisation(init_type):
+    torch.manual_seed(0)
+    conv = initialise(nn.Conv2d(3, 81, 3), init_type, 0.1)
+    assert conv.weight.std().item() == pytest.approx(INITS[init_type], rel=0.08)
+    assert not conv.bias.any()
+    if init_type == "orthogonal":
+        matrix = conv.weight.detach().flatten(1)  # (81, 27)
+        torch.testing.assert_close(matrix.T @ matrix, 0.01 * torch.eye(27), atol=1e-5, rtol=0)
+    weight = model_of(f"--init_type {init_type} --init_gain 0.1 --ngf 16").netG.model[4].weight  # 3 x 3, 16 -> 32 channels
+    fan_in, fan_out = 16 * 9, 32 * 9
+    expected = {"normal": 0.1, "xavier": 0.1 * math.sqrt(2 / (fan_in + fan_out)), "kaiming": math.sqrt(2 / fan_in)}
+    assert weight.std().item() == pytest.approx(expected.get(init_type, 0.1 / math.sqrt(fan_in)), rel=0.08)
+
+
+# What D's scores are charged: (should look real, should look fake).
+GAN_FORMULAS = {
+    "lsgan": (lambda s: (s - 1) ** 2, lambda s: s**2),
+    "vanilla": (lambda s: -math.log(1 / (1 + math.exp(-s))), lambda s: -math.log(1 - 1 / (1 + math.exp(-s)))),
+    "wgangp": (lambda s: -s, lambda s: s),
+    "nonsaturating": (lambda s: math.log(1 + math.exp(-s)), lambda s: math.log(1 + math.exp(s))),
+}
+
+
+@pytest.mark.parametrize("mode", GAN_FORMULAS)
+def test_adversarial_objectives(mode):
+    scores = torch.tensor([[-2.0, 0.5], [0.0, 3.0]])
+    for real, formula in zip((True, False), GAN_FORMULAS[mode], strict=True):
+        expected = sum(map(formula, scores.flatten().tolist())) / 4
+        assert GAN_LOSSES[mode](scores, real).item() == pytest.approx(expected, abs=1e-6)
+    model = stepped(f"--gan_mode {mode}", steps=2)
+    assert model.gan_loss is GAN_LOSSES[mode]
+
+
+def test_wgangp_holds_the_slope_of_D_at_one():
+    model = stepped("--gan_mode wgangp")
+    flat, steep = (lambda x: 0 * x.sum((1, 2, 3))), (lambda x: 3 * x[:, 0, 0, 0])  # slopes 0 and 3
+    fake, real = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    assert gradient_penalty(flat, real, fake).item() == pytest.approx(10.0)
+    assert gradient_penalty(steep, real, fake).item() == pytest.approx(40.0)
+    terms = (model.losses["D_fake"] + model.losses["D_real"]).detach() / 2
+    torch.manual_seed(0)
+    assert model.compute_D_loss().item() > terms.item()
+
+
+# Policy -> the share of the initial rate in each of 4 + 4 epochs, and behind the last.
+SCHEDULES = {
+    "linear": [1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0],
+    "step": [1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01],  # every 3 epochs
+    "cosine": [0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(9)],  # 0 where training ends
+}
+
+
+@pytest.mark.parametrize("policy", SCHEDULES)
+@pytest.mark.parametrize("first", [1, 4])
+def test_schedules(policy, first):
+    every = "--lr_decay_iters 3" if policy == "step" else ""
+    model = model_of(f"--lr_policy {policy} --n_epochs 4 --n_epochs_decay 4 --lr 0.1 --epoch_count {first} {every}")
+    rates = []
+    for _ in range(first, 10):
+        rates.append(model.learning_rate / 0.1)
+        model.update_learning_rate(1.0)
+    assert rates == pytest.approx(SCHEDULES[policy][first - 1 :], abs=1e-9)
+
+
+def test_the_plateau_schedule_waits_for_the_loss():
+    model = model_of("--lr_policy plateau --lr 0.1")
+    for mean_loss in [3.0, 2.0, *[2.0] * 5]:
+        model.update_learning_rate(mean_loss)
+    assert model.learning_rate == 0.1  # five epochs without progress are borne
+    model.update_learning_rate(2.0)
+    assert [settings(model, name)["lr"] for name in "GDF"] == pytest.approx([0.02] * 3)
+    assert make_scheduler(model.optimizers["G"], "plateau").mode == "min"
+
+
+def test_pool_shows_the_discriminator_older_images():
+    torch.manual_seed(0)
+    pool, images = ImagePool(3), torch.arange(40.0).view(40, 1, 1, 1)
+    shown = torch.cat([pool.query(image[None]) for image in images]).flatten()
+    assert shown[:3].tolist() == [0, 1, 2]  # until it is full, what comes
+    older = shown != images.flatten()
+    assert 8 < older.sum() < 30 and (shown <= images.flatten()).all()
+    fresh = torch.ones(1, 1, 1, 1, requires_grad=True)
+    assert not ImagePool(0).query(fresh).requires_grad
+
+
+@pytest.mark.parametrize("model_name", ["--model fastcut", "--QS_mode global --flip_equivariance", "--model cut --flip_equivariance"])
+def test_a_mirrored_step_compares_mirrored_features(model_name):
+    """Both branches: G sees the mirrored image in half of the steps, and its features are mirrored back before NCE."""
+    model = model_of(model_name)
+    model.set_input(images(model.opt))
+    real = torch.cat([model.real_A, model.real_B]) if model.contrast_B else model.real_A
+    branches = set()
+    for seed in range(8):
+        prepared = []
+        model.prepare_features = lambda number, features, prepared=prepared: (prepared.append(features), features)[1]
+        torch.manual_seed(seed)
+        model.forward()
+        model.compute_NCE_losses()
+        branches.add(model.mirrored)
+        fake = model.netG(real.flip(3)) if model.mirrored else model.netG(real)
+        torch.testing.assert_close(model.fake, fake)
+        targets = model.netG.encode(fake, model.opt.nce_layers)
+        sources = model.netG.encode(real, model.opt.nce_layers)
+        for source, target, (was_source, was_target) in zip(sources, targets, zip(*[iter(prepared)] * 2, strict=True), strict=True):
+            torch.testing.assert_close(was_source, source)
+            torch.testing.assert_close(was_target, target.flip(3) if model.mirrored else target)
+    assert branches == {True, False}
+
+
+def test_without_flip_equivariance_no_step_is_mirrored(monkeypatch):
+    model = model_of("--QS_mode global")
+    model.set_input(images(model.opt))
+    monkeypatch.setattr(cut_model.torch, "rand", lambda *_: pytest.fail("tossed a coin"))
+    model.forward()
+    assert not model.mirrored
+
+
+@pytest.mark.parametrize("line", ["--normG instance", "--normG none", "--normG batch", "--netG unet_128 --crop_size 128 --load_size 128"])
+def test_a_tap_is_the_same_in_either_pass(line):
+    """No later module changes a tap in place, and encoding stops at the last tap without changing it."""
+    net = model_of(f"{line} --nce_layers 0,1").netG
+    taps = range(len(net.tap_channels()))
+    image = torch.rand(1, 3, 128, 128)
+    _, features = net(image, taps)
+    for tap in taps:
+        assert torch.equal(net.encode(image, [tap])[0], features[tap])
+        assert features[tap].shape[1] == net.tap_channels()[tap]
