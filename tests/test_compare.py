@@ -1,0 +1,246 @@
+"""The study launcher: its statistics on made-up numbers, what it refuses, and a study of two configurations from end to end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from datasets.make_stripes import make_stripes
+from scripts import compare
+from util.command import run_command
+from util.stop_signal import StopSignal
+from util.study import BEYOND, HINT, WITHIN, differences, holm, study_results, summarise
+from util.study_page import format_summary, spaced, verdict_sentence
+
+TINY = (
+    "--netG resnet_4blocks --nce_layers 0,4,8 --ngf 2 --ndf 2 --netF_nc 4 --num_patches 4 --load_size 32 --crop_size 32 "
+    "--max_dataset_size 3 --num_threads 0 --print_freq 1 --no_html"
+).split()
+
+
+# Statistics
+
+
+def test_summary_is_mean_and_sample_deviation() -> None:
+    summary = summarise([1.0, 2.0, 6.0])
+    assert (summary.mean, summary.count) == (3.0, 3)
+    assert summary.std == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+    assert math.isnan(summarise([5.0]).std)  # one seed has no spread, and not one of 0
+    with pytest.raises(ValueError, match="no values"):
+        summarise([])
+
+
+def test_differences_agree_with_welch_on_the_raw_numbers() -> None:
+    values = {"a": [1.0, 1.1, 0.9], "b": [1.5, 2.5, 2.0, 2.2], "c": [0.0, 3.0]}
+    found = differences(values)
+    assert [(d.first, d.second) for d in found] == list(itertools.combinations("abc", 2))
+    for d in found:
+        expected = stats.ttest_ind(values[d.first], values[d.second], equal_var=False)
+        assert (d.t, d.p) == pytest.approx((expected.statistic, expected.pvalue))
+        assert d.difference == pytest.approx(np.mean(values[d.first]) - np.mean(values[d.second]))
+    assert [d.p_holm for d in found] == holm([d.p for d in found])
+
+
+def test_difference_in_pooled_deviations() -> None:
+    (found,) = differences({"a": [0.0, 2.0], "b": [10.0, 12.0]})  # both variances are 2
+    assert found.in_spreads == pytest.approx(10 / math.sqrt(2))
+
+
+def test_verdicts() -> None:
+    """Far apart; apart only while nobody counts how many pairs were looked at; and within the spread."""
+    found = differences({"a": [1.0, 1.01, 0.99], "b": [5.0, 5.01, 4.99], "c": [1.025, 1.05, 1.04]})
+    assert {(d.first, d.second): d.verdict for d in found} == {
+        ("a", "b"): BEYOND,
+        ("a", "c"): BEYOND,
+        ("b", "c"): BEYOND,
+    }
+    found = differences({"a": [1.0, 1.2, 1.1], "b": [1.3, 1.5, 1.4], "c": [1.15, 1.35, 1.2]})
+    assert [d.verdict for d in found] == [HINT, WITHIN, WITHIN]
+    assert verdict_sentence(
+        "SWD", [{"first": d.first, "second": d.second, "verdict": d.verdict} for d in found]
+    ) == ("SWD: beyond the spread: none. Hints: a vs b. (3 pairs)")
+
+
+def test_one_seed_is_compared_with_nothing() -> None:
+    assert differences({"a": [1.0], "b": [2.0, 3.0], "c": [2.5, 3.5]})[0].first == "b"
+    assert differences({"a": [1.0], "b": [2.0]}) == []
+
+
+def test_no_spread_at_all() -> None:
+    same, other = (
+        differences({"a": [1.0, 1.0], "b": [1.0, 1.0]}),
+        differences({"a": [1.0, 1.0], "b": [2.0, 2.0]}),
+    )
+    assert (same[0].p, same[0].in_spreads) == (1.0, 0.0)
+    assert (other[0].p, other[0].in_spreads) == (0.0, math.inf)
+
+
+def test_holm() -> None:
+    """Holm's own rule, step by step: reject the smallest while p <= level / (tests left)."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        p_values, level = rng.random(6) ** 3, rng.random()
+        rejected = set()
+        for left, index in zip(range(6, 0, -1), np.argsort(p_values), strict=True):
+            if p_values[index] > level / left:
+                break
+            rejected.add(index)
+        assert {i for i, p in enumerate(holm(list(p_values))) if p <= level} == rejected
+
+
+def test_chance_declares_a_difference_in_few_studies() -> None:
+    """Five configurations that are all alike, three seeds: at most one study in twenty may claim anything."""
+    rng = np.random.default_rng(1)
+    claims = sum(
+        any(d.verdict == BEYOND for d in differences({name: rng.normal(size=3) for name in "abcde"}))
+        for _ in range(200)
+    )
+    assert claims <= 0.05 * 200
+
+
+def test_results_leave_out_what_is_missing() -> None:
+    numbers = [{"SWD": 1.0, "FID": None}, {"SWD": 3.0, "FID": math.nan}, None]
+    found = study_results([{"label": "cut", "seed": i, "numbers": n} for i, n in enumerate(numbers)])
+    assert set(found["summaries"]) == {"SWD"}
+    assert found["summaries"]["SWD"]["cut"] == {"mean": 2.0, "std": pytest.approx(math.sqrt(2)), "count": 2}
+
+
+def test_words() -> None:
+    assert format_summary({"mean": 123.456, "std": 1.234}) == "123.5 ± 1.2"
+    assert format_summary({"mean": 0.6885, "std": 0.0123}) == "0.689 ± 0.012"
+    assert format_summary({"mean": 0.5, "std": None}) == "0.5"
+    assert spaced(20, 6) == [0, 3, 6, 10, 13, 16]
+    assert spaced(2, 6) == [0, 1]
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--configs", "cyclegan"], "there are qs_global, qs_local"),
+        (["--seeds", "1,1"], "without repeats"),
+        (["--seeds", "0,x"], "--seeds 0,x: each takes a whole number"),
+        (["--minutes", "3", "--n_epochs", "2"], "two budgets"),
+        (["--", "--seed", "3"], "--seed after -- is set by the study"),
+        (["--queries", "4,8", "--", "--num_patches", "3"], "--num_patches after -- is set by the study"),
+        (["--", "--ngff", "3"], "did you mean --ngf"),
+    ],
+)
+def test_wrong_calls_are_refused(argv, message, capsys) -> None:
+    with pytest.raises(SystemExit):
+        compare.main(argv)
+    assert message in capsys.readouterr().err
+
+
+def test_every_configuration_has_one_budget_and_fastcut_its_own_loss() -> None:
+    opt = compare.parse(["--n_epochs", "3", "--n_epochs_decay", "2", "--queries", "16,64", "--gpu_ids", "-1"])
+    study = compare.Study.__new__(compare.Study)
+    study.opt = opt
+    parsed = {}
+    for config, queries in itertools.product(opt.configs, opt.queries):
+        run = compare.Run(config, queries, 0)
+        parsed[run.label] = compare.TrainOptions().parse([*study.train_words(run), "--gpu_ids=-1"])
+    assert len(parsed) == 10
+    assert {(p.n_epochs, p.n_epochs_decay) for p in parsed.values()} == {(3, 2)}
+    assert {p.num_patches for label, p in parsed.items() if label.endswith("_q16")} == {16}
+    fastcut = parsed["fastcut_q64"]
+    assert (fastcut.lambda_NCE, fastcut.nce_idt, fastcut.flip_equivariance) == (10.0, False, True)
+    assert [parsed[f"{name}_q64"].QS_mode for name in list(compare.CONFIGS)[:3]] == [
+        "global",
+        "local",
+        "local_global",
+    ]
+
+
+# From end to end
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "stripes"
+    make_stripes(root, size=32, train=3, test=3)
+    return root
+
+
+def test_a_study_is_made_once_and_names_what_fails(stripes, tmp_path, capsys) -> None:
+    out = tmp_path / "study"
+    argv = [
+        "--dataroot",
+        str(stripes),
+        "--out",
+        str(out),
+        "--configs",
+        "qs_local,cut",
+        "--seeds",
+        "4",
+        "--gpu_ids",
+        "-1",
+    ]
+    argv += ["--n_epochs", "1", "--n_epochs_decay", "0", "--jobs", "2", "--samples", "2", "--", *TINY]
+    broken = (
+        out / "runs" / "cut_s4" / "latest_state.pth"
+    )  # something that was interrupted, and cannot be continued
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"torn")
+    assert compare.main(argv) == 1
+    first = capsys.readouterr()
+    assert "failed: cut_s4: training ended with status" in first.err
+    assert "qs_local_s4: done" in first.out
+    assert "Failed: cut_s4" in (out / "index.html").read_text()
+
+    broken.unlink()
+    assert compare.main(argv) == 0
+    second = capsys.readouterr().out
+    assert "cut_s4: training" in second and "qs_local_s4: training" not in second
+    results = json.loads((out / "study.json").read_text())
+    assert [run["images"] for run in results["runs"]] == [3, 3]
+    assert set(results["summaries"]) == {"SWD", "stripes-gained", "stripes-background"}
+    assert results["untranslated"]["stripes-background"] == 0
+
+    page = (out / "index.html").read_text()
+    assert "fewer than two seeds" in page and "http" not in re.sub(r"http://www\.w3\.org\S*", "", page)
+    shown = re.findall(r'<img[^>]*src="\./([^"]+)"', page)
+    assert len(shown) == 2 + 2 * (
+        1 + 2 + 1
+    )  # two drawings; two test images: source, two translations, a target
+    assert all((out / file).is_file() for file in shown)
+
+    with pytest.raises(SystemExit):
+        compare.main([*argv, "--ngf", "-3"])
+    assert compare.main([*argv, "--lr", "0.1"]) == 2  # other options would mix two studies in one folder
+    assert "trained with other options" in capsys.readouterr().err
+
+
+# Commands
+
+
+def test_a_command_out_of_time_is_asked_to_end(tmp_path) -> None:
+    patient = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); print('up', flush=True); time.sleep(99)"
+    log = tmp_path / "log"
+    assert run_command([sys.executable, "-c", patient], log, StopSignal(), limit=3) == (143, True)
+    assert log.read_text().splitlines()[-1] == "up"
+    assert run_command([sys.executable, "-c", "import sys; sys.exit(5)"], log, StopSignal(), limit=60) == (
+        5,
+        False,
+    )
+
+
+def test_a_command_ends_with_the_study(tmp_path) -> None:
+    stop = StopSignal()
+    stop.received = 15
+    assert run_command([sys.executable, "-c", "import time; time.sleep(99)"], tmp_path / "log", stop) == (
+        -15,
+        False,
+    )
