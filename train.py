@@ -52,7 +52,11 @@ def main(argv: list[str] | None = None) -> int:
             return Training(opt, options.parser.defaults, device).run(stop)
     except distributed.ProcessLostError as error:
         told = f"error: another process of this training was lost ({str(error).splitlines()[0][:200]}); stopping. "
-        print(told + "Start it again with --continue_train, unless torchrun does (--max-restarts)", file=sys.stderr, flush=True)
+        print(
+            told + "Start it again with --continue_train, unless torchrun does (--max-restarts)",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(1)  # an orderly end would wait for work on the GPU that needs the lost process
 
 
@@ -91,7 +95,9 @@ class Training:
         self.first_step = self.progress.steps + 1
         if self.writes:
             write_options(self.folder, opt, defaults)
-        self.recent: deque[tuple[int, int, list[str]]] = deque(maxlen=1000)  # steps, images and paths, for a failure's report
+        self.recent: deque[tuple[int, int, list[str]]] = deque(
+            maxlen=1000
+        )  # steps, images and paths, for a failure's report
 
     def run(self, stop: StopSignal) -> int:
         """Train to the last epoch, or until `stop`; return the exit status."""
@@ -100,7 +106,9 @@ class Training:
             return 0
         progress, last_epoch = self.progress, self.opt.n_epochs + self.opt.n_epochs_decay
         if progress.epoch > last_epoch:
-            self._say(f"The run is complete: {last_epoch} epochs. More of --n_epochs or --n_epochs_decay would go on.")
+            self._say(
+                f"The run is complete: {last_epoch} epochs. More of --n_epochs or --n_epochs_decay would go on."
+            )
         try:
             while progress.epoch <= last_epoch:
                 if not self._run_epoch(stop):
@@ -138,7 +146,9 @@ class Training:
             if stopping:
                 stop.received = stopping
                 bar.close()
-                self._say(f"Stopped in epoch {epoch} after {progress.images} images, saved. Go on with --continue_train.")
+                self._say(
+                    f"Stopped in epoch {epoch} after {progress.images} images, saved. Go on with --continue_train."
+                )
                 return False
         bar.close()
         self._stop_at_failure(wait=True)
@@ -177,9 +187,12 @@ class Training:
                     lr=self.model.learning_rate,
                     epoch_progress=progress.position / self._epoch_images,
                 )
-            left = (self.opt.n_epochs + self.opt.n_epochs_decay - progress.epoch + 1) * self._epoch_images - progress.position
+            left = (
+                self.opt.n_epochs + self.opt.n_epochs_decay - progress.epoch + 1
+            ) * self._epoch_images - progress.position
             bar.set_postfix_str(
-                f"G {losses['G']:.3f}, NCE {losses['NCE']:.3f}, {tqdm.format_interval(left * seconds)} left in all", refresh=False
+                f"G {losses['G']:.3f}, NCE {losses['NCE']:.3f}, {tqdm.format_interval(left * seconds)} left in all",
+                refresh=False,
             )
         shown = progress.crossed(opt.display_freq, self.global_batch)
         saved = progress.crossed(opt.update_html_freq, self.global_batch) or self._is_last_step
@@ -227,7 +240,9 @@ class Training:
                     f"{self.global_batch} (batch size x processes): resume with the global batch it was trained with"
                 )
             self._say(f"Continuing in epoch {progress.epoch} after {progress.images} images.")
-            self._guard_save(lambda: self.checkpoints.save_weights("latest"))  # a killed run may not have come to them
+            self._guard_save(
+                lambda: self.checkpoints.save_weights("latest")
+            )  # a killed run may not have come to them
             return progress
         fresh = Progress(epoch=opt.epoch_count)
         if start == "weights":
@@ -238,7 +253,9 @@ class Training:
             )
         elif opt.pretrained_name:
             found = self.checkpoints.load_weights(Path(opt.checkpoints_dir) / opt.pretrained_name, opt.epoch)
-            self._say(f"Starting from the weights of {opt.pretrained_name}, epoch {opt.epoch}: {', '.join(found)}.")
+            self._say(
+                f"Starting from the weights of {opt.pretrained_name}, epoch {opt.epoch}: {', '.join(found)}."
+            )
         elif opt.continue_train:
             self._say(f"Nothing was saved in {self.folder} yet: starting at the beginning.")
         return fresh
@@ -262,7 +279,9 @@ class Training:
         except OSError as error:
             told = f"the checkpoint could not be saved in {self.folder}: {error}. The last good one stays"
             if self.opt.on_save_error == "stop":
-                raise UserError(f"{told}; make room or mend the folder, then go on with --continue_train") from None
+                raise UserError(
+                    f"{told}; make room or mend the folder, then go on with --continue_train"
+                ) from None
             self._say(f"warning: {told}, and training goes on.")
 
     def _stop_at_failure(self, wait: bool = False) -> None:
@@ -285,9 +304,16 @@ class Training:
         opt, visdom = self.opt, None
         if opt.display_id is None or opt.display_id > 0:
             visdom = VisdomClient(
-                opt.display_server, opt.display_port, opt.display_env, opt.display_id or 1, opt.display_ncols, opt.display_winsize
+                opt.display_server,
+                opt.display_port,
+                opt.display_env,
+                opt.display_id or 1,
+                opt.display_ncols,
+                opt.display_winsize,
             )
-        return Monitor(self.folder, opt.name, html=not opt.no_html, visdom=visdom, display_winsize=opt.display_winsize)
+        return Monitor(
+            self.folder, opt.name, html=not opt.no_html, visdom=visdom, display_winsize=opt.display_winsize
+        )
 
     def _progress_bar(self) -> tqdm:
         return tqdm(
@@ -310,9 +336,13 @@ def refuse_what_processes_cannot_share(opt: Namespace) -> None:
         return
     for name in ("normG", "normD"):
         if getattr(opt, name) == "batch":
-            raise UserError(f"--{name} batch would normalise each process's images apart: use instance, or a single process")
+            raise UserError(
+                f"--{name} batch would normalise each process's images apart: use instance, or a single process"
+            )
     if opt.pool_size:
-        raise UserError("--pool_size keeps images of one process, which no resume could hand on: use 0, or a single process")
+        raise UserError(
+            "--pool_size keeps images of one process, which no resume could hand on: use 0, or a single process"
+        )
 
 
 def show_warning(message: Warning | str, category: type[Warning], *where) -> None:

@@ -22,7 +22,13 @@ MODELS: dict[str, ModelEntry] = {
     "cut": ModelEntry(CUTModel),
     "fastcut": ModelEntry(
         CUTModel,
-        {"lambda_NCE": 10.0, "nce_idt": False, "flip_equivariance": True, "n_epochs": 150, "n_epochs_decay": 50},
+        {
+            "lambda_NCE": 10.0,
+            "nce_idt": False,
+            "flip_equivariance": True,
+            "n_epochs": 150,
+            "n_epochs_decay": 50,
+        },
     ),
 }
 

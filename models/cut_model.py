@@ -40,7 +40,9 @@ class CUTModel:
             self.networks["D"] = build_discriminator(opt)
             self.networks["F"] = build_heads(opt, self.netG)
         for net in self.networks.values():
-            net.to(self.device, memory_format=torch.channels_last if opt.channels_last else torch.preserve_format)
+            net.to(
+                self.device, memory_format=torch.channels_last if opt.channels_last else torch.preserve_format
+            )
         self.real_A: Tensor | None = None
         self.real_B: Tensor | None = None
         self.losses: dict[str, Tensor] = {}
@@ -55,7 +57,9 @@ class CUTModel:
         self.gan_loss = GAN_LOSSES[opt.gan_mode]
         self.patchnce = PatchNCELoss(opt.nce_T)
         self.pool = ImagePool(opt.pool_size)
-        self.guard = FiniteGuard([*self.loss_names, "the gradient of D", "the gradient of G and F"], self.device)
+        self.guard = FiniteGuard(
+            [*self.loss_names, "the gradient of D", "the gradient of G and F"], self.device
+        )
         self.optimizers: dict[str, Optimizer] = {}
         for name, net in self.networks.items():
             if parameters := list(net.parameters()):  # F of `--netF sample` has none
@@ -63,7 +67,9 @@ class CUTModel:
                 optimizer.found_inf = self.guard.found
                 self.optimizers[name] = optimizer
         schedule = (opt.lr_policy, opt.n_epochs, opt.n_epochs_decay, opt.lr_decay_iters, opt.epoch_count)
-        self.schedulers = {name: make_scheduler(optimizer, *schedule) for name, optimizer in self.optimizers.items()}
+        self.schedulers = {
+            name: make_scheduler(optimizer, *schedule) for name, optimizer in self.optimizers.items()
+        }
 
     @property
     def netG(self) -> nn.Module:
@@ -118,8 +124,12 @@ class CUTModel:
         """Translate A, and B too where the identity term wants it; keep the encoder's features of the real images."""
         real = torch.cat([self.real_A, self.real_B]) if self.contrast_B else self.real_A  # (B or 2B, C, H, W)
         self.mirrored = self.opt.flip_equivariance and torch.rand(()).item() < 0.5
-        self.fake, self.real_features = self.netG(real.flip(3) if self.mirrored else real, self.opt.nce_layers)
-        if self.mirrored or self.opt.normG == "batch":  # what generating saw is not what the contrast is to compare
+        self.fake, self.real_features = self.netG(
+            real.flip(3) if self.mirrored else real, self.opt.nce_layers
+        )
+        if (
+            self.mirrored or self.opt.normG == "batch"
+        ):  # what generating saw is not what the contrast is to compare
             self.real_features = self.encode(real)
         self.fake_B = self.fake[: len(self.real_A)]
         self.idt_B = self.fake[len(self.real_A) :] if self.contrast_B else None
@@ -181,7 +191,8 @@ class CUTModel:
         b, _, h, w = features.shape
         domains = 1 + self.contrast_B
         locations = [  # A's are drawn before B's
-            patch_sampler.random_locations(h * w, self.opt.num_patches, features.device) for _ in range(domains)
+            patch_sampler.random_locations(h * w, self.opt.num_patches, features.device)
+            for _ in range(domains)
         ]
         return PatchSelection(torch.stack(locations).repeat_interleave(b // domains, 0))
 
@@ -222,7 +233,9 @@ class CUTModel:
     def update_learning_rate(self, mean_loss_G: float) -> None:
         """Step the schedules at the end of an epoch; a plateau one looks at the epoch's mean loss of G."""
         for scheduler in self.schedulers.values():
-            scheduler.optimizer._opt_called = True  # else torch warns where a run resumes at the very end of an epoch
+            scheduler.optimizer._opt_called = (
+                True  # else torch warns where a run resumes at the very end of an epoch
+            )
             scheduler.step(*([mean_loss_G] if self.opt.lr_policy == "plateau" else []))
 
     def training_state(self) -> dict:
@@ -232,7 +245,9 @@ class CUTModel:
             "optimizers": self.optimizers,
             "schedulers": self.schedulers,
         }
-        state = {part: {name: item.state_dict() for name, item in items.items()} for part, items in parts.items()}
+        state = {
+            part: {name: item.state_dict() for name, item in items.items()} for part, items in parts.items()
+        }
         return {**state, "pool": self.pool.images}
 
     def load_training_state(self, state: dict) -> None:

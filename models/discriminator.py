@@ -16,7 +16,12 @@ class NLayerDiscriminator(nn.Module):
     """PatchGAN: `n_layers` halvings, then two convolutions; three layers see 70 x 70 pixels. Module positions name the keys."""
 
     def __init__(
-        self, input_nc: int = 3, ndf: int = 64, n_layers: int = 3, norm: str = "instance", antialias: bool = True
+        self,
+        input_nc: int = 3,
+        ndf: int = 64,
+        n_layers: int = 3,
+        norm: str = "instance",
+        antialias: bool = True,
     ):
         super().__init__()
         # Each halving rounds down, the last two convolutions take one more position each, and one score must be left.
@@ -29,7 +34,10 @@ class NLayerDiscriminator(nn.Module):
             return [conv, NORMS[norm](c_out), nn.LeakyReLU(0.2, True)]
 
         channels = [ndf * min(2**n, 8) for n in range(n_layers + 1)]
-        layers: list[nn.Module] = [nn.Conv2d(input_nc, ndf, 4, stride=stride, padding=1), nn.LeakyReLU(0.2, True)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(input_nc, ndf, 4, stride=stride, padding=1),
+            nn.LeakyReLU(0.2, True),
+        ]
         layers += [BlurDownsample(ndf)] if antialias else []
         for c_in, c_out in zip(channels[:-2], channels[1:-1], strict=True):
             layers += block(c_in, c_out, stride)

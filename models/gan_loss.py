@@ -11,7 +11,9 @@ from torch import Tensor, nn
 # mode -> loss of scores that should look real (True) or fake (False); a scalar
 GAN_LOSSES: dict[str, Callable[[Tensor, bool], Tensor]] = {
     "lsgan": lambda scores, real: (scores - float(real)).square().mean(),
-    "vanilla": lambda scores, real: F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, float(real))),
+    "vanilla": lambda scores, real: F.binary_cross_entropy_with_logits(
+        scores, torch.full_like(scores, float(real))
+    ),
     "wgangp": lambda scores, real: -scores.mean() if real else scores.mean(),
     "nonsaturating": lambda scores, real: F.softplus(-scores if real else scores).mean(),
 }

@@ -19,7 +19,12 @@ class ResnetBlock(nn.Module):
     def __init__(self, channels: int, norm: str = "instance", dropout: bool = False):
         super().__init__()
         bias = conv_has_bias(norm)
-        layers = [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=bias), NORMS[norm](channels), nn.ReLU(True)]
+        layers = [
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3, bias=bias),
+            NORMS[norm](channels),
+            nn.ReLU(True),
+        ]
         if dropout:
             layers.append(nn.Dropout(0.5))
         layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=bias), NORMS[norm](channels)]
@@ -56,10 +61,18 @@ class ResnetGenerator(nn.Module):
         def normed(channels: int) -> list[nn.Module]:
             return [NORMS[norm](channels), nn.ReLU()]  # not in place, lest it change a tap before it
 
-        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(input_nc, ngf, 7, bias=bias), *normed(ngf)]
+        layers: list[nn.Module] = [
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(input_nc, ngf, 7, bias=bias),
+            *normed(ngf),
+        ]
         for c in (ngf, 2 * ngf):
             if antialias:
-                layers += [nn.Conv2d(c, 2 * c, 3, padding=1, bias=bias), *normed(2 * c), BlurDownsample(2 * c)]
+                layers += [
+                    nn.Conv2d(c, 2 * c, 3, padding=1, bias=bias),
+                    *normed(2 * c),
+                    BlurDownsample(2 * c),
+                ]
             else:
                 layers += [nn.Conv2d(c, 2 * c, 3, stride=2, padding=1, bias=bias), *normed(2 * c)]
         layers += [ResnetBlock(4 * ngf, norm, dropout) for _ in range(n_blocks)]
@@ -67,7 +80,10 @@ class ResnetGenerator(nn.Module):
             if antialias_up:
                 layers += [BlurUpsample(c), nn.Conv2d(c, c // 2, 3, padding=1, bias=bias), *normed(c // 2)]
             else:
-                layers += [nn.ConvTranspose2d(c, c // 2, 3, 2, padding=1, output_padding=1, bias=bias), *normed(c // 2)]
+                layers += [
+                    nn.ConvTranspose2d(c, c // 2, 3, 2, padding=1, output_padding=1, bias=bias),
+                    *normed(c // 2),
+                ]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
 

@@ -84,7 +84,11 @@ def _layer_channels(opt: Namespace, netG: nn.Module) -> list[int]:
     channels = netG.tap_channels()
     for layer in opt.nce_layers:
         if not 0 <= layer < len(channels):
-            kind = "depths of its way down" if opt.netG.startswith("unet") else "positions in its list of modules"
+            kind = (
+                "depths of its way down"
+                if opt.netG.startswith("unet")
+                else "positions in its list of modules"
+            )
             raise UserError(
                 f"--nce_layers names layer {layer}, but --netG {opt.netG} has layers 0 to {len(channels) - 1} "
                 f"({kind}); name some of these"

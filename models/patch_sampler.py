@@ -18,7 +18,9 @@ def random_locations(num_locations: int, num_patches: int, device: torch.device 
     The only place where positions are drawn. It stays on the device and has a static shape, so a captured graph draws
     anew at each replay.
     """
-    return torch.rand(num_locations, device=device).topk(min(num_patches, num_locations), sorted=False).indices
+    return (
+        torch.rand(num_locations, device=device).topk(min(num_patches, num_locations), sorted=False).indices
+    )
 
 
 @dataclass

@@ -137,7 +137,9 @@ def _rows_log_entropy(scores: Tensor) -> Tensor:
     top, where = scores.max(-1, keepdim=True)
     scores.scatter_(-1, where, -torch.inf)
     second = scores.amax(-1, keepdim=True)
-    below = scores.sub_(second).clamp_(min=-200.0)  # e^-200 is 0 in float32, and 0 * -200 is 0 where 0 * -inf is not
+    below = scores.sub_(second).clamp_(
+        min=-200.0
+    )  # e^-200 is 0 in float32, and 0 * -200 is 0 where 0 * -inf is not
     weights = below.exp()
     g2 = (second - top).squeeze(-1)
     r_scaled = weights.sum(-1)
@@ -185,8 +187,14 @@ MODES: dict[str, Rule] = {
     "local": Rule("local", "local"),
     "local_global": Rule("local", "global"),
 }
-ENTROPIES: dict[str, Callable[[Tensor, int], Tensor]] = {"global": _global_log_entropy, "local": _local_log_entropy}
-ATTENTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"global": _global_attention, "local": _local_attention}
+ENTROPIES: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "global": _global_log_entropy,
+    "local": _local_log_entropy,
+}
+ATTENTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "global": _global_attention,
+    "local": _local_attention,
+}
 
 
 def check_rule(mode: str, window: int) -> Rule:

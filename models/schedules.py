@@ -12,7 +12,9 @@ POLICIES = ("linear", "step", "plateau", "cosine")
 
 def lr_factor(policy: str, epoch: int, n_epochs: int, n_epochs_decay: int, lr_decay_iters: int) -> float:
     """The share of the initial learning rate that holds in `epoch` (1-based): "linear", "step" or "cosine"."""
-    if policy == "linear":  # whole for n_epochs, then down by equal steps that would meet 0 one epoch after the last
+    if (
+        policy == "linear"
+    ):  # whole for n_epochs, then down by equal steps that would meet 0 one epoch after the last
         return 1.0 - max(0, epoch - n_epochs) / (n_epochs_decay + 1)
     if policy == "step":
         return 0.1 ** ((epoch - 1) // lr_decay_iters)
@@ -32,5 +34,6 @@ def make_scheduler(
     if policy == "plateau":
         return ReduceLROnPlateau(optimizer, mode="min", factor=0.2, threshold=0.01, patience=5)
     return LambdaLR(
-        optimizer, lambda done: lr_factor(policy, done + epoch_count, n_epochs, n_epochs_decay, lr_decay_iters)
+        optimizer,
+        lambda done: lr_factor(policy, done + epoch_count, n_epochs, n_epochs_decay, lr_decay_iters),
     )

@@ -19,7 +19,14 @@ class UnetBlock(nn.Module):
     """One depth: go down, through the next depth (`inner`), up again, and join what came in (but at the outermost)."""
 
     def __init__(
-        self, outer_nc: int, inner_nc: int, input_nc: int, inner: UnetBlock | None, norm: str, dropout: bool, outermost: bool
+        self,
+        outer_nc: int,
+        inner_nc: int,
+        input_nc: int,
+        inner: UnetBlock | None,
+        norm: str,
+        dropout: bool,
+        outermost: bool,
     ):
         super().__init__()
         bias = conv_has_bias(norm)

@@ -10,7 +10,16 @@ from collections.abc import Callable, Sequence
 
 def boolean(text: str) -> bool:
     """true/false, yes/no, on/off, 1/0."""
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    words = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "off": False,
+        "0": False,
+    }
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"is a boolean: write true or false, not {text!r}")
     return words[text.lower()]
@@ -110,7 +119,11 @@ class ArgumentParser(argparse.ArgumentParser):
         self.defaults[name] = default
         if shown is None:
             listed = isinstance(default, list)
-            shown = ",".join(map(str, default)) if listed else {True: "true", False: "false"}.get(default, default)
+            shown = (
+                ",".join(map(str, default))
+                if listed
+                else {True: "true", False: "false"}.get(default, default)
+            )
             if isinstance(default, (int, float)) and not isinstance(default, bool):
                 shown = default
         help = f"{help} (default: {shown})" if shown not in (None, "") else help
@@ -127,9 +140,14 @@ class ArgumentParser(argparse.ArgumentParser):
             if word.startswith("--"):
                 flag = word.split("=")[0]
                 near = difflib.get_close_matches(flag, [f"--{name}" for name in self.defaults], n=1)
-                self.error(f"unknown option {flag}" + (f": did you mean {near[0]}?" if near else "; --help lists all"))
+                self.error(
+                    f"unknown option {flag}"
+                    + (f": did you mean {near[0]}?" if near else "; --help lists all")
+                )
         if unknown:
-            self.error(f"cannot place {unknown[0]!r}: every value follows an option such as --name; --help lists all")
+            self.error(
+                f"cannot place {unknown[0]!r}: every value follows an option such as --name; --help lists all"
+            )
         return vars(given)
 
     def error(self, message: str) -> None:

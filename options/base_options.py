@@ -38,7 +38,9 @@ class BaseOptions:
     def declare(self) -> None:
         add, group = self.parser.add, self.parser.group
         group("run and data")
-        add("--dataroot", "./datasets/horse2zebra", "folder with trainA, trainB, testA, testB (or valA, valB)")
+        add(
+            "--dataroot", "./datasets/horse2zebra", "folder with trainA, trainB, testA, testB (or valA, valB)"
+        )
         add("--name", "horse2zebra_qsattn_global", "name of the run: its folder under checkpoints_dir")
         add("--suffix", "", "added to the name, with options in braces filled in: {QS_mode}_{crop_size}")
         add("--checkpoints_dir", "./checkpoints", "where runs are kept")
@@ -61,8 +63,18 @@ class BaseOptions:
         add("--input_nc", 3, "channels of the source images: 1 or 3", type=integer(1))
         add("--output_nc", 3, "channels of the target images: 1 or 3", type=integer(1))
         group("networks")
-        add("--model", "qs", "qs: QS-Attn; cut: random patches; fastcut: cut's light form", choices=tuple(MODELS))
-        add("--CUT_mode", None, "as CUT spells it: CUT is --model cut, FastCUT is --model fastcut", choices=("CUT", "FastCUT"))
+        add(
+            "--model",
+            "qs",
+            "qs: QS-Attn; cut: random patches; fastcut: cut's light form",
+            choices=tuple(MODELS),
+        )
+        add(
+            "--CUT_mode",
+            None,
+            "as CUT spells it: CUT is --model cut, FastCUT is --model fastcut",
+            choices=("CUT", "FastCUT"),
+        )
         add("--netG", "resnet_9blocks", "generator", choices=GENERATORS)
         add("--ngf", 64, "channels after the generator's first convolution", type=integer(1))
         add("--normG", "instance", "normalisation in the generator", choices=tuple(NORMS))
@@ -76,7 +88,12 @@ class BaseOptions:
         add("--init_type", "xavier", "how weights are drawn", choices=tuple(INITS))
         add("--init_gain", 0.02, "scale of the drawn weights", type=number(0, above=True))
         group("speed")
-        add("--precision", "fp32", "of the convolutions; bf16 and tf32 keep all else in float32", choices=("fp32", "tf32", "bf16"))
+        add(
+            "--precision",
+            "fp32",
+            "of the convolutions; bf16 and tf32 keep all else in float32",
+            choices=("fp32", "tf32", "bf16"),
+        )
         add("--channels_last", False, "keep images as (B, H, W, C) in memory")
         add("--compile", False, "compile the networks (torch.compile)")
         group("display")
@@ -100,7 +117,9 @@ class BaseOptions:
         if "CUT_mode" in given:
             model = given["CUT_mode"].lower()
             if given.setdefault("model", model) not in (model, "cut"):
-                raise UserError(f"--CUT_mode {given['CUT_mode']} contradicts --model {given['model']}: give one of them")
+                raise UserError(
+                    f"--CUT_mode {given['CUT_mode']} contradicts --model {given['model']}: give one of them"
+                )
             given["model"] = model
         folder = run_folder(self._with_defaults(given))
         saved = self.saved_defaults(folder, self._with_defaults(given))
@@ -127,7 +146,9 @@ class BaseOptions:
         """UserError for impossible values and contradictions."""
         for name in ("input_nc", "output_nc"):
             if getattr(opt, name) not in (1, 3):
-                raise UserError(f"--{name} is {getattr(opt, name)}, but images have 1 (grey) or 3 (RGB) channels")
+                raise UserError(
+                    f"--{name} is {getattr(opt, name)}, but images have 1 (grey) or 3 (RGB) channels"
+                )
 
 
 def run_folder(options: dict[str, object]) -> Path:
@@ -141,7 +162,9 @@ def run_folder(options: dict[str, object]) -> Path:
                 f"--suffix {options['suffix']} cannot be filled in ({error}): braces hold the name of an option, as in {{QS_mode}}"
             ) from None
     if not name or Path(name).is_absolute() or {".", ".."} & set(name.split("/")):
-        raise UserError(f"--name {name!r} is no name of a folder under --checkpoints_dir: give one such as horses_global")
+        raise UserError(
+            f"--name {name!r} is no name of a folder under --checkpoints_dir: give one such as horses_global"
+        )
     return Path(str(options["checkpoints_dir"])) / name
 
 
@@ -158,7 +181,9 @@ def read_saved_options(folder: Path, parser: arguments.ArgumentParser) -> dict[s
         try:
             saved = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise UserError(f"{path} is no list of saved options ({error}): remove it, and give the options again") from None
+            raise UserError(
+                f"{path} is no list of saved options ({error}): remove it, and give the options again"
+            ) from None
         return {name: math.inf if value == "inf" else value for name, value in saved.items()}
     path = folder / "train_opt.txt"
     if not path.is_file():
@@ -166,7 +191,9 @@ def read_saved_options(folder: Path, parser: arguments.ArgumentParser) -> dict[s
     lines = [line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line]
     words = {name.strip(): value.split("\t")[0].strip() for name, value in lines}
     known = parser.defaults.keys() - {"gpu_ids"}  # of the machine it ran on, and perhaps several
-    argv = [f"--{name}={value}" for name, value in words.items() if name in known and value not in ("", "None")]
+    argv = [
+        f"--{name}={value}" for name, value in words.items() if name in known and value not in ("", "None")
+    ]
     return parser.parse_given(argv)
 
 
@@ -180,7 +207,10 @@ def write_options(folder: Path, opt: Namespace, defaults: dict[str, object]) -> 
         default = ",".join(map(str, default)) if isinstance(default, list) else str(default)
         lines.append(f"{name:>25}: {text:<30}" + (f"\t[default: {default}]" if text != default else ""))
     lines.append("----------------- End -------------------")
-    texts = {"train_opt.txt": "\n".join(lines), "train_opt.json": json.dumps(values, indent=1, sort_keys=True)}
+    texts = {
+        "train_opt.txt": "\n".join(lines),
+        "train_opt.json": json.dumps(values, indent=1, sort_keys=True),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():  # paths in it may hold bytes that are no UTF-8
         data = (text + "\n").encode("utf-8", "surrogateescape")

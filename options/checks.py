@@ -36,7 +36,11 @@ def check_training(opt: Namespace, defaults: dict[str, object]) -> None:
 def _refuse_without_effect(opt: Namespace, defaults: dict[str, object]) -> None:
     for name, conditions in EFFECTIVE_WITH.items():
         for other, values in conditions:
-            if name in opt.given and getattr(opt, name) != defaults[name] and getattr(opt, other) not in values:
+            if (
+                name in opt.given
+                and getattr(opt, name) != defaults[name]
+                and getattr(opt, other) not in values
+            ):
                 raise UserError(
                     f"--{name} has no effect with --{other} {getattr(opt, other)}: leave it out, or give --{other} {' or '.join(values)}"
                 )
@@ -46,11 +50,17 @@ def _check_layers(opt: Namespace) -> None:
     layer_channels(opt)
     outside = [layer for layer in opt.qs_layers if layer not in opt.nce_layers]
     if outside:
-        raise UserError(f"--qs_layers names {outside[0]}, which is not among --nce_layers {','.join(map(str, opt.nce_layers))}")
+        raise UserError(
+            f"--qs_layers names {outside[0]}, which is not among --nce_layers {','.join(map(str, opt.nce_layers))}"
+        )
     if opt.qs_window % 2 == 0:
-        raise UserError(f"--qs_window is {opt.qs_window}, but a window has a centre: give an odd number such as 7")
+        raise UserError(
+            f"--qs_window is {opt.qs_window}, but a window has a centre: give an odd number such as 7"
+        )
     if opt.display_queries and opt.model != "qs":
-        raise UserError(f"--display_queries shows what QS-Attn chooses, but --model is {opt.model}, which draws at random")
+        raise UserError(
+            f"--display_queries shows what QS-Attn chooses, but --model is {opt.model}, which draws at random"
+        )
 
 
 def _check_schedule(opt: Namespace) -> None:
@@ -58,7 +68,9 @@ def _check_schedule(opt: Namespace) -> None:
     if last == 0:
         raise UserError("--n_epochs and --n_epochs_decay are both 0: nothing would be trained")
     if opt.epoch_count > last:
-        raise UserError(f"--epoch_count {opt.epoch_count} is behind the last epoch, {last} (--n_epochs + --n_epochs_decay)")
+        raise UserError(
+            f"--epoch_count {opt.epoch_count} is behind the last epoch, {last} (--n_epochs + --n_epochs_decay)"
+        )
 
 
 def _check_start(opt: Namespace) -> None:
@@ -100,7 +112,9 @@ def _check_image_size(opt: Namespace) -> None:
             f"least {smallest} pixels. Take {nearest}"
         )
     if opt.preprocess != "crop" and opt.load_size < opt.crop_size:
-        raise UserError(f"--crop_size {opt.crop_size} is larger than --load_size {opt.load_size}: nothing could be cropped")
+        raise UserError(
+            f"--crop_size {opt.crop_size} is larger than --load_size {opt.load_size}: nothing could be cropped"
+        )
 
 
 def _check_released_variant(opt: Namespace) -> None:

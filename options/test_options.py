@@ -32,10 +32,24 @@ class TestOptions(BaseOptions):
         add("--results_dir", "./results/", "where results/NAME/PHASE_EPOCH/ is written")
         add("--num_test", math.inf, "translate at most this many images", type=count_or_inf)
         add("--eval", False, "evaluation mode: batch norm by its running statistics, no dropout")
-        add("--QS_mode", None, "accepted, as released test commands have it, and of no effect", choices=tuple(MODES))
+        add(
+            "--QS_mode",
+            None,
+            "accepted, as released test commands have it, and of no effect",
+            choices=tuple(MODES),
+        )
         group("any photographs")
-        add("--input", None, "an image or a folder of images of any size, without a data set; --load_size scales the shorter side")
-        add("--output", None, "folder for the translations (or, of one image, a .png file)", shown="results/NAME/INPUT's name")
+        add(
+            "--input",
+            None,
+            "an image or a folder of images of any size, without a data set; --load_size scales the shorter side",
+        )
+        add(
+            "--output",
+            None,
+            "folder for the translations (or, of one image, a .png file)",
+            shown="results/NAME/INPUT's name",
+        )
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
         saved = read_saved_options(folder, self.parser) or {}

@@ -13,7 +13,17 @@ from options.base_options import BaseOptions, read_saved_options
 from options.checks import check_training
 
 # Options that belong to one call rather than to the run: not taken over by --continue_train, free to change.
-OF_THE_CALL = ("continue_train", "overwrite", "dry_run", "name", "suffix", "checkpoints_dir", "gpu_ids", "isTrain", "verbose")
+OF_THE_CALL = (
+    "continue_train",
+    "overwrite",
+    "dry_run",
+    "name",
+    "suffix",
+    "checkpoints_dir",
+    "gpu_ids",
+    "isTrain",
+    "verbose",
+)
 
 
 class TrainOptions(BaseOptions):
@@ -28,14 +38,36 @@ class TrainOptions(BaseOptions):
         add, group = self.parser.add, self.parser.group
         group("QS-Attn and PatchNCE")
         add("--QS_mode", "global", "attention that selects and routes the queries", choices=tuple(MODES))
-        add("--qs_layers", None, "layers with QS-Attn, of --nce_layers", type=layer_list, shown="all but the first three")
-        add("--qs_pool", 0, "average QS-Attn layers down to at most this many positions a side; 0: never", type=integer(0))
+        add(
+            "--qs_layers",
+            None,
+            "layers with QS-Attn, of --nce_layers",
+            type=layer_list,
+            shown="all but the first three",
+        )
+        add(
+            "--qs_pool",
+            0,
+            "average QS-Attn layers down to at most this many positions a side; 0: never",
+            type=integer(0),
+        )
         add("--qs_window", 7, "side of the local window, odd, in positions", type=integer(1))
-        add("--qs_variant", "paper", "paper: the method; released: the released code's arithmetic", choices=("paper", "released"))
+        add(
+            "--qs_variant",
+            "paper",
+            "paper: the method; released: the released code's arithmetic",
+            choices=("paper", "released"),
+        )
         add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=number(0))
         add("--lambda_NCE", 1.0, "weight of the contrastive loss", type=number(0))
         add("--nce_idt", True, "contrast B with its own translation too")
-        add("--nce_layers", [0, 4, 8, 12, 16], "generator layers contrasted", type=layer_list, shown="0,4,8,12,16; U-Nets 0,1,2,3,4")
+        add(
+            "--nce_layers",
+            [0, 4, 8, 12, 16],
+            "generator layers contrasted",
+            type=layer_list,
+            shown="0,4,8,12,16; U-Nets 0,1,2,3,4",
+        )
         add("--netF", "mlp_sample", "heads of the features; sample: none", choices=("mlp_sample", "sample"))
         add("--netF_nc", 256, "width of the heads", type=integer(1))
         add("--nce_T", 0.07, "temperature of PatchNCE", type=number(0, above=True))
@@ -60,8 +92,17 @@ class TrainOptions(BaseOptions):
         add("--save_latest_freq", 5000, "images between saves of latest", type=integer(1))
         add("--save_epoch_freq", 5, "epochs between saves under the epoch's number", type=integer(1))
         add("--save_by_iter", False, "save under iter_NUMBER instead of latest")
-        add("--deterministic", False, "deterministic algorithms of torch, where there are any; slower on a GPU")
-        add("--on_save_error", "stop", "a checkpoint that cannot be written (full disk)", choices=("stop", "continue"))
+        add(
+            "--deterministic",
+            False,
+            "deterministic algorithms of torch, where there are any; slower on a GPU",
+        )
+        add(
+            "--on_save_error",
+            "stop",
+            "a checkpoint that cannot be written (full disk)",
+            choices=("stop", "continue"),
+        )
         group("watching")
         add("--print_freq", 100, "images between lines of losses", type=integer(1))
         add("--display_freq", 400, "images between shown images", type=integer(1))
@@ -83,7 +124,11 @@ class TrainOptions(BaseOptions):
         if not base["continue_train"]:
             return {}
         saved = read_saved_options(folder, self.parser) or {}
-        return {name: value for name, value in saved.items() if name in self.parser.defaults and name not in OF_THE_CALL}
+        return {
+            name: value
+            for name, value in saved.items()
+            if name in self.parser.defaults and name not in OF_THE_CALL
+        }
 
     def check(self, opt: Namespace) -> None:
         super().check(opt)

@@ -36,7 +36,9 @@ ABLATIONS: dict[str, dict[str, str]] = {
     },
     "modes": {mode: f"--QS_mode {mode}" for mode in ("global", "local", "local_global")},
     "window": {
-        f"{mode}_{side}": f"--QS_mode {mode} --qs_window {side}" for mode in ("local", "local_global") for side in (3, 5, 7, 9, 11)
+        f"{mode}_{side}": f"--QS_mode {mode} --qs_window {side}"
+        for mode in ("local", "local_global")
+        for side in (3, 5, 7, 9, 11)
     },
 }
 
@@ -57,14 +59,22 @@ def commands(ablation: str, setting: str, train_options: list[str]) -> tuple[lis
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     cut = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ablation", choices=ABLATIONS, help="; ".join(f"{name}: {', '.join(of)}" for name, of in ABLATIONS.items()))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "ablation",
+        choices=ABLATIONS,
+        help="; ".join(f"{name}: {', '.join(of)}" for name, of in ABLATIONS.items()),
+    )
     parser.add_argument("--only", metavar="SETTING", help="one setting of the ablation instead of all")
     parser.add_argument("--print", action="store_true", help="print the commands instead of running them")
     opt = parser.parse_args(argv[:cut])
     settings = ABLATIONS[opt.ablation]
     if opt.only and opt.only not in settings:
-        raise UserError(f"--only {opt.only} is no setting of {opt.ablation}: name one of {', '.join(settings)}")
+        raise UserError(
+            f"--only {opt.only} is no setting of {opt.ablation}: name one of {', '.join(settings)}"
+        )
     for setting in [opt.only] if opt.only else settings:
         for command in commands(opt.ablation, setting, argv[cut + 1 :]):
             print("python", shlex.join(command), flush=True)

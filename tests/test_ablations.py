@@ -29,7 +29,9 @@ def test_printed_commands_parse(ablation, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert ablations.main([ablation, "--print", "--", "--dataroot", "./my data", "--ngf", "8"]) == 0
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
-    trains, tests = ([line[2:] for line in lines if line[:2] == ["python", script]] for script in ("train.py", "test.py"))
+    trains, tests = (
+        [line[2:] for line in lines if line[:2] == ["python", script]] for script in ("train.py", "test.py")
+    )
     assert len(trains) == len(tests) == len(lines) / 2
     opts = [TrainOptions().parse(line) for line in trains]
     assert [SEEN[ablation](opt) for opt in opts] == EXPECTED[ablation]
@@ -42,7 +44,10 @@ def test_one_setting_goes_on_where_it_stopped(capsys, tmp_path):
     run = tmp_path / "horse2zebra_layers_last_two"
     run.mkdir()
     (run / "latest_state.pth").touch()
-    assert ablations.main(["layers", "--only", "last_two", "--print", "--", "--checkpoints_dir", str(tmp_path)]) == 0
+    assert (
+        ablations.main(["layers", "--only", "last_two", "--print", "--", "--checkpoints_dir", str(tmp_path)])
+        == 0
+    )
     train, test = capsys.readouterr().out.splitlines()
     assert train.endswith("--continue_train") and "--qs_layers 12,16" in train and "test.py" in test
 

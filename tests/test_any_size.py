@@ -15,7 +15,10 @@ from options.train_options import TrainOptions
 SIDES = st.integers(6, 10).map(lambda quarter: 4 * quarter)  # from 24, the least that the PatchGAN can judge
 
 
-@pytest.mark.parametrize("argv", ["--QS_mode global", "--QS_mode local", "--QS_mode local_global", "--model cut", "--model fastcut"])
+@pytest.mark.parametrize(
+    "argv",
+    ["--QS_mode global", "--QS_mode local", "--QS_mode local_global", "--model cut", "--model fastcut"],
+)
 @settings(max_examples=4, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_a_step_on_anything(argv, data):
@@ -33,11 +36,19 @@ def test_a_step_on_anything(argv, data):
     model.set_input({"A": real[0], "B": real[1]})
     model.optimize_parameters()
     assert model.fake_B.shape == real[0].shape
-    assert all(math.isfinite(value) for value in model.get_current_losses().values()) and model.guard.failure() is None
+    assert (
+        all(math.isfinite(value) for value in model.get_current_losses().values())
+        and model.guard.failure() is None
+    )
     positions = [(height + 6) * (width + 6), height * width, height * width // 4, *[height * width // 16] * 2]
     channels = model.netG.tap_channels()
     for number, shape in shapes:
         layer = model.opt.nce_layers[number]
         assert shape == (batch * (1 + model.contrast_B), min(patches, positions[number]), channels[layer])
-    moved = {name: any(not torch.equal(p, q) for p, q in zip(net.parameters(), before[name], strict=True)) for name, net in model.networks.items()}
-    assert moved["G"] and moved["D"] and (moved["F"] or patches == 1)  # a single patch has nothing to be told from
+    moved = {
+        name: any(not torch.equal(p, q) for p, q in zip(net.parameters(), before[name], strict=True))
+        for name, net in model.networks.items()
+    }
+    assert (
+        moved["G"] and moved["D"] and (moved["F"] or patches == 1)
+    )  # a single patch has nothing to be told from

@@ -88,7 +88,9 @@ def test_patchnce_is_its_formula():
 @pytest.mark.parametrize("case", json.loads((DATA / "linear_lr.json").read_text()))
 def test_linear_decay(case):
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=2e-4)
-    scheduler = make_scheduler(optimizer, "linear", case["n_epochs"], case["n_epochs_decay"], epoch_count=case["epoch_count"])
+    scheduler = make_scheduler(
+        optimizer, "linear", case["n_epochs"], case["n_epochs_decay"], epoch_count=case["epoch_count"]
+    )
     rates = []
     for _ in case["lr_by_epoch"]:
         rates.append(optimizer.param_groups[0]["lr"])

@@ -167,9 +167,15 @@ def test_initialisation(init_type):
     if init_type == "orthogonal":
         matrix = conv.weight.detach().flatten(1)  # (81, 27)
         torch.testing.assert_close(matrix.T @ matrix, 0.01 * torch.eye(27), atol=1e-5, rtol=0)
-    weight = model_of(f"--init_type {init_type} --init_gain 0.1 --ngf 16").netG.model[4].weight  # 3 x 3, 16 -> 32 channels
+    weight = (
+        model_of(f"--init_type {init_type} --init_gain 0.1 --ngf 16").netG.model[4].weight
+    )  # 3 x 3, 16 -> 32 channels
     fan_in, fan_out = 16 * 9, 32 * 9
-    expected = {"normal": 0.1, "xavier": 0.1 * math.sqrt(2 / (fan_in + fan_out)), "kaiming": math.sqrt(2 / fan_in)}
+    expected = {
+        "normal": 0.1,
+        "xavier": 0.1 * math.sqrt(2 / (fan_in + fan_out)),
+        "kaiming": math.sqrt(2 / fan_in),
+    }
     assert weight.std().item() == pytest.approx(expected.get(init_type, 0.1 / math.sqrt(fan_in)), rel=0.08)
 
 
@@ -215,7 +221,9 @@ SCHEDULES = {
 @pytest.mark.parametrize("first", [1, 4])
 def test_schedules(policy, first):
     every = "--lr_decay_iters 3" if policy == "step" else ""
-    model = model_of(f"--lr_policy {policy} --n_epochs 4 --n_epochs_decay 4 --lr 0.1 --epoch_count {first} {every}")
+    model = model_of(
+        f"--lr_policy {policy} --n_epochs 4 --n_epochs_decay 4 --lr 0.1 --epoch_count {first} {every}"
+    )
     rates = []
     for _ in range(first, 10):
         rates.append(model.learning_rate / 0.1)
@@ -244,7 +252,10 @@ def test_pool_shows_the_discriminator_older_images():
     assert not ImagePool(0).query(fresh).requires_grad
 
 
-@pytest.mark.parametrize("model_name", ["--model fastcut", "--QS_mode global --flip_equivariance", "--model cut --flip_equivariance"])
+@pytest.mark.parametrize(
+    "model_name",
+    ["--model fastcut", "--QS_mode global --flip_equivariance", "--model cut --flip_equivariance"],
+)
 def test_a_mirrored_step_compares_mirrored_features(model_name):
     """Both branches: G sees the mirrored image in half of the steps, and its features are mirrored back before NCE."""
     model = model_of(model_name)
@@ -253,7 +264,10 @@ def test_a_mirrored_step_compares_mirrored_features(model_name):
     branches = set()
     for seed in range(8):
         prepared = []
-        model.prepare_features = lambda number, features, prepared=prepared: (prepared.append(features), features)[1]
+        model.prepare_features = lambda number, features, prepared=prepared: (
+            prepared.append(features),
+            features,
+        )[1]
         torch.manual_seed(seed)
         model.forward()
         model.compute_NCE_losses()
@@ -262,7 +276,9 @@ def test_a_mirrored_step_compares_mirrored_features(model_name):
         torch.testing.assert_close(model.fake, fake)
         targets = model.netG.encode(fake, model.opt.nce_layers)
         sources = model.netG.encode(real, model.opt.nce_layers)
-        for source, target, (was_source, was_target) in zip(sources, targets, zip(*[iter(prepared)] * 2, strict=True), strict=True):
+        for source, target, (was_source, was_target) in zip(
+            sources, targets, zip(*[iter(prepared)] * 2, strict=True), strict=True
+        ):
             torch.testing.assert_close(was_source, source)
             torch.testing.assert_close(was_target, target.flip(3) if model.mirrored else target)
     assert branches == {True, False}
@@ -276,7 +292,10 @@ def test_without_flip_equivariance_no_step_is_mirrored(monkeypatch):
     assert not model.mirrored
 
 
-@pytest.mark.parametrize("line", ["--normG instance", "--normG none", "--normG batch", "--netG unet_128 --crop_size 128 --load_size 128"])
+@pytest.mark.parametrize(
+    "line",
+    ["--normG instance", "--normG none", "--normG batch", "--netG unet_128 --crop_size 128 --load_size 128"],
+)
 def test_a_tap_is_the_same_in_either_pass(line):
     """No later module changes a tap in place, and encoding stops at the last tap without changing it."""
     net = model_of(f"{line} --nce_layers 0,1").netG

@@ -31,7 +31,13 @@ TRAIN_DEFAULTS = {
     "epoch_count": 1, "phase": "train", "pretrained_name": None, "n_epochs": 200, "n_epochs_decay": 200, "beta1": 0.5,
     "beta2": 0.999, "lr": 0.0002, "gan_mode": "lsgan", "pool_size": 0, "lr_policy": "linear", "lr_decay_iters": 50,
 }  # fmt: skip
-TEST_DEFAULTS = {"load_size": 256, "phase": "test", "results_dir": "./results/", "eval": False, "num_test": math.inf}
+TEST_DEFAULTS = {
+    "load_size": 256,
+    "phase": "test",
+    "results_dir": "./results/",
+    "eval": False,
+    "num_test": math.inf,
+}
 
 
 def train_options(line):
@@ -48,14 +54,23 @@ def test_defaults_are_the_released_ones(options, own, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "words, value",
-    [("", False), ("--no_flip", True), ("--no_flip true", True), ("--no_flip=True", True), ("--no_flip False", False), ("--no_flip 0", False)],
+    [
+        ("", False),
+        ("--no_flip", True),
+        ("--no_flip true", True),
+        ("--no_flip=True", True),
+        ("--no_flip False", False),
+        ("--no_flip 0", False),
+    ],
 )
 def test_booleans_are_accepted_bare_and_with_a_value(words, value):
     assert train_options(words).no_flip is value
 
 
 def test_values_keep_their_types():
-    opt = train_options("--nce_layers 0,4 --gpu_ids -1 --max_dataset_size 7 --lr 1e-3 --display_id -1 --QS_mode=local")
+    opt = train_options(
+        "--nce_layers 0,4 --gpu_ids -1 --max_dataset_size 7 --lr 1e-3 --display_id -1 --QS_mode=local"
+    )
     assert (opt.nce_layers, opt.gpu_ids, opt.max_dataset_size, opt.lr) == ([0, 4], [], 7, 0.001)
     assert opt.display_id == -1 and opt.QS_mode == "local" and opt.qs_layers == [4]
 
@@ -73,7 +88,14 @@ MODELS = {
 @pytest.mark.parametrize("line", MODELS)
 def test_a_model_brings_its_defaults_and_what_is_given_wins(line):
     opt = train_options(line)
-    assert (opt.model, opt.lambda_NCE, opt.nce_idt, opt.flip_equivariance, opt.n_epochs, opt.n_epochs_decay) == MODELS[line]
+    assert (
+        opt.model,
+        opt.lambda_NCE,
+        opt.nce_idt,
+        opt.flip_equivariance,
+        opt.n_epochs,
+        opt.n_epochs_decay,
+    ) == MODELS[line]
 
 
 def test_a_unet_has_taps_of_its_own():
@@ -183,14 +205,20 @@ def test_saved_options_are_read_back(tmp_path):
     parser = TrainOptions().parser
     write_options(tmp_path, opt, parser.defaults)
     saved = read_saved_options(tmp_path, parser)
-    assert {name: saved[name] for name in parser.defaults} == {name: getattr(opt, name) for name in parser.defaults}
+    assert {name: saved[name] for name in parser.defaults} == {
+        name: getattr(opt, name) for name in parser.defaults
+    }
     as_text = (tmp_path / "train_opt.txt").read_text()
     assert "                  no_flip: True                          \t[default: False]\n" in as_text
     (tmp_path / "train_opt.json").unlink()  # as a run of the released code is, which has the text alone
     from_text = read_saved_options(tmp_path, parser)
     for name, value in from_text.items():
         assert value == saved[name], name
-    assert from_text["nce_layers"] == [0, 4] and from_text["lambda_NCE"] == 10 and from_text["max_dataset_size"] == 9
+    assert (
+        from_text["nce_layers"] == [0, 4]
+        and from_text["lambda_NCE"] == 10
+        and from_text["max_dataset_size"] == 9
+    )
 
 
 RELEASED_TEXT = """----------------- Options ---------------
@@ -219,7 +247,9 @@ def test_options_saved_by_the_released_code_are_read(tmp_path):
 def test_damaged_saved_options_are_named(tmp_path, text, capsys):
     (tmp_path / "train_opt.json").write_text(text)
     with pytest.raises(SystemExit) as exit:
-        TrainOptions().parse(["--checkpoints_dir", str(tmp_path.parent), "--name", tmp_path.name, "--continue_train"])
+        TrainOptions().parse(
+            ["--checkpoints_dir", str(tmp_path.parent), "--name", tmp_path.name, "--continue_train"]
+        )
     assert exit.value.code == 2 and "train_opt.json is no list of saved options" in capsys.readouterr().err
 
 

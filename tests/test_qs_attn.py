@@ -49,7 +49,10 @@ def brute_force(source, target, mode, n, window):
     attention = torch.stack([row_of(source, i, routed_by, window) for i in indices])
     routed = [
         torch.stack(
-            [row @ torch.stack(keys_of(image, i, routed_by, window)) for row, i in zip(attention, indices, strict=True)]
+            [
+                row @ torch.stack(keys_of(image, i, routed_by, window))
+                for row, i in zip(attention, indices, strict=True)
+            ]
         )
         for image in (source, target)
     ]
@@ -64,7 +67,9 @@ def test_each_mode_is_its_definition(mode, window):
     out_source, out_target = route_values(source, selection), route_values(target, selection)
     log_h = log_entropy(source, MODES[mode].ranked_by, window)
     for b in range(2):
-        entropies, indices, attention, routed_source, routed_target = brute_force(source[b], target[b], mode, 9, window)
+        entropies, indices, attention, routed_source, routed_target = brute_force(
+            source[b], target[b], mode, 9, window
+        )
         torch.testing.assert_close(log_h[b], torch.tensor(entropies).log().float(), rtol=1e-4, atol=1e-5)
         assert selection.indices[b].tolist() == indices
         torch.testing.assert_close(selection.attention[b], attention.float(), rtol=1e-4, atol=1e-6)
@@ -104,7 +109,9 @@ def test_global_agrees_with_the_released_code(name):
     def unit(x):
         return (x / (x.norm(dim=-1, keepdim=True) + 1e-7)).flatten(0, 1)
 
-    torch.testing.assert_close(unit(route_values(source, selection)), golden["routed_source"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        unit(route_values(source, selection)), golden["routed_source"], rtol=1e-4, atol=1e-5
+    )
     routed = unit(route_values(target, selection))
     torch.testing.assert_close(routed, golden["routed_target"], rtol=1e-4, atol=1e-5)
     grads = torch.autograd.grad((routed * golden["cotangent"]).sum(), (source, target))
@@ -171,7 +178,9 @@ def test_properties(mode, b, h, w, n, window, scale, seed):
     count = min(n, h * w)
     keys = window**2 if mode == "local" else h * w
     assert selection.indices.shape == (b, count) and selection.attention.shape == (b, count, keys)
-    assert all(len(set(row)) == count and 0 <= min(row) and max(row) < h * w for row in selection.indices.tolist())
+    assert all(
+        len(set(row)) == count and 0 <= min(row) and max(row) < h * w for row in selection.indices.tolist()
+    )
     assert torch.isfinite(selection.attention).all()
     torch.testing.assert_close(selection.attention.sum(-1), torch.ones(b, count))
     routed = route_values(features, selection)

@@ -24,7 +24,9 @@ def unit(vectors):
 def test_local_global_agrees_with_the_released_code(number):
     golden = load_golden(f"qs_local_global_released_{number}")
     source, target = golden["source"].requires_grad_(), golden["target"].requires_grad_()
-    selection = select_queries_released(source, "local_global", int(golden["num_queries"]), int(golden["window"]))
+    selection = select_queries_released(
+        source, "local_global", int(golden["num_queries"]), int(golden["window"])
+    )
     torch.testing.assert_close(selection.attention, golden["attention"], rtol=1e-4, atol=1e-6)
     routed_source, routed_target = unit(selection.route(source)), unit(selection.route(target))
     torch.testing.assert_close(routed_source, golden["routed_source"], rtol=1e-4, atol=1e-5)
@@ -36,11 +38,15 @@ def test_local_global_agrees_with_the_released_code(number):
 
 def test_local_agrees_with_the_released_code():
     golden = load_golden("qs_local_released")
-    selection = select_queries_released(golden["source"], "local", int(golden["num_queries"]), int(golden["window"]))
+    selection = select_queries_released(
+        golden["source"], "local", int(golden["num_queries"]), int(golden["window"])
+    )
     assert selection.indices.tolist() == golden["indices"].tolist()
     torch.testing.assert_close(selection.attention[0], golden["attention"][:, 0], rtol=1e-4, atol=1e-6)
     for side in ("source", "target"):
-        torch.testing.assert_close(unit(selection.route(golden[side])), golden[f"routed_{side}"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            unit(selection.route(golden[side])), golden[f"routed_{side}"], rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -48,7 +54,9 @@ def test_global_is_the_same_but_for_the_entropy(number):
     golden = load_golden(f"qs_global_{number}")
     selection = select_queries_released(golden["source"], "global", int(golden["num_queries"]))
     torch.testing.assert_close(selection.attention, golden["attention"], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(unit(selection.route(golden["target"])), golden["routed_target"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        unit(selection.route(golden["target"])), golden["routed_target"], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_saturated_rows_tie_in_the_released_ranking():
@@ -94,7 +102,9 @@ RESNET_LAYOUTS = [
 
 
 def numbers(net, part):
-    return sorted({int(key.split(".")[1]) for key in net.state_dict() if part in key and key.endswith("weight")})
+    return sorted(
+        {int(key.split(".")[1]) for key in net.state_dict() if part in key and key.endswith("weight")}
+    )
 
 
 @pytest.mark.parametrize("arguments, down, blocks, up", RESNET_LAYOUTS)
@@ -110,7 +120,10 @@ def test_dropout_shifts_the_numbers_of_a_block(dropout, convolutions):
     assert sorted({int(key.split(".")[0]) for key in block.state_dict()}) == convolutions
 
 
-@pytest.mark.parametrize("n_layers, antialias, expected", [(3, True, [0, 3, 7, 11, 14]), (3, False, [0, 2, 5, 8, 11]), (2, True, [0, 3, 7, 10])])
+@pytest.mark.parametrize(
+    "n_layers, antialias, expected",
+    [(3, True, [0, 3, 7, 11, 14]), (3, False, [0, 2, 5, 8, 11]), (2, True, [0, 3, 7, 10])],
+)
 def test_layout_of_discriminators(n_layers, antialias, expected):
     assert numbers(NLayerDiscriminator(ndf=2, n_layers=n_layers, antialias=antialias), "model") == expected
 
@@ -119,11 +132,19 @@ def test_layout_of_the_other_networks():
     pixel = {key for key in PixelDiscriminator(ndf=2).state_dict()}
     assert pixel == {f"net.{number}.{part}" for number in (0, 2, 5) for part in ("weight", "bias")}
     heads = {key for key in PatchHeads([3, 8]).state_dict()}
-    assert heads == {f"mlp_{head}.{number}.{part}" for head in (0, 1) for number in (0, 2) for part in ("weight", "bias")}
+    assert heads == {
+        f"mlp_{head}.{number}.{part}" for head in (0, 1) for number in (0, 2) for part in ("weight", "bias")
+    }
     unet = [key for key in UnetGenerator(ngf=1, num_downs=7).state_dict() if key.endswith("weight")]
     # down: the outermost convolution is number 0, the others come after a LeakyReLU; up: after what lies within and a ReLU
-    down = [f"model.{'model.1.' * (depth > 0)}{'model.3.' * (depth - 1)}model.{min(depth, 1)}.weight" for depth in range(7)]
-    up = [f"model.model.1.{'model.3.' * (depth - 1)}model.{3 if depth == 6 else 5}.weight" for depth in range(6, 0, -1)]
+    down = [
+        f"model.{'model.1.' * (depth > 0)}{'model.3.' * (depth - 1)}model.{min(depth, 1)}.weight"
+        for depth in range(7)
+    ]
+    up = [
+        f"model.model.1.{'model.3.' * (depth - 1)}model.{3 if depth == 6 else 5}.weight"
+        for depth in range(6, 0, -1)
+    ]
     assert unet == [*down, *up, "model.model.3.weight"]
 
 

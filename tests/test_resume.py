@@ -23,7 +23,9 @@ def dataroot(tmp_path_factory):
     for folder, count in {"trainA": 5, "trainB": 4}.items():
         (root / folder).mkdir()
         for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (30, 28, 3), dtype=np.uint8)).save(root / folder / f"{i}.png")
+            Image.fromarray(rng.integers(0, 256, (30, 28, 3), dtype=np.uint8)).save(
+                root / folder / f"{i}.png"
+            )
     return root
 
 
@@ -34,7 +36,9 @@ def _restore_determinism():
 
 
 def run(dataroot, folder, *argv):
-    return train.main(["--dataroot", str(dataroot), "--checkpoints_dir", str(folder), "--name", "run", *TINY, *argv])
+    return train.main(
+        ["--dataroot", str(dataroot), "--checkpoints_dir", str(folder), "--name", "run", *TINY, *argv]
+    )
 
 
 def final_state(folder):
@@ -92,18 +96,36 @@ VARIANTS = {
 
 
 # 5 images an epoch: stopped within the first, at its end, and behind the schedule's bend
-CASES = [(variant, steps, 0) for variant in VARIANTS for steps in (3, 5, 8)] + [("global", 3, 2), ("fastcut", 8, 2)]
+CASES = [(variant, steps, 0) for variant in VARIANTS for steps in (3, 5, 8)] + [
+    ("global", 3, 2),
+    ("fastcut", 8, 2),
+]
 
 
 @pytest.mark.parametrize("variant, steps, workers", CASES)
-def test_stopping_and_continuing_changes_nothing(dataroot, tmp_path, stop_after, monkeypatch, variant, steps, workers):
+def test_stopping_and_continuing_changes_nothing(
+    dataroot, tmp_path, stop_after, monkeypatch, variant, steps, workers
+):
     argv = [*VARIANTS[variant].split(), "--num_threads", str(workers), "--pool_size", "3"]
     assert run(dataroot, tmp_path / "whole", *argv) == 0
     stop_after(steps)
     assert run(dataroot, tmp_path / "parts", *argv) == 143
     monkeypatch.undo()
     torch.rand(7)  # whatever else drew in between
-    assert train.main(["--checkpoints_dir", str(tmp_path / "parts"), "--name", "run", "--gpu_ids", "-1", "--continue_train"]) == 0
+    assert (
+        train.main(
+            [
+                "--checkpoints_dir",
+                str(tmp_path / "parts"),
+                "--name",
+                "run",
+                "--gpu_ids",
+                "-1",
+                "--continue_train",
+            ]
+        )
+        == 0
+    )
     whole, parts = final_state(tmp_path / "whole"), final_state(tmp_path / "parts")
     assert whole[1] == parts[1] and whole[1]["steps"] == 15
     assert_same(whole[0], parts[0])

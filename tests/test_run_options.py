@@ -24,10 +24,18 @@ TINY = (
 def dataroot(tmp_path_factory):
     """7 images of A and 5 of B for training, 2 of each for validation, 3 side-by-side pairs; 48 x 40 pixels."""
     root, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
-    for folder, count, width in [("trainA", 7, 48), ("trainB", 5, 48), ("valA", 2, 48), ("valB", 2, 48), ("train", 3, 96)]:
+    for folder, count, width in [
+        ("trainA", 7, 48),
+        ("trainB", 5, 48),
+        ("valA", 2, 48),
+        ("valB", 2, 48),
+        ("train", 3, 96),
+    ]:
         (root / folder).mkdir()
         for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (40, width, 3), dtype=np.uint8)).save(root / folder / f"{i}.png")
+            Image.fromarray(rng.integers(0, 256, (40, width, 3), dtype=np.uint8)).save(
+                root / folder / f"{i}.png"
+            )
     return root
 
 
@@ -47,7 +55,11 @@ def logged(folder):
 
 
 def losses(folder):
-    return [line.split(") ")[1] for line in (folder / "loss_log.txt").read_text().splitlines() if line.startswith("(epoch")]
+    return [
+        line.split(") ")[1]
+        for line in (folder / "loss_log.txt").read_text().splitlines()
+        if line.startswith("(epoch")
+    ]
 
 
 def has(folder, name):
@@ -63,15 +75,23 @@ SEEN = {
     "--n_epochs 1 --n_epochs_decay 0": lambda f: logged(f) == [(1, i) for i in range(1, 8)],
     "--max_dataset_size 2": lambda f: logged(f) == [(1, 1), (1, 2), (2, 1), (2, 2)],
     "--max_dataset_size 2 --epoch_count 2": lambda f: logged(f) == [(2, 1), (2, 2)],
-    "--batch_size 3 --print_freq 4": lambda f: logged(f) == [(1, 6), (2, 3), (2, 6)],  # crossed at 6, 9 and 12 of 12 images
+    "--batch_size 3 --print_freq 4": lambda f: (
+        logged(f) == [(1, 6), (2, 3), (2, 6)]
+    ),  # crossed at 6, 9 and 12 of 12 images
     "--batch_size 2 --print_freq 1": lambda f: logged(f) == [(e, i) for e in (1, 2) for i in (2, 4, 6)],
     "--phase val": lambda f: logged(f) == [(1, 1), (1, 2), (2, 1), (2, 2)],
     "--dataset_mode aligned": lambda f: logged(f)[2:] == [(1, 3), (2, 1), (2, 2), (2, 3)],
-    "--max_dataset_size 1 --n_epochs 3 --save_epoch_freq 2": lambda f: [has(f, e) for e in "1234"] == [False, True, False, True],
-    "--max_dataset_size 3 --save_by_iter --save_latest_freq 2": lambda f: has(f, "iter_4") and has(f, "latest"),
+    "--max_dataset_size 1 --n_epochs 3 --save_epoch_freq 2": lambda f: (
+        [has(f, e) for e in "1234"] == [False, True, False, True]
+    ),
+    "--max_dataset_size 3 --save_by_iter --save_latest_freq 2": lambda f: (
+        has(f, "iter_4") and has(f, "latest")
+    ),
     "--max_dataset_size 1": lambda f: (f / "web" / "index.html").is_file() and has(f, "latest"),
     "--max_dataset_size 1 --no_html": lambda f: not (f / "web").exists(),
-    "--max_dataset_size 2 --update_html_freq 2": lambda f: (f / "web" / "images" / "epoch001_fake_B.png").is_file(),
+    "--max_dataset_size 2 --update_html_freq 2": lambda f: (
+        f / "web" / "images" / "epoch001_fake_B.png"
+    ).is_file(),
     "--max_dataset_size 1 --suffix {ngf}": lambda f: has(f.parent / "run_2", "latest"),
     "--max_dataset_size 1 --netD patch --gan_mode wgangp": lambda f: len(losses(f)) == 2,
     "--max_dataset_size 1 --lr_policy plateau --pool_size 2": lambda f: len(losses(f)) == 2,
@@ -109,14 +129,22 @@ def test_every_preprocess_mode_trains(mode, dataroot, tmp_path):
 
 # option -> what is seen in the seven batches of the first epoch
 BATCHES = {
-    "--direction AtoB": lambda b: all("trainA" in batch["A_paths"][0] and "trainB" in batch["B_paths"][0] for batch in b),
-    "--direction BtoA": lambda b: all("trainB" in batch["A_paths"][0] and "trainA" in batch["B_paths"][0] for batch in b),
-    "--serial_batches": lambda b: [batch["A_paths"][0][-5] for batch in b] == list("0123456")
-    and [batch["B_paths"][0][-5] for batch in b] == list("0123401"),
+    "--direction AtoB": lambda b: all(
+        "trainA" in batch["A_paths"][0] and "trainB" in batch["B_paths"][0] for batch in b
+    ),
+    "--direction BtoA": lambda b: all(
+        "trainB" in batch["A_paths"][0] and "trainA" in batch["B_paths"][0] for batch in b
+    ),
+    "--serial_batches": lambda b: (
+        [batch["A_paths"][0][-5] for batch in b] == list("0123456")
+        and [batch["B_paths"][0][-5] for batch in b] == list("0123401")
+    ),
     "--serial_batches false": lambda b: [batch["A_paths"][0][-5] for batch in b] != list("0123456"),
     "--input_nc 1 --output_nc 1": lambda b: b[0]["A"].shape == b[0]["B"].shape == (1, 1, 32, 32),
     "--load_size 64 --crop_size 48": lambda b: b[0]["A"].shape == (1, 3, 48, 48),
-    "--dataset_mode aligned": lambda b: len(b) == 3 and all(batch["A_paths"] == batch["B_paths"] for batch in b),
+    "--dataset_mode aligned": lambda b: (
+        len(b) == 3 and all(batch["A_paths"] == batch["B_paths"] for batch in b)
+    ),
     "--batch_size 3": lambda b: [len(batch["A"]) for batch in b] == [3, 3],
 }
 
@@ -130,7 +158,10 @@ def test_mirroring_can_be_left_out(dataroot, tmp_path):
     line = "--load_size 32 --serial_batches"  # nothing else is random
     first, second = (batches(dataroot, tmp_path, f"{line} --no_flip --seed {seed}") for seed in (1, 2))
     assert all(torch.equal(a["A"], b["A"]) for a, b in zip(first, second, strict=True))
-    mirrored = [torch.equal(a["A"], b["A"].flip(3)) for a, b in zip(first, batches(dataroot, tmp_path, line), strict=True)]
+    mirrored = [
+        torch.equal(a["A"], b["A"].flip(3))
+        for a, b in zip(first, batches(dataroot, tmp_path, line), strict=True)
+    ]
     assert True in mirrored and False in mirrored
 
 
@@ -157,7 +188,12 @@ def test_a_seed_gives_the_same_run_again(dataroot, tmp_path):
 def test_pretrained_name_starts_from_the_weights_of_another_run(dataroot, tmp_path):
     line = "--max_dataset_size 1 --n_epochs_decay 0"
     run(dataroot, tmp_path, line)
-    assert train.main([*words(dataroot, tmp_path, f"{line} --pretrained_name run --lr 1e-12"), "--name", "second"]) == 0
+    assert (
+        train.main(
+            [*words(dataroot, tmp_path, f"{line} --pretrained_name run --lr 1e-12"), "--name", "second"]
+        )
+        == 0
+    )
     for network in "GDF":
         there, here = weights(tmp_path / "run", network), weights(tmp_path / "second", network)
         assert all(torch.allclose(there[key], here[key], atol=1e-7) for key in there)
@@ -166,9 +202,16 @@ def test_pretrained_name_starts_from_the_weights_of_another_run(dataroot, tmp_pa
 def test_pretrained_weights_of_other_options_are_explained(dataroot, tmp_path, capsys):
     line = "--max_dataset_size 1 --n_epochs_decay 0"
     run(dataroot, tmp_path, line)
-    argv = [*words(dataroot, tmp_path, f"{line} --pretrained_name run --netG resnet_6blocks"), "--name", "second"]
+    argv = [
+        *words(dataroot, tmp_path, f"{line} --pretrained_name run --netG resnet_6blocks"),
+        "--name",
+        "second",
+    ]
     assert train.main(argv) == 2
-    assert "the checkpoint has 4 residual blocks, but --netG resnet_6blocks asks for 6" in capsys.readouterr().err
+    assert (
+        "the checkpoint has 4 residual blocks, but --netG resnet_6blocks asks for 6"
+        in capsys.readouterr().err
+    )
 
 
 def test_another_run_is_not_written_over(dataroot, tmp_path, capsys):
@@ -177,7 +220,9 @@ def test_another_run_is_not_written_over(dataroot, tmp_path, capsys):
     before = losses(folder)
     assert train.main(words(dataroot, tmp_path, f"{line} --lr 0.01 --seed 4")) == 2
     told = capsys.readouterr().err
-    assert "lr: 0.0002 there, 0.01 now" in told and "seed: 0 there, 4 now" in told and "--continue_train" in told
+    assert (
+        "lr: 0.0002 there, 0.01 now" in told and "seed: 0 there, 4 now" in told and "--continue_train" in told
+    )
     assert "ngf" not in told and losses(folder) == before
     run(dataroot, tmp_path, f"{line} --lr 0.01 --seed 4 --overwrite")
     assert len(losses(folder)) == 2 and losses(folder) != before
@@ -185,7 +230,22 @@ def test_another_run_is_not_written_over(dataroot, tmp_path, capsys):
 
 def test_continuing_goes_on_with_the_options_of_the_run(dataroot, tmp_path):
     folder = run(dataroot, tmp_path, "--max_dataset_size 1")
-    assert train.main(["--checkpoints_dir", str(tmp_path), "--name", "run", "--gpu_ids", "-1", "--continue_train", "--n_epochs", "3"]) == 0
+    assert (
+        train.main(
+            [
+                "--checkpoints_dir",
+                str(tmp_path),
+                "--name",
+                "run",
+                "--gpu_ids",
+                "-1",
+                "--continue_train",
+                "--n_epochs",
+                "3",
+            ]
+        )
+        == 0
+    )
     assert logged(folder) == [(1, 1), (2, 1), (3, 1), (4, 1)]
 
 

@@ -30,7 +30,9 @@ def get_device(gpu_ids: list[int]) -> torch.device:
         index = int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else gpu_ids[0]
         if index >= torch.cuda.device_count():
             found = torch.cuda.device_count()
-            raise UserError(f"--gpu_ids asks for GPU {index}, but {found} were found; name one of 0 to {found - 1}, or -1")
+            raise UserError(
+                f"--gpu_ids asks for GPU {index}, but {found} were found; name one of 0 to {found - 1}, or -1"
+            )
         return torch.device("cuda", index)
     if torch.backends.mps.is_available():
         _say_once("No CUDA device was found: running on Apple's GPU (MPS). --gpu_ids -1 would use the CPU.")
