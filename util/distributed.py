@@ -10,6 +10,8 @@ import contextlib
 import datetime
 import os
 import socket
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -17,10 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.distributed.rendezvous import rendezvous
 
 TIMEOUT = datetime.timedelta(minutes=10)  # a process that has not answered for so long counts as dead
 
-_control: dist.ProcessGroup | None = None  # host-side messages, beside the gradients and off the GPU's stream
+CONNECT_SECONDS = 60  # for finding the others, which torchrun has started at the same moment
 
 T = TypeVar("T")
 
@@ -36,17 +39,21 @@ def session(device: torch.device) -> Iterator[None]:
     Raises:
         ProcessLostError: in place of the error with which a lost process shows.
     """
-    global _control
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-        _control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        # host-side messages go by gloo beside the gradients, off the GPU's stream
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        with give_up_after(CONNECT_SECONDS):
+            store, number, count = next(rendezvous("env://", timeout=TIMEOUT))
+            # torchrun keeps its store over restarts: under the same names a restart may find the addresses of dead processes
+            store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+            dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
         yield
-        dist.barrier(group=_control)  # else the first to be done would look lost to those still saving
+        largest(0)  # else the first to be done would look lost to those still saving
         dist.destroy_process_group()
     except dist.DistError as error:
         raise ProcessLostError(str(error)) from error
@@ -54,8 +61,6 @@ def session(device: torch.device) -> Iterator[None]:
         if "gloo" in str(error).lower() or "connection" in str(error).lower():
             raise ProcessLostError(str(error)) from error
         raise
-    finally:
-        _control = None
 
 
 def restarted_job() -> tuple[str, bool]:
@@ -64,6 +69,30 @@ def restarted_job() -> tuple[str, bool]:
     if run_id == "none":  # torchrun's name for a job without one: its own process tells jobs apart
         run_id = f"{socket.gethostname()}:{os.getppid()}"
     return run_id, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextlib.contextmanager
+def give_up_after(seconds: float) -> Iterator[None]:
+    """End this process with status 1 and a message where the block takes longer, so that torchrun can start it again.
+
+    Gloo has been seen to wait for a process that had died (torch 2.15), heedless of its own timeout.
+    """
+
+    def end() -> None:
+        print(
+            f"error: the processes did not find each other in {seconds:.0f} s; stopping",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def world_size() -> int:
@@ -95,7 +124,7 @@ def mean(values: list[float]) -> list[float]:
     if world_size() == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(tensor, group=_control)
+    dist.all_reduce(tensor)
     return (tensor / world_size()).tolist()
 
 
@@ -104,7 +133,7 @@ def largest(value: int) -> int:
     if world_size() == 1:
         return value
     tensor = torch.tensor(value)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_control)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return int(tensor)
 
 
@@ -112,5 +141,5 @@ def from_first(decide: Callable[[], T]) -> T:
     """What process 0 alone decides, for all; a small picklable object."""
     decision = [decide() if rank() == 0 else None]
     if world_size() > 1:
-        dist.broadcast_object_list(decision, src=0, group=_control)
+        dist.broadcast_object_list(decision, src=0, device=torch.device("cpu"))
     return decision[0]
