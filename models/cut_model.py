@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,7 @@ class CUTModel:
         opt = self.opt
         self.contrast_B = opt.nce_idt and opt.lambda_NCE > 0  # the identity half of the loss, NCE(y, G(y))
         self.loss_names = ["G_GAN", "D_real", "D_fake", "G", "NCE"] + ["NCE_Y"] * self.contrast_B
+        self.loss_names_G = [name for name in self.loss_names if not name.startswith("D_")]
         self.gan_loss = GAN_LOSSES[opt.gan_mode]
         self.patchnce = PatchNCELoss(opt.nce_T)
         self.pool = ImagePool(opt.pool_size)
@@ -117,7 +118,7 @@ class CUTModel:
         self.netD.requires_grad_(False)
         with self.autocast():
             loss_G = self.compute_G_loss()
-        self._update(loss_G, "G", "F", losses=("G_GAN", "NCE", "G"), gradient="the gradient of G and F")
+        self._update(loss_G, "G", "F", losses=self.loss_names_G, gradient="the gradient of G and F")
         self.netD.requires_grad_(True)
 
     def forward(self) -> None:
@@ -196,7 +197,7 @@ class CUTModel:
         ]
         return PatchSelection(torch.stack(locations).repeat_interleave(b // domains, 0))
 
-    def _update(self, loss: Tensor, *names: str, losses: tuple[str, ...], gradient: str) -> None:
+    def _update(self, loss: Tensor, *names: str, losses: Sequence[str], gradient: str) -> None:
         """Descend `loss` in the named networks, unless it or its gradient is not finite."""
         optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
         for optimizer in optimizers:

@@ -65,7 +65,7 @@ class FiniteGuard:
                 if failure:
                     return failure
             self._copy.copy_(self.report, non_blocking=True)
-            self._copied.record()
+            self._copied.record(torch.cuda.current_stream(self.report.device))
             return None
         return self._read(self.report)
 

@@ -34,16 +34,16 @@ class ProcessLostError(RuntimeError):
 
 @contextlib.contextmanager
 def session(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun started (NCCL on GPUs, gloo elsewhere); nothing without torchrun.
+    """Join the other processes that torchrun started (NCCL on GPUs, gloo elsewhere), if any; a GPU becomes torch's current one.
 
     Raises:
         ProcessLostError: in place of the error with which a lost process shows.
     """
+    if device.type == "cuda":  # random states and events are the current device's where none is named
+        torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     try:
         # host-side messages go by gloo beside the gradients, off the GPU's stream
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
