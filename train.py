@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     opt = options.parse(argv)
     device = get_device(opt.gpu_ids)
     warnings.showwarning = show_warning
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        refuse_what_processes_cannot_share(opt)  # before they meet, so that each one says the same
     try:
         with distributed.session(device), StopSignal() as stop:
             return Training(opt, options.parser.defaults, device).run(stop)
@@ -70,7 +72,9 @@ class Training:
         self.writes = distributed.rank() == 0 and not opt.dry_run
         self.lock: RunLock | None = None
         self.defaults = defaults
-        refuse_what_processes_cannot_share(opt)
+        if distributed.rank() == 0:  # first, so that a start without data leaves no folder of a run
+            for problem in quick_check(opt):
+                print(f"note: {problem}", file=sys.stderr)
         start = distributed.from_first(self._claim)
         if start == "weights" and opt.epoch.isdecimal() and "epoch_count" not in opt.given:
             opt.epoch_count = int(opt.epoch) + 1
@@ -79,9 +83,6 @@ class Training:
             torch.backends.cudnn.benchmark = False
 
         # data, networks
-        if distributed.rank() == 0:
-            for problem in quick_check(opt):
-                print(f"note: {problem}", file=sys.stderr)
         seed_everything(opt.seed)
         self.loader = create_loader(opt, device, rank=distributed.rank(), world_size=distributed.world_size())
         self.global_batch = opt.batch_size * distributed.world_size()
@@ -332,8 +333,6 @@ class Training:
 
 def refuse_what_processes_cannot_share(opt: Namespace) -> None:
     """UserError for options under which several processes would not train as one."""
-    if distributed.world_size() == 1:
-        return
     for name in ("normG", "normD"):
         if getattr(opt, name) == "batch":
             raise UserError(

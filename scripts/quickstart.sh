@@ -10,7 +10,7 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 name=stripes_qsattn_global
 data=(--size 64 --train 200 --test 20 --seed 0)
 networks=(--netG resnet_4blocks --ngf 16 --normG batch --netD n_layers --n_layers_D 2 --ndf 16 --netF_nc 64
-    --nce_layers 0,4,8,12,14)
+    --nce_layers 0,4,8,12,14 --num_patches 64)
 training=(--load_size 72 --crop_size 64 --batch_size 4 --lr 0.0007 --lambda_NCE 4 --n_epochs 20 --n_epochs_decay 16 --seed 0
     --save_epoch_freq 12 --print_freq 200 --update_html_freq 200 --display_id 0 --num_threads 2)
 testing=(--preprocess none --eval)

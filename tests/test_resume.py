@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training_process import assert_same
 
 import train
 from util.stop_signal import StopSignal
@@ -49,21 +50,6 @@ def final_state(folder):
 def losses_of(log):
     """The lines of losses without their times."""
     return [line.split(")")[1] for line in log.splitlines() if line.startswith("(epoch")]
-
-
-def assert_same(a, b):
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 @pytest.fixture

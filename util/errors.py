@@ -7,6 +7,7 @@ this project is wrapped by `entry_point`, which prints it to stderr and exits wi
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -25,5 +26,10 @@ def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except BrokenPipeError:  # whoever read our output has seen enough, as `head` has
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # nor must the interpreter's last flush complain
+            return 1
 
     return run

@@ -86,8 +86,8 @@ def refuse_another_run(opt: Namespace, folder: Path, defaults: dict[str, object]
         and saved[name] != now[name]
         and str(saved[name]) != str(now[name])
     ]
-    difference = f" Its options differ: {'; '.join(differing)}." if differing else ""
+    difference = "\nIts options differ:\n  " + "\n  ".join(differing) if differing else ""
     raise UserError(
-        f"there is a run in {folder} already.{difference} Give --continue_train to go on with it, another --name to keep both, "
-        "or --overwrite to start afresh in its place"
+        f"there is a run in {folder} already: give --continue_train to go on with it, another --name to keep both, "
+        f"or --overwrite to start afresh in its place{difference}"
     )
