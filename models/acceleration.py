@@ -7,9 +7,11 @@ without it from the state it had.
 
 - tf32 lets cuDNN round a convolution's inputs to 10 bits of mantissa; matrix products of scores stay float32. bf16 is
   autocast: convolutions and heads in bfloat16; selection, normalisation, softmax, losses and weights in float32.
-- `--compile` compiles the passes of G and D, where normalisation, activation, padding and resampling fuse. The heads stay
-  as they are: two small matrix products each, and ten variants (five layers, with and without gradient) to compile.
-  Inductor's default mode: the convolutions remain cuDNN's, and graphs of single passes would be in the way of the next.
+- `--channels_last` stores images as the matrix units want them. On CUDA what stands between the convolutions of G and D
+  then runs in kernels of our own (`models/fused.py`), for PyTorch's would convert to NCHW and back.
+- `--compile` leaves that to torch.compile instead. The heads stay as they are: two small matrix products each, and ten
+  variants (five layers, with and without gradient) to compile. Inductor's default mode: the convolutions remain cuDNN's,
+  and graphs of single passes would be in the way of the next.
 - `--cuda_graph` captures the step from forward to the last update, for each size of batch, and then replays it: one
   launch instead of some 1,500. Random positions are drawn on the device, from the same numbers as without the graph.
 """
@@ -23,7 +25,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from models import triton_support
 from models.step_graph import PRODUCTS, Recording, SideStream, Snapshot
 from util.device import get_device
 from util.errors import UserError
@@ -38,7 +42,6 @@ def fastest(device: torch.device) -> dict[str, object]:
         return {
             "precision": "bf16" if bf16 else "fp32",
             "channels_last": True,
-            "compile": True,
             "cuda_graph": True,
         }
     if device.type == "cpu":
@@ -113,6 +116,7 @@ class Accelerator:
         self.recordings: dict[tuple, Recording] = {}
         self.proven: set[tuple] = set()  # shapes of batches whose step has run through
         self.passes = list(self._compile_passes()) if model.opt.compile else []
+        self.fused = [] if self.passes else list(self._fuse_networks())
         self.set_rounding()
         if model.opt.isTrain:
             for optimizer in model.optimizers.values():  # loading replaces the tensors that a graph writes to
@@ -136,6 +140,22 @@ class Accelerator:
                     setattr(net, method, compiled)  # on the object: keys and classes of networks stay
                     yield compiled
 
+    def _fuse_networks(self) -> Iterator[nn.Module]:
+        opt = self.model.opt
+        if opt.channels_last and triton_support.works(self.model.device):
+            for name, net in self.model.networks.items():
+                twice = name == "D" and opt.gan_mode == "wgangp"  # its penalty differentiates D twice, kernels once
+                if hasattr(net, "fused") and not twice:
+                    net.fused = True
+                    yield net
+
+    def give_up_fusing(self, error: Exception) -> None:
+        """Run the networks' layers one by one from here on."""
+        for net in self.fused:
+            net.fused = False
+        self.fused = []
+        _warn("the fused kernels of --channels_last", error)
+
     def give_up_compiling(self, error: Exception) -> None:
         """Run the networks uncompiled from here on."""
         self.passes = []
@@ -158,16 +178,16 @@ class Accelerator:
             recording.replay(self.model)
 
     def _try(self, step: Callable[[], None], shapes: tuple) -> None:
-        """Run the step on a batch of new shapes as asked for, from compiling to capture, and give up what fails.
+        """Run the step on a batch of new shapes as asked for, from fusing or compiling to capture, and give up what fails.
 
         The state is put back afterwards, random numbers included: this is rehearsal.
         """
         capture = self.captures and len(self.recordings) < MOST_SHAPES
-        if not (self.passes or capture):
+        if not (self.passes or self.fused or capture):
             return
         before = Snapshot(self.model)
         self._forget_products()
-        if self.passes:
+        if self.passes or self.fused:
             try:
                 with SideStream(self.model.device):
                     step()
@@ -178,6 +198,8 @@ class Accelerator:
             ) as error:  # whatever a compiler may raise; an error of the step itself comes again without it
                 if self.passes:
                     self.give_up_compiling(error)
+                elif self.fused:
+                    self.give_up_fusing(error)
             self._forget_products()
             before.restore()
         if capture:
@@ -219,7 +241,7 @@ class _CompiledPass:
 def _warn(option: str, error: Exception) -> None:
     reason = str(error).strip().splitlines() or [type(error).__name__]
     warnings.warn(
-        f"{option} failed on this machine and is left off; training goes on without it. {type(error).__name__}: {reason[0]}",
+        f"{option} failed on this machine and training goes on without. {type(error).__name__}: {reason[0]}",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from models import fused
 from models.normalisation import NORMS, conv_has_bias
 from models.resample import BlurDownsample
 from util.errors import UserError
@@ -14,6 +15,8 @@ from util.errors import UserError
 
 class NLayerDiscriminator(nn.Module):
     """PatchGAN: `n_layers` halvings, then two convolutions; three layers see 70 x 70 pixels. Module positions name the keys."""
+
+    fused = False  # run by `models/fused.py`, as models/acceleration.py decides
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class NLayerDiscriminator(nn.Module):
                 f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, which needs "
                 f"{self.smallest_side} x {self.smallest_side}: use larger images, or a smaller --netD"
             )
-        return self.model(x)
+        return fused.run(self.model, x)[0] if self.fused else self.model(x)
 
 
 class PatchDiscriminator(NLayerDiscriminator):

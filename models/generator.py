@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from models import fused
 from models.normalisation import NORMS, conv_has_bias
 from models.resample import BlurDownsample, BlurUpsample
 
@@ -42,6 +43,8 @@ class ResnetGenerator(nn.Module):
         dropout: a Dropout(0.5) in each residual block.
         antialias, antialias_up: blurred resampling; else strided and transposed convolutions.
     """
+
+    fused = False  # run by `models/fused.py`, as models/acceleration.py decides
 
     def __init__(
         self,
@@ -97,7 +100,7 @@ class ResnetGenerator(nn.Module):
     def forward(self, x: Tensor, layers: Sequence[int] | None = None) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Translate images; with `layers` also return the features at those taps, in the order of `layers`."""
         if layers is None:
-            return self.model(x)
+            return self._run(x, (), len(self.model))[0]
         return self._run(x, layers, len(self.model))
 
     def encode(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
@@ -105,6 +108,8 @@ class ResnetGenerator(nn.Module):
         return self._run(x, layers, max(layers) + 1)[1]
 
     def _run(self, x: Tensor, layers: Sequence[int], stop: int) -> tuple[Tensor, list[Tensor]]:
+        if self.fused:
+            return fused.run(self.model, x, layers, stop)
         taps = {}
         for number in range(stop):
             x = self.model[number](x)

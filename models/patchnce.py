@@ -24,4 +24,6 @@ class PatchNCELoss(nn.Module):
         ):  # 1 / T would make 0.06 of bfloat16's rounding
             logits = queries.float() @ keys.detach().float().transpose(1, 2) / self.temperature  # (B, P, P)
             positives = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
-            return F.cross_entropy(logits.transpose(1, 2), positives, reduction="none")
+            # as rows: with classes along the second of three axes CUDA's kernel is 40 times slower
+            losses = F.cross_entropy(logits.flatten(0, 1), positives.flatten(), reduction="none")
+            return losses.view(positives.shape)

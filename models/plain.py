@@ -59,6 +59,7 @@ def plain_network(net: nn.Module, norm: Callable[[], nn.Module]) -> nn.Module:
     """`net` with the same parameters and buffers, not copies of them, but textbook layers: `norm()` for instance norms."""
     shared = {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())}
     net = copy.deepcopy(net, shared)
+    vars(net).pop("fused", None)
     for parent in list(net.modules()):
         for name, child in parent.named_children():
             if isinstance(child, InstanceNorm):

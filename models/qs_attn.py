@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models import qs_kernels
+from models import qs_kernels, triton_support
 
 # Scores held at a time while entropies are streamed over blocks of queries: 4 MB stay in a processor's cache.
 BLOCK_ELEMENTS = 2**20
@@ -44,13 +44,18 @@ class QuerySelection:
     window: int | None = None
 
     def route(self, features: Tensor) -> Tensor:
-        """Features (B, C, H, W), of the source or of its translation, through the chosen rows: (B, N, C)."""
-        features = features.float()
+        """Features (B, C, H, W), of the source or of its translation, through the chosen rows: (B, N, C) float32.
+
+        The product is formed in the features' own precision.
+        """
+        attention = self.attention.to(features.dtype)
         with torch.autocast(features.device.type, enabled=False):
             if self.window is None:
-                return self.attention @ features.flatten(2).transpose(1, 2)  # (B, N, L) (B, L, C)
-            values = _windows(features, self.indices, self.window)  # (B, N, M, C)
-            return torch.einsum("bnm,bnmc->bnc", self.attention, values)
+                routed = attention @ features.flatten(2).transpose(1, 2)  # (B, N, L) (B, L, C)
+            else:
+                values = _windows(features, self.indices, self.window)  # (B, N, M, C)
+                routed = torch.einsum("bnm,bnmc->bnc", attention, values)
+        return routed.float()
 
 
 def route_values(features: Tensor, selection: QuerySelection) -> Tensor:
@@ -68,12 +73,11 @@ def select_queries(features: Tensor, mode: str, num_queries: int, window: int = 
         window: k, odd, of the local modes.
     """
     rule = check_rule(mode, window)
-    features = features.float()
     entropy = log_entropy(features, rule.ranked_by, window)
     # stable: ties go to the lower index on every device
     indices = torch.sort(entropy, dim=1, stable=True).indices[:, :num_queries]
     with torch.autocast(features.device.type, enabled=False):
-        attention = ATTENTIONS[rule.routed_by](features, indices, window)
+        attention = ATTENTIONS[rule.routed_by](features.float(), indices, window)
     return QuerySelection(indices, attention, window if rule.routed_by == "local" else None)
 
 
@@ -88,14 +92,16 @@ def log_entropy(features: Tensor, mode: str, window: int = 7) -> Tensor:
     if mode not in ENTROPIES:
         raise ValueError(f"log_entropy: mode is {mode!r}, but must be one of {', '.join(ENTROPIES)}")
     check_rule(mode, window)
+    if features.dtype not in qs_kernels.DTYPES:
+        features = features.float()
     with torch.autocast(features.device.type, enabled=False):
-        return ENTROPIES[mode](features.detach().float(), window)
+        return ENTROPIES[mode](features.detach(), window)
 
 
 def _global_log_entropy(features: Tensor, window: int) -> Tensor:
-    if features.is_cuda and qs_kernels.available():
+    if triton_support.works(features.device):
         return qs_kernels.global_log_entropy(features)
-    f = features.flatten(2).transpose(1, 2).contiguous()  # (B, L, C)
+    f = features.float().flatten(2).transpose(1, 2).contiguous()  # (B, L, C)
     length = f.shape[1]
     block = max(1, BLOCK_ELEMENTS // length)
     rows = [_rows_log_entropy(queries @ image.T) for image in f for queries in image.split(block)]
@@ -103,8 +109,9 @@ def _global_log_entropy(features: Tensor, window: int) -> Tensor:
 
 
 def _local_log_entropy(features: Tensor, window: int) -> Tensor:
-    if features.is_cuda and qs_kernels.available():
+    if triton_support.works(features.device):
         return qs_kernels.local_log_entropy(features, window)
+    features = features.float()
     b, _, h, w = features.shape
     reach = window // 2
     scores = features.new_zeros(b, h, w, window, window)  # zero is the score of a padded key

@@ -62,5 +62,6 @@ class BlurUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
-            return _double(_double(x, 2), 3)
+            x = _double(_double(x.permute(0, 2, 3, 1), 1), 2)  # stacked as (B, H, W, C), which is channels-last
+            return x.permute(0, 3, 1, 2)
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

@@ -46,7 +46,7 @@ def run_section(name: str, arguments: argparse.Namespace, folder: Path, seconds:
     ]
     command += ["--seconds", f"{seconds:.0f}"]
     command += ["--dataroot", arguments.dataroot] * bool(arguments.dataroot) + ["--cpu"] * arguments.cpu
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "PYTHONPATH": str(ROOT)}
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), **os.environ, "PYTHONPATH": str(ROOT)}
     begun = time.monotonic()
     try:
         done = subprocess.run(

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
 
-from models import qs_attn, qs_kernels
+from models import qs_attn, triton_support
 from models.plain import PlainStep
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def environment(bench: Bench, report: Report) -> None:
     found = {"python": platform.python_version(), "torch": torch.__version__, "cpus": os.cpu_count()}
-    found["triton"] = qs_kernels.triton.__version__ if qs_kernels.available() else "absent"
+    found["triton"] = triton_support.triton.__version__ if triton_support.installed() else "absent"
     if not bench.cpu:
         properties = torch.cuda.get_device_properties(0)
         found |= {"gpu": properties.name, "multiprocessors": properties.multi_processor_count}
@@ -102,13 +102,13 @@ LADDER = {
     "bf16": "--precision bf16",
     "bf16, channels last": "--precision bf16 --channels_last",
     "bf16, graph": "--precision bf16 --cuda_graph",
-    "bf16, channels last, graph": "--precision bf16 --channels_last --cuda_graph",
-    "bf16, compile": "--precision bf16 --channels_last --compile",
-    "bf16, NCHW, compile, graph": "--precision bf16 --compile --cuda_graph",
+    "float32, channels last, graph": "--channels_last --cuda_graph",
     "fast": "--fast",
     "fast, local": "--fast --QS_mode local",
     "fast, local_global": "--fast --QS_mode local_global",
     "fast, cut": "--fast --model cut",
+    "fast, batch 4": "--fast --batch_size 4",
+    "compile instead": "--fast --compile",
 }
 
 
@@ -295,6 +295,7 @@ def profile(bench: Bench, report: Report) -> None:
                 for number in range(steps):
                     step(number)
                 bench.synchronize()
+            run.export_chrome_trace(str(bench.out / f"trace_{name.replace(' ', '_')}.json.gz"))
             events = [e for e in run.key_averages() if not getattr(e, "is_user_annotation", False)]
             on_device = [e for e in events if bench.cpu or "CUDA" in str(e.device_type)]
             spent = {
@@ -305,8 +306,9 @@ def profile(bench: Bench, report: Report) -> None:
                 for e in on_device
             }
             busy, launches = sum(t for t, _ in spent.values()), sum(n for _, n in spent.values())
-            top = sorted(spent.items(), key=lambda item: -item[1][0])[: 8 if bench.cpu else 25]
-            report.data[name] = {"ms": bare, "busy_ms": busy, "launches": launches, "kernels": dict(top)}
+            ranked = sorted(spent.items(), key=lambda item: -item[1][0])
+            top = ranked[: 8 if bench.cpu else 25]
+            report.data[name] = {"ms": bare, "busy_ms": busy, "launches": launches, "kernels": dict(ranked)}
             report.say(
                 f"**{name}**: {bare:.2f} ms a step, kernels {busy:.2f} ms in {launches:.0f} launches; "
                 f"gaps about {max(0.0, 1 - busy / bare):.0%}."

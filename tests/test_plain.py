@@ -43,8 +43,9 @@ def test_plain_step_is_the_released_one_bug_and_all():
             assert value == pytest.approx(
                 golden[f"step{step}.loss.{name}"].item(), rel=1e-5 if step == 0 else 1e-4
             )
-        # the second step stands on weights in which Adam made whole steps of rounding
-        assert assert_gradients_close(grads, golden_gradients(golden, step), 3e-5 if step == 0 else 2e-2) > 30
+        # The second step stands on weights in which Adam made whole steps of rounding: logits scaled by 1 + 1e-7, or summed
+        # in another order, move its gradients by up to 7e-2 of their largest value.
+        assert assert_gradients_close(grads, golden_gradients(golden, step), 3e-5 if step == 0 else 0.15) > 30
     for name, net in model.networks.items():
         for key, value in net.state_dict().items():
             before, after = golden[f"before.{name}.{key}"], golden[f"after.{name}.{key}"]
