@@ -28,7 +28,8 @@ import torch
 from torch import nn
 
 from models import triton_support
-from models.step_graph import PRODUCTS, Recording, SideStream, Snapshot
+from models.step_graph import PRODUCTS, Recording, Snapshot
+from models.streams import SideStream
 from util.device import get_device
 from util.errors import UserError
 
@@ -189,8 +190,10 @@ class Accelerator:
         self._forget_products()
         if self.passes or self.fused:
             try:
-                with SideStream(self.model.device):
+                rehearsal = SideStream(self.model.device)
+                with rehearsal:
                     step()
+                rehearsal.join()
             except UserError:
                 raise
             except (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +25,17 @@ from models.networks import build_discriminator, build_generator, build_heads
 from models.patch_sampler import PatchSelection
 from models.patchnce import PatchNCELoss
 from models.schedules import make_scheduler
+from models.streams import SideStream
 from util.device import get_device
 from util.distributed import average_gradients
 from util.errors import UserError
+
+
+class Source(NamedTuple):
+    """A tapped layer of the real images: the patches chosen, and the keys (B, P, D) that PatchNCE compares with."""
+
+    selection: PatchSelection
+    keys: Tensor
 
 
 class CUTModel:
@@ -58,6 +67,7 @@ class CUTModel:
         self.gan_loss = GAN_LOSSES[opt.gan_mode]
         self.patchnce = PatchNCELoss(opt.nce_T)
         self.pool = ImagePool(opt.pool_size)
+        self.beside = SideStream(self.device)
         self.guard = FiniteGuard(
             [*self.loss_names, "the gradient of D", "the gradient of G and F"], self.device
         )
@@ -109,15 +119,26 @@ class CUTModel:
         self.accelerator.run(self.training_step)
 
     def training_step(self) -> None:
-        """One training step on the current batch: forward, D's update, G's and F's update."""
+        """One training step on the current batch: forward, D's update, G's and F's update.
+
+        What D does and what is prepared of the real images needs nothing of the pass over the translations, so on CUDA
+        the one runs beside the other, on a stream of its own, and its part of the backward pass does too.
+        """
         self.guard.begin_step()
         with self.autocast():
             self.forward()
-            loss_D = self.compute_D_loss()
-        self._update(loss_D, "D", losses=("D_real", "D_fake"), gradient="the gradient of D")
-        self.netD.requires_grad_(False)
+        with self.beside:
+            with self.autocast():
+                loss_D = self.compute_D_loss()
+            self._update(loss_D, "D", losses=("D_real", "D_fake"), gradient="the gradient of D")
+            self.netD.requires_grad_(False)
+            with self.autocast():
+                self.losses["G_GAN"] = self.compute_GAN_loss()
+                sources = self.contrast_sources() if self.opt.lambda_NCE > 0 else []
         with self.autocast():
-            loss_G = self.compute_G_loss()
+            fake_features = self.encode(self.fake) if sources else []
+            self.beside.join()
+            loss_G = self.compute_G_loss(sources, fake_features)
         self._update(loss_G, "G", "F", losses=self.loss_names_G, gradient="the gradient of G and F")
         self.netD.requires_grad_(True)
 
@@ -156,11 +177,16 @@ class CUTModel:
             loss = loss + gradient_penalty(self.netD, real, fake)
         return loss
 
-    def compute_G_loss(self) -> Tensor:
-        """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2."""
-        zero = self.fake.new_zeros((), dtype=torch.float32)
-        self.losses["G_GAN"] = self.opt.lambda_GAN * self.gan_loss(self.netD(self.fake_B).float(), True)
-        nce = self.compute_NCE_losses() if self.opt.lambda_NCE > 0 else zero.expand(len(self.real_A))
+    def compute_GAN_loss(self) -> Tensor:
+        """lambda_GAN * GAN(G(x))."""
+        return self.opt.lambda_GAN * self.gan_loss(self.netD(self.fake_B).float(), True)
+
+    def compute_G_loss(self, sources: list[Source], fake_features: list[Tensor]) -> Tensor:
+        """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2; without sources no NCE."""
+        if sources:
+            nce = self.compute_NCE_losses(sources, fake_features)
+        else:
+            nce = self.fake.new_zeros(len(self.real_A), dtype=torch.float32)
         self.losses["NCE"] = loss_NCE = nce[: len(self.real_A)].mean()
         if self.contrast_B:
             self.losses["NCE_Y"] = nce[len(self.real_A) :].mean()
@@ -168,20 +194,28 @@ class CUTModel:
         self.losses["G"] = self.losses["G_GAN"] + loss_NCE
         return self.losses["G"]
 
-    def compute_NCE_losses(self) -> Tensor:
-        """lambda_NCE * PatchNCE of each image against its translation, mean over patches and layers: (B or 2B,)."""
-        fake_features = self.encode(self.fake)
-        total = 0.0
-        for number, (source, target) in enumerate(zip(self.real_features, fake_features, strict=True)):
-            if self.mirrored:
-                target = target.flip(3)
-            source, target = self.prepare_features(number, source), self.prepare_features(number, target)
-            selection = self.choose_patches(number, source)
-            queries = self.netF(number, selection.route(target))  # (B, P, D)
+    def contrast_sources(self) -> list[Source]:
+        """Of each tapped layer of the real images, the patches chosen and their embeddings."""
+        sources = []
+        for number, features in enumerate(self.real_features):
+            features = self.prepare_features(number, features)
+            selection = self.choose_patches(number, features)
             with torch.no_grad():
-                keys = self.netF(number, selection.route(source))  # (B, P, D)
-            total = total + self.patchnce(queries, keys).mean(1)
-        return self.opt.lambda_NCE * total / len(fake_features)
+                sources.append(Source(selection, self.netF(number, selection.route(features))))
+        return sources
+
+    def compute_NCE_losses(self, sources: list[Source], fake_features: list[Tensor]) -> Tensor:
+        """lambda_NCE * PatchNCE of each image against its translation, mean over patches and layers: (B or 2B,)."""
+        queries = []  # (B, P, D) of each layer
+        for number, (source, target) in enumerate(zip(sources, fake_features, strict=True)):
+            target = self.prepare_features(number, target.flip(3) if self.mirrored else target)
+            queries.append(self.netF(number, source.selection.route(target)))
+        keys = [source.keys for source in sources]
+        if len({of_layer.shape for of_layer in keys}) == 1:  # as many patches everywhere: all layers at once
+            layers = [self.patchnce(torch.cat(queries), torch.cat(keys)).mean(1).view(len(keys), -1)]
+        else:
+            layers = [self.patchnce(q, k).mean(1)[None] for q, k in zip(queries, keys, strict=True)]
+        return self.opt.lambda_NCE * torch.cat(layers).mean(0)
 
     def prepare_features(self, number: int, features: Tensor) -> Tensor:
         """The features (B, C, H, W) of the `number`-th tapped layer as patches are chosen and taken from them."""

@@ -10,7 +10,8 @@ convolution reads; its gradient is two passes as well. With v = (x - mean) / sqr
 A tail is linear and separable: an output is a weighted sum of at most `_TAPS` inputs an axis, and an input's gradient a sum
 over at most `_TRANSPOSED_TAPS` outputs an axis, gathered, so that nothing is added atomically and results repeat bit for bit.
 
-Arithmetic is float32 whatever the dtype; the variance comes of squared distances from means (tiles merged by Chan et al.,
+The bias of a convolution before a norm does nothing and is left out, unless x itself is looked at; it is then added in the
+pass for the statistics, and its gradient summed in the pass that gathers. Arithmetic is float32 whatever the dtype; the variance comes of squared distances from means (tiles merged by Chan et al.,
 1983), since a sum of squares would lose it beside a large mean. Shapes: x (B, C, H, W) channels-last.
 """
 
@@ -44,103 +45,135 @@ _TRANSPOSED_TAPS = {Tail.NONE: 1, Tail.PAD: 3, Tail.DOWN: 2, Tail.UP: 4}
 def norm_act_resample(
     x: Tensor,
     *,
+    bias: Tensor | None = None,
     norm: bool = True,
     slope: float = 1.0,
     residual: Tensor | None = None,
     tail: Tail = Tail.NONE,
     border: int = 0,
     keep: bool = False,
-) -> tuple[Tensor | None, Tensor]:
-    """(y, t) of the module's formulas; y is None unless `keep`, and t is y where there is no tail.
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """(x + bias, y, t) of the module's formulas; t is y where there is no tail.
+
+    x + bias is None but where there are a bias and a norm, and y is None unless `keep` or without a tail.
 
     Args:
-        x: (B, C, H, W) channels-last, float32 or bfloat16; both results have its dtype.
-        norm: without it v is x.
+        x: (B, C, H, W) channels-last, float32 or bfloat16, as are the results. With a bias and a norm it is overwritten.
+        bias: (C,) of the convolution before, where that matters: without a norm, or where x + bias is wanted.
+        norm: without it v is x + bias.
         slope: of the activation below zero: 0 is ReLU, 1 none.
         residual: like x; it joins a normalised v without activation, as at the end of a residual block.
         border: width of the reflected border, less than H and W, of Tail.PAD.
         keep: y is wanted beside t; with Tail.PAD alone.
 
-    Differentiable once, in x and residual.
+    Differentiable once, in x, bias and residual.
     """
     assert not keep or tail in (Tail.NONE, Tail.PAD), tail
     assert residual is None or (norm and slope == 1), (norm, slope)
     x = x.contiguous(memory_format=torch.channels_last)
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
-    y, t = _NormActResample.apply(x, residual, norm, slope, tail, border, keep)
-    return (t, t) if tail == Tail.NONE else (y, t)
+    x, y, t = _NormActResample.apply(x, bias, residual, norm, slope, tail, border, keep)
+    return (x, t, t) if tail == Tail.NONE else (x, y, t)
 
 
 class _NormActResample(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, residual, norm, slope, tail, border, keep):
+    def forward(ctx, x, bias, residual, norm, slope, tail, border, keep):
         B, C, H, W = x.shape
         grid = _Grid(x)
         ctx.settings = dict(NORM=norm, SLOPE=slope, TAIL=int(tail), BORDER=border, **grid.blocks)
-        ctx.keep = keep = keep and tail == Tail.PAD
-        ctx.has_residual = residual is not None
+        keep = keep and tail == Tail.PAD
         height, width = _size_behind(tail, border, H, W)
         t = _empty_like(x, height, width)
         y = _empty_like(x, H, W) if keep else None
-        partial = x.new_empty((B, grid.splits, 2, C), dtype=torch.float32) if norm else x
-        statistics = x.new_empty((B, 2, C), dtype=torch.float32) if norm else x
+        statistics = _moments(x, bias, grid) if norm else x
         with on_device_of(x):
-            if norm:
-                _moments[grid.over_splits](x, partial, C, H * W, TILES=grid.tiles, **grid.blocks)
-            _apply[grid.over_positions(height * width)](
-                x, x if residual is None else residual, partial, statistics, t if y is None else y, t,
-                C, H, W, height, width, SPLITS=grid.splits, TILES=grid.tiles, RESIDUAL=ctx.has_residual, KEEP=keep,
-                TAPS=_TAPS[tail], EPS=EPS, **ctx.settings,
+            _apply_kernel[grid.over_positions(height * width)](
+                x, x if bias is None else bias, x if residual is None else residual, statistics, t if y is None else y, t,
+                C, H, W, height, width, BIAS=bias is not None and not norm, RESIDUAL=residual is not None, KEEP=keep,
+                TAPS=_TAPS[tail], **ctx.settings,
             )  # fmt: skip
-        ctx.save_for_backward(x, statistics)
+        ctx.save_for_backward(x, bias, statistics)
+        ctx.has_residual = residual is not None
         ctx.set_materialize_grads(False)
-        return y, t
+        if norm and bias is not None:
+            ctx.mark_dirty(x)
+            return x, y, t
+        return None, y, t
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_y, grad_t):
-        x, statistics = ctx.saved_tensors
+    def backward(ctx, grad_x, grad_y, grad_t):
+        x, bias, statistics = ctx.saved_tensors
         settings, norm = ctx.settings, ctx.settings["NORM"]
         B, C, H, W = x.shape
         grid, tail = _Grid(x), Tail(settings["TAIL"])
         height, width = _size_behind(tail, settings["BORDER"], H, W)
-        grads = [None if grad is None else grad.contiguous(memory_format=torch.channels_last) for grad in (grad_y, grad_t)]
-        grad_y, grad_t = (x if grad is None else grad for grad in grads)
-        inner = _empty_like(x, H, W)  # the gradient behind the norm, before the activation
-        partial = x.new_empty((B, grid.splits, 2, C), dtype=torch.float32) if norm else x
+        grads = [
+            None if grad is None else grad.contiguous(memory_format=torch.channels_last)
+            for grad in (grad_x, grad_y, grad_t)
+        ]
+        has = {f"HAS_{name}": grad is not None for name, grad in zip("XYT", grads, strict=True)}
+        grad_x, grad_y, grad_t = (x if grad is None else grad for grad in grads)
+        inner = _empty_like(x, H, W)  # the gradient of v
+        partial = x.new_empty((B, grid.splits, 3, C), dtype=torch.float32)
+        sums = x.new_empty((B, 3, C), dtype=torch.float32)
         with on_device_of(x):
-            _gather_gradient[grid.over_splits](
-                x, statistics, grad_y, grad_t, inner, partial, C, H, W, height, width, TILES=grid.tiles,
-                HAS_Y=grads[0] is not None, HAS_T=grads[1] is not None, TAPS=_TRANSPOSED_TAPS[tail], **settings,
+            _gather_gradient_kernel[grid.over_splits](
+                x, x if bias is None else bias, statistics, grad_x, grad_y, grad_t, inner, partial, C, H, W, height, width,
+                TILES=grid.tiles, BIAS=bias is not None and not norm, TAPS=_TRANSPOSED_TAPS[tail], **has, **settings,
             )  # fmt: skip
-            if not norm:
-                return inner, *[None] * 6
-            grad_x = _empty_like(x, H, W)
-            _apply_gradient[grid.over_positions(H * W)](
-                x, statistics, inner, partial, grad_x, C, H * W, SPLITS=grid.splits, **grid.blocks
-            )
-        return grad_x, (inner if ctx.has_residual else None), *[None] * 5
+            if norm or bias is not None:
+                _sum_kernel[grid.over_channels](partial, sums, C, SPLITS=grid.splits, **grid.few_channels)
+            grad_input = _empty_like(x, H, W) if norm else inner
+            if norm:
+                _apply_gradient_kernel[grid.over_positions(H * W)](
+                    x, statistics, grad_x, inner, sums, grad_input, C, H * W, HAS_X=has["HAS_X"], **grid.blocks
+                )
+        grad_bias = None
+        if bias is not None and (has["HAS_X"] or not norm):
+            grad_bias = sums[:, 2 if norm else 0].sum(0).to(bias.dtype)
+        return grad_input, grad_bias, (inner if ctx.has_residual else None), *[None] * 5
+
+
+def _moments(x: Tensor, bias: Tensor | None, grid: _Grid) -> Tensor:
+    """Mean and 1 / sqrt(variance + EPS) of each channel, (B, 2, C); adds `bias` to x first."""
+    B, C, H, W = x.shape
+    partial = x.new_empty((B, grid.splits, 2, C), dtype=torch.float32)
+    statistics = x.new_empty((B, 2, C), dtype=torch.float32)
+    with on_device_of(x):
+        _moments_kernel[grid.over_splits](
+            x, x if bias is None else bias, partial, C, H * W, TILES=grid.tiles, BIAS=bias is not None, **grid.blocks
+        )
+        _merge_kernel[grid.over_channels](
+            partial, statistics, C, H * W, grid.tiles * grid.blocks["BLOCK_P"],
+            SPLITS=grid.splits, EPS=EPS, **grid.few_channels,
+        )  # fmt: skip
+    return statistics
 
 
 class _Grid:
-    """How a tensor (B, C, H, W) is cut: tiles of positions by channels, and `splits` runs of tiles for its statistics.
+    """How a tensor (B, C, H, W) is cut: tiles of positions by channels, and `splits` runs of tiles for sums over positions.
 
-    It depends on C, H and W alone, lest an image's result depend on its batch.
+    It depends on C, H and W alone, lest an image's result depend on its batch. Some 256 programs an image and several tiles
+    in flight on each multiprocessor keep the memory busy; a tile is 16 KB of bfloat16, and its rows are memory transactions.
     """
 
     def __init__(self, x: Tensor):
         self.batch, channels, height, width = x.shape
         positions = height * width
-        block_c = min(64, triton.next_power_of_2(channels))  # 128 bytes of bfloat16: a memory transaction
-        block_p = min(4096 // block_c, triton.next_power_of_2(positions))
-        self.blocks = {"BLOCK_P": block_p, "BLOCK_C": block_c}
+        block_c = min(64, triton.next_power_of_2(channels))
+        block_p = min(8192 // block_c, triton.next_power_of_2(positions))
+        self.blocks = {"BLOCK_P": block_p, "BLOCK_C": block_c, "num_warps": 8}
         self.channel_blocks = triton.cdiv(channels, block_c)
-        # 256 positions a split: enough programs to fill a GPU, few enough for the next kernel to add up
-        wanted = min(64, triton.next_power_of_2(triton.cdiv(positions, 256)))
-        self.tiles = triton.cdiv(positions, block_p * wanted)
-        self.splits = wanted
+        tiles = triton.cdiv(positions, block_p)
+        wanted = max(1, min(128, 256 // self.channel_blocks, tiles))
+        self.tiles = triton.cdiv(tiles, wanted)
+        self.splits = triton.next_power_of_2(wanted)
         self.over_splits = (self.splits, self.channel_blocks, self.batch)
+        self.few_channels = {"BLOCK_C": min(16, block_c)}
+        self.over_channels = (triton.cdiv(channels, self.few_channels["BLOCK_C"]), self.batch)
 
     def over_positions(self, positions: int) -> tuple[int, int, int]:
         return triton.cdiv(positions, self.blocks["BLOCK_P"]), self.channel_blocks, self.batch
@@ -223,39 +256,76 @@ def _count(start, positions, size):
 
 
 @jit
-def _moments(
-    x, partial, C, positions,
-    TILES: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+def _moments_kernel(
+    x, bias, partial, C, positions,
+    TILES: tl.constexpr, BIAS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Mean and sum of squared distances from it over each split of the positions -> partial (B, splits, 2, C)."""
     split, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    is_channel = channels < C
     x += batch * positions * C
     mean = tl.zeros((BLOCK_C,), tl.float32)
     squares = tl.zeros((BLOCK_C,), tl.float32)
     for tile in range(TILES):
         start = (split * TILES + tile) * BLOCK_P
         p = start + tl.arange(0, BLOCK_P)
-        inside = (p < positions)[:, None] & (channels < C)[None, :]
-        values = tl.load(x + p[:, None] * C + channels[None, :], mask=inside, other=0.0).to(tl.float32)
+        inside = (p < positions)[:, None] & is_channel[None, :]
+        cells = p[:, None] * C + channels[None, :]
+        values = tl.load(x + cells, mask=inside, other=0.0).to(tl.float32)
+        if BIAS:
+            values += tl.load(bias + channels, mask=is_channel, other=0.0).to(tl.float32)[None, :]
+            tl.store(x + cells, values, mask=inside)
         before = _count(split * TILES * BLOCK_P, positions, tile * BLOCK_P)
         here = _count(start, positions, BLOCK_P)
-        tile_mean = tl.sum(values, 0) / tl.maximum(here, 1.0)
+        tile_mean = tl.sum(tl.where(inside, values, 0.0), 0) / tl.maximum(here, 1.0)
         distance = tl.where(inside, values - tile_mean[None, :], 0.0)
         shift, share = tile_mean - mean, here / tl.maximum(before + here, 1.0)
         mean += shift * share
         squares += tl.sum(distance * distance, 0) + shift * shift * before * share
     partial += (batch * tl.num_programs(0) + split) * 2 * C + channels
-    tl.store(partial, mean, mask=channels < C)
-    tl.store(partial + C, squares, mask=channels < C)
+    tl.store(partial, mean, mask=is_channel)
+    tl.store(partial + C, squares, mask=is_channel)
 
 
 @jit
-def _apply(
-    x, residual, partial, statistics, y, t, C, H, W, height, width,
-    SPLITS: tl.constexpr, TILES: tl.constexpr, NORM: tl.constexpr, SLOPE: tl.constexpr, RESIDUAL: tl.constexpr,
-    KEEP: tl.constexpr, TAIL: tl.constexpr, BORDER: tl.constexpr, TAPS: tl.constexpr, EPS: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+def _merge_kernel(
+    partial, statistics, C, positions, positions_of_a_split,
+    SPLITS: tl.constexpr, EPS: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """partial (B, splits, 2, C) -> statistics (B, 2, C): the mean and 1 / sqrt(variance + EPS)."""
+    batch = tl.program_id(1).to(tl.int64)
+    channels = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    splits = tl.arange(0, SPLITS)
+    cells = partial + (batch * SPLITS + splits[:, None]) * 2 * C + channels[None, :]  # (splits, channels)
+    means = tl.load(cells, mask=(channels < C)[None, :], other=0.0)
+    squares = tl.load(cells + C, mask=(channels < C)[None, :], other=0.0)
+    counts = _count(splits * positions_of_a_split, positions, positions_of_a_split)[:, None]
+    mean = tl.sum(counts * means, 0) / positions
+    distance = means - mean[None, :]
+    variance = tl.sum(squares + counts * distance * distance, 0) / positions
+    statistics += batch * 2 * C + channels
+    tl.store(statistics, mean, mask=channels < C)
+    tl.store(statistics + C, 1.0 / tl.sqrt(variance + EPS), mask=channels < C)
+
+
+@jit
+def _sum_kernel(partial, sums, C, SPLITS: tl.constexpr, BLOCK_C: tl.constexpr):
+    """partial (B, splits, 3, C) -> sums (B, 3, C)."""
+    batch = tl.program_id(1).to(tl.int64)
+    channels = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    splits = tl.arange(0, SPLITS)
+    for row in tl.static_range(3):
+        cells = partial + ((batch * SPLITS + splits[:, None]) * 3 + row) * C + channels[None, :]  # (splits, channels)
+        total = tl.sum(tl.load(cells, mask=(channels < C)[None, :], other=0.0), 0)
+        tl.store(sums + (batch * 3 + row) * C + channels, total, mask=channels < C)
+
+
+@jit
+def _apply_kernel(
+    x, bias, residual, statistics, y, t, C, H, W, height, width,
+    NORM: tl.constexpr, BIAS: tl.constexpr, SLOPE: tl.constexpr, RESIDUAL: tl.constexpr, KEEP: tl.constexpr,
+    TAIL: tl.constexpr, BORDER: tl.constexpr, TAPS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_P positions of t (height, width) from x (H, W), and those of y that stand at them in a border's inside."""
     batch = tl.program_id(2).to(tl.int64)
@@ -263,22 +333,15 @@ def _apply(
     is_channel = channels < C
     x += batch * H * W * C
     residual += batch * H * W * C
+    shift = tl.zeros((BLOCK_C,), tl.float32)  # v = (x - shift) * scale
+    scale = tl.full((BLOCK_C,), 1.0, tl.float32)
     if NORM:
-        splits = tl.arange(0, SPLITS)
-        cells = partial + (batch * SPLITS + splits[:, None]) * 2 * C + channels[None, :]  # (splits, channels)
-        means = tl.load(cells, mask=is_channel[None, :], other=0.0)
-        squares = tl.load(cells + C, mask=is_channel[None, :], other=0.0)
-        counts = _count(splits * TILES * BLOCK_P, H * W, TILES * BLOCK_P)[:, None]
-        mean = tl.sum(counts * means, 0) / (H * W)
-        distance = means - mean[None, :]
-        variance = tl.sum(squares + counts * distance * distance, 0) / (H * W)
-        scale = 1.0 / tl.sqrt(variance + EPS)
-        if tl.program_id(0) == 0:  # for the gradient
-            kept = statistics + batch * 2 * C + channels
-            tl.store(kept, mean, mask=is_channel)
-            tl.store(kept + C, scale, mask=is_channel)
+        shift = tl.load(statistics + batch * 2 * C + channels, mask=is_channel, other=0.0)
+        scale = tl.load(statistics + (batch * 2 + 1) * C + channels, mask=is_channel, other=0.0)
+    if BIAS:
+        shift = -tl.load(bias + channels, mask=is_channel, other=0.0).to(tl.float32)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    is_position = p < height * width
+    inside = (p < height * width)[:, None] & is_channel[None, :]
     row, column = p // width, p % width
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for tap_y in tl.static_range(TAPS):
@@ -286,10 +349,8 @@ def _apply(
         for tap_x in tl.static_range(TAPS):
             source_column, weight_column = _source(column, W, tap_x, TAIL, BORDER)
             cells = (source_row * W + source_column)[:, None] * C + channels[None, :]
-            inside = is_position[:, None] & is_channel[None, :]
             value = tl.load(x + cells, mask=inside, other=0.0).to(tl.float32)
-            if NORM:
-                value = (value - mean[None, :]) * scale[None, :]
+            value = (value - shift[None, :]) * scale[None, :]
             if SLOPE != 1:
                 value = tl.maximum(value, SLOPE * value)
             if RESIDUAL:
@@ -299,81 +360,92 @@ def _apply(
                 tl.store(y + batch * H * W * C + cells, value, mask=inside & own[:, None])
             total += (weight_row * weight_column)[:, None] * value
     cells = p[:, None] * C + channels[None, :]
-    tl.store(t + batch * height * width * C + cells, total, mask=is_position[:, None] & is_channel[None, :])
+    tl.store(t + batch * height * width * C + cells, total, mask=inside)
 
 
 @jit
-def _gather_gradient(
-    x, statistics, grad_y, grad_t, inner, partial, C, H, W, height, width,
-    TILES: tl.constexpr, NORM: tl.constexpr, SLOPE: tl.constexpr, HAS_Y: tl.constexpr, HAS_T: tl.constexpr,
+def _gather_gradient_kernel(
+    x, bias, statistics, grad_x, grad_y, grad_t, inner, partial, C, H, W, height, width,
+    TILES: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr, SLOPE: tl.constexpr,
+    HAS_X: tl.constexpr, HAS_Y: tl.constexpr, HAS_T: tl.constexpr,
     TAIL: tl.constexpr, BORDER: tl.constexpr, TAPS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of v for each split of the positions -> inner, its sum and its sum times v -> partial (B, splits, 2, C)."""
+    """The gradient of v -> inner; over each split of the positions its sum, its sum times v, and the sum of grad_x
+    -> partial (B, splits, 3, C)."""
     split, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channels < C
     x += batch * H * W * C
+    grad_x += batch * H * W * C
     grad_y += batch * H * W * C
     grad_t += batch * height * width * C
     inner += batch * H * W * C
+    shift = tl.zeros((BLOCK_C,), tl.float32)  # v = (x - shift) * scale
+    scale = tl.full((BLOCK_C,), 1.0, tl.float32)
     if NORM:
-        statistics += batch * 2 * C + channels
-        mean = tl.load(statistics, mask=is_channel, other=0.0)
-        scale = tl.load(statistics + C, mask=is_channel, other=0.0)
+        shift = tl.load(statistics + batch * 2 * C + channels, mask=is_channel, other=0.0)
+        scale = tl.load(statistics + (batch * 2 + 1) * C + channels, mask=is_channel, other=0.0)
+    if BIAS:
+        shift = -tl.load(bias + channels, mask=is_channel, other=0.0).to(tl.float32)
     sum_g = tl.zeros((BLOCK_C,), tl.float32)
     sum_gv = tl.zeros((BLOCK_C,), tl.float32)
+    sum_x = tl.zeros((BLOCK_C,), tl.float32)
     for tile in range(TILES):
         p = (split * TILES + tile) * BLOCK_P + tl.arange(0, BLOCK_P)
         inside = (p < H * W)[:, None] & is_channel[None, :]
         cells = p[:, None] * C + channels[None, :]
         g = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+        if HAS_X:
+            sum_x += tl.sum(tl.load(grad_x + cells, mask=inside, other=0.0).to(tl.float32), 0)
         if HAS_Y:
             g += tl.load(grad_y + cells, mask=inside, other=0.0).to(tl.float32)
         if HAS_T:
             row, column = p // W, p % W
             for tap_y in tl.static_range(TAPS):
                 target_row, weight_row = _target(row, H, tap_y, TAIL, BORDER)
-                for tap_x in tl.static_range(TAPS):
-                    target_column, weight_column = _target(column, W, tap_x, TAIL, BORDER)
-                    weight = weight_row * weight_column
-                    targets = (target_row * width + target_column)[:, None] * C + channels[None, :]
-                    there = inside & (weight > 0)[:, None]
-                    g += weight[:, None] * tl.load(grad_t + targets, mask=there, other=0.0).to(tl.float32)
+                if tl.max(weight_row) > 0:  # most tiles hold no row that a border reflects
+                    for tap_x in tl.static_range(TAPS):
+                        target_column, weight_column = _target(column, W, tap_x, TAIL, BORDER)
+                        weight = weight_row * weight_column
+                        targets = (target_row * width + target_column)[:, None] * C + channels[None, :]
+                        there = inside & (weight > 0)[:, None]
+                        g += weight[:, None] * tl.load(grad_t + targets, mask=there, other=0.0).to(tl.float32)
         if NORM or SLOPE != 1:
             value = tl.load(x + cells, mask=inside, other=0.0).to(tl.float32)
-            if NORM:
-                value = (value - mean[None, :]) * scale[None, :]
+            value = (value - shift[None, :]) * scale[None, :]
             if SLOPE != 1:
                 g = tl.where(value > 0, g, SLOPE * g)
             if NORM:
-                sum_g += tl.sum(g, 0)
                 sum_gv += tl.sum(tl.where(inside, g * value, 0.0), 0)
+        if NORM or BIAS:
+            sum_g += tl.sum(g, 0)
         tl.store(inner + cells, g, mask=inside)
-    if NORM:
-        partial += (batch * tl.num_programs(0) + split) * 2 * C + channels
+    if NORM or BIAS:
+        partial += (batch * tl.num_programs(0) + split) * 3 * C + channels
         tl.store(partial, sum_g, mask=is_channel)
         tl.store(partial + C, sum_gv, mask=is_channel)
+        tl.store(partial + 2 * C, sum_x, mask=is_channel)
 
 
 @jit
-def _apply_gradient(
-    x, statistics, inner, partial, grad_x, C, positions,
-    SPLITS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+def _apply_gradient_kernel(
+    x, statistics, grad_x, inner, sums, grad_input, C, positions,
+    HAS_X: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the norm: scale * (g - mean of g - v * mean of g v), g being `inner`."""
+    """The gradient of the norm, scale * (g - mean of g - v * mean of g v), g being `inner`, and grad_x beside it."""
     batch = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channels < C
-    statistics += batch * 2 * C + channels
-    mean = tl.load(statistics, mask=is_channel, other=0.0)
-    scale = tl.load(statistics + C, mask=is_channel, other=0.0)
-    splits = tl.arange(0, SPLITS)
-    sums = partial + (batch * SPLITS + splits[:, None]) * 2 * C + channels[None, :]  # (splits, channels)
-    mean_g = tl.sum(tl.load(sums, mask=is_channel[None, :], other=0.0), 0) / positions
-    mean_gv = tl.sum(tl.load(sums + C, mask=is_channel[None, :], other=0.0), 0) / positions
+    mean = tl.load(statistics + batch * 2 * C + channels, mask=is_channel, other=0.0)
+    scale = tl.load(statistics + (batch * 2 + 1) * C + channels, mask=is_channel, other=0.0)
+    mean_g = tl.load(sums + batch * 3 * C + channels, mask=is_channel, other=0.0) / positions
+    mean_gv = tl.load(sums + (batch * 3 + 1) * C + channels, mask=is_channel, other=0.0) / positions
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     cells = batch * positions * C + p[:, None] * C + channels[None, :]
     inside = (p < positions)[:, None] & is_channel[None, :]
     value = (tl.load(x + cells, mask=inside, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
     g = tl.load(inner + cells, mask=inside, other=0.0).to(tl.float32)
-    tl.store(grad_x + cells, scale[None, :] * (g - mean_g[None, :] - value * mean_gv[None, :]), mask=inside)
+    result = scale[None, :] * (g - mean_g[None, :] - value * mean_gv[None, :])
+    if HAS_X:
+        result += tl.load(grad_x + cells, mask=inside, other=0.0).to(tl.float32)
+    tl.store(grad_input + cells, result, mask=inside)

@@ -16,6 +16,7 @@ Shapes: B images, C channels, L = H*W positions, N queries, M keys of a query (L
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,11 +24,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models import qs_kernels, triton_support
 
 # Scores held at a time while entropies are streamed over blocks of queries: 4 MB stay in a processor's cache.
 BLOCK_ELEMENTS = 2**20
+HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass
@@ -46,8 +49,9 @@ class QuerySelection:
     def route(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W), of the source or of its translation, through the chosen rows: (B, N, C) float32.
 
-        The product is formed in the features' own precision.
+        The product of features in half precision is formed in it.
         """
+        features = features if features.dtype in HALVES else features.float()
         attention = self.attention.to(features.dtype)
         with torch.autocast(features.device.type, enabled=False):
             if self.window is None:
@@ -73,11 +77,12 @@ def select_queries(features: Tensor, mode: str, num_queries: int, window: int = 
         window: k, odd, of the local modes.
     """
     rule = check_rule(mode, window)
+    features = features if features.dtype in HALVES else features.float()
     entropy = log_entropy(features, rule.ranked_by, window)
     # stable: ties go to the lower index on every device
     indices = torch.sort(entropy, dim=1, stable=True).indices[:, :num_queries]
     with torch.autocast(features.device.type, enabled=False):
-        attention = ATTENTIONS[rule.routed_by](features.float(), indices, window)
+        attention = ATTENTIONS[rule.routed_by](features, indices, window)
     return QuerySelection(indices, attention, window if rule.routed_by == "local" else None)
 
 
@@ -158,14 +163,44 @@ def _rows_log_entropy(scores: Tensor) -> Tensor:
 
 def _global_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
     """Attention rows of the positions `indices` (B, N) over all positions: (B, N, L)."""
+    if features.is_cuda and features.dtype in HALVES and _ExactScores.possible():
+        vectors = features.flatten(2).transpose(1, 2)  # (B, L, C)
+        queries = vectors.gather(1, indices[:, :, None].expand(-1, -1, vectors.shape[2]))  # (B, N, C)
+        return _ExactScores.apply(queries, vectors).softmax(-1)
+    features = features.float() if features.dtype in HALVES else features
     keys = features.flatten(2)  # (B, C, L)
     queries = keys.gather(2, indices[:, None, :].expand(-1, keys.shape[1], -1))  # (B, C, N)
     return (queries.transpose(1, 2) @ keys).softmax(-1)
 
 
+class _ExactScores(torch.autograd.Function):
+    """Scores (B, N, M) float32 of queries (B, N, C) and keys (B, M, C) in half precision, on CUDA.
+
+    The products are exact in float32, and the matrix units add them up so. Gradients are in the features' precision.
+    """
+
+    @staticmethod
+    @functools.cache
+    def possible() -> bool:
+        return hasattr(torch.ops.aten.bmm, "dtype")  # from torch 2.8 on
+
+    @staticmethod
+    def forward(ctx, queries, keys):
+        ctx.save_for_backward(queries, keys)
+        return torch.bmm(queries, keys.transpose(1, 2), out_dtype=torch.float32)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        queries, keys = ctx.saved_tensors
+        grad = grad.to(keys.dtype)
+        return grad @ keys, grad.transpose(1, 2) @ queries
+
+
 def _local_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
     """Attention rows of the positions `indices` (B, N) over the window around each: (B, N, k*k)."""
     keys = _windows(features, indices, window)  # (B, N, k*k, C)
+    keys = keys.float() if keys.dtype in HALVES else keys  # products of these are exact in float32
     queries = keys[:, :, window * window // 2]
     return torch.einsum("bnc,bnmc->bnm", queries, keys).softmax(-1)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from models.streams import SideStream
 
 WARM_UP_STEPS = 3  # as PyTorch advises
 PRODUCTS = ("losses", "fake", "fake_B", "idt_B", "real_features")  # what a step leaves behind in the model
@@ -36,6 +38,7 @@ class Recording:
         with stream:
             for _ in range(WARM_UP_STEPS):
                 step()
+        stream.join()
         forget()
         before.restore()
         with self._capturable():
@@ -70,28 +73,6 @@ class Recording:
         finally:
             for group, lr, capturable in plain:
                 group.update(lr=lr, capturable=capturable)
-
-
-class SideStream:
-    """A stream of its own for a rehearsal, in order with the current one; on other devices than CUDA, nothing.
-
-    A capture must not touch the default stream, which gradients would by their weights' history, were it rehearsed there.
-    """
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-
-    def __enter__(self) -> None:
-        if self.stream is not None:
-            self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        self._entered = nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
-        self._entered.__enter__()
-
-    def __exit__(self, *error) -> None:
-        self._entered.__exit__(*error)
-        if self.stream is not None:
-            torch.cuda.current_stream(self.device).wait_stream(self.stream)
 
 
 def capture_graph(step: Callable[[], None], side: SideStream) -> Callable[[], None]:
