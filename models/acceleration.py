@@ -145,7 +145,9 @@ class Accelerator:
         opt = self.model.opt
         if opt.channels_last and triton_support.works(self.model.device):
             for name, net in self.model.networks.items():
-                twice = name == "D" and opt.gan_mode == "wgangp"  # its penalty differentiates D twice, kernels once
+                twice = (
+                    name == "D" and opt.gan_mode == "wgangp"
+                )  # its penalty differentiates D twice, kernels once
                 if hasattr(net, "fused") and not twice:
                     net.fused = True
                     yield net

@@ -67,7 +67,7 @@ class CUTModel:
         self.gan_loss = GAN_LOSSES[opt.gan_mode]
         self.patchnce = PatchNCELoss(opt.nce_T)
         self.pool = ImagePool(opt.pool_size)
-        self.beside = SideStream(self.device)
+        self.beside_D, self.beside_sources = SideStream(self.device), SideStream(self.device)
         self.guard = FiniteGuard(
             [*self.loss_names, "the gradient of D", "the gradient of G and F"], self.device
         )
@@ -121,24 +121,29 @@ class CUTModel:
     def training_step(self) -> None:
         """One training step on the current batch: forward, D's update, G's and F's update.
 
-        What D does and what is prepared of the real images needs nothing of the pass over the translations, so on CUDA
-        the one runs beside the other, on a stream of its own, and its part of the backward pass does too.
+        D's update, the choice of patches in the real images, and the pass over the translations need nothing of each other,
+        so on CUDA they run side by side, each on a stream of its own, and their parts of the backward pass do too.
         """
         self.guard.begin_step()
         with self.autocast():
             self.forward()
-        with self.beside:
+        with self.beside_D:
             with self.autocast():
                 loss_D = self.compute_D_loss()
             self._update(loss_D, "D", losses=("D_real", "D_fake"), gradient="the gradient of D")
             self.netD.requires_grad_(False)
             with self.autocast():
                 self.losses["G_GAN"] = self.compute_GAN_loss()
-                sources = self.contrast_sources() if self.opt.lambda_NCE > 0 else []
-        with self.autocast():
-            fake_features = self.encode(self.fake) if sources else []
-            self.beside.join()
-            loss_G = self.compute_G_loss(sources, fake_features)
+        nce = self.fake.new_zeros(len(self.real_A), dtype=torch.float32)
+        if self.opt.lambda_NCE > 0:
+            with self.beside_sources, self.autocast():
+                sources = self.contrast_sources()
+            with self.autocast():
+                fake_features = self.encode(self.fake)
+                self.beside_sources.join()
+                nce = self.compute_NCE_losses(sources, fake_features)
+        self.beside_D.join()
+        loss_G = self.compute_G_loss(nce)
         self._update(loss_G, "G", "F", losses=self.loss_names_G, gradient="the gradient of G and F")
         self.netD.requires_grad_(True)
 
@@ -181,12 +186,8 @@ class CUTModel:
         """lambda_GAN * GAN(G(x))."""
         return self.opt.lambda_GAN * self.gan_loss(self.netD(self.fake_B).float(), True)
 
-    def compute_G_loss(self, sources: list[Source], fake_features: list[Tensor]) -> Tensor:
-        """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2; without sources no NCE."""
-        if sources:
-            nce = self.compute_NCE_losses(sources, fake_features)
-        else:
-            nce = self.fake.new_zeros(len(self.real_A), dtype=torch.float32)
+    def compute_G_loss(self, nce: Tensor) -> Tensor:
+        """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2, of the images' NCE losses (B or 2B,)."""
         self.losses["NCE"] = loss_NCE = nce[: len(self.real_A)].mean()
         if self.contrast_B:
             self.losses["NCE_Y"] = nce[len(self.real_A) :].mean()

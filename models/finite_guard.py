@@ -34,6 +34,7 @@ class FiniteGuard:
         self.found = torch.zeros((), device=device)  # 1 from the first bad value on
         # the report: steps begun, the first bad one, then a flag for each name
         self.report = torch.zeros(2 + len(self.names), device=device, dtype=torch.int64)
+        self._places: dict[tuple[str, ...], Tensor] = {}
         self._copy: Tensor | None = None
         self._copied: torch.cuda.Event | None = None
 
@@ -43,14 +44,20 @@ class FiniteGuard:
     def check(self, losses: dict[str, Tensor], gradient: str, parameters: Iterable[Tensor]) -> None:
         """Look at `losses` and at the gradient of `parameters`, known as `gradient`, before they are applied."""
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        values = {**losses, gradient: norm}
+        values = torch.stack([*(loss.detach() for loss in losses.values()), norm])
         bad = torch.zeros(len(self.names), dtype=torch.bool, device=self.found.device)
-        for name, value in values.items():
-            bad[self.names.index(name)] = ~value.detach().isfinite()
+        bad[self._places_of((*losses, gradient))] = ~values.isfinite()
         first = bad.any() & (self.found == 0)
         self.report[1] = torch.where(first, self.report[0] - 1, self.report[1])
         self.report[2:] = torch.where(first, bad.long(), self.report[2:])
         self.found.copy_(torch.maximum(self.found, bad.any().float()))
+
+    def _places_of(self, names: tuple[str, ...]) -> Tensor:
+        """Where `names` stand, on the device; kept, since a captured step cannot bring numbers there."""
+        if names not in self._places:
+            places = [self.names.index(name) for name in names]
+            self._places[names] = torch.tensor(places, device=self.found.device)
+        return self._places[names]
 
     def failure(self, wait: bool = False) -> Failure | None:
         """What went wrong, if anything. On CUDA it reads a copy some steps old rather than wait, unless told to."""

@@ -48,7 +48,9 @@ def run(
         if group.is_fused and (group.norm or tapped is None or convolution is None):
             if group.norm and tapped is None:
                 bias = None
-            x, y, t = norm_act_resample(x, bias=bias, residual=branch if group.join else None, **group.settings)
+            x, y, t = norm_act_resample(
+                x, bias=bias, residual=branch if group.join else None, **group.settings
+            )
             if convolution is not None:
                 taps[tapped] = x
             for piece in pieces[at : group.end]:

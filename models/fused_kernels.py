@@ -11,8 +11,9 @@ A tail is linear and separable: an output is a weighted sum of at most `_TAPS` i
 over at most `_TRANSPOSED_TAPS` outputs an axis, gathered, so that nothing is added atomically and results repeat bit for bit.
 
 The bias of a convolution before a norm does nothing and is left out, unless x itself is looked at; it is then added in the
-pass for the statistics, and its gradient summed in the pass that gathers. Arithmetic is float32 whatever the dtype; the variance comes of squared distances from means (tiles merged by Chan et al.,
-1983), since a sum of squares would lose it beside a large mean. Shapes: x (B, C, H, W) channels-last.
+pass for the statistics, and its gradient summed in the pass that gathers. Arithmetic is float32 whatever the dtype; the
+variance comes of squared distances (merged over splits by Chan et al., 1983), since a sum of squares would lose it beside a
+large mean. Shapes: x (B, C, H, W) channels-last.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class _NormActResample(torch.autograd.Function):
     def forward(ctx, x, bias, residual, norm, slope, tail, border, keep):
         B, C, H, W = x.shape
         grid = _Grid(x)
-        ctx.settings = dict(NORM=norm, SLOPE=slope, TAIL=int(tail), BORDER=border, **grid.blocks)
+        ctx.settings = dict(NORM=norm, SLOPE=slope, TAIL=int(tail), BORDER=border)
         keep = keep and tail == Tail.PAD
         height, width = _size_behind(tail, border, H, W)
         t = _empty_like(x, height, width)
@@ -92,7 +93,7 @@ class _NormActResample(torch.autograd.Function):
             _apply_kernel[grid.over_positions(height * width)](
                 x, x if bias is None else bias, x if residual is None else residual, statistics, t if y is None else y, t,
                 C, H, W, height, width, BIAS=bias is not None and not norm, RESIDUAL=residual is not None, KEEP=keep,
-                TAPS=_TAPS[tail], **ctx.settings,
+                TAPS=_TAPS[tail], **ctx.settings, **grid.blocks,
             )  # fmt: skip
         ctx.save_for_backward(x, bias, statistics)
         ctx.has_residual = residual is not None
@@ -122,14 +123,26 @@ class _NormActResample(torch.autograd.Function):
         with on_device_of(x):
             _gather_gradient_kernel[grid.over_splits](
                 x, x if bias is None else bias, statistics, grad_x, grad_y, grad_t, inner, partial, C, H, W, height, width,
-                TILES=grid.tiles, BIAS=bias is not None and not norm, TAPS=_TRANSPOSED_TAPS[tail], **has, **settings,
+                BIAS=bias is not None and not norm, TAPS=_TRANSPOSED_TAPS[tail], **has, **settings, **grid.smaller_tiles,
             )  # fmt: skip
             if norm or bias is not None:
-                _sum_kernel[grid.over_channels](partial, sums, C, SPLITS=grid.splits, **grid.few_channels)
+                rows = 3 if has["HAS_X"] else 2 if norm else 1
+                _sum_kernel[grid.over_channels](
+                    partial, sums, C, SPLITS=grid.splits, ROWS=rows, **grid.few_channels
+                )
             grad_input = _empty_like(x, H, W) if norm else inner
             if norm:
                 _apply_gradient_kernel[grid.over_positions(H * W)](
-                    x, statistics, grad_x, inner, sums, grad_input, C, H * W, HAS_X=has["HAS_X"], **grid.blocks
+                    x,
+                    statistics,
+                    grad_x,
+                    inner,
+                    sums,
+                    grad_input,
+                    C,
+                    H * W,
+                    HAS_X=has["HAS_X"],
+                    **grid.blocks,
                 )
         grad_bias = None
         if bias is not None and (has["HAS_X"] or not norm):
@@ -144,7 +157,14 @@ def _moments(x: Tensor, bias: Tensor | None, grid: _Grid) -> Tensor:
     statistics = x.new_empty((B, 2, C), dtype=torch.float32)
     with on_device_of(x):
         _moments_kernel[grid.over_splits](
-            x, x if bias is None else bias, partial, C, H * W, TILES=grid.tiles, BIAS=bias is not None, **grid.blocks
+            x,
+            x if bias is None else bias,
+            partial,
+            C,
+            H * W,
+            TILES=grid.tiles,
+            BIAS=bias is not None,
+            **grid.blocks,
         )
         _merge_kernel[grid.over_channels](
             partial, statistics, C, H * W, grid.tiles * grid.blocks["BLOCK_P"],
@@ -156,22 +176,24 @@ def _moments(x: Tensor, bias: Tensor | None, grid: _Grid) -> Tensor:
 class _Grid:
     """How a tensor (B, C, H, W) is cut: tiles of positions by channels, and `splits` runs of tiles for sums over positions.
 
-    It depends on C, H and W alone, lest an image's result depend on its batch. Some 256 programs an image and several tiles
-    in flight on each multiprocessor keep the memory busy; a tile is 16 KB of bfloat16, and its rows are memory transactions.
+    It depends on C, H and W alone, lest an image's result depend on its batch. A row of a tile is a memory transaction, and
+    some 512 programs an image keep enough of them under way.
     """
 
     def __init__(self, x: Tensor):
         self.batch, channels, height, width = x.shape
         positions = height * width
         block_c = min(64, triton.next_power_of_2(channels))
-        block_p = min(8192 // block_c, triton.next_power_of_2(positions))
-        self.blocks = {"BLOCK_P": block_p, "BLOCK_C": block_c, "num_warps": 8}
+        block_p = min(4096 // block_c, triton.next_power_of_2(positions))
+        self.blocks = {"BLOCK_P": block_p, "BLOCK_C": block_c, "num_warps": 4}
         self.channel_blocks = triton.cdiv(channels, block_c)
         tiles = triton.cdiv(positions, block_p)
-        wanted = max(1, min(128, 256 // self.channel_blocks, tiles))
+        wanted = max(1, min(256, 512 // self.channel_blocks, tiles))
         self.tiles = triton.cdiv(tiles, wanted)
         self.splits = triton.next_power_of_2(wanted)
         self.over_splits = (self.splits, self.channel_blocks, self.batch)
+        fewer = min(2, block_p)  # where gathering needs the registers
+        self.smaller_tiles = {**self.blocks, "BLOCK_P": block_p // fewer, "TILES": self.tiles * fewer}
         self.few_channels = {"BLOCK_C": min(16, block_c)}
         self.over_channels = (triton.cdiv(channels, self.few_channels["BLOCK_C"]), self.batch)
 
@@ -265,27 +287,34 @@ def _moments_kernel(
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channels < C
     x += batch * positions * C
-    mean = tl.zeros((BLOCK_C,), tl.float32)
-    squares = tl.zeros((BLOCK_C,), tl.float32)
+    start = split * TILES * BLOCK_P
+    shift = tl.zeros((BLOCK_C,), tl.float32)
+    if BIAS:
+        shift = tl.load(bias + channels, mask=is_channel, other=0.0).to(tl.float32)
+    # distances from a value of the split itself: squares of them lose nothing beside a large mean
+    first = tl.minimum(start, positions - 1)  # a split without positions has a count of 0
+    one = tl.load(x + first * C + channels, mask=is_channel, other=0.0).to(tl.float32) + shift
+    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)  # added up over positions at the end, not in every tile
+    squares = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    tl.debug_barrier()  # the value is read before it is overwritten with its bias
     for tile in range(TILES):
-        start = (split * TILES + tile) * BLOCK_P
-        p = start + tl.arange(0, BLOCK_P)
+        p = start + tile * BLOCK_P + tl.arange(0, BLOCK_P)
         inside = (p < positions)[:, None] & is_channel[None, :]
         cells = p[:, None] * C + channels[None, :]
         values = tl.load(x + cells, mask=inside, other=0.0).to(tl.float32)
         if BIAS:
-            values += tl.load(bias + channels, mask=is_channel, other=0.0).to(tl.float32)[None, :]
+            values += shift[None, :]
             tl.store(x + cells, values, mask=inside)
-        before = _count(split * TILES * BLOCK_P, positions, tile * BLOCK_P)
-        here = _count(start, positions, BLOCK_P)
-        tile_mean = tl.sum(tl.where(inside, values, 0.0), 0) / tl.maximum(here, 1.0)
-        distance = tl.where(inside, values - tile_mean[None, :], 0.0)
-        shift, share = tile_mean - mean, here / tl.maximum(before + here, 1.0)
-        mean += shift * share
-        squares += tl.sum(distance * distance, 0) + shift * shift * before * share
+        distance = tl.where(inside, values - one[None, :], 0.0)
+        total += distance
+        squares += distance * distance
+    count = tl.maximum(_count(start, positions, TILES * BLOCK_P), 1.0)
+    offset = tl.sum(total, 0) / count
+    mean = one + offset
+    squares_of_split = tl.sum(squares, 0) - offset * offset * count
     partial += (batch * tl.num_programs(0) + split) * 2 * C + channels
     tl.store(partial, mean, mask=is_channel)
-    tl.store(partial + C, squares, mask=is_channel)
+    tl.store(partial + C, squares_of_split, mask=is_channel)
 
 
 @jit
@@ -310,13 +339,15 @@ def _merge_kernel(
 
 
 @jit
-def _sum_kernel(partial, sums, C, SPLITS: tl.constexpr, BLOCK_C: tl.constexpr):
-    """partial (B, splits, 3, C) -> sums (B, 3, C)."""
+def _sum_kernel(partial, sums, C, SPLITS: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+    """The first `ROWS` of partial (B, splits, 3, C) -> sums (B, 3, C)."""
     batch = tl.program_id(1).to(tl.int64)
     channels = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     splits = tl.arange(0, SPLITS)
-    for row in tl.static_range(3):
-        cells = partial + ((batch * SPLITS + splits[:, None]) * 3 + row) * C + channels[None, :]  # (splits, channels)
+    for row in tl.static_range(ROWS):
+        cells = (
+            partial + ((batch * SPLITS + splits[:, None]) * 3 + row) * C + channels[None, :]
+        )  # (splits, channels)
         total = tl.sum(tl.load(cells, mask=(channels < C)[None, :], other=0.0), 0)
         tl.store(sums + (batch * 3 + row) * C + channels, total, mask=channels < C)
 
@@ -387,16 +418,16 @@ def _gather_gradient_kernel(
         scale = tl.load(statistics + (batch * 2 + 1) * C + channels, mask=is_channel, other=0.0)
     if BIAS:
         shift = -tl.load(bias + channels, mask=is_channel, other=0.0).to(tl.float32)
-    sum_g = tl.zeros((BLOCK_C,), tl.float32)
-    sum_gv = tl.zeros((BLOCK_C,), tl.float32)
-    sum_x = tl.zeros((BLOCK_C,), tl.float32)
+    sum_g = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)  # added up over positions at the end, not in every tile
+    sum_gv = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    sum_x = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for tile in range(TILES):
         p = (split * TILES + tile) * BLOCK_P + tl.arange(0, BLOCK_P)
         inside = (p < H * W)[:, None] & is_channel[None, :]
         cells = p[:, None] * C + channels[None, :]
         g = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
         if HAS_X:
-            sum_x += tl.sum(tl.load(grad_x + cells, mask=inside, other=0.0).to(tl.float32), 0)
+            sum_x += tl.load(grad_x + cells, mask=inside, other=0.0).to(tl.float32)
         if HAS_Y:
             g += tl.load(grad_y + cells, mask=inside, other=0.0).to(tl.float32)
         if HAS_T:
@@ -416,15 +447,17 @@ def _gather_gradient_kernel(
             if SLOPE != 1:
                 g = tl.where(value > 0, g, SLOPE * g)
             if NORM:
-                sum_gv += tl.sum(tl.where(inside, g * value, 0.0), 0)
+                sum_gv += g * value  # g is 0 outside
         if NORM or BIAS:
-            sum_g += tl.sum(g, 0)
+            sum_g += g
         tl.store(inner + cells, g, mask=inside)
     if NORM or BIAS:
         partial += (batch * tl.num_programs(0) + split) * 3 * C + channels
-        tl.store(partial, sum_g, mask=is_channel)
-        tl.store(partial + C, sum_gv, mask=is_channel)
-        tl.store(partial + 2 * C, sum_x, mask=is_channel)
+        tl.store(partial, tl.sum(sum_g, 0), mask=is_channel)
+        if NORM:
+            tl.store(partial + C, tl.sum(sum_gv, 0), mask=is_channel)
+        if HAS_X:
+            tl.store(partial + 2 * C, tl.sum(sum_x, 0), mask=is_channel)
 
 
 @jit

@@ -214,6 +214,8 @@ def _windows(features: Tensor, indices: Tensor, window: int) -> Tensor:
     offsets = (steps[:, None] * padded.shape[3] + steps).flatten()  # (k*k,)
     places = (indices // w * padded.shape[3] + indices % w)[:, :, None] + offsets  # (B, N, k*k)
     rows = padded.permute(0, 2, 3, 1).reshape(b, -1, c)  # (B, padded L, C)
+    if features.is_cuda:  # where the gradient of indexing would sort the indices
+        return rows.gather(1, places.view(b, -1, 1).expand(-1, -1, c)).view(*places.shape, c)
     return torch.stack([image[places_of_image] for image, places_of_image in zip(rows, places, strict=True)])
 
 

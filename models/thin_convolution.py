@@ -77,7 +77,17 @@ def _move(kernel, x: Tensor, k: int, shift: int, width: int, channels: int) -> T
     block_p = max(1, 1024 // block_c)
     with on_device_of(x):
         kernel[(triton.cdiv(pixels, block_p),)](
-            x, out, pixels, x.shape[1], channels, x.shape[3], width, shift, K=k, BLOCK_P=block_p, BLOCK_C=block_c
+            x,
+            out,
+            pixels,
+            x.shape[1],
+            channels,
+            x.shape[3],
+            width,
+            shift,
+            K=k,
+            BLOCK_P=block_p,
+            BLOCK_C=block_c,
         )
     return out
 
@@ -87,14 +97,15 @@ def _spread_kernel(
     x, out, pixels, C, channels, width_in, width, shift, K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
 ):  # fmt: skip
     """out (pixels, channels), pixels being (B, H, width), from x of C channels: channel i C + c is x[c] at w + i - shift."""
-    p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
     i, c = channel // C, channel % C
     column = (p % width)[:, None] + (i - shift)[None, :]
     inside = (p < pixels)[:, None] & (i < K)[None, :] & (column >= 0) & (column < width_in)
-    value = tl.load(x + ((p // width)[:, None] * width_in + column) * C + c[None, :], mask=inside, other=0.0)
+    source = ((p // width)[:, None] * width_in + column).to(tl.int64) * C + c[None, :]
+    value = tl.load(x + source, mask=inside, other=0.0)
     there = (p < pixels)[:, None] & (channel < channels)[None, :]
-    tl.store(out + p[:, None] * channels + channel[None, :], value, mask=there)
+    tl.store(out + p[:, None].to(tl.int64) * channels + channel[None, :], value, mask=there)
 
 
 @jit
@@ -102,13 +113,15 @@ def _collect_kernel(
     x, out, pixels, C, channels, width_in, width, shift, K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
 ):  # fmt: skip
     """out (pixels, channels), pixels being (B, H, width), from x of C channels: the sum of x[i channels + c] at w - i + shift."""
-    p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
     there = (p < pixels)[:, None] & (channel < channels)[None, :]
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for i in tl.static_range(K):
         column = p % width - i + shift
         inside = there & ((column >= 0) & (column < width_in))[:, None]
-        source = ((p // width) * width_in + column)[:, None] * C + (i * channels + channel)[None, :]
+        source = ((p // width) * width_in + column)[:, None].to(tl.int64) * C + (i * channels + channel)[
+            None, :
+        ]
         total += tl.load(x + source, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + p[:, None] * channels + channel[None, :], total, mask=there)
+    tl.store(out + p[:, None].to(tl.int64) * channels + channel[None, :], total, mask=there)

@@ -73,10 +73,16 @@ class Bench:
         ]
         return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
 
-    def batches(self, count: int, size: int | None = None) -> list[dict[str, Tensor]]:
-        """Pairs on the device, so that data do not enter the clock."""
+    def batches(self, count: int, size: int | None = None, images: int = 1) -> list[dict[str, Tensor]]:
+        """Batches of so many pairs on the device, so that data do not enter the clock."""
         sets = {name: self.images(f"train{name}", count, size or self.size).to(self.device) for name in "AB"}
-        return [{name: sets[name][i % len(sets[name])][None] for name in "AB"} for i in range(count)]
+        return [
+            {
+                name: all_images.roll(-n, 0)[[m % len(all_images) for m in range(images)]]
+                for name, all_images in sets.items()
+            }
+            for n in range(count)
+        ]
 
     def synchronize(self) -> None:
         if not self.cpu:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -70,8 +71,8 @@ def environment(bench: Bench, report: Report) -> None:
 
 
 def tests(bench: Bench, report: Report) -> None:
-    files = ["tests/test_qs_kernels.py", "tests/test_acceleration.py", "tests/test_qs_attn.py"]
-    which = "options or refused or schedules" if bench.cpu else "cuda or gpu or brute or golden"
+    files = [f"tests/test_{name}.py" for name in ("qs_kernels", "fused", "acceleration", "qs_attn")]
+    which = "options or refused or schedules" if bench.cpu else "cuda or gpu"
     # the project's own settings ask for plugins that a bare machine may lack
     command = [
         sys.executable,
@@ -84,6 +85,7 @@ def tests(bench: Bench, report: Report) -> None:
         str(ROOT),
         "-p",
         "no:cacheprovider",
+        *(["-n", "8"] if find_spec("xdist") and not bench.cpu else []),  # most of their time is compiling
     ]
     done = subprocess.run(
         [*command, "-k", which, *files], cwd=ROOT, capture_output=True, text=True, errors="replace"
@@ -97,30 +99,31 @@ def tests(bench: Bench, report: Report) -> None:
 
 # name -> options; the textbook step comes apart from these. Predictions for the H200: docs/performance.md
 LADDER = {
-    "float32": "",
-    "tf32": "--precision tf32",
-    "bf16": "--precision bf16",
-    "bf16, channels last": "--precision bf16 --channels_last",
-    "bf16, graph": "--precision bf16 --cuda_graph",
-    "float32, channels last, graph": "--channels_last --cuda_graph",
     "fast": "--fast",
     "fast, local": "--fast --QS_mode local",
     "fast, local_global": "--fast --QS_mode local_global",
     "fast, cut": "--fast --model cut",
     "fast, batch 4": "--fast --batch_size 4",
-    "compile instead": "--fast --compile",
+    "bf16": "--precision bf16",
+    "bf16, channels last": "--precision bf16 --channels_last",
+    "bf16, graph": "--precision bf16 --cuda_graph",
+    "tf32": "--precision tf32",
+    "tf32, channels last, graph": "--precision tf32 --channels_last --cuda_graph",
+    "float32": "",
+    "compiled instead": "--fast --compile",
 }
 
 
 def ladder(bench: Bench, report: Report) -> None:
     """Each option by itself and together: time of a step, start-up, memory."""
-    batches, rows = bench.batches(8), report.data.setdefault("rows", {})
+    rows = report.data.setdefault("rows", {})
     problems = []
     variants = {"textbook, local": "--QS_mode local", "textbook (TF32 on)": "", **LADDER}
     if bench.cpu:
         variants = {name: variants[name] for name in ("textbook (TF32 on)", "float32", "bf16", "fast, local")}
     for name, words in variants.items():
-        if time.monotonic() > bench.deadline - 45:  # the time that compiling one of them may take
+        needed = 100 if "--compile" in words else 20  # seconds of start-up, at most
+        if time.monotonic() > bench.deadline - needed:
             problems.append(f"{name}: no time was left")
             continue
         with freed():
@@ -128,13 +131,16 @@ def ladder(bench: Bench, report: Report) -> None:
                 model = bench.model(words)
                 optimize = model.optimize_parameters
                 if name.startswith("textbook"):
-                    torch.backends.cudnn.allow_tf32 = True  # as PyTorch ships
+                    # as PyTorch ships, and as the released code sets it
+                    torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
                     optimize = PlainStep(model).optimize_parameters
+                batches = bench.batches(8, images=model.opt.batch_size)
                 rows[name] = bench.time_training(model, optimize, batches)
                 rows[name]["given_up"] = [
                     word
                     for word, working in (
                         ("compile", model.accelerator.passes),
+                        ("channels_last", model.accelerator.fused or model.accelerator.passes),
                         ("cuda_graph", model.accelerator.recordings),
                     )
                     if getattr(model.opt, word) and not working
@@ -172,7 +178,7 @@ def agreement(bench: Bench, report: Report) -> None:
         "textbook": "",
         "float32": "",
         "float32, graph": "--cuda_graph",
-        "float32, compile, graph": "--compile --cuda_graph",
+        "float32, channels last, graph": "--channels_last --cuda_graph",
     }
     variants["fast"] = "--fast"
     if bench.cpu:
@@ -326,10 +332,7 @@ def sizes(bench: Bench, report: Report) -> None:
     bench.steps = min(bench.steps, 10)
     for size, mode in [(64, "global")] if bench.cpu else cases:
         with freed():
-            # compiling for each size would cost more than it shows
-            model = bench.model(
-                f"--fast --compile false --QS_mode {mode} --crop_size {size} --load_size {size}"
-            )
+            model = bench.model(f"--fast --QS_mode {mode} --crop_size {size} --load_size {size}")
             found = bench.time_training(model, model.optimize_parameters, bench.batches(2, size))
             finite = model.guard.failure(wait=True) is None
             rows.append([size, mode, f"{found['ms']:.1f}", f"{found['peak_GB']:.2f}", finite])

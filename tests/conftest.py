@@ -1,12 +1,54 @@
-"""Settings for all tests: one thread for torch, since tensors are tiny, and the project's root on the path."""
+"""Settings for all tests: one thread for torch, since tensors are tiny, and the project's root on the path; and where kernels run."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def interpreter():
+    """`interpreter.submit(function, *args)` runs with Triton's interpreter, in a process of its own.
+
+    An environment variable chooses it, which Triton reads when first imported; some other test may have done that already,
+    and the same session tests the compiled kernels. The variable is set only while the process starts.
+    """
+    before = os.environ.get("TRITON_INTERPRET")
+    os.environ["TRITON_INTERPRET"] = "1"
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    try:
+        pool.submit(torch.set_num_threads, 1).result()
+    finally:
+        if before is None:
+            del os.environ["TRITON_INTERPRET"]
+        else:
+            os.environ["TRITON_INTERPRET"] = before
+    yield pool
+    pool.shutdown()
+
+
+@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=on_gpu)])
+def run(request):
+    """run(function, tensor, *args): the function's result on the device under test, tensors of it on the CPU."""
+    if request.param == "cuda":
+        return lambda function, tensor, *args: _to_cpu(function(tensor.cuda(), *args))
+    pool = request.getfixturevalue("interpreter")
+    return lambda function, tensor, *args: pool.submit(function, tensor, *args).result()
+
+
+def _to_cpu(result):
+    if isinstance(result, dict):
+        return {name: _to_cpu(value) for name, value in result.items()}
+    return result.cpu()

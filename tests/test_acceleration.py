@@ -407,9 +407,11 @@ def test_gpu_a_capture_that_breaks_off_leaves_a_machine_that_trains(monkeypatch)
 
 
 @on_gpu
-def test_gpu_fast_captures_compiled_bfloat16():
-    model = tiny_model("--fast", gpu=0)
+@pytest.mark.parametrize("words", ["--fast", "--fast --compile"])
+def test_gpu_fast_captures_fused_or_compiled_bfloat16(words):
+    model = tiny_model(words, gpu=0)
     losses = losses_of(model, batches(3))
-    assert model.accelerator.recordings and model.accelerator.passes
+    accelerator = model.accelerator
+    assert accelerator.recordings and (accelerator.passes if model.opt.compile else accelerator.fused)
     for one, other in zip(losses, losses_of(tiny_model(gpu=0), batches(3)), strict=True):
         assert one == pytest.approx(other, rel=0.1, abs=0.05)

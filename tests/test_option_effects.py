@@ -277,7 +277,10 @@ def test_a_mirrored_step_compares_mirrored_features(model_name):
         targets = model.netG.encode(fake, model.opt.nce_layers)
         sources = model.netG.encode(real, model.opt.nce_layers)
         for source, target, (was_source, was_target) in zip(
-            sources, targets, zip(prepared[: len(sources)], prepared[len(sources) :], strict=True), strict=True
+            sources,
+            targets,
+            zip(prepared[: len(sources)], prepared[len(sources) :], strict=True),
+            strict=True,
         ):
             torch.testing.assert_close(was_source, source)
             torch.testing.assert_close(was_target, target.flip(3) if model.mirrored else target)

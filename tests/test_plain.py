@@ -53,7 +53,9 @@ def test_plain_step_is_the_released_one_bug_and_all():
             if grad is not None and key.endswith("weight"):
                 clear = grad.abs() > 1e-2 * grad.abs().max()
                 ours, theirs = (value - before)[clear], (after - before)[clear]
-                assert torch.isclose(ours, theirs, rtol=1e-2, atol=2e-5).float().mean() > 0.95  # that rounding again
+                assert (
+                    torch.isclose(ours, theirs, rtol=1e-2, atol=2e-5).float().mean() > 0.95
+                )  # that rounding again
 
 
 def test_plain_step_agrees_with_what_is_right_in_the_released_one():

@@ -1,16 +1,12 @@
 """The Triton kernels against rows computed one by one in float64: in Triton's interpreter, and on the GPU where there is one.
 
-The interpreter is chosen by an environment variable that Triton reads when first imported, which some other test may
-have caused already. So interpreted kernels live in a process of their own, and the same session tests the compiled ones.
+`run` (tests/conftest.py) takes them to either.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,32 +20,6 @@ from models import qs_attn, qs_kernels
 ROOT = Path(__file__).parents[1]
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
-
-
-@pytest.fixture(scope="module")
-def interpreter():
-    """`interpreter.submit(function, *args)` runs there; the variable is set only while the process starts."""
-    before = os.environ.get("TRITON_INTERPRET")
-    os.environ["TRITON_INTERPRET"] = "1"
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    try:
-        pool.submit(torch.set_num_threads, 1).result()
-    finally:
-        if before is None:
-            del os.environ["TRITON_INTERPRET"]
-        else:
-            os.environ["TRITON_INTERPRET"] = before
-    yield pool
-    pool.shutdown()
-
-
-@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=on_gpu)])
-def run(request):
-    """run(function, features, *args): the function's result on the device under test, as a CPU tensor."""
-    if request.param == "cuda":
-        return lambda function, features, *args: function(features.cuda(), *args).cpu()
-    pool = request.getfixturevalue("interpreter")
-    return lambda function, features, *args: pool.submit(function, features, *args).result()
 
 
 def log_entropy_of(scores):

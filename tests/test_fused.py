@@ -1,0 +1,216 @@
+"""The fused kernels against the layers one by one: in Triton's interpreter, and on the GPU where there is one.
+
+Functions that a test has `run` return tensors by name and live at the top of the module, for another process imports them.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models import fused
+from models.discriminator import NLayerDiscriminator, PatchDiscriminator
+from models.fused_kernels import Tail, norm_act_resample
+from models.generator import ResnetGenerator
+from models.resample import BlurDownsample, BlurUpsample
+from models.thin_convolution import convolve
+
+DEFAULTS = {"norm": True, "slope": 1.0, "tail": Tail.NONE, "border": 0, "keep": False}
+CASES = {
+    "inside a residual block": {"slope": 0.0, "tail": Tail.PAD, "border": 1},
+    "between residual blocks": {"residual": True, "tail": Tail.PAD, "border": 1, "keep": True},
+    "before the last convolution": {"slope": 0.0, "tail": Tail.PAD, "border": 3},
+    "downsampling behind a tap": {"bias": True, "slope": 0.0, "tail": Tail.DOWN},
+    "downsampling in D's first block": {"bias": True, "norm": False, "slope": 0.2, "tail": Tail.DOWN},
+    "upsampling behind the last residual block": {"residual": True, "tail": Tail.UP},
+    "a norm alone": {},
+    "a border alone": {"norm": False, "tail": Tail.PAD, "border": 2},
+}
+SHAPES = [
+    (2, 6, 9, 12),
+    (1, 5, 8, 7),
+    (1, 70, 6, 6),
+    (1, 2, 70, 65),
+]  # one has several tiles, one several blocks of channels
+
+
+def layer_by_layer(x, bias, residual, norm, slope, tail, border, keep):
+    x = x if bias is None else x + bias[:, None, None]
+    v = F.layer_norm(x, x.shape[2:], eps=1e-5) if norm else x
+    y = torch.maximum(v, slope * v) if slope != 1 else v
+    y = y if residual is None else y + residual
+    tails = {
+        Tail.NONE: nn.Identity(),
+        Tail.PAD: nn.ReflectionPad2d(border),
+        Tail.DOWN: BlurDownsample(x.shape[1]),
+        Tail.UP: BlurUpsample(x.shape[1]),
+    }
+    return (x if norm and bias is not None else None), (y if keep else None), tails[tail].to(x)(y)
+
+
+def results_and_gradients(x, settings, function, dtype):
+    """What `function` makes of x, and the gradients of a weighted sum of it."""
+    settings = {**DEFAULTS, **settings}
+    generator = torch.Generator().manual_seed(1)
+    given = {"x": x.cpu()}
+    for name, shape in (("bias", x.shape[1:2]), ("residual", x.shape)):
+        if settings.pop(name, False):
+            given[name] = torch.randn(shape, generator=generator)
+    given = {name: value.to(x.device, dtype).requires_grad_() for name, value in given.items()}
+    x = given["x"].contiguous(memory_format=torch.channels_last) * 1  # a leaf may not be overwritten
+    outputs = function(x, bias=given.get("bias"), residual=given.get("residual"), **settings)
+    outputs = dict(zip(("x + bias", "y", "t"), outputs, strict=True))
+    if not settings["keep"]:
+        del outputs["y"]  # the same as t where there is no tail
+    outputs = {name: value for name, value in outputs.items() if value is not None}
+    weights = {
+        name: torch.randn(value.shape, generator=generator).to(value) for name, value in outputs.items()
+    }
+    sum((outputs[name] * weights[name]).sum() for name in outputs).backward()
+    gradients = {f"gradient of {name}": value.grad for name, value in given.items()}
+    return {name: value.detach() for name, value in (outputs | gradients).items()}
+
+
+def kernels(x, settings):
+    return results_and_gradients(x, settings, norm_act_resample, torch.float32)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("case", CASES)
+def test_results_and_gradients_are_those_of_the_layers(run, case, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 2
+    found = run(kernels, x, CASES[case])
+    expected = results_and_gradients(x, CASES[case], layer_by_layer, torch.float64)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            found[name].double(), value, rtol=1e-4, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
+def test_statistics_stand_a_large_mean(run):
+    x = torch.randn(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)) + 1000
+    found = run(kernels, x, {})["t"]
+    torch.testing.assert_close(
+        found.double(), F.layer_norm(x.double(), x.shape[2:], eps=1e-5), rtol=0, atol=2e-4
+    )
+
+
+def of_bfloat16(x):
+    _, _, t = norm_act_resample(x.bfloat16(), slope=0.0, tail=Tail.PAD, border=1)
+    return {"t": t.float(), "is bfloat16": torch.tensor(t.dtype == torch.bfloat16)}
+
+
+def test_bfloat16_is_rounded_once(run):
+    x = torch.randn(1, 8, 20, 20, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    found = run(of_bfloat16, x)
+    exact = F.pad(F.layer_norm(x, x.shape[2:], eps=1e-5).relu(), (1,) * 4, mode="reflect")
+    assert found["is bfloat16"]
+    # half an ulp on a GPU; the interpreter cuts off, which is up to a whole one
+    assert ((found["t"] - exact).abs() <= 2**-7 * exact.abs() + 1e-6).all()
+
+
+def thin(x, inputs, outputs, side, padding, one_by_one):
+    """A convolution and its gradients, by `convolve` or by PyTorch."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(inputs, outputs, side, padding=padding, bias=False).to(x)
+    x = x.clone().requires_grad_()
+    y = layer(x) if one_by_one else convolve(layer, x.contiguous(memory_format=torch.channels_last))
+    (y * torch.linspace(0, 1, y.numel()).view(y.shape).to(y)).sum().backward()
+    return {"y": y.detach(), "gradient of x": x.grad, "gradient of the weight": layer.weight.grad}
+
+
+@pytest.mark.parametrize(
+    "inputs, outputs, side, padding",
+    [(3, 10, 7, 0), (10, 3, 7, 0), (3, 9, 4, 1), (9, 1, 5, 2), (8, 8, 7, 0), (3, 3, 3, 1)],
+)
+def test_thin_convolutions_are_convolutions(run, inputs, outputs, side, padding):
+    x = torch.randn(2, inputs, 11, 13, generator=torch.Generator().manual_seed(0))
+    found = run(thin, x, inputs, outputs, side, padding, False)
+    for name, value in thin(x, inputs, outputs, side, padding, True).items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+
+
+NETWORKS = {
+    "a generator": (ResnetGenerator, {"ngf": 4, "n_blocks": 3}, [0, 4, 8, 12, 14]),
+    "taps everywhere": (ResnetGenerator, {"ngf": 4, "n_blocks": 2}, list(range(22))),
+    "strided and transposed convolutions": (
+        ResnetGenerator, {"ngf": 4, "n_blocks": 2, "antialias": False, "antialias_up": False}, [0, 3, 6, 10],
+    ),
+    "batch norm": (ResnetGenerator, {"ngf": 4, "n_blocks": 2, "norm": "batch"}, [0, 4, 8, 12]),
+    "no norm": (ResnetGenerator, {"ngf": 4, "n_blocks": 2, "norm": "none"}, [4, 13]),
+    "dropout, off": (ResnetGenerator, {"ngf": 4, "n_blocks": 2, "dropout": True}, [12]),
+    "a discriminator": (NLayerDiscriminator, {"ndf": 4}, None),
+    "without blur": (NLayerDiscriminator, {"ndf": 4, "antialias": False}, None),
+    "of tiles": (PatchDiscriminator, {"ndf": 4}, None),
+}  # fmt: skip
+
+
+def network(x, name, is_fused, seed=0):
+    """A network's outputs and gradients, its layers taken together or one by one."""
+    kind, settings, taps = NETWORKS[name]
+    torch.manual_seed(seed)
+    net = kind(**settings)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, 0, 0.2)
+    net.to(x)
+    if "off" in name:
+        net.eval()
+    net.fused = is_fused
+    x = x.clone().requires_grad_()
+    outputs = [net(x)] if taps is None else [net(x, taps)[0], *net.encode(x, taps)]
+    torch.manual_seed(seed)
+    sum((y * torch.randn(y.shape).to(y)).sum() for y in outputs).backward()
+    found = {f"output {number}": y.detach() for number, y in enumerate(outputs)} | {"gradient of x": x.grad}
+    return found | {
+        name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in net.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_computes_the_same_function(run, name):
+    x = torch.randn(2, 3, 48, 32, generator=torch.Generator().manual_seed(0))
+    found, expected = run(network, x, name, True), network(x.double(), name, False)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        off = (found[key].double() - value).abs().max()
+        # of a bias before an instance norm the gradient is zero; and a ReLU may switch on the last bit of its input
+        assert off <= 1e-3 * value.abs().max() + 1e-2 * ("bias" in key), (key, off)
+
+
+@pytest.mark.parametrize("gan_mode, fused_D", [("lsgan", True), ("wgangp", False)])
+def test_networks_are_fused_where_kernels_work(monkeypatch, gan_mode, fused_D):
+    from models import create_model, triton_support
+    from options.train_options import TrainOptions
+
+    monkeypatch.setattr(triton_support, "works", lambda device: True)
+    small = f"--gpu_ids -1 --model cut --ngf 4 --ndf 4 --netF_nc 16 --gan_mode {gan_mode}"
+    for words, expected in (("", False), ("--channels_last", True), ("--channels_last --compile", False)):
+        if gan_mode == "wgangp" and "compile" in words:
+            continue
+        model = create_model(TrainOptions().parse(f"{small} {words}".split()))
+        assert model.netG.fused is expected
+        assert model.netD.fused is (expected and fused_D)
+
+
+def test_kernels_that_fail_are_given_up_with_one_warning(monkeypatch):
+    """The layers then run one by one, from the state that training had."""
+    from models import create_model, triton_support
+    from options.train_options import TrainOptions
+
+    def losses(words):
+        torch.manual_seed(0)
+        model = create_model(
+            TrainOptions().parse(f"--gpu_ids -1 --model cut --ngf 4 --ndf 4 --netF_nc 16 {words}".split())
+        )
+        model.set_input({"A": torch.rand(1, 3, 32, 32) * 2 - 1, "B": torch.rand(1, 3, 32, 32) * 2 - 1})
+        model.optimize_parameters()
+        return model.get_current_losses()
+
+    monkeypatch.setattr(triton_support, "works", lambda device: True)
+    monkeypatch.setattr(fused, "run", lambda *_: (_ for _ in ()).throw(RuntimeError("out of shared memory")))
+    with pytest.warns(RuntimeWarning, match="fused kernels of --channels_last failed.*out of shared memory"):
+        found = losses("--channels_last")
+    assert found == pytest.approx(losses(""), rel=1e-4)
