@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from torch.profiler import profile as profiler
 
 from models import qs_attn, triton_support
 from models.plain import PlainStep
+from models.step_graph import Snapshot
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -176,47 +177,95 @@ def ladder(bench: Bench, report: Report) -> None:
         raise SystemExit("\n".join(problems))
 
 
+LOSSES = ("G", "D_real", "D_fake")
+
+
 def agreement(bench: Bench, report: Report) -> None:
-    """Losses of the same 200 steps, the same seeds and positions, run in several ways."""
+    """Losses of 200 steps against the textbook step: each from the same weights, and running free."""
     steps = 3 if bench.cpu else 200
     batches = bench.batches(min(steps, 50))
     variants = {
-        "textbook": "",
         "float32": "",
-        "float32, graph": "--cuda_graph",
         "float32, channels last, graph": "--channels_last --cuda_graph",
+        "fast": "--fast",
     }
-    variants["fast"] = "--fast"
     if bench.cpu:
-        variants = {"textbook": "", "float32": "", "fast": "--fast"}
-    curves: dict[str, list[float]] = {}
+        variants = {"float32": "", "fast": "--fast"}
+    marks = sorted({min(n, steps) for n in (1, 3, 10, 50, 200)})
+
+    rows = []
     for name, words in variants.items():
+        off = _off_from_the_same_weights(bench, words, batches, steps)
+        report.data.setdefault("from the same weights", {})[name] = off.tolist()
+        rows.append([name, f"{off.median():.1e}", *(f"{off[:n].max():.1e}" for n in marks)])
+    report.say(
+        "Relative difference of G, D_real and D_fake from the textbook step, each step from the same weights:"
+    )
+    report.table(["run", "median", *(f"most in {n}" for n in marks)], rows)
+
+    free = {"textbook": (PlainStep, "", 0.0), "textbook, weights of G off by 1e-7": (PlainStep, "", 1e-7)}
+    free |= {name: (lambda model: model, words, 0.0) for name, words in variants.items()}
+    curves = {}
+    for name, (runner, words, nudge) in free.items():
         with freed():
             model = bench.model(words)
-            step = PlainStep(model) if name == "textbook" else model
-            model.accelerator.set_rounding()
-            torch.manual_seed(1)
-            values = []
-            for number in range(steps):
-                model.set_input(batches[number % len(batches)])
-                step.optimize_parameters()
-                values.append(
-                    torch.stack([step.losses[key].detach().float() for key in ("G", "D_real", "D_fake")])
-                )
-            curves[name] = torch.stack(values).tolist()
-            model = step = None
-        report.data["losses"] = curves
+            with torch.no_grad():
+                for weight in model.netG.parameters() if nudge else ():
+                    weight.mul_(
+                        1 + nudge * torch.randn_like(weight)
+                    )  # each for itself: norms undo a common factor
+            curves[name] = torch.stack(list(_losses(model, runner(model), batches, steps))).cpu()
+            model = runner = None
+        report.data.setdefault("free", {})[name] = curves[name].tolist()
         report.save()
-    base = torch.tensor(curves["textbook"])
     rows = []
     for name, curve in curves.items():
-        off = ((torch.tensor(curve) - base).abs() / base.abs().clamp_min(1e-3)).amax(1)
-        mean = torch.tensor(curve)[-50:, 0].mean()
-        rows.append([name, *(f"{off[min(n, steps) - 1]:.1e}" for n in (1, 3, 10, 50, 200)), f"{mean:.4f}"])
-    report.say(
-        "Largest relative difference of G, D_real and D_fake from the textbook step, after so many steps:"
-    )
-    report.table(["run", "1", "3", "10", "50", "200", "mean G, last 50"], rows)
+        off = _relative(curve, curves["textbook"])
+        rows.append([name, *(f"{off[n - 1]:.1e}" for n in marks), f"{curve[-50:, 0].mean():.4f}"])
+    report.say("The same after so many steps of a run of its own:")
+    report.table(["run", *marks, "mean G, last 50"], rows)
+
+
+def _losses(model, step, batches: list[dict], steps: int) -> Iterator[Tensor]:
+    """The losses of each step of a run, on the device."""
+    model.accelerator.set_rounding()
+    torch.manual_seed(1)
+    for number in range(steps):
+        model.set_input(batches[number % len(batches)])
+        step.optimize_parameters()
+        yield torch.stack([step.losses[name].detach().float() for name in LOSSES])
+
+
+def _relative(losses: Tensor, base: Tensor) -> Tensor:
+    """The largest difference in each step (steps,), relative to the loss."""
+    return ((losses - base).abs() / base.abs().clamp_min(1e-3)).amax(1)
+
+
+def _off_from_the_same_weights(bench: Bench, words: str, batches: list[dict], steps: int) -> Tensor:
+    """How far the losses of each step of a run are off what the textbook step makes of the weights before it: (steps,)."""
+    with freed():
+        model = bench.model(words)
+        plain = PlainStep(model)  # on the same parameters, with optimisers of its own
+
+        class Both:
+            """The textbook step, undone, and then the run's own."""
+
+            losses: dict[str, Tensor]
+            expected: list[Tensor] = []
+
+            def optimize_parameters(self) -> None:
+                before = Snapshot(model)
+                plain.optimize_parameters()
+                self.expected.append(torch.stack([plain.losses[name].detach() for name in LOSSES]))
+                before.restore()
+                model.optimize_parameters()
+                self.losses = model.losses
+
+        both = Both()
+        found = torch.stack(list(_losses(model, both, batches, steps)))
+        off = _relative(found, torch.stack(both.expected)).cpu()
+        model = plain = both = None
+    return off
 
 
 def choices(bench: Bench, report: Report) -> None:

@@ -112,8 +112,14 @@ def test_bfloat16_is_rounded_once(run):
     assert ((found["t"] - exact).abs() <= 2**-7 * exact.abs() + 1e-6).all()
 
 
+def in_full_float32():
+    """Else cuDNN rounds what convolutions of float32 read."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def thin(x, inputs, outputs, side, padding, one_by_one):
     """A convolution and its gradients, by `convolve` or by PyTorch."""
+    in_full_float32()
     torch.manual_seed(0)
     layer = nn.Conv2d(inputs, outputs, side, padding=padding, bias=False).to(x)
     x = x.clone().requires_grad_()
@@ -150,6 +156,7 @@ NETWORKS = {
 
 def network(x, name, is_fused, seed=0):
     """A network's outputs and gradients, its layers taken together or one by one."""
+    in_full_float32()
     kind, settings, taps = NETWORKS[name]
     torch.manual_seed(seed)
     net = kind(**settings)
