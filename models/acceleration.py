@@ -6,7 +6,8 @@ Each of `--precision`, `--channels_last`, `--compile`, `--cuda_graph` is checked
 without it from the state it had.
 
 - tf32 lets cuDNN round a convolution's inputs to 10 bits of mantissa; matrix products of scores stay float32. bf16 is
-  autocast: convolutions and heads in bfloat16; selection, normalisation, softmax, losses and weights in float32.
+  autocast: convolutions, heads and routing in bfloat16; ranking, attention, statistics, softmax, losses and weights in
+  float32.
 - `--channels_last` stores images as the matrix units want them. On CUDA what stands between the convolutions of G and D
   then runs in kernels of our own (`models/fused.py`), for PyTorch's would convert to NCHW and back.
 - `--compile` leaves that to torch.compile instead. The heads stay as they are: two small matrix products each, and ten
@@ -27,9 +28,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models import triton_support
+from models import fused_kernels, triton_support
 from models.step_graph import PRODUCTS, Recording, Snapshot
 from models.streams import SideStream
+from util import distributed
 from util.device import get_device
 from util.errors import UserError
 
@@ -142,22 +144,18 @@ class Accelerator:
                     yield compiled
 
     def _fuse_networks(self) -> Iterator[nn.Module]:
-        opt = self.model.opt
-        if opt.channels_last and triton_support.works(self.model.device):
+        opt, device = self.model.opt, self.model.device
+        if opt.channels_last and triton_support.works(device):
+            try:
+                fused_kernels.try_out(device, torch.bfloat16 if opt.precision == "bf16" else torch.float32)
+            except Exception as error:  # whatever a compiler may raise
+                _warn("the fused kernels of --channels_last", error)
+                return
             for name, net in self.model.networks.items():
-                twice = (
-                    name == "D" and opt.gan_mode == "wgangp"
-                )  # its penalty differentiates D twice, kernels once
-                if hasattr(net, "fused") and not twice:
+                # wgangp's penalty differentiates D twice, the kernels do it once
+                if hasattr(net, "fused") and not (name == "D" and opt.gan_mode == "wgangp"):
                     net.fused = True
                     yield net
-
-    def give_up_fusing(self, error: Exception) -> None:
-        """Run the networks' layers one by one from here on."""
-        for net in self.fused:
-            net.fused = False
-        self.fused = []
-        _warn("the fused kernels of --channels_last", error)
 
     def give_up_compiling(self, error: Exception) -> None:
         """Run the networks uncompiled from here on."""
@@ -181,16 +179,18 @@ class Accelerator:
             recording.replay(self.model)
 
     def _try(self, step: Callable[[], None], shapes: tuple) -> None:
-        """Run the step on a batch of new shapes as asked for, from fusing or compiling to capture, and give up what fails.
+        """Run the step on a batch of new shapes as asked for, from compiling to capture, and give up what fails.
 
-        The state is put back afterwards, random numbers included: this is rehearsal.
+        The state is put back afterwards, random numbers included: this is rehearsal. Processes that train together rehearse
+        only their first step, which they do alike, since a rehearsal exchanges gradients; and there a failure ends the run.
         """
+        together = distributed.world_size() > 1
         capture = self.captures and len(self.recordings) < MOST_SHAPES
-        if not (self.passes or self.fused or capture):
+        if not (self.passes or capture) or (together and self.proven):
             return
         before = Snapshot(self.model)
         self._forget_products()
-        if self.passes or self.fused:
+        if self.passes:
             try:
                 rehearsal = SideStream(self.model.device)
                 with rehearsal:
@@ -201,12 +201,11 @@ class Accelerator:
             except (
                 Exception
             ) as error:  # whatever a compiler may raise; an error of the step itself comes again without it
+                if together:
+                    raise
                 if self.passes:
                     self.give_up_compiling(error)
-                elif self.fused:
-                    self.give_up_fusing(error)
-            self._forget_products()
-            before.restore()
+            self._undo(before)
         if capture:
             try:
                 self.recordings[shapes] = Recording(self.model, step, before, self._forget_products)
@@ -215,9 +214,15 @@ class Accelerator:
             except Exception as error:
                 self.captures = False
                 self.recordings.clear()
-                self._forget_products()
-                before.restore()
+                self._undo(before)
                 _warn("--cuda_graph", error)
+
+    def _undo(self, before: Snapshot) -> None:
+        """Put the state back, once whatever a step that broke off has put on any stream is done."""
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        self._forget_products()
+        before.restore()
 
     def _forget_products(self) -> None:
         """Let go of the last step's results: their history ties the weights' gradients to the stream it ran on."""

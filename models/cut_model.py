@@ -122,30 +122,44 @@ class CUTModel:
         """One training step on the current batch: forward, D's update, G's and F's update.
 
         D's update, the choice of patches in the real images, and the pass over the translations need nothing of each other,
-        so on CUDA they run side by side, each on a stream of its own, and their parts of the backward pass do too.
+        so on CUDA they run side by side, and their parts of the backward pass do too.
         """
         self.guard.begin_step()
         with self.autocast():
             self.forward()
         with self.beside_D:
-            with self.autocast():
-                loss_D = self.compute_D_loss()
-            self._update(loss_D, "D", losses=("D_real", "D_fake"), gradient="the gradient of D")
-            self.netD.requires_grad_(False)
-            with self.autocast():
-                self.losses["G_GAN"] = self.compute_GAN_loss()
-        nce = self.fake.new_zeros(len(self.real_A), dtype=torch.float32)
-        if self.opt.lambda_NCE > 0:
-            with self.beside_sources, self.autocast():
-                sources = self.contrast_sources()
-            with self.autocast():
-                fake_features = self.encode(self.fake)
-                self.beside_sources.join()
-                nce = self.compute_NCE_losses(sources, fake_features)
+            loss_GAN = self._step_D()
+        nce = self._contrast()
         self.beside_D.join()
-        loss_G = self.compute_G_loss(nce)
-        self._update(loss_G, "G", "F", losses=self.loss_names_G, gradient="the gradient of G and F")
+        self._update(
+            self.compute_G_loss(loss_GAN, nce),
+            "G",
+            "F",
+            losses=self.loss_names_G,
+            gradient="the gradient of G and F",
+        )
         self.netD.requires_grad_(True)
+
+    def _step_D(self) -> Tensor:
+        """Update D; what it then says of the translation is G's adversarial loss."""
+        with self.autocast():
+            loss_D = self.compute_D_loss()
+        self._update(loss_D, "D", losses=("D_real", "D_fake"), gradient="the gradient of D")
+        self.netD.requires_grad_(False)
+        with self.autocast():
+            return self.compute_GAN_loss()
+
+    def _contrast(self) -> Tensor:
+        """The contrastive losses of the images (B or 2B,)."""
+        if self.opt.lambda_NCE == 0:
+            return self.fake.new_zeros(len(self.real_A), dtype=torch.float32)
+        # contexts apart: autocast would hand the heads' weights, cast without gradient for the sources, to the queries too
+        with self.beside_sources, self.autocast():
+            sources = self.contrast_sources()
+        with self.autocast():
+            fake_features = self.encode(self.fake)
+            self.beside_sources.join()
+            return self.compute_NCE_losses(sources, fake_features)
 
     def forward(self) -> None:
         """Translate A, and B too where the identity term wants it; keep the encoder's features of the real images."""
@@ -186,13 +200,14 @@ class CUTModel:
         """lambda_GAN * GAN(G(x))."""
         return self.opt.lambda_GAN * self.gan_loss(self.netD(self.fake_B).float(), True)
 
-    def compute_G_loss(self, nce: Tensor) -> Tensor:
+    def compute_G_loss(self, loss_GAN: Tensor, nce: Tensor) -> Tensor:
         """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2, of the images' NCE losses (B or 2B,)."""
+        self.losses["G_GAN"] = loss_GAN
         self.losses["NCE"] = loss_NCE = nce[: len(self.real_A)].mean()
         if self.contrast_B:
             self.losses["NCE_Y"] = nce[len(self.real_A) :].mean()
             loss_NCE = (self.losses["NCE"] + self.losses["NCE_Y"]) * 0.5
-        self.losses["G"] = self.losses["G_GAN"] + loss_NCE
+        self.losses["G"] = loss_GAN + loss_NCE
         return self.losses["G"]
 
     def contrast_sources(self) -> list[Source]:

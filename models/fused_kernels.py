@@ -24,10 +24,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.normalisation import InstanceNorm
 from models.triton_support import jit, on_device_of, tl, triton
 
-EPS = 1e-5
+EPS = InstanceNorm.EPS
 MOST_NUMBERS = 2**31 - 1  # of an image's features: offsets inside an image are 32 bits
+MOST_IMAGES = 2**16 - 1  # of a batch, an axis of the grid
 
 
 class Tail(IntEnum):
@@ -56,19 +58,20 @@ def norm_act_resample(
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """(x + bias, y, t) of the module's formulas; t is y where there is no tail.
 
-    x + bias is None but where there are a bias and a norm, and y is None unless `keep` or without a tail.
+    x + bias is returned only with both a bias and a norm, y only with `keep` or without a tail; else they are None.
 
     Args:
         x: (B, C, H, W) channels-last, float32 or bfloat16, as are the results. With a bias and a norm it is overwritten.
         bias: (C,) of the convolution before, where that matters: without a norm, or where x + bias is wanted.
         norm: without it v is x + bias.
-        slope: of the activation below zero: 0 is ReLU, 1 none.
+        slope: of the activation below zero, in [0, 1]: 0 is ReLU, 1 none.
         residual: like x; it joins a normalised v without activation, as at the end of a residual block.
         border: width of the reflected border, less than H and W, of Tail.PAD.
         keep: y is wanted beside t; with Tail.PAD alone.
 
     Differentiable once, in x, bias and residual.
     """
+    assert 0 <= slope <= 1, slope
     assert not keep or tail in (Tail.NONE, Tail.PAD), tail
     assert residual is None or (norm and slope == 1), (norm, slope)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -78,14 +81,25 @@ def norm_act_resample(
     return (x, t, t) if tail == Tail.NONE else (x, y, t)
 
 
+def try_out(device: torch.device, dtype: torch.dtype) -> None:
+    """Run every kernel once, backwards too, in the blocks that networks use; raises whatever is in the way."""
+    with torch.enable_grad(), torch.inference_mode(False):
+        for tail in Tail:
+            for norm in (True, False):
+                x = torch.ones(1, 64, 16, 16, device=device, dtype=dtype, requires_grad=True)
+                bias = torch.ones(64, device=device, requires_grad=True)
+                _, _, t = norm_act_resample(x * 1, bias=bias, norm=norm, slope=0.0, tail=tail, border=1)
+                t.sum().backward()
+
+
 class _NormActResample(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, bias, residual, norm, slope, tail, border, keep):
         B, C, H, W = x.shape
         grid = _Grid(x)
         ctx.settings = dict(NORM=norm, SLOPE=slope, TAIL=int(tail), BORDER=border)
-        keep = keep and tail == Tail.PAD
-        height, width = _size_behind(tail, border, H, W)
+        keep = keep and tail == Tail.PAD  # else t is y
+        height, width = _size_after(tail, border, H, W)
         t = _empty_like(x, height, width)
         y = _empty_like(x, H, W) if keep else None
         statistics = _moments(x, bias, grid) if norm else x
@@ -110,7 +124,7 @@ class _NormActResample(torch.autograd.Function):
         settings, norm = ctx.settings, ctx.settings["NORM"]
         B, C, H, W = x.shape
         grid, tail = _Grid(x), Tail(settings["TAIL"])
-        height, width = _size_behind(tail, settings["BORDER"], H, W)
+        height, width = _size_after(tail, settings["BORDER"], H, W)
         grads = [
             None if grad is None else grad.contiguous(memory_format=torch.channels_last)
             for grad in (grad_x, grad_y, grad_t)
@@ -201,7 +215,7 @@ class _Grid:
         return triton.cdiv(positions, self.blocks["BLOCK_P"]), self.channel_blocks, self.batch
 
 
-def _size_behind(tail: Tail, border: int, H: int, W: int) -> tuple[int, int]:
+def _size_after(tail: Tail, border: int, H: int, W: int) -> tuple[int, int]:
     if tail == Tail.PAD:
         return H + 2 * border, W + 2 * border
     if tail == Tail.DOWN:

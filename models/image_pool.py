@@ -24,6 +24,8 @@ class ImagePool:
             elif torch.rand(()).item() < 0.5:
                 place = int(torch.randint(self.size, ()).item())
                 older, self.images[place] = self.images[place], image.clone()
+                if older.is_cuda:  # it may have been loaded on another stream than this one
+                    older.record_stream(torch.cuda.current_stream(older.device))
                 image = older
             shown.append(image)
         return torch.stack(shown)

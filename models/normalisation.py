@@ -18,11 +18,13 @@ class InstanceNorm(nn.Module):
     (tests/test_normalisation.py shows it).
     """
 
+    EPS = 1e-5
+
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # layer_norm would have the compiler keep gradients in NCHW
             variance, mean = torch.var_mean(x.float(), (2, 3), correction=0, keepdim=True)
-            return (x.float() - mean) * (variance + 1e-5).rsqrt()
-        return F.layer_norm(x, x.shape[2:], eps=1e-5)
+            return (x.float() - mean) * (variance + self.EPS).rsqrt()
+        return F.layer_norm(x, x.shape[2:], eps=self.EPS)
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {

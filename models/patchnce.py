@@ -19,9 +19,8 @@ class PatchNCELoss(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Losses (B, P) of unit vectors `queries` (B, P, D) of the translation against `keys` (B, P, D) of the source."""
-        with torch.autocast(
-            queries.device.type, enabled=False
-        ):  # 1 / T would make 0.06 of bfloat16's rounding
+        # 1 / T would make 0.06 of bfloat16's rounding
+        with torch.autocast(queries.device.type, enabled=False):
             logits = queries.float() @ keys.detach().float().transpose(1, 2) / self.temperature  # (B, P, P)
             positives = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
             # as rows: with classes along the second of three axes CUDA's kernel is 40 times slower

@@ -49,9 +49,9 @@ class QuerySelection:
     def route(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W), of the source or of its translation, through the chosen rows: (B, N, C) float32.
 
-        The product of features in half precision is formed in it.
+        For features in half precision the product is in half precision, with the attention rounded to it.
         """
-        features = features if features.dtype in HALVES else features.float()
+        features = _half_or_float32(features)
         attention = self.attention.to(features.dtype)
         with torch.autocast(features.device.type, enabled=False):
             if self.window is None:
@@ -77,7 +77,7 @@ def select_queries(features: Tensor, mode: str, num_queries: int, window: int = 
         window: k, odd, of the local modes.
     """
     rule = check_rule(mode, window)
-    features = features if features.dtype in HALVES else features.float()
+    features = _half_or_float32(features)
     entropy = log_entropy(features, rule.ranked_by, window)
     # stable: ties go to the lower index on every device
     indices = torch.sort(entropy, dim=1, stable=True).indices[:, :num_queries]
@@ -161,14 +161,22 @@ def _rows_log_entropy(scores: Tensor) -> Tensor:
     return g2 + (r_scaled * log1p_ratio + t_scaled / (1 + r)).log()
 
 
+def _half_or_float32(features: Tensor) -> Tensor:
+    return features if features.dtype in HALVES else features.float()
+
+
+def _widened(features: Tensor) -> Tensor:
+    """Half precision as float32, in which its products are exact."""
+    return features.float() if features.dtype in HALVES else features
+
+
 def _global_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
     """Attention rows of the positions `indices` (B, N) over all positions: (B, N, L)."""
     if features.is_cuda and features.dtype in HALVES and _ExactScores.possible():
         vectors = features.flatten(2).transpose(1, 2)  # (B, L, C)
         queries = vectors.gather(1, indices[:, :, None].expand(-1, -1, vectors.shape[2]))  # (B, N, C)
         return _ExactScores.apply(queries, vectors).softmax(-1)
-    features = features.float() if features.dtype in HALVES else features
-    keys = features.flatten(2)  # (B, C, L)
+    keys = _widened(features).flatten(2)  # (B, C, L)
     queries = keys.gather(2, indices[:, None, :].expand(-1, keys.shape[1], -1))  # (B, C, N)
     return (queries.transpose(1, 2) @ keys).softmax(-1)
 
@@ -199,8 +207,7 @@ class _ExactScores(torch.autograd.Function):
 
 def _local_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
     """Attention rows of the positions `indices` (B, N) over the window around each: (B, N, k*k)."""
-    keys = _windows(features, indices, window)  # (B, N, k*k, C)
-    keys = keys.float() if keys.dtype in HALVES else keys  # products of these are exact in float32
+    keys = _widened(_windows(features, indices, window))  # (B, N, k*k, C)
     queries = keys[:, :, window * window // 2]
     return torch.einsum("bnc,bnmc->bnm", queries, keys).softmax(-1)
 
@@ -214,8 +221,14 @@ def _windows(features: Tensor, indices: Tensor, window: int) -> Tensor:
     offsets = (steps[:, None] * padded.shape[3] + steps).flatten()  # (k*k,)
     places = (indices // w * padded.shape[3] + indices % w)[:, :, None] + offsets  # (B, N, k*k)
     rows = padded.permute(0, 2, 3, 1).reshape(b, -1, c)  # (B, padded L, C)
-    if features.is_cuda:  # where the gradient of indexing would sort the indices
-        return rows.gather(1, places.view(b, -1, 1).expand(-1, -1, c)).view(*places.shape, c)
+    if features.is_cuda and not torch.are_deterministic_algorithms_enabled():
+        # the gradient of indexing would sort the indices; this one adds atomically, in float32
+        return (
+            rows.float()
+            .gather(1, places.view(b, -1, 1).expand(-1, -1, c))
+            .view(*places.shape, c)
+            .to(rows.dtype)
+        )
     return torch.stack([image[places_of_image] for image, places_of_image in zip(rows, places, strict=True)])
 
 

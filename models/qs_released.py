@@ -7,6 +7,8 @@ It differs from the method (`models/qs_attn.py`) in three ways:
   by channel, so that no slice is the feature vector of any neighbour;
 - its local routing pairs row c of the attention with channel c of the values, which needs N = C. With a larger batch than 1
   it mixes images too; here each image is treated as in a batch of one.
+
+Global routing is `QuerySelection.route`, which follows the features' precision.
 """
 
 from __future__ import annotations

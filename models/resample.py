@@ -62,8 +62,7 @@ class BlurUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
-            x = _double(
-                _double(x.permute(0, 2, 3, 1), 1), 2
-            )  # stacked as (B, H, W, C), which is channels-last
+            # stacked as (B, H, W, C), which is channels-last
+            x = _double(_double(x.permute(0, 2, 3, 1), 1), 2)
             return x.permute(0, 3, 1, 2)
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

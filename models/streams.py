@@ -10,7 +10,8 @@ import torch
 class SideStream:
     """`with` it, work is put on a stream of its own, behind what the current one has been given before.
 
-    The current stream goes on meanwhile; what it is given after `join` comes behind that work.
+    The current stream goes on meanwhile; what it is given after `join` comes behind that work. An exception joins too.
+    Memory is the streams' own: what one uses of another's must be kept alive until `join`.
     """
 
     def __init__(self, device: torch.device):

@@ -2,7 +2,8 @@
 
 These multiply blocks of at least 8 by 8 channels, so a k x k convolution from or to an image's three channels wastes most of
 their work: of the generator's time, its two 7 x 7 convolutions are a fifth. Here a pixel of the image stands beside its k - 1
-neighbours in the row, 3 k channels in place of 3, and a k x 1 convolution does the rest: the same sums, regrouped.
+neighbours in the row, 3 k channels in place of 3, and a k x 1 convolution does the rest: the same sums, regrouped. In half
+precision `collect` adds k numbers that are each rounded already, where one convolution would round once.
 
     few inputs    y = conv_kx1(spread(x))         spread(x)[i C + c](h, w) = x[c](h, w + i - shift),  0 outside
     few outputs   y = collect(conv_kx1(x))        collect(z)[c](h, w) = sum over i of z[i C + c](h, w - i + shift)

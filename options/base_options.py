@@ -91,11 +91,11 @@ class BaseOptions:
         add(
             "--precision",
             "fp32",
-            "of the convolutions; bf16 and tf32 keep all else in float32",
+            "of the convolutions; with bf16 also of heads and routing; the rest stays float32",
             choices=("fp32", "tf32", "bf16"),
         )
-        add("--channels_last", False, "keep images as (B, H, W, C) in memory")
-        add("--compile", False, "compile the networks (torch.compile)")
+        add("--channels_last", False, "keep images as (B, H, W, C) in memory; on CUDA with fused kernels")
+        add("--compile", False, "compile the networks (torch.compile), on CUDA in place of the fused kernels")
         group("display")
         add("--display_winsize", 256, "side of a shown image, in pixels", type=integer(1))
         add("--verbose", False, "print the networks, and a traceback for an unexpected error")

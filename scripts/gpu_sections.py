@@ -203,19 +203,24 @@ def agreement(bench: Bench, report: Report) -> None:
     )
     report.table(["run", "median", *(f"most in {n}" for n in marks)], rows)
 
-    free = {"textbook": (PlainStep, "", 0.0), "textbook, weights of G off by 1e-7": (PlainStep, "", 1e-7)}
-    free |= {name: (lambda model: model, words, 0.0) for name, words in variants.items()}
+    # each weight nudged for itself: norms undo a common factor
+    free = {"textbook": ("", 0.0), "textbook, weights of G off by 1e-7": ("", 1e-7)}
+    free |= {name: (words, 0.0) for name, words in variants.items()}
     curves = {}
-    for name, (runner, words, nudge) in free.items():
+    for name, (words, nudge) in free.items():
         with freed():
             model = bench.model(words)
+            runner = PlainStep(model) if name.startswith("textbook") else model
             with torch.no_grad():
                 for weight in model.netG.parameters() if nudge else ():
-                    weight.mul_(
-                        1 + nudge * torch.randn_like(weight)
-                    )  # each for itself: norms undo a common factor
-            curves[name] = torch.stack(list(_losses(model, runner(model), batches, steps))).cpu()
-            model = runner = None
+                    weight.mul_(1 + nudge * torch.randn_like(weight))
+
+            def step(runner=runner) -> dict[str, Tensor]:
+                runner.optimize_parameters()
+                return runner.losses
+
+            curves[name] = torch.stack(list(_losses(model, step, batches, steps))).cpu()
+            model = runner = step = None
         report.data.setdefault("free", {})[name] = curves[name].tolist()
         report.save()
     rows = []
@@ -226,14 +231,14 @@ def agreement(bench: Bench, report: Report) -> None:
     report.table(["run", *marks, "mean G, last 50"], rows)
 
 
-def _losses(model, step, batches: list[dict], steps: int) -> Iterator[Tensor]:
-    """The losses of each step of a run, on the device."""
+def _losses(model, step: Callable[[], dict], batches: list[dict], steps: int) -> Iterator[Tensor]:
+    """The losses of each step of a run, on the device; `step` returns them by name."""
     model.accelerator.set_rounding()
     torch.manual_seed(1)
     for number in range(steps):
         model.set_input(batches[number % len(batches)])
-        step.optimize_parameters()
-        yield torch.stack([step.losses[name].detach().float() for name in LOSSES])
+        losses = step()
+        yield torch.stack([losses[name].detach().float() for name in LOSSES])
 
 
 def _relative(losses: Tensor, base: Tensor) -> Tensor:
@@ -247,24 +252,20 @@ def _off_from_the_same_weights(bench: Bench, words: str, batches: list[dict], st
         model = bench.model(words)
         plain = PlainStep(model)  # on the same parameters, with optimisers of its own
 
-        class Both:
+        expected = []
+
+        def both() -> dict[str, Tensor]:
             """The textbook step, undone, and then the run's own."""
+            before = Snapshot(model)
+            plain.optimize_parameters()
+            expected.append(torch.stack([plain.losses[name].detach() for name in LOSSES]))
+            before.restore()
+            model.optimize_parameters()
+            return model.losses
 
-            losses: dict[str, Tensor]
-            expected: list[Tensor] = []
-
-            def optimize_parameters(self) -> None:
-                before = Snapshot(model)
-                plain.optimize_parameters()
-                self.expected.append(torch.stack([plain.losses[name].detach() for name in LOSSES]))
-                before.restore()
-                model.optimize_parameters()
-                self.losses = model.losses
-
-        both = Both()
         found = torch.stack(list(_losses(model, both, batches, steps)))
-        off = _relative(found, torch.stack(both.expected)).cpu()
-        model = plain = both = None
+        off = _relative(found, torch.stack(expected)).cpu()
+        model = plain = None
     return off
 
 

@@ -5,6 +5,10 @@ Functions that a test has `run` return tensors by name and live at the top of th
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,9 +18,11 @@ from models import fused
 from models.discriminator import NLayerDiscriminator, PatchDiscriminator
 from models.fused_kernels import Tail, norm_act_resample
 from models.generator import ResnetGenerator
+from models.normalisation import InstanceNorm
 from models.resample import BlurDownsample, BlurUpsample
 from models.thin_convolution import convolve
 
+ROOT = Path(__file__).parents[1]
 DEFAULTS = {"norm": True, "slope": 1.0, "tail": Tail.NONE, "border": 0, "keep": False}
 CASES = {
     "inside a residual block": {"slope": 0.0, "tail": Tail.PAD, "border": 1},
@@ -183,16 +189,17 @@ def test_a_network_computes_the_same_function(run, name):
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         off = (found[key].double() - value).abs().max()
-        # of a bias before an instance norm the gradient is zero; and a ReLU may switch on the last bit of its input
-        assert off <= 1e-3 * value.abs().max() + 1e-2 * ("bias" in key), (key, off)
+        # a ReLU may switch on the last bit of its input; and of a bias before a norm the gradient is zero, but for rounding
+        assert off <= 1e-3 * value.abs().max() + 1e-3 * ("bias" in key), (key, off)
 
 
 @pytest.mark.parametrize("gan_mode, fused_D", [("lsgan", True), ("wgangp", False)])
 def test_networks_are_fused_where_kernels_work(monkeypatch, gan_mode, fused_D):
-    from models import create_model, triton_support
+    from models import create_model, fused_kernels, triton_support
     from options.train_options import TrainOptions
 
     monkeypatch.setattr(triton_support, "works", lambda device: True)
+    monkeypatch.setattr(fused_kernels, "try_out", lambda device, dtype: None)
     small = f"--gpu_ids -1 --model cut --ngf 4 --ndf 4 --netF_nc 16 --gan_mode {gan_mode}"
     for words, expected in (("", False), ("--channels_last", True), ("--channels_last --compile", False)):
         if gan_mode == "wgangp" and "compile" in words:
@@ -203,21 +210,81 @@ def test_networks_are_fused_where_kernels_work(monkeypatch, gan_mode, fused_D):
 
 
 def test_kernels_that_fail_are_given_up_with_one_warning(monkeypatch):
-    """The layers then run one by one, from the state that training had."""
-    from models import create_model, triton_support
+    """They are tried before a network relies on them, whose layers then run one by one."""
+    from models import create_model, fused_kernels, triton_support
     from options.train_options import TrainOptions
 
-    def losses(words):
-        torch.manual_seed(0)
-        model = create_model(
-            TrainOptions().parse(f"--gpu_ids -1 --model cut --ngf 4 --ndf 4 --netF_nc 16 {words}".split())
-        )
-        model.set_input({"A": torch.rand(1, 3, 32, 32) * 2 - 1, "B": torch.rand(1, 3, 32, 32) * 2 - 1})
-        model.optimize_parameters()
-        return model.get_current_losses()
+    def fail(device, dtype):
+        raise RuntimeError("out of shared memory")
 
     monkeypatch.setattr(triton_support, "works", lambda device: True)
-    monkeypatch.setattr(fused, "run", lambda *_: (_ for _ in ()).throw(RuntimeError("out of shared memory")))
+    monkeypatch.setattr(fused_kernels, "try_out", fail)
+    words = "--gpu_ids -1 --model cut --ngf 4 --ndf 4 --netF_nc 16 --channels_last"
     with pytest.warns(RuntimeWarning, match="fused kernels of --channels_last failed.*out of shared memory"):
-        found = losses("--channels_last")
-    assert found == pytest.approx(losses(""), rel=1e-4)
+        model = create_model(TrainOptions().parse(words.split()))
+    assert not model.netG.fused and not model.netD.fused
+
+
+def trial(x):
+    from models.fused_kernels import try_out
+
+    try_out(x.device, x.dtype)
+    return x
+
+
+def test_the_trial_runs_through(run):
+    run(trial, torch.zeros(1))
+
+
+def test_a_tapped_convolution_may_have_no_bias():
+    """What the kernels do not return, since they add nothing to it, is what they were given."""
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU())
+    x = torch.randn(1, 3, 8, 8)
+    output, (tap,) = fused.run(layers, x, [0])
+    torch.testing.assert_close(tap, layers[0](x))
+    torch.testing.assert_close(output, layers(x))
+
+
+def test_sizes_that_kernels_cannot_take_are_left_to_the_layers():
+    pieces = [fused.Piece(InstanceNorm(), None), fused.Piece(BlurDownsample(2), None)]
+    assert fused.find_group(pieces, 0, torch.zeros(1, 2, 8, 8)).settings["tail"] == Tail.DOWN
+    assert (
+        fused.find_group(pieces, 0, torch.zeros(1, 2, 1, 8)).settings["tail"] == Tail.NONE
+    )  # nothing to reflect
+    assert fused.find_group(pieces, 0, torch.zeros(2**16, 1, 1, 1)) is None
+    assert fused.find_group(pieces, 0, torch.zeros(1, 1, 1, 1).expand(1, 2, 2**15, 2**15)) is None
+    steep = [fused.Piece(InstanceNorm(), None), fused.Piece(nn.LeakyReLU(2.0), None)]
+    assert fused.find_group(steep, 0, torch.zeros(1, 2, 8, 8)) is None
+
+
+def test_networks_import_where_triton_is_missing():
+    code = "import sys; sys.modules['triton'] = None; import models.generator, models.discriminator"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def one_step(x, state=None):
+    """Losses of a CUT step with fused networks, and the state after it."""
+    from models import create_model
+    from options.train_options import TrainOptions
+
+    words = "--gpu_ids -1 --model cut --netG resnet_4blocks --nce_layers 0,4,8 --ngf 4 --ndf 4 --netF_nc 8 --num_patches 8"
+    torch.manual_seed(0)
+    model = create_model(TrainOptions().parse(words.split()))
+    if state is not None:
+        model.load_training_state(state)
+    model.netG.fused = model.netD.fused = state is None
+    model.set_input({"A": x, "B": x.flip(3)})
+    model.optimize_parameters()
+    return {"state": model.training_state(), "losses": model.get_current_losses()}
+
+
+def test_a_run_goes_on_without_the_kernels(interpreter):
+    """Biases in front of a norm have no gradient in a fused step, so the optimiser's state has none of them either."""
+    x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    fused_step = interpreter.submit(one_step, x).result()
+    state = fused_step["state"]
+    moments = state["optimizers"]["G"]["state"]
+    assert 0 < len(moments) < len(state["optimizers"]["G"]["param_groups"][0]["params"])
+    after = one_step(x, state)["state"]["optimizers"]["G"]["state"]
+    assert len(after) > len(moments)
+    assert all(after[number]["step"] == 2 for number in moments)

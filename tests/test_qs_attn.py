@@ -202,3 +202,33 @@ def test_wrong_calls_are_named():
         select_queries(features, "local", 4, window=4)
     with pytest.raises(ValueError, match="must be one of global, local"):
         log_entropy(features, "local_global")
+
+
+def test_routing_of_half_precision_rounds_the_attention_and_no_more():
+    features = features_of(2, 5, 6, 7).float()
+    for mode in MODES:
+        half = features.bfloat16()
+        selection = select_queries(half, mode, 8, 3)
+        assert selection.attention.dtype == torch.float32
+        exact = select_queries(half.float(), mode, 8, 3)
+        assert torch.equal(selection.indices, exact.indices)
+        torch.testing.assert_close(selection.attention, exact.attention)
+        torch.testing.assert_close(
+            route_values(half, selection), route_values(half.float(), exact), rtol=2e-2, atol=2e-2
+        )
+
+
+def test_positions_are_taken_alike_from_either_memory_format():
+    from models.patch_sampler import PatchSelection
+
+    indices, results = torch.tensor([[3, 0, 7], [11, 2, 5]]), []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        features = (
+            torch.arange(2 * 3 * 12.0).view(2, 3, 3, 4).to(memory_format=memory_format).requires_grad_()
+        )
+        patches = PatchSelection(indices).route(features)
+        (patches * torch.arange(18.0).view(2, 3, 3)).sum().backward()
+        assert features.grad.is_contiguous(memory_format=memory_format)
+        results.append((patches, features.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import on_gpu
 from golden import load_golden
 from scipy.special import logsumexp
 
 from models import qs_attn, qs_kernels
 
 ROOT = Path(__file__).parents[1]
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 
 
