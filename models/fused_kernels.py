@@ -143,21 +143,12 @@ class _NormActResample(torch.autograd.Function):
                 rows = 3 if has["HAS_X"] else 2 if norm else 1
                 _sum_kernel[grid.over_channels](
                     partial, sums, C, SPLITS=grid.splits, ROWS=rows, **grid.few_channels
-                )
+                )  # fmt: skip
             grad_input = _empty_like(x, H, W) if norm else inner
             if norm:
                 _apply_gradient_kernel[grid.over_positions(H * W)](
-                    x,
-                    statistics,
-                    grad_x,
-                    inner,
-                    sums,
-                    grad_input,
-                    C,
-                    H * W,
-                    HAS_X=has["HAS_X"],
-                    **grid.blocks,
-                )
+                    x, statistics, grad_x, inner, sums, grad_input, C, H * W, HAS_X=has["HAS_X"], **grid.blocks
+                )  # fmt: skip
         grad_bias = None
         if bias is not None and (has["HAS_X"] or not norm):
             grad_bias = sums[:, 2 if norm else 0].sum(0).to(bias.dtype)
@@ -171,15 +162,9 @@ def _moments(x: Tensor, bias: Tensor | None, grid: _Grid) -> Tensor:
     statistics = x.new_empty((B, 2, C), dtype=torch.float32)
     with on_device_of(x):
         _moments_kernel[grid.over_splits](
-            x,
-            x if bias is None else bias,
-            partial,
-            C,
-            H * W,
-            TILES=grid.tiles,
-            BIAS=bias is not None,
-            **grid.blocks,
-        )
+            x, x if bias is None else bias, partial, C, H * W,
+            TILES=grid.tiles, BIAS=bias is not None, **grid.blocks,
+        )  # fmt: skip
         _merge_kernel[grid.over_channels](
             partial, statistics, C, H * W, grid.tiles * grid.blocks["BLOCK_P"],
             SPLITS=grid.splits, EPS=EPS, **grid.few_channels,
