@@ -70,8 +70,7 @@ case $name in
     cityscapes) cityscapes_instructions; exit 2 ;;
     cat2dog) url=$afhq_archive ;;
     *)
-        # shellcheck disable=SC2086  # the list is meant to be split
-        if ! printf '%s\n' $cyclegan_sets | grep -qxF -- "$name"; then
+        if [[ $name == *[[:space:]]* || " ${cyclegan_sets//[[:space:]]/ } " != *" $name "* ]]; then
             echo "error: there is no data set $name" >&2
             usage >&2
             exit 2

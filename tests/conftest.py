@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # for other tests look whether a process was left behind
 def interpreter():
     """`interpreter.submit(function, *args)` runs with Triton's interpreter, in a process of its own.
 

@@ -185,3 +185,9 @@ def test_quickstart_gives_options_that_exist():
     )
     assert train.QS_mode == "global"
     TestOptions().parse(["--gpu_ids=-1", *preset["testing"]])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_no_pipe_ends_in_a_quiet_grep(script):
+    """It leaves at the first match; what still writes is then killed, and with `pipefail` the match is a failure, at times."""
+    assert not re.search(r"\|\s*grep\s+-\w*q", script.read_text(encoding="utf-8"))
