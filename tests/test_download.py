@@ -179,7 +179,13 @@ def test_a_useless_archive_is_refused_and_removed(project, tmp_path):
 
 
 def test_names(project):
-    for arguments in ((), ("",), ("zebra2horse",), ("horse2zebra", "maps"), ("horse2zebra iphone2dslr_flower",)):
+    for arguments in (
+        (),
+        ("",),
+        ("zebra2horse",),
+        ("horse2zebra", "maps"),
+        ("horse2zebra iphone2dslr_flower",),
+    ):
         done = download(project, *arguments)
         assert done.returncode == 2 and "summer2winter_yosemite" in done.stderr
     assert "no data set zebra2horse" in download(project, "zebra2horse").stderr
