@@ -352,6 +352,20 @@ def _sum_kernel(partial, sums, C, SPLITS: tl.constexpr, ROWS: tl.constexpr, BLOC
 
 
 @jit
+def _shift_and_scale(statistics, bias, batch, channels, C, NORM: tl.constexpr, BIAS: tl.constexpr):
+    """Of v = (x - shift) * scale, for the channels of a program."""
+    is_channel = channels < C
+    shift = tl.zeros(channels.shape, tl.float32)
+    scale = tl.full(channels.shape, 1.0, tl.float32)
+    if NORM:
+        shift = tl.load(statistics + batch * 2 * C + channels, mask=is_channel, other=0.0)
+        scale = tl.load(statistics + (batch * 2 + 1) * C + channels, mask=is_channel, other=0.0)
+    if BIAS:
+        shift = -tl.load(bias + channels, mask=is_channel, other=0.0).to(tl.float32)
+    return shift, scale
+
+
+@jit
 def _apply_kernel(
     x, bias, residual, statistics, y, t, C, H, W, height, width,
     NORM: tl.constexpr, BIAS: tl.constexpr, SLOPE: tl.constexpr, RESIDUAL: tl.constexpr, KEEP: tl.constexpr,
@@ -363,13 +377,7 @@ def _apply_kernel(
     is_channel = channels < C
     x += batch * H * W * C
     residual += batch * H * W * C
-    shift = tl.zeros((BLOCK_C,), tl.float32)  # v = (x - shift) * scale
-    scale = tl.full((BLOCK_C,), 1.0, tl.float32)
-    if NORM:
-        shift = tl.load(statistics + batch * 2 * C + channels, mask=is_channel, other=0.0)
-        scale = tl.load(statistics + (batch * 2 + 1) * C + channels, mask=is_channel, other=0.0)
-    if BIAS:
-        shift = -tl.load(bias + channels, mask=is_channel, other=0.0).to(tl.float32)
+    shift, scale = _shift_and_scale(statistics, bias, batch, channels, C, NORM, BIAS)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     inside = (p < height * width)[:, None] & is_channel[None, :]
     row, column = p // width, p % width
@@ -410,13 +418,7 @@ def _gather_gradient_kernel(
     grad_y += batch * H * W * C
     grad_t += batch * height * width * C
     inner += batch * H * W * C
-    shift = tl.zeros((BLOCK_C,), tl.float32)  # v = (x - shift) * scale
-    scale = tl.full((BLOCK_C,), 1.0, tl.float32)
-    if NORM:
-        shift = tl.load(statistics + batch * 2 * C + channels, mask=is_channel, other=0.0)
-        scale = tl.load(statistics + (batch * 2 + 1) * C + channels, mask=is_channel, other=0.0)
-    if BIAS:
-        shift = -tl.load(bias + channels, mask=is_channel, other=0.0).to(tl.float32)
+    shift, scale = _shift_and_scale(statistics, bias, batch, channels, C, NORM, BIAS)
     sum_g = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)  # added up over positions at the end, not in every tile
     sum_gv = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     sum_x = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
