@@ -251,7 +251,7 @@ class _CompiledPass:
 def _warn(option: str, error: Exception) -> None:
     reason = str(error).strip().splitlines() or [type(error).__name__]
     warnings.warn(
-        f"{option} failed on this machine and training goes on without. {type(error).__name__}: {reason[0]}",
+        f"{option} failed on this machine and is left off; work goes on without it. {type(error).__name__}: {reason[0]}",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -131,13 +131,8 @@ class CUTModel:
             loss_GAN = self._step_D()
         nce = self._contrast()
         self.beside_D.join()
-        self._update(
-            self.compute_G_loss(loss_GAN, nce),
-            "G",
-            "F",
-            losses=self.loss_names_G,
-            gradient="the gradient of G and F",
-        )
+        loss_G = self.compute_G_loss(loss_GAN, nce)
+        self._update(loss_G, "G", "F", losses=self.loss_names_G, gradient="the gradient of G and F")
         self.netD.requires_grad_(True)
 
     def _step_D(self) -> Tensor:

@@ -82,14 +82,13 @@ def norm_act_resample(
 
 
 def try_out(device: torch.device, dtype: torch.dtype) -> None:
-    """Run every kernel once, backwards too, in the blocks that networks use; raises whatever is in the way."""
+    """Run each kernel once, backwards too, in the blocks that networks use; raises whatever is in the way."""
     with torch.enable_grad(), torch.inference_mode(False):
-        for tail in Tail:
-            for norm in (True, False):
-                x = torch.ones(1, 64, 16, 16, device=device, dtype=dtype, requires_grad=True)
-                bias = torch.ones(64, device=device, requires_grad=True)
-                _, _, t = norm_act_resample(x * 1, bias=bias, norm=norm, slope=0.0, tail=tail, border=1)
-                t.sum().backward()
+        x = torch.ones(1, 64, 16, 16, device=device, dtype=dtype, requires_grad=True)
+        bias = torch.ones(64, device=device, requires_grad=True)
+        # the tail that needs most registers
+        biased, _, t = norm_act_resample(x * 1, bias=bias, slope=0.0, tail=Tail.UP)
+        (biased.sum() + t.sum()).backward()
 
 
 class _NormActResample(torch.autograd.Function):

@@ -35,8 +35,8 @@ class PatchSelection:
         if features.is_contiguous():
             indices = self.indices[:, None, :].expand(-1, c, -1)  # (B, C, P)
             return features.flatten(2).gather(2, indices).transpose(1, 2)
+        # taken as rows, so that the gradient is channels-last as the features are
         vectors = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, L, C)
-        # so that the gradient is channels-last as the features are
         return vectors.gather(1, self.indices[:, :, None].expand(-1, -1, c))
 
 

@@ -97,8 +97,7 @@ def log_entropy(features: Tensor, mode: str, window: int = 7) -> Tensor:
     if mode not in ENTROPIES:
         raise ValueError(f"log_entropy: mode is {mode!r}, but must be one of {', '.join(ENTROPIES)}")
     check_rule(mode, window)
-    if features.dtype not in qs_kernels.DTYPES:
-        features = features.float()
+    features = _half_or_float32(features)
     with torch.autocast(features.device.type, enabled=False):
         return ENTROPIES[mode](features.detach(), window)
 

@@ -33,11 +33,11 @@ def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
     weight, width = layer.weight, x.shape[3] + 2 * horizontal - k + 1  # (outputs, inputs, k, k)
     if layer.in_channels <= FEW:
         weight = _fill(weight.permute(0, 3, 1, 2).flatten(1, 2)[..., None], 1)  # (outputs, i C + c, k, 1)
-        x = _Spread.apply(x, k, horizontal, width, weight.shape[1])
+        x = _Shift.apply(x, True, k, horizontal, width, weight.shape[1])
         return F.conv2d(x, weight, padding=(vertical, 0))
     weight = _fill(weight.flip(3).permute(3, 0, 1, 2).flatten(0, 1)[..., None], 0)  # (i C + c, inputs, k, 1)
     z = F.conv2d(x, weight, padding=(vertical, 0))
-    return _Collect.apply(z, k, k - 1 - horizontal, width, layer.out_channels)
+    return _Shift.apply(z, False, k, k - 1 - horizontal, width, layer.out_channels)
 
 
 def _fill(weight: Tensor, dim: int) -> Tensor:
@@ -47,26 +47,17 @@ def _fill(weight: Tensor, dim: int) -> Tensor:
     return weight.contiguous(memory_format=torch.channels_last)
 
 
-class _Spread(torch.autograd.Function):
+class _Shift(torch.autograd.Function):
+    """`spread` or `collect` of x (B, C, H, W): (B, channels, H, width)."""
+
     @staticmethod
-    def forward(ctx, x, k, shift, width, channels):
-        ctx.arguments = k, shift, x.shape[3], x.shape[1]
-        return _move(_spread_kernel, x, k, shift, width, channels)
+    def forward(ctx, x, spreads, k, shift, width, channels):
+        ctx.arguments = not spreads, k, shift, x.shape[3], x.shape[1]
+        return _move(_spread_kernel if spreads else _collect_kernel, x, k, shift, width, channels)
 
     @staticmethod
     def backward(ctx, grad):
-        return _Collect.apply(grad, *ctx.arguments), None, None, None, None
-
-
-class _Collect(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, z, k, shift, width, channels):
-        ctx.arguments = k, shift, z.shape[3], z.shape[1]
-        return _move(_collect_kernel, z, k, shift, width, channels)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _Spread.apply(grad, *ctx.arguments), None, None, None, None
+        return _Shift.apply(grad, *ctx.arguments), *[None] * 5
 
 
 def _move(kernel, x: Tensor, k: int, shift: int, width: int, channels: int) -> Tensor:
