@@ -18,13 +18,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data import create_loader
-from data.images import list_images
+from models.inference import translator_of_run
 from options.test_options import TestOptions
 from util.errors import UserError, entry_point
-from util.inference import translator_of_run
-from util.photo import output_names
-from util.result_page import ResultPage
-from util.translate_files import Job, translate_files
+from util.image_files import list_images
+from util.translate.photo import output_names
+from util.translate.result_page import ResultPage
+from util.translate.translate_files import Job, translate_files
 
 
 @entry_point

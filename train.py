@@ -21,23 +21,23 @@ from data import create_loader
 from data.preflight import quick_check
 from models import create_model
 from models.cut_model import CUTModel
-from models.finite_guard import Failure
+from models.query_pictures.overview import query_overview
+from models.training.finite_guard import Failure
 from options.base_options import run_folder, write_options
+from options.describe import describe
 from options.train_options import TrainOptions
 from util import distributed
-from util.checkpoint import Checkpoints, Progress, seed_everything
-from util.clock import Clock
-from util.describe import describe
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.images import to_uint8
-from util.loss_log import loss_line
-from util.monitor import Monitor
-from util.query_figure import query_overview
-from util.run_folder import claim_folder
-from util.run_lock import RunLock
-from util.stop_signal import StopSignal
-from util.visdom_client import VisdomClient
+from util.run.checkpoint import Checkpoints, Progress, seed_everything
+from util.run.clock import Clock
+from util.run.run_folder import claim_folder
+from util.run.run_lock import RunLock
+from util.run.stop_signal import StopSignal
+from util.watch.loss_log import loss_line
+from util.watch.monitor import Monitor
+from util.watch.visdom_client import VisdomClient
 
 
 @entry_point

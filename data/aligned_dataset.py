@@ -12,10 +12,10 @@ from PIL import Image
 from data.base_dataset import BaseDataset, Sample
 from data.folders import paired_folder
 from data.image_store import ImageStore
-from data.images import list_images
 from data.sampler import SampleKey
 from data.transforms import Preprocess
 from util.errors import UserError
+from util.image_files import list_images
 
 
 class AlignedDataset(BaseDataset):

@@ -10,10 +10,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from data.image_store import ImageStore
-from data.images import ImageError
 from data.sampler import SampleKey
 from data.transforms import Preprocess, Window
 from util.errors import UserError
+from util.image_files import ImageError
 
 MAX_REPLACEMENTS = 100
 NEARLY_ALL = 0.95

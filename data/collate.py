@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.base_dataset import BaseDataset, View
-from data.images import ImageError
 from data.sampler import SampleKey
 from data.transforms import Window
 from util.errors import UserError
+from util.image_files import ImageError
 
 
 @dataclass

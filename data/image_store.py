@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from data.cache import ImageCache
-from data.images import ImageError, open_rgb
 from data.transforms import Preprocess
 from util.errors import UserError
+from util.image_files import ImageError, open_rgb
 
 Resize = Callable[[Image.Image, int], Image.Image]  # (image, load_size) -> image
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from data.folders import domain_folders, paired_folder, single_folder
-from data.images import ImageError, decode, list_images
 from data.transforms import MIN_SIDE
+from util.image_files import ImageError, decode, list_images
 
 NEAR_CONSTANT = 2.0  # of 255: greatest standard deviation of a colour channel over the image
 SHOWN = 5  # names in a line of the report

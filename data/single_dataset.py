@@ -9,10 +9,10 @@ from pathlib import Path
 from data.base_dataset import BaseDataset, Sample
 from data.folders import single_folder
 from data.image_store import ImageStore
-from data.images import list_images
 from data.sampler import SampleKey
 from data.transforms import Preprocess
 from util.errors import UserError
+from util.image_files import list_images
 
 
 class SingleDataset(BaseDataset):

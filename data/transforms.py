@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from data.images import MAX_PIXELS
 from util.errors import UserError
+from util.image_files import MAX_PIXELS
 
 MODES = ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "scale_shortside_and_crop", "none")
 MULTIPLE = 4  # the generator halves the image twice

@@ -9,9 +9,9 @@ from pathlib import Path
 from data.base_dataset import BaseDataset, Sample
 from data.folders import domain_folders
 from data.image_store import ImageStore
-from data.images import list_images
 from data.sampler import SampleKey
 from data.transforms import Preprocess
+from util.image_files import list_images
 
 
 class UnalignedDataset(BaseDataset):

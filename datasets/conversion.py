@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 from tqdm import tqdm
 
-from data.images import FORMATS, IMAGE_EXTENSIONS, ImageError, open_rgb, to_rgb
 from util.errors import UserError
+from util.image_files import FORMATS, IMAGE_EXTENSIONS, ImageError, open_rgb, to_rgb
 
 
 class ImageSource:

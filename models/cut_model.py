@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from models import patch_sampler
-from models.acceleration import Accelerator
-from models.finite_guard import FiniteGuard
+from models.build import build_discriminator, build_generator, build_heads
 from models.gan_loss import GAN_LOSSES, gradient_penalty
-from models.image_pool import ImagePool
-from models.networks import build_discriminator, build_generator, build_heads
 from models.patch_sampler import PatchSelection
 from models.patchnce import PatchNCELoss
-from models.schedules import make_scheduler
-from models.streams import SideStream
+from models.speed.accelerator import Accelerator
+from models.speed.streams import SideStream
+from models.training.finite_guard import FiniteGuard
+from models.training.image_pool import ImagePool
+from models.training.schedules import make_scheduler
 from util.device import get_device
 from util.distributed import average_gradients
 from util.errors import UserError

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models import fused
-from models.normalisation import NORMS, conv_has_bias
-from models.resample import BlurDownsample
+from models.layers.normalisation import NORMS, conv_has_bias
+from models.layers.resample import BlurDownsample
+from models.speed import fused
 from util.errors import UserError
 
 
 class NLayerDiscriminator(nn.Module):
     """PatchGAN: `n_layers` halvings, then two convolutions; three layers see 70 x 70 pixels. Module positions name the keys."""
 
-    fused = False  # run by `models/fused.py`, as models/acceleration.py decides
+    fused = False  # run by `models/speed/fused.py`, as models/speed/accelerator.py decides
 
     def __init__(
         self,

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models import fused
-from models.normalisation import NORMS, conv_has_bias
-from models.resample import BlurDownsample, BlurUpsample
+from models.layers.normalisation import NORMS, conv_has_bias
+from models.layers.resample import BlurDownsample, BlurUpsample
+from models.speed import fused
 
 
 class ResnetBlock(nn.Module):
@@ -44,7 +44,7 @@ class ResnetGenerator(nn.Module):
         antialias, antialias_up: blurred resampling; else strided and transposed convolutions.
     """
 
-    fused = False  # run by `models/fused.py`, as models/acceleration.py decides
+    fused = False  # run by `models/speed/fused.py`, as models/speed/accelerator.py decides
 
     def __init__(
         self,

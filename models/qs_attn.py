@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models import qs_kernels, triton_support
+from models.speed import qs_kernels, triton_support
 
 # Scores held at a time while entropies are streamed over blocks of queries: 4 MB stay in a processor's cache.
 BLOCK_ELEMENTS = 2**20

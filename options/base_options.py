@@ -14,10 +14,11 @@ from pathlib import Path
 
 from data import DATASETS
 from data.transforms import MODES as PREPROCESS_MODES
-from models import MODELS, acceleration
-from models.initialisation import INITS
-from models.networks import DISCRIMINATORS, GENERATORS, network_defaults
-from models.normalisation import NORMS
+from models import MODELS
+from models.build import DISCRIMINATORS, GENERATORS, network_defaults
+from models.layers.initialisation import INITS
+from models.layers.normalisation import NORMS
+from models.speed import accelerator
 from options import arguments
 from options.arguments import count_or_inf, gpu_list, integer, number
 from util.errors import UserError
@@ -128,7 +129,7 @@ class BaseOptions:
         opt.given = sorted(given)
         opt.name, opt.suffix = folder.relative_to(opt.checkpoints_dir).as_posix(), ""  # the name has it now
         self.check(opt)
-        acceleration.settle(opt)
+        accelerator.settle(opt)
         return opt
 
     def _with_defaults(self, options: dict[str, object]) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from data.transforms import crops
-from models.networks import GENERATORS, layer_channels, size_multiple, smallest_side
+from models.build import GENERATORS, layer_channels, size_multiple, smallest_side
 from util.errors import UserError
 
 # Options that do nothing unless another one has one of these values. Typed in vain, they are a mistake to be told.

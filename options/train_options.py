@@ -7,7 +7,7 @@ from pathlib import Path
 
 from models.gan_loss import GAN_LOSSES
 from models.qs_attn import MODES
-from models.schedules import POLICIES
+from models.training.schedules import POLICIES
 from options.arguments import integer, layer_list, number
 from options.base_options import BaseOptions, read_saved_options
 from options.checks import check_training

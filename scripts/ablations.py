@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from options.base_options import run_folder
 from options.train_options import TrainOptions
-from util.checkpoint import STATE_FILE
 from util.errors import UserError, entry_point
+from util.run.checkpoint import STATE_FILE
 
 # ablation -> setting -> options of train.py; the numbers published for horse to zebra are in README.md
 ABLATIONS: dict[str, dict[str, str]] = {

@@ -1,6 +1,6 @@
 """Time the training step against the textbook one: python scripts/benchmark.py [--modes global,local] [--size 256] [options of train.py]
 
-Two sides, each with its own networks of the same weights: the plain step (`models/plain.py`: released order, full attention
+Two sides, each with its own networks of the same weights: the plain step (`models/textbook.py`: released order, full attention
 matrices, float32, eager, NCHW; on CUDA with TF32 convolutions and cuDNN's search, as PyTorch ships and the released code sets
 them) and the step that trains, under the speed options given (--precision, --channels_last, --compile, --cuda_graph, --fast).
 Steps of the two alternate, so that whatever else a machine does meets both; each is timed between synchronisations, and
@@ -29,12 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from models import create_model, plain
+from models import create_model, textbook
 from models.patch_sampler import PatchSelection
 from models.qs_attn import QuerySelection
 from options.train_options import TrainOptions
+from scripts.measuring import StageClock, peak_memory, seconds, spread, versions_and_hardware
 from util.errors import UserError, entry_point
-from util.measuring import StageClock, peak_memory, seconds, spread, versions_and_hardware
 
 MODES = {
     "global": ["--QS_mode", "global"],
@@ -60,7 +60,7 @@ class Side:
         self.opt = opt if name == "fast" else Namespace(**{**vars(opt), **UNHURRIED})
         torch.manual_seed(opt.seed)
         self.model = create_model(self.opt)
-        self.runner = self.model if name == "fast" else plain.PlainStep(self.model)
+        self.runner = self.model if name == "fast" else textbook.PlainStep(self.model)
         self.networks = self.model.networks if name == "fast" else dict(self.runner.networks())
 
     def step(self, batch: dict) -> None:
@@ -145,7 +145,7 @@ def stages_of(side: Side, batches: Iterator[dict], steps: int) -> dict[str, floa
         ("encode", networks["G"], "encode"),
         ("D", networks["D"], "forward"),
         ("select", model, "choose_patches"),
-        ("select", plain, "plain_qs_attn"),
+        ("select", textbook, "plain_qs_attn"),
         ("route", QuerySelection, "route"),
         ("route", PatchSelection, "route"),
         ("NCE", networks["F"], "forward"),

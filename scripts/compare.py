@@ -32,15 +32,15 @@ sys.path.insert(0, str(ROOT))  # as a file, a script sees only its own folder
 from data.folders import domain_folders
 from options.arguments import ArgumentParser, gpu_list, integer, number
 from options.train_options import TrainOptions
-from util.checkpoint import STATE_FILE
-from util.command import run_command
+from scripts.study.command import run_command
+from scripts.study.page import write_page
+from scripts.study.runs import study_results
 from util.errors import UserError, entry_point
 from util.files import write_atomically
-from util.loss_log import read_loss_records
 from util.metrics.receipt import make_receipt, write_receipt
-from util.stop_signal import StopSignal
-from util.study import study_results
-from util.study_page import write_page
+from util.run.checkpoint import STATE_FILE
+from util.run.stop_signal import StopSignal
+from util.watch.loss_log import read_loss_records
 
 # FastCUT comes with its own loss (lambda_NCE 10, no identity term, flip equivariance), but not with its own number of epochs.
 CONFIGS = {

@@ -25,9 +25,9 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parent.parent)
 )  # as a file, a script sees only its own folder
 
+from models.inference import load_generator
 from options.arguments import ArgumentParser, number
 from util.errors import UserError, entry_point
-from util.inference import load_generator
 
 OPSET = 18
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}

@@ -6,4 +6,4 @@
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -x "$here/.venv/bin/python" ]; then default="$here/.venv/bin/python"; else default=python3; fi
-exec "${PYTHON:-$default}" "$here/scripts/gpu_check.py" "$@"
+exec "${PYTHON:-$default}" "$here/scripts/gpu/check.py" "$@"

@@ -25,19 +25,19 @@ import torch
 from PIL import Image
 from torch import nn
 
-from data.images import ImageError, list_images, open_rgb
 from models.generator import ResnetGenerator
-from models.initialisation import initialise
+from models.inference import load_generator
+from models.layers.initialisation import initialise
 from models.qs_attn import MODES
+from models.query_pictures.overview import Coverage, coverage, draw_figure
+from models.query_pictures.view import QueryView, view_queries
 from options.arguments import ArgumentParser, gpu_list, integer, layer_list
+from scripts.queries.page import write_page
 from util.device import get_device
 from util.errors import UserError, entry_point
+from util.image_files import ImageError, list_images, open_rgb
 from util.images import to_uint8
-from util.inference import load_generator
-from util.photo import output_names, read_photo
-from util.query_figure import Coverage, coverage, draw_figure
-from util.query_page import write_page
-from util.query_view import QueryView, view_queries
+from util.translate.photo import output_names, read_photo
 
 FIGURES = ("png", "pdf", "svg", "none")
 

@@ -9,9 +9,10 @@ import torch
 from conftest import on_gpu
 from torch.optim import Adam
 
-from models import acceleration, create_model, patch_sampler, step_graph
-from models.resample import BlurDownsample, BlurUpsample
-from models.schedules import make_scheduler
+from models import create_model, patch_sampler
+from models.layers.resample import BlurDownsample, BlurUpsample
+from models.speed import accelerator, step_graph
+from models.training.schedules import make_scheduler
 from options.train_options import TrainOptions
 
 SMALL = "--ngf 4 --ndf 4 --netF_nc 16 --num_patches 24 --netG resnet_4blocks --nce_layers 0,4,8,12"
@@ -79,7 +80,7 @@ def test_capture_is_refused_in_several_processes(monkeypatch, capsys):
 
 def test_fast_takes_what_is_fastest_here_but_for_what_is_given(monkeypatch):
     everything = {"precision": "bf16", "channels_last": True, "compile": True}
-    monkeypatch.setattr(acceleration, "fastest", lambda device: everything)
+    monkeypatch.setattr(accelerator, "fastest", lambda device: everything)
     opt = parse("--fast --compile false")
     assert (opt.precision, opt.channels_last, opt.compile) == ("bf16", True, False)
     assert (
@@ -91,7 +92,7 @@ def test_fast_takes_what_is_fastest_here_but_for_what_is_given(monkeypatch):
 def test_a_continued_run_computes_as_it_began(monkeypatch, tmp_path):
     from options.base_options import write_options
 
-    monkeypatch.setattr(acceleration, "fastest", lambda device: {"precision": "bf16"})
+    monkeypatch.setattr(accelerator, "fastest", lambda device: {"precision": "bf16"})
     where = f"--checkpoints_dir {tmp_path} --name run"
     folder = tmp_path / "run"
     folder.mkdir()
@@ -134,7 +135,7 @@ def test_bf16_keeps_selection_losses_and_optimiser_state_in_float32(monkeypatch)
 
 
 def test_instance_norm_of_bfloat16_has_float32_statistics():
-    from models.normalisation import InstanceNorm
+    from models.layers.normalisation import InstanceNorm
 
     x = (torch.randn(2, 3, 64, 64) + 30).bfloat16()  # a mean that bfloat16 sums would get wrong
     exact = x.double()
@@ -262,7 +263,7 @@ def test_saved_states_pass_between_captured_and_plain_runs(captured_model):
 
 
 def test_no_more_shapes_are_captured_than_memory_is_kept_for(captured_model, monkeypatch):
-    monkeypatch.setattr(acceleration, "MOST_SHAPES", 1)
+    monkeypatch.setattr(accelerator, "MOST_SHAPES", 1)
     model, graph = captured_model()
     losses_of(model, [*batches(1), *batches(2, (32, 48)), *batches(1)])
     assert graph.captured == 1
@@ -291,7 +292,7 @@ def test_a_failed_capture_warns_once_and_trains_on_from_the_same_state(captured_
 def compiled_model(monkeypatch, backend, words=""):
     compile = torch.compile
     monkeypatch.setattr(
-        acceleration.torch, "compile", lambda f, **kwargs: compile(f, backend=backend, **kwargs)
+        accelerator.torch, "compile", lambda f, **kwargs: compile(f, backend=backend, **kwargs)
     )
     torch._dynamo.reset()
     return tiny_model(f"--compile {words}")

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.images import ImageError, list_images, open_rgb, to_rgb
+from util.image_files import ImageError, list_images, open_rgb, to_rgb
 
 WIDTH, HEIGHT = 24, 16
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "GIF": {}, "PPM": {}, "WEBP": {"lossless": True, "exact": True}}
@@ -409,7 +409,7 @@ def complaint(case: Case) -> str | None:
     return f"is off by {error}" if error > case.tolerance else None
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow's, which pytest shows although data.images silences them
+@pytest.mark.filterwarnings("ignore")  # Pillow's, which pytest shows although util.image_files silences them
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
 def test_each_file_gives_its_pixels_or_one_error(group, tmp_path):
     cases = list(group(Files(tmp_path)))

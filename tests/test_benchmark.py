@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scripts import benchmark
-from util.measuring import StageClock, peak_memory, seconds, spread
+from scripts.measuring import StageClock, peak_memory, seconds, spread
 
 TINY = "--device cpu --size 32 --ngf 4 --ndf 4 --netF_nc 8 --num_patches 8".split()
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.images import ImageError, list_images
 from data.preflight import folders_under, inspect, look_at, quick_check
 from scripts.check_dataset import main
 from util.errors import UserError
+from util.image_files import ImageError, list_images
 
 
 @pytest.fixture

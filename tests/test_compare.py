@@ -15,10 +15,10 @@ from scipy import stats
 
 from datasets.make_stripes import make_stripes
 from scripts import compare
-from util.command import run_command
-from util.stop_signal import StopSignal
-from util.study import BEYOND, HINT, WITHIN, differences, holm, study_results, summarise
-from util.study_page import format_summary, spaced, verdict_sentence
+from scripts.study.command import run_command
+from scripts.study.page import format_summary, spaced, verdict_sentence
+from scripts.study.runs import BEYOND, HINT, WITHIN, differences, holm, study_results, summarise
+from util.run.stop_signal import StopSignal
 
 TINY = (
     "--netG resnet_4blocks --nce_layers 0,4,8 --ngf 2 --ndf 2 --netF_nc 4 --num_patches 4 --load_size 32 --crop_size 32 "

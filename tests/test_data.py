@@ -19,12 +19,12 @@ from PIL import Image
 from data.aligned_dataset import AlignedDataset
 from data.augment import crop_flip_normalise
 from data.cache import ImageCache
-from data.images import ImageError, list_images, open_rgb
 from data.sampler import EpochSampler, SampleKey
 from data.single_dataset import SingleDataset
 from data.transforms import MODES, Preprocess, resized, target_size
 from data.unaligned_dataset import UnalignedDataset
 from util.errors import UserError
+from util.image_files import ImageError, list_images, open_rgb
 
 
 def draw(path: Path, size: tuple[int, int] = (40, 30)) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from trained_run import make_run
 
+from models.inference import load_generator
 from scripts import export
-from util.inference import load_generator
 
 
 @pytest.fixture(scope="module")

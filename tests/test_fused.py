@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import fused
 from models.discriminator import NLayerDiscriminator, PatchDiscriminator
-from models.fused_kernels import Tail, norm_act_resample
 from models.generator import ResnetGenerator
-from models.normalisation import InstanceNorm
-from models.resample import BlurDownsample, BlurUpsample
-from models.thin_convolution import convolve
+from models.layers.normalisation import InstanceNorm
+from models.layers.resample import BlurDownsample, BlurUpsample
+from models.speed import fused
+from models.speed.fused_kernels import Tail, norm_act_resample
+from models.speed.thin_convolution import convolve
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {"norm": True, "slope": 1.0, "tail": Tail.NONE, "border": 0, "keep": False}
@@ -195,7 +195,8 @@ def test_a_network_computes_the_same_function(run, name):
 
 @pytest.mark.parametrize("gan_mode, fused_D", [("lsgan", True), ("wgangp", False)])
 def test_networks_are_fused_where_kernels_work(monkeypatch, gan_mode, fused_D):
-    from models import create_model, fused_kernels, triton_support
+    from models import create_model
+    from models.speed import fused_kernels, triton_support
     from options.train_options import TrainOptions
 
     monkeypatch.setattr(triton_support, "works", lambda device: True)
@@ -211,7 +212,8 @@ def test_networks_are_fused_where_kernels_work(monkeypatch, gan_mode, fused_D):
 
 def test_kernels_that_fail_are_given_up_with_one_warning(monkeypatch):
     """They are tried before a network relies on them, whose layers then run one by one."""
-    from models import create_model, fused_kernels, triton_support
+    from models import create_model
+    from models.speed import fused_kernels, triton_support
     from options.train_options import TrainOptions
 
     def fail(device, dtype):
@@ -226,7 +228,7 @@ def test_kernels_that_fail_are_given_up_with_one_warning(monkeypatch):
 
 
 def trial(x):
-    from models.fused_kernels import try_out
+    from models.speed.fused_kernels import try_out
 
     try_out(x.device, x.dtype)
     return x

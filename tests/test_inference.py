@@ -11,12 +11,12 @@ from PIL import Image
 from trained_run import draw, make_run, picture
 
 import test as translation
+from models.inference import Translator, load_generator
+from models.weights import read_weights, save_weights
 from util.errors import UserError
 from util.images import to_pixels
-from util.inference import Translator, load_generator
-from util.photo import output_names, read_photo, to_photo
-from util.translate_files import Job, translate_files
-from util.weights import read_weights, save_weights
+from util.translate.photo import output_names, read_photo, to_photo
+from util.translate.translate_files import Job, translate_files
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,12 @@ from PIL import Image
 from data import create_dataset, create_loader
 from data.base_dataset import View
 from data.collate import stack
-from data.images import ImageError
 from data.loader import Loader
 from data.sampler import EpochSampler
 from data.transforms import Preprocess
 from data.unaligned_dataset import UnalignedDataset
 from util.errors import UserError
+from util.image_files import ImageError
 
 PROJECT = Path(__file__).resolve().parent.parent
 forked = pytest.mark.skipif(sys.platform != "linux", reason="needs forked workers")

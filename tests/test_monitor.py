@@ -18,12 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
-from util import html_page
-from util.html_page import HtmlPage
 from util.images import save_png, to_uint8
-from util.loss_log import LossLog, read_loss_records
-from util.loss_plot import LossHistory, draw_losses, nice_ticks, smooth
-from util.monitor import Monitor
+from util.watch import html_page
+from util.watch.html_page import HtmlPage
+from util.watch.loss_log import LossLog, read_loss_records
+from util.watch.loss_plot import LossHistory, draw_losses, nice_ticks, smooth
+from util.watch.monitor import Monitor
 
 LOSSES = {"G_GAN": 0.349, "D_real": 0.303, "D_fake": 0.277, "G": 5.105, "NCE": 4.756, "NCE_Y": 4.581}
 LINE = (

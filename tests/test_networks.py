@@ -11,10 +11,10 @@ from golden import DATA, load_golden
 
 from models.discriminator import NLayerDiscriminator
 from models.generator import ResnetGenerator
+from models.layers.resample import BlurDownsample, BlurUpsample
 from models.patch_sampler import random_locations
 from models.patchnce import PatchNCELoss
-from models.resample import BlurDownsample, BlurUpsample
-from models.schedules import make_scheduler
+from models.training.schedules import make_scheduler
 
 
 def golden_weights(name):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from textbook import instance_norm_bug
 
-from models.normalisation import InstanceNorm
+from models.layers.normalisation import InstanceNorm
 
 
 def test_instance_norm_is_its_formula():

@@ -16,7 +16,8 @@ from conftest import on_gpu
 from golden import load_golden
 from scipy.special import logsumexp
 
-from models import qs_attn, qs_kernels
+from models import qs_attn
+from models.speed import qs_kernels
 
 ROOT = Path(__file__).parents[1]
 NCHW, NHWC = torch.contiguous_format, torch.channels_last

@@ -17,12 +17,9 @@ from PIL import Image
 
 from datasets.make_stripes import draw_animal_scene
 from models.generator import ResnetGenerator
-from models.initialisation import initialise
+from models.layers.initialisation import initialise
 from models.qs_attn import log_entropy, select_queries
-from scripts import visualize_queries
-from util.errors import UserError
-from util.images import to_uint8
-from util.query_figure import (
+from models.query_pictures.overview import (
     CHOSEN,
     attention_level,
     coverage,
@@ -31,8 +28,11 @@ from util.query_figure import (
     query_overview,
     score_level,
 )
-from util.query_page import write_page
-from util.query_view import pixel_centres, upsample, view_queries
+from models.query_pictures.view import pixel_centres, upsample, view_queries
+from scripts import visualize_queries
+from scripts.queries.page import write_page
+from util.errors import UserError
+from util.images import to_uint8
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MODES = ("global", "local", "local_global")

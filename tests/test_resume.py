@@ -9,7 +9,7 @@ from PIL import Image
 from training_process import assert_same
 
 import train
-from util.stop_signal import StopSignal
+from util.run.stop_signal import StopSignal
 
 TINY = (
     "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netF_nc 4 --num_patches 8 --netG resnet_4blocks "

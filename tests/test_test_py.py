@@ -10,9 +10,9 @@ from PIL import Image
 from trained_run import draw, make_run
 
 import test as translation
-from data.images import open_rgb
+from models.inference import load_generator
 from options.test_options import TestOptions
-from util.inference import load_generator
+from util.image_files import open_rgb
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Whole training steps: the released code's first one, every variant on any batch, and steps that are not finite.
 
-Agreement over several steps is in tests/test_plain.py, by way of the plain step.
+Agreement over several steps is in tests/test_textbook.py, by way of the plain step.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from visdom_server import Server, visdom_server, wait_until
 
-from util import visdom_client
-from util.loss_plot import LossHistory
-from util.monitor import Monitor
-from util.visdom_client import VisdomClient, image_grid
+from util.watch import visdom_client
+from util.watch.loss_plot import LossHistory
+from util.watch.monitor import Monitor
+from util.watch.visdom_client import VisdomClient, image_grid
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated:DeprecationWarning")
 LOCAL = "http://127.0.0.1"

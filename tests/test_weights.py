@@ -11,11 +11,11 @@ import torch
 from golden import DATA
 from torch import nn
 
+from models.architecture import architecture, differences
+from models.build import build_discriminator, build_generator, build_heads
 from models.generator import ResnetGenerator
-from models.networks import build_discriminator, build_generator, build_heads
-from util.architecture import architecture, differences
+from models.weights import checkpoint_file, load_weights, read_weights, save_weights
 from util.errors import UserError
-from util.weights import checkpoint_file, load_weights, read_weights, save_weights
 
 SMALL = dict(
     name="run",

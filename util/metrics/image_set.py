@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.images import list_images, open_rgb
+from util.image_files import list_images, open_rgb
 
 
 class ImageSet:

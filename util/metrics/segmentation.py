@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.images import list_images
 from util.errors import UserError
+from util.image_files import list_images
 
 IGNORED = 255
 

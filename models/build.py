@@ -1,0 +1,96 @@
+"""Builds the networks that the options name, and tells what they can take."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import torch
+from torch import nn
+
+from models.discriminator import NLayerDiscriminator, PatchDiscriminator, PixelDiscriminator
+from models.generator import ResnetGenerator
+from models.layers.initialisation import initialise
+from models.patch_sampler import PatchHeads
+from models.unet import UnetGenerator
+from util.errors import UserError
+
+GENERATORS = ("resnet_9blocks", "resnet_6blocks", "resnet_4blocks", "unet_256", "unet_128")
+DISCRIMINATORS = ("basic", "n_layers", "pixel", "patch")
+
+
+def size_multiple(netG: str) -> int:
+    """What the sides of an image must be multiples of for a generator of this name."""
+    return 2 ** _unet_depth(netG) if netG.startswith("unet") else 4
+
+
+def _unet_depth(netG: str) -> int:
+    return {"unet_256": 8, "unet_128": 7}[netG]
+
+
+def network_defaults(netG: str) -> dict[str, object]:
+    """Option defaults that go with a generator: of a U-Net, taps are depths (`models/unet.py`)."""
+    return {"nce_layers": [0, 1, 2, 3, 4]} if netG.startswith("unet") else {}
+
+
+def layer_channels(opt: Namespace) -> list[int]:
+    """Channels of the features at each of `--nce_layers`; UserError where `--netG` has no such layer."""
+    with torch.device("meta"):  # shapes alone: no memory, no random number
+        return _layer_channels(opt, _generator(opt))
+
+
+def smallest_side(opt: Namespace) -> int:
+    """The least height and width of an image that `--netD` can judge, in pixels."""
+    with torch.device("meta"):
+        return _discriminator(opt).smallest_side
+
+
+def build_generator(opt: Namespace) -> nn.Module:
+    """`--netG` with fresh weights, from the source's channels (`--input_nc`) to the target's (`--output_nc`)."""
+    return initialise(_generator(opt), opt.init_type, opt.init_gain)
+
+
+def _generator(opt: Namespace) -> nn.Module:
+    channels = (opt.input_nc, opt.output_nc)
+    common = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout}
+    if opt.netG.startswith("unet"):
+        return UnetGenerator(*channels, num_downs=_unet_depth(opt.netG), **common)
+    blocks = int(opt.netG.removeprefix("resnet_").removesuffix("blocks"))
+    antialias = {"antialias": not opt.no_antialias, "antialias_up": not opt.no_antialias_up}
+    return ResnetGenerator(*channels, n_blocks=blocks, **common, **antialias)
+
+
+def build_discriminator(opt: Namespace) -> nn.Module:
+    """`--netD` with fresh weights, which judges images of the generator's output."""
+    return initialise(_discriminator(opt), opt.init_type, opt.init_gain)
+
+
+def _discriminator(opt: Namespace) -> nn.Module:
+    if opt.netD == "pixel":
+        return PixelDiscriminator(opt.output_nc, opt.ndf, opt.normD)
+    if opt.netD == "patch":
+        return PatchDiscriminator(opt.output_nc, opt.ndf, opt.normD, not opt.no_antialias)
+    layers = 3 if opt.netD == "basic" else opt.n_layers_D
+    return NLayerDiscriminator(opt.output_nc, opt.ndf, layers, opt.normD, not opt.no_antialias)
+
+
+def build_heads(opt: Namespace, netG: nn.Module) -> nn.Module:
+    """`--netF`, one head for each of `--nce_layers`; UserError where the generator has no such layer."""
+    heads = PatchHeads(_layer_channels(opt, netG), opt.netF_nc, mlp=opt.netF == "mlp_sample")
+    return initialise(heads, opt.init_type, opt.init_gain)
+
+
+def _layer_channels(opt: Namespace, netG: nn.Module) -> list[int]:
+    """Channels of the features at each of `--nce_layers`."""
+    channels = netG.tap_channels()
+    for layer in opt.nce_layers:
+        if not 0 <= layer < len(channels):
+            kind = (
+                "depths of its way down"
+                if opt.netG.startswith("unet")
+                else "positions in its list of modules"
+            )
+            raise UserError(
+                f"--nce_layers names layer {layer}, but --netG {opt.netG} has layers 0 to {len(channels) - 1} "
+                f"({kind}); name some of these"
+            )
+    return [channels[layer] for layer in opt.nce_layers]

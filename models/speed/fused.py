@@ -1,0 +1,140 @@
+"""Runs the layers of a network with `models/speed/fused_kernels.py` where they can take several at once; the rest as they are.
+
+Taken together are the bias of a convolution, an instance norm, the activation or the residual sum behind it, and then a
+reflected border or a blurred resampling; any of these may be missing. A group ends at a tapped layer; only the border of the
+next convolution may still join it. Weights, taps and the function computed are those of the layers. A bias that nothing but
+an instance norm sees is left out: the norm would take it away again, and its gradient is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.normalisation import InstanceNorm
+from models.layers.resample import BlurDownsample, BlurUpsample
+from models.speed.fused_kernels import MOST_IMAGES, MOST_NUMBERS, Tail, norm_act_resample
+from models.speed.thin_convolution import convolve
+
+BRANCH, JOIN = "branch", "join"  # of a residual block: keep what comes in; add it to what comes out
+
+
+class Piece(NamedTuple):
+    """A layer, or BRANCH or JOIN, and whether its output is asked for under the number of a module."""
+
+    layer: nn.Module | str
+    tap: int | None
+
+
+def run(
+    model: nn.Sequential, x: Tensor, layers: Sequence[int] = (), stop: int | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """The first `stop` modules of `model` on x (B, C, H, W): their output, and the outputs of the modules `layers`, in that order."""
+    pieces = list(_pieces(model, layers, len(model) if stop is None else stop))
+    if torch.is_autocast_enabled(x.device.type):  # before it is spread out, and not at the first convolution
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    x = x.contiguous(memory_format=torch.channels_last)
+    taps: dict[int, Tensor] = {}
+    branch, at = None, 0
+    while at < len(pieces):
+        layer, tap = pieces[at]
+        convolution, bias = _convolution(layer), None
+        if convolution is not None:
+            x = convolve(convolution, x)
+            at, bias = at + 1, convolution.bias
+        group = find_group(pieces, at, x)
+        if group and (group.norm or tap is None or convolution is None):
+            if group.norm and tap is None:
+                bias = None
+            residual = branch if group.join else None
+            biased, y, t = norm_act_resample(x, bias=bias, residual=residual, **group.settings)
+            if convolution is not None and tap is not None:
+                taps[tap] = x if biased is None else biased
+            for piece in pieces[at : group.end]:
+                if piece.layer == BRANCH:
+                    branch = y
+                if piece.tap is not None:
+                    taps[piece.tap] = t if piece is pieces[group.end - 1] else y
+            x, at = t, group.end
+            continue
+        if convolution is not None:
+            x = x if bias is None else x + bias.to(x.dtype)[:, None, None]
+        else:
+            at += 1
+            if layer == BRANCH:
+                branch = x
+            elif layer == JOIN:
+                x = branch + x
+            else:
+                x = layer(x)
+        if tap is not None:
+            taps[tap] = x
+    return x, [taps[number] for number in layers]
+
+
+def _convolution(layer: nn.Module | str) -> nn.Conv2d | None:
+    """The layer, if it is a convolution whose bias can be added later."""
+    plain = type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return layer if plain else None
+
+
+def _pieces(model: nn.Sequential, layers: Sequence[int], stop: int):
+    for number, module in enumerate(model[:stop]):
+        block = getattr(module, "conv_block", None)
+        parts = [module] if block is None else [BRANCH, *block, JOIN]
+        for part in parts[:-1]:
+            yield Piece(part, None)
+        yield Piece(parts[-1], number if number in layers else None)
+
+
+def _is(pieces: list[Piece], at: int, kind: type | tuple[type, ...] | str) -> bool:
+    if at >= len(pieces):
+        return False
+    layer = pieces[at].layer
+    return layer == kind if isinstance(kind, str) else isinstance(layer, kind)
+
+
+class Group(NamedTuple):
+    """Pieces that one call of the kernels takes, up to `end`."""
+
+    end: int
+    norm: bool
+    join: bool
+    settings: dict[str, object]
+
+
+def find_group(pieces: list[Piece], at: int, x: Tensor) -> Group | None:
+    """What the kernels can take of `pieces` from `at` on, for features like `x`; None where they cannot, or would not pay."""
+    if 4 * x[0].numel() > MOST_NUMBERS or len(x) > MOST_IMAGES:
+        return None
+    norm, slope, join = _is(pieces, at, InstanceNorm), 1.0, False
+    tail, border, end = Tail.NONE, 0, at + norm
+    if not norm or pieces[at].tap is None:
+        if _is(pieces, end, (nn.ReLU, nn.LeakyReLU)):
+            slope = getattr(pieces[end].layer, "negative_slope", 0.0)
+            end += 1
+        elif norm and _is(pieces, end, JOIN):
+            join = True
+            end += 1
+    keep = end > at and pieces[end - 1].tap is not None
+    after = end + _is(pieces, end, BRANCH)
+    if _is(pieces, after, nn.ReflectionPad2d):
+        border = pieces[after].layer.padding[0]
+        if border < min(x.shape[2:]):  # else the layer itself complains
+            tail, keep, end = Tail.PAD, keep or after > end, after + 1
+    elif not keep and min(x.shape[2:]) > 1 and _is(pieces, end, (BlurDownsample, BlurUpsample)):
+        tail = Tail.DOWN if _is(pieces, end, BlurDownsample) else Tail.UP
+        end += 1
+    if not (norm or tail) or not 0 <= slope <= 1:
+        return None
+    settings = {
+        "norm": norm,
+        "slope": slope,
+        "tail": tail,
+        "border": border,
+        "keep": keep and tail == Tail.PAD,
+    }
+    return Group(end, norm, join, settings)

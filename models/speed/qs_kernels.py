@@ -1,0 +1,278 @@
+"""Triton kernels for the log-entropy of attention rows, without the attention matrix (method: `models/qs_attn.py`).
+
+A row's scores s_j = f_i . f_j are streamed and only its state is kept: four numbers, over the keys seen so far,
+
+    top      m   the largest score; the key that has it stands apart, all other keys are "the rest"
+    second   m2  the largest score of the rest (equal to m when the top is tied)
+    total    S = sum over the rest of e^{s_j - m2}               in [1, L - 1]
+    excess   U = sum over the rest of e^{s_j - m2} (m2 - s_j)    >= 0
+
+With g_j = s_j - m and g2 = m2 - m, r = sum e^{g_j} is e^{g2} S and t = sum e^{g_j} (-g_j) is e^{g2} (U - g2 S), so that
+
+    log H = log( log1p(r) + t / (1 + r) ) = g2 + log( S log1p(r)/r + (U - g2 S) / (1 + r) ).
+
+All terms are non-negative, nothing cancels, and nothing underflows: e^{g2} may become 0, the bracket stays above 0.
+
+Two states merge exactly, in any order. The larger top stays apart and the other, the loser, joins the rest; the new
+second is the largest of the loser and both seconds; each part of the rest is then referred from its own second to the
+new one, over a distance d >= 0: sum e^{-d} e^{..} = e^{-d} S and sum e^{-d} e^{..} (d + ..) = e^{-d} (U + d S).
+
+Everything is float32, and the products of float32 features must be float32-accurate, for differences of scores in the
+thousands count absolutely. Two ways, the first where the matrix units have tf32:
+
+    tf32x3  f = hi + lo, both tf32: hi.hi + hi.lo + lo.hi on the matrix units, sums of 32 channels added up in float32.
+            What it drops is below 2^-21 of a product. On features of a horse photograph, scores up to 12,000, its
+            arithmetic, emulated, gives float64's 256 choices in their order, with errors below plain float32's.
+    ieee    fused multiply-adds: 8.6 GFLOP at 64 x 64 positions of 256 channels, on units several times slower.
+
+Products of bfloat16 or float16 features are exact in float32, and run on the matrix units as they stand.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.speed.triton_support import installed, jit, on_device_of, tl, triton
+
+if installed():
+    ABSENT = tl.constexpr(-1e30)  # the score of no key: finite, so that differences stay numbers
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+PRECISIONS = ("tf32x3", "ieee")
+
+
+def global_log_entropy(features: Tensor, input_precision: str | None = None) -> Tensor:
+    """log H of the attention row of every position over all positions, without gradient.
+
+    Args:
+        features: (B, C, H, W) float32, bfloat16 or float16, contiguous or channels-last (neither is copied).
+        input_precision: how float32 products are formed, "tf32x3" or "ieee" (above); None: the best for the device.
+
+    Returns (B, H*W) float32, in [-inf, log log L]; -inf where H*W is 1. Memory is O(L) beside the features. The first
+    call for a shape compiles, so make one before a CUDA graph is captured. Raises ValueError.
+    """
+    _check(features)
+    if input_precision not in (None, *PRECISIONS):
+        allowed = ", ".join(PRECISIONS)
+        raise ValueError(f"input_precision is {input_precision!r}, but must be one of {allowed} or None")
+    return torch.ops.qs_attn.global_log_entropy(features.detach(), input_precision)
+
+
+def local_log_entropy(features: Tensor, window: int) -> Tensor:
+    """log H of the attention row of every position over the window around it, without gradient.
+
+    Args:
+        features: (B, C, H, W) float32, bfloat16 or float16, contiguous or channels-last (neither is copied).
+        window: k, odd: the keys are the k x k positions around the query; outside the image they are zero vectors.
+
+    Returns (B, H*W) float32, in [-inf, log log k^2]; -inf where k is 1. Compilation and errors as above.
+    """
+    _check(features)
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window is {window}, but must be odd and positive, to have its query in the middle")
+    return torch.ops.qs_attn.local_log_entropy(features.detach(), window)
+
+
+def _check(features: Tensor) -> None:
+    if not installed():
+        raise ValueError("the kernels need the package triton, which is not installed")
+    if features.ndim != 4 or features.dtype not in DTYPES:
+        raise ValueError(
+            f"features are {tuple(features.shape)} {features.dtype}, but must be (B, C, H, W) of float32 or shorter"
+        )
+
+
+@jit
+def _merge(top, second, total, excess, other_top, other_second, other_total, other_excess):
+    loser = tl.minimum(top, other_top)
+    new_second = tl.maximum(loser, tl.maximum(second, other_second))
+    d, other_d, loser_d = new_second - second, new_second - other_second, new_second - loser
+    weight, other_weight, loser_weight = tl.exp(-d), tl.exp(-other_d), tl.exp(-loser_d)
+    new_total = weight * total + other_weight * other_total + loser_weight
+    # weight * d first: a part that holds only absent keys has weight 0 and a huge distance
+    new_excess = weight * excess + (weight * d) * total
+    new_excess += other_weight * other_excess + (other_weight * other_d) * other_total
+    new_excess += loser_weight * loser_d
+    return tl.maximum(top, other_top), new_second, new_total, new_excess
+
+
+@jit
+def _state_of_block(scores):
+    """The state of each row of scores (Q, K). Copies of the top beyond the first belong to the rest."""
+    top = tl.max(scores, 1)
+    is_top = scores == top[:, None]
+    copies = tl.sum(is_top.to(tl.float32), 1)
+    rest = tl.where(is_top, ABSENT, scores)
+    second = tl.where(copies > 1, top, tl.max(rest, 1))
+    distance = second[:, None] - rest
+    weight = tl.exp(-distance)
+    return top, second, tl.sum(weight, 1) + (copies - 1), tl.sum(weight * distance, 1)
+
+
+@jit
+def _log_entropy(top, second, total, excess):
+    gap = second - top  # g2 <= 0
+    r = tl.exp(gap) * total
+    one_plus = 1 + r
+    # log1p(r) / r by Kahan's device: the rounding of 1 + r divides out; below half an ulp of 1 the ratio is 1
+    ratio = tl.where(one_plus == 1, 1.0, tl.log(one_plus) / tl.where(one_plus == 1, 1.0, one_plus - 1))
+    log_entropy = gap + tl.log(total * ratio + (excess - gap * total) / one_plus)
+    return tl.where(second > 0.5 * ABSENT, log_entropy, -float("inf"))  # a row with one key has entropy 0
+
+
+@jit
+def _global_states(
+    features, states, L, stride_b, stride_c, stride_l,
+    C: tl.constexpr, KEY_BLOCKS: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """The state of BLOCK_Q queries over one split of the keys -> states (B, splits, 4, L).
+
+    Bounds of loops are constants everywhere: features come in few shapes, and the interpreter of Triton up to 3.6 with
+    NumPy from 2.4 takes no others.
+    """
+    split, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    features += batch * stride_b
+    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    top = tl.full((BLOCK_Q,), ABSENT, tl.float32)
+    second = tl.full((BLOCK_Q,), ABSENT, tl.float32)
+    total = tl.zeros((BLOCK_Q,), tl.float32)
+    excess = tl.zeros((BLOCK_Q,), tl.float32)
+    for block in range(KEY_BLOCKS):
+        keys = (split * KEY_BLOCKS + block) * BLOCK_K + tl.arange(0, BLOCK_K)
+        scores = tl.zeros((BLOCK_Q, BLOCK_K), tl.float32)
+        for first_channel in range(0, C, BLOCK_C):
+            channels = first_channel + tl.arange(0, BLOCK_C)
+            query = tl.load(
+                features + queries[:, None] * stride_l + channels[None, :] * stride_c,
+                mask=(queries < L)[:, None] & (channels < C)[None, :], other=0.0,
+            )  # (Q, C)  # fmt: skip
+            key = tl.load(
+                features + keys[None, :] * stride_l + channels[:, None] * stride_c,
+                mask=(keys < L)[None, :] & (channels < C)[:, None], other=0.0,
+            )  # (C, K)  # fmt: skip
+            scores = tl.dot(query, key, scores, input_precision=INPUT_PRECISION)
+        scores = tl.where((keys < L)[None, :], scores, ABSENT)
+        block_top, block_second, block_total, block_excess = _state_of_block(scores)
+        top, second, total, excess = _merge(
+            top, second, total, excess, block_top, block_second, block_total, block_excess
+        )
+    states += (batch * tl.num_programs(1) + split) * 4 * L + queries
+    tl.store(states, top, mask=queries < L)
+    tl.store(states + L, second, mask=queries < L)
+    tl.store(states + 2 * L, total, mask=queries < L)
+    tl.store(states + 3 * L, excess, mask=queries < L)
+
+
+@jit
+def _merge_splits(states, log_entropy, L, SPLITS: tl.constexpr, BLOCK_Q: tl.constexpr):
+    """states (B, splits, 4, L) -> log_entropy (B, L)."""
+    batch = tl.program_id(1).to(tl.int64)
+    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    states += batch * SPLITS * 4 * L + queries
+    top = tl.full((BLOCK_Q,), ABSENT, tl.float32)
+    second = tl.full((BLOCK_Q,), ABSENT, tl.float32)
+    total = tl.zeros((BLOCK_Q,), tl.float32)
+    excess = tl.zeros((BLOCK_Q,), tl.float32)
+    for _ in range(SPLITS):
+        split_top = tl.load(states, mask=queries < L, other=0.0)
+        split_second = tl.load(states + L, mask=queries < L, other=0.0)
+        split_total = tl.load(states + 2 * L, mask=queries < L, other=0.0)
+        split_excess = tl.load(states + 3 * L, mask=queries < L, other=0.0)
+        top, second, total, excess = _merge(
+            top, second, total, excess, split_top, split_second, split_total, split_excess
+        )
+        states += 4 * L
+    tl.store(log_entropy + batch * L + queries, _log_entropy(top, second, total, excess), mask=queries < L)
+
+
+@jit
+def _local_log_entropy(
+    features, log_entropy, C, H, W, stride_b, stride_c, stride_l,
+    WINDOW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_Q queries with all their channels, against one position of the window after another."""
+    batch = tl.program_id(1).to(tl.int64)
+    features += batch * stride_b
+    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    channels = tl.arange(0, BLOCK_C)
+    y, x = queries // W, queries % W
+    tile = features + queries[:, None] * stride_l + channels[None, :] * stride_c  # (Q, C)
+    query = tl.load(tile, mask=(y < H)[:, None] & (channels < C)[None, :], other=0.0).to(tl.float32)
+    top = tl.full((BLOCK_Q,), ABSENT, tl.float32)
+    second = tl.full((BLOCK_Q,), ABSENT, tl.float32)
+    total = tl.zeros((BLOCK_Q,), tl.float32)
+    excess = tl.zeros((BLOCK_Q,), tl.float32)
+    for position in range(WINDOW * WINDOW):
+        dy, dx = position // WINDOW - WINDOW // 2, position % WINDOW - WINDOW // 2
+        inside = (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
+        key = tl.load(
+            tile + (dy * W + dx) * stride_l, mask=inside[:, None] & (channels < C)[None, :], other=0.0
+        )  # a padded position is a key of zeros, and takes part
+        score = tl.sum(query * key.to(tl.float32), 1)
+        top, second, total, excess = _merge(top, second, total, excess, score, ABSENT, 0.0, 0.0)
+    tl.store(log_entropy + batch * H * W + queries, _log_entropy(top, second, total, excess), mask=y < H)
+
+
+def _global_config(features: Tensor, input_precision: str | None) -> dict[str, int | str]:
+    """Block shapes by which ptxas spills no register; those of bfloat16 are the fastest of 30 tried on an H200."""
+    has_tf32 = features.is_cuda and not torch.version.hip
+    major = torch.cuda.get_device_capability(features.device)[0] if has_tf32 else 0
+    if input_precision is None:
+        input_precision = "tf32x3" if major >= 8 else "ieee"
+    blocks = {"BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_C": 16}
+    if features.dtype != torch.float32 or input_precision == "tf32x3":  # on the matrix units
+        blocks["BLOCK_C"] = 32
+        if major in (9, 10):  # where accumulators spread over warp groups, or leave the registers
+            blocks["BLOCK_K"] = 128 if features.dtype == torch.float32 else 256
+    return {**blocks, "INPUT_PRECISION": input_precision, "num_warps": 8, "num_stages": 3}
+
+
+@torch.library.custom_op(
+    "qs_attn::global_log_entropy", mutates_args=(), schema="(Tensor features, str? input_precision) -> Tensor"
+)
+def _global_op(features: Tensor, input_precision: str | None) -> Tensor:
+    if not features.is_cuda:
+        features = features.float()  # the interpreter's dot takes bfloat16 for integers
+    vectors = features.flatten(2)  # (B, C, L), a view in both memory formats
+    B, C, L = vectors.shape
+    config = _global_config(features, input_precision)
+    # One image has few blocks of queries, so the keys are split too, until some 500 programs fill the largest GPUs.
+    # This depends on L alone, lest an image's result depend on its batch.
+    query_blocks, key_blocks = triton.cdiv(L, config["BLOCK_Q"]), triton.cdiv(L, config["BLOCK_K"])
+    blocks_per_split = triton.cdiv(key_blocks, triton.cdiv(512, query_blocks))
+    splits = triton.cdiv(key_blocks, blocks_per_split)
+    states = features.new_empty((B, splits, 4, L), dtype=torch.float32)
+    log_entropy = features.new_empty((B, L), dtype=torch.float32)
+    with on_device_of(features):
+        _global_states[(query_blocks, splits, B)](
+            vectors, states, L, *vectors.stride(), C=C, KEY_BLOCKS=blocks_per_split, **config
+        )
+        _merge_splits[(triton.cdiv(L, 128), B)](states, log_entropy, L, SPLITS=splits, BLOCK_Q=128)
+    return log_entropy
+
+
+@torch.library.custom_op(
+    "qs_attn::local_log_entropy", mutates_args=(), schema="(Tensor features, int window) -> Tensor"
+)
+def _local_op(features: Tensor, window: int) -> Tensor:
+    B, C, H, W = features.shape
+    vectors = features.flatten(2)  # (B, C, L), a view in both memory formats
+    log_entropy = features.new_empty((B, H * W), dtype=torch.float32)
+    # 4096 numbers a tile are 32 registers a thread for the queries and as many for the keys
+    block_c = triton.next_power_of_2(C)
+    block_q = min(128, max(1, 4096 // block_c))
+    with on_device_of(features):
+        _local_log_entropy[(triton.cdiv(H * W, block_q), B)](
+            vectors, log_entropy, C, H, W, *vectors.stride(),
+            WINDOW=window, BLOCK_Q=block_q, BLOCK_C=block_c, num_warps=4,
+        )  # fmt: skip
+    return log_entropy
+
+
+@_global_op.register_fake
+@_local_op.register_fake
+def _(features: Tensor, _option: str | int | None) -> Tensor:
+    B, _, H, W = features.shape
+    return features.new_empty((B, H * W), dtype=torch.float32)

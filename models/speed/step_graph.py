@@ -1,0 +1,140 @@
+"""The whole training step as one CUDA graph, and the snapshot that lets a step be rehearsed without leaving a trace.
+
+A capture needs everything at its place beforehand: code compiled, algorithms chosen, optimiser state allocated. So the step
+is rehearsed on the real batch, everything it changed is put back, random numbers included, and then it is recorded. What
+is random in it is drawn on the device from the default generator, whose position each replay advances as a step would.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from models.speed.streams import SideStream
+
+WARM_UP_STEPS = 3  # as PyTorch advises
+PRODUCTS = ("losses", "fake", "fake_B", "idt_B", "real_features")  # what a step leaves behind in the model
+
+
+class Recording:
+    """The step on batches of one shape as a CUDA graph, with the buffers it reads and writes.
+
+    Args:
+        before: the state to leave things in; the rehearsal that a capture needs is undone to it.
+        forget: drops the model's results of earlier steps.
+    """
+
+    def __init__(self, model, step: Callable[[], None], before: Snapshot, forget: Callable[[], None]):
+        self.inputs = {name: getattr(model, name).clone() for name in ("real_A", "real_B")}
+        groups = [group for optimizer in model.optimizers.values() for group in optimizer.param_groups]
+        self.rates = [(group, torch.tensor(group["lr"], device=model.device)) for group in groups]
+        for name, buffer in self.inputs.items():
+            setattr(model, name, buffer)
+        stream = SideStream(model.device)
+        with stream:
+            for _ in range(WARM_UP_STEPS):
+                step()
+        stream.join()
+        forget()
+        before.restore()
+        with self._capturable():
+            self._replay = capture_graph(step, stream)
+        results = {name: getattr(model, name) for name in PRODUCTS}
+        results["losses"] = {name: loss.detach() for name, loss in results["losses"].items()}
+        for name in ("fake", "fake_B", "idt_B"):
+            results[name] = None if results[name] is None else results[name].detach()
+        self.results = {**results, "real_features": None}
+
+    def replay(self, model) -> None:
+        """One step on the model's current batch."""
+        for name, buffer in self.inputs.items():
+            buffer.copy_(getattr(model, name), non_blocking=True)
+        for group, rate in self.rates:
+            rate.fill_(group["lr"])
+        self._replay()
+        for name, result in {**self.inputs, **self.results, "losses": dict(self.results["losses"])}.items():
+            setattr(model, name, result)
+
+    @contextmanager
+    def _capturable(self) -> Iterator[None]:
+        """Let the optimisers read their learning rates from the device, and be captured.
+
+        Only so long: outside, groups hold plain numbers, so schedules and saved states are those of an uncaptured run.
+        """
+        plain = [(group, group["lr"], group["capturable"]) for group, _ in self.rates]
+        for group, rate in self.rates:
+            group.update(lr=rate, capturable=True)
+        try:
+            yield
+        finally:
+            for group, lr, capturable in plain:
+                group.update(lr=lr, capturable=capturable)
+
+
+def capture_graph(step: Callable[[], None], side: SideStream) -> Callable[[], None]:
+    """Record `step` on a stream it was rehearsed on, without running it; the result runs what was recorded."""
+    generator = torch.cuda.default_generators[side.device.index]
+    numbers, current = generator.clone_state(), torch.cuda.current_stream(side.device)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        # thread_local: a loader's thread may pin memory meanwhile
+        with (
+            torch.cuda.device(side.device),
+            torch.cuda.graph(graph, stream=side.stream, capture_error_mode="thread_local"),
+        ):
+            step()
+    except Exception:  # breaking off has left stream and generator in the middle of a capture
+        torch.cuda.set_stream(current)
+        generator.graphsafe_set_state(numbers)
+        raise
+    return graph.replay
+
+
+class Snapshot:
+    """Everything that a training step changes: weights, buffers, optimiser state, the guard's report, random numbers."""
+
+    def __init__(self, model):
+        self.model = model
+        self.values = [(tensor, tensor.detach().clone()) for tensor in self._tensors()]
+        self.trainable = [(p, p.requires_grad) for p in self._parameters()]
+        self.pool = list(model.pool.images)
+        self.random: list[tuple[Callable, Tensor]] = [(torch.set_rng_state, torch.get_rng_state())]
+        if model.device.type == "cuda":
+            setter = functools.partial(torch.cuda.set_rng_state, device=model.device)
+            self.random.append((setter, torch.cuda.get_rng_state(model.device)))
+        elif model.device.type == "mps":
+            self.random.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        for net in self.model.networks.values():
+            yield from net.parameters()
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from self._parameters()
+        for net in self.model.networks.values():
+            yield from net.buffers()
+        yield self.model.guard.found
+        yield self.model.guard.report
+        for optimizer in self.model.optimizers.values():
+            for state in optimizer.state.values():
+                yield from state.values()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back, in place. Optimiser state that has come since stays and is zero, as it begins."""
+        known = {id(tensor) for tensor, _ in self.values}
+        for tensor in self._tensors():
+            if id(tensor) not in known:
+                tensor.zero_()
+        for tensor, value in self.values:
+            tensor.copy_(value)
+        for parameter, trainable in self.trainable:
+            parameter.requires_grad_(trainable)
+            parameter.grad = None
+        self.model.pool.images = list(self.pool)
+        for setter, state in self.random:
+            setter(state)

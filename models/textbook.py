@@ -1,0 +1,234 @@
+"""The textbook step: the whole of training straight from the definition, in the released code's order.
+
+It is the oracle of the tests and the baseline of `scripts/benchmark.py`, and shares no shortcut with the step that trains
+(`models/cut_model.py`): D judges translations and real images apart, each of the four images is encoded in a pass of its
+own, attention is the full L x L matrix with gradient, local windows are unfolded at every position, normalisation is
+`torch.nn.InstanceNorm2d`, and resampling is a depthwise convolution. Float32, eager, NCHW.
+
+One thing only is not textbook: queries are ranked by the logarithm of their entropy, or else most would tie at zero and
+the two steps could not be held against each other. `entropy="plain"` gives the plain formula.
+
+Shapes as in `models/qs_attn.py`: B images, C channels, L = H*W positions, N queries, M keys of a query.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from models import patch_sampler
+from models.cut_model import CUTModel
+from models.gan_loss import gradient_penalty
+from models.layers.normalisation import InstanceNorm
+from models.layers.resample import BlurDownsample, BlurUpsample
+from models.qs_attn import MODES
+from models.qs_model import QSModel
+from util.errors import UserError
+
+
+class DepthwiseDownsample(BlurDownsample):
+    """The blur as its definition has it: a depthwise convolution with `filt`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        return F.conv2d(x, self.filt, stride=2, groups=x.shape[1])
+
+
+class DepthwiseUpsample(BlurUpsample):
+    """The blur as its definition has it: a depthwise transposed convolution with `filt`, less its border."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        return F.conv_transpose2d(x, self.filt, stride=2, padding=2, groups=x.shape[1])[:, :, 1:-1, 1:-1]
+
+
+class TextbookNorm(nn.Module):
+    """`torch.nn.InstanceNorm2d`, which would have to be told a number of channels that it has no use for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.instance_norm(x)
+
+
+def plain_network(net: nn.Module, norm: Callable[[], nn.Module]) -> nn.Module:
+    """`net` with the same parameters and buffers, not copies of them, but textbook layers: `norm()` for instance norms."""
+    shared = {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())}
+    net = copy.deepcopy(net, shared)
+    vars(net).pop("fused", None)
+    for parent in list(net.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, InstanceNorm):
+                setattr(parent, name, norm())
+            elif isinstance(child, BlurDownsample):
+                child.__class__ = DepthwiseDownsample
+            elif isinstance(child, BlurUpsample):
+                child.__class__ = DepthwiseUpsample
+    return net
+
+
+class PlainStep:
+    """The textbook step on the weights of a `CUTModel` (or `QSModel`), under that model's options; see the module's docstring.
+
+    Args:
+        model: gives weights, options and the batch (`model.set_input`); its own optimisers are left alone.
+        entropy: "log" or "plain" (float32, with ties at zero).
+        norm: makes what stands for each instance norm.
+    """
+
+    def __init__(self, model: CUTModel, entropy: str = "log", norm: Callable[[], nn.Module] = TextbookNorm):
+        self.model, self.opt = model, model.opt
+        if self.opt.qs_variant != "paper":
+            raise UserError("the plain step is the paper's method: give --qs_variant paper")
+        self.rank = RANKS[entropy]
+        self.netG, self.netD = plain_network(model.netG, norm), plain_network(model.netD, norm)
+        self.netF = model.netF
+        self.losses: dict[str, Tensor] = {}
+        settings = {"lr": self.opt.lr, "betas": (self.opt.beta1, self.opt.beta2)}
+        self.optimizers = {
+            name: Adam(net.parameters(), **settings)
+            for name, net in self.networks()
+            if list(net.parameters())
+        }
+
+    def networks(self) -> Iterator[tuple[str, nn.Module]]:
+        """The networks with their names, G, D and F."""
+        yield from (("G", self.netG), ("D", self.netD), ("F", self.netF))
+
+    def optimize_parameters(self) -> None:
+        """One training step on the model's current batch."""
+        opt, real_A, real_B = self.opt, self.model.real_A, self.model.real_B
+        identity = opt.nce_idt and opt.lambda_NCE > 0
+        self.mirrored = opt.flip_equivariance and torch.rand(()).item() < 0.5
+
+        real = torch.cat([real_A, real_B]) if identity else real_A
+        fake = self.netG(real.flip(3) if self.mirrored else real)
+        fake_B, idt_B = fake[: len(real_A)], fake[len(real_A) :]
+
+        self.netD.requires_grad_(True)
+        self._update(self.D_loss(fake_B, real_B), "D")
+
+        self.netD.requires_grad_(False)
+        pairs = [(real_A, fake_B)] + [(real_B, idt_B)] * identity
+        self._update(self.G_loss(fake_B, pairs), "G", "F")
+
+    def D_loss(self, fake_B: Tensor, real_B: Tensor) -> Tensor:
+        """Half the sum of D's loss on the translation and on a real B."""
+        fake_B = self.model.pool.query(fake_B).detach()
+        self.losses["D_fake"] = self.model.gan_loss(self.netD(fake_B), False)
+        self.losses["D_real"] = self.model.gan_loss(self.netD(real_B), True)
+        loss = (self.losses["D_fake"] + self.losses["D_real"]) / 2
+        if self.opt.gan_mode == "wgangp":
+            loss = loss + gradient_penalty(self.netD, real_B, fake_B)
+        return loss
+
+    def G_loss(self, fake_B: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2; `pairs` are (x, G(x)) and, with identity, (y, G(y))."""
+        self.losses["G_GAN"] = self.opt.lambda_GAN * self.model.gan_loss(self.netD(fake_B), True)
+        nce = self.NCE_losses(pairs) if self.opt.lambda_NCE > 0 else [fake_B.new_zeros(())]
+        self.losses.update(zip(("NCE", "NCE_Y"), nce, strict=False))
+        self.losses["G"] = self.losses["G_GAN"] + sum(nce) / len(nce)
+        return self.losses["G"]
+
+    def NCE_losses(self, pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """lambda_NCE * PatchNCE of each (image, translation), mean over patches, images and layers."""
+        layers = self.opt.nce_layers
+        targets = [self.netG.encode(fake, layers) for _, fake in pairs]
+        sources = [self.netG.encode(real, layers) for real, _ in pairs]
+        totals = [0.0 for _ in pairs]
+        for number in range(len(layers)):
+            for domain in range(len(pairs)):  # A's positions are drawn before B's
+                source = self.model.prepare_features(number, sources[domain][number])
+                target = targets[domain][number]
+                target = self.model.prepare_features(number, target.flip(3) if self.mirrored else target)
+                keys, queries = self.patches(number, source, target)  # (B, N, C)
+                keys, queries = self.netF(number, keys), self.netF(number, queries)  # (B, N, D)
+                totals[domain] = totals[domain] + self.model.patchnce(queries, keys).mean()
+        return [self.opt.lambda_NCE * total / len(layers) for total in totals]
+
+    def patches(self, number: int, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """What is contrasted of the `number`-th tapped layer of source and target (B, C, H, W): two of (B, N, C)."""
+        opt = self.opt
+        if isinstance(self.model, QSModel) and opt.nce_layers[number] in opt.qs_layers:
+            return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window, self.rank)
+        indices = patch_sampler.random_locations(source[0, 0].numel(), opt.num_patches, source.device)
+        return source.flatten(2).mT[:, indices], target.flatten(2).mT[:, indices]
+
+    def _update(self, loss: Tensor, *names: str) -> None:
+        optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def get_current_losses(self) -> dict[str, float]:
+        """The losses of the last step."""
+        return {name: self.losses[name].item() for name in self.model.loss_names}
+
+
+def plain_qs_attn(
+    source: Tensor, target: Tensor, mode: str, num_queries: int, window: int, rank: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Source and target features (B, C, H, W) through the source's `num_queries` rows of least entropy: two of (B, N, C)."""
+    rule = MODES[mode]
+    keys = {kind: KEYS[kind](source, window) for kind in set(rule)}
+    scores = {kind: torch.einsum(SCORE[kind], vectors(source), keys[kind]) for kind in keys}  # (B, L, M)
+    attention = {kind: scores[kind].softmax(-1) for kind in keys}
+    indices = (
+        rank(scores[rule.ranked_by].detach()).sort(dim=1, stable=True).indices[:, :num_queries]
+    )  # (B, N)
+    chosen = take(attention[rule.routed_by], indices)  # (B, N, M)
+
+    def route(values: Tensor) -> Tensor:
+        if rule.routed_by == "local":
+            values = take(values, indices)  # (B, N, M, C)
+        return torch.einsum(ROUTE[rule.routed_by], chosen, values)
+
+    return route(keys[rule.routed_by]), route(KEYS[rule.routed_by](target, window))
+
+
+def vectors(features: Tensor, window: int = 1) -> Tensor:
+    """Features (B, C, H, W) as one vector a position: (B, L, C)."""
+    return features.flatten(2).mT
+
+
+def windows(features: Tensor, window: int) -> Tensor:
+    """The zero-padded window around every position of features (B, C, H, W): (B, L, k*k, C)."""
+    b, c = features.shape[:2]
+    columns = F.unfold(features, window, padding=window // 2)  # (B, C*k*k, L)
+    return columns.view(b, c, window * window, -1).permute(0, 3, 2, 1)
+
+
+def take(rows: Tensor, indices: Tensor) -> Tensor:
+    """Of rows (B, L, ...) those at `indices` (B, N): (B, N, ...)."""
+    return torch.stack([image[chosen] for image, chosen in zip(rows, indices, strict=True)])
+
+
+def plain_entropy(scores: Tensor) -> Tensor:
+    """- sum_j a_j log a_j over the last axis of scores, a their softmax: 0 for a saturated row."""
+    return torch.special.entr(scores.softmax(-1)).sum(-1)
+
+
+def log_of_entropy(scores: Tensor) -> Tensor:
+    """The logarithm of the entropy, every sum taken over logarithms, so that a saturated row has its true place.
+
+    With g_j = s_j - max s, R = sum e^{g_j} over all keys but the top one: -log a_top = log(1 + R), -log a_j = log(1 + R) - g_j.
+    """
+    top, where = scores.max(-1, keepdim=True)
+    g = (scores - top).scatter(-1, where, -torch.inf)
+    log_R = g.logsumexp(-1, keepdim=True)
+    surprise = log_R.exp().log1p()  # log(1 + R)
+    log_surprise = torch.where(log_R < -20, log_R, surprise.log())  # of a small R, R
+    terms = (g + (surprise - g).log()).scatter(-1, where, log_surprise)
+    return terms.nan_to_num(nan=-torch.inf, posinf=-torch.inf).logsumexp(-1) - surprise.squeeze(-1)
+
+
+RANKS = {"log": log_of_entropy, "plain": plain_entropy}
+KEYS = {"global": vectors, "local": windows}
+SCORE = {"global": "blc,bmc->blm", "local": "blc,blmc->blm"}
+ROUTE = {"global": "bnm,bmc->bnc", "local": "bnm,bnmc->bnc"}
