@@ -1,38 +1,36 @@
-"""The models behind `--model`, by name: a training-step class and the defaults it brings."""
+"""The models behind `--model`, by name."""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import dataclass, field
 
-from models.cut_model import CUTModel
+from models import build, qs_attn
+from models.base_model import BaseModel
+from models.cut_model import CUTModel, FastCUTModel
 from models.qs_model import QSModel
+from models.speed import qs_kernels
 
+qs_attn.kernels = qs_kernels.log_entropy
 
-@dataclass(frozen=True)
-class ModelEntry:
-    """A model class, and the option defaults that go with its name."""
-
-    build: type[CUTModel]
-    defaults: dict[str, object] = field(default_factory=dict)
-
-
-MODELS: dict[str, ModelEntry] = {
-    "qs": ModelEntry(QSModel),
-    "cut": ModelEntry(CUTModel),
-    "fastcut": ModelEntry(
-        CUTModel,
-        {
-            "lambda_NCE": 10.0,
-            "nce_idt": False,
-            "flip_equivariance": True,
-            "n_epochs": 150,
-            "n_epochs_decay": 50,
-        },
-    ),
+MODELS: dict[str, type[BaseModel]] = {
+    "qs": QSModel,
+    "cut": CUTModel,
+    "fastcut": FastCUTModel,
 }
 
 
-def create_model(opt: Namespace) -> CUTModel:
+def create_model(opt: Namespace) -> BaseModel:
     """The model of `--model` with all its networks built on its device."""
-    return MODELS[opt.model].build(opt)
+    return MODELS[opt.model](opt)
+
+
+def option_defaults(model: str) -> dict[str, object]:
+    """The defaults of the options of a model and of its networks, by name."""
+    defaults: dict[str, object] = {}
+
+    def add(flag: str, default: object, *_, **__) -> None:
+        defaults[flag.removeprefix("--")] = default
+
+    build.add_options(add)
+    MODELS[model].add_options(add)
+    return {**defaults, **MODELS[model].defaults}

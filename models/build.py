@@ -1,4 +1,4 @@
-"""Builds the networks that the options name, and tells what they can take."""
+"""Declares the options of the networks, builds what they name, and says which images those networks take."""
 
 from __future__ import annotations
 
@@ -9,13 +9,37 @@ from torch import nn
 
 from models.discriminator import NLayerDiscriminator, PatchDiscriminator, PixelDiscriminator
 from models.generator import ResnetGenerator
-from models.layers.initialisation import initialise
+from models.layers.initialisation import INITS, initialise
+from models.layers.normalisation import NORMS
 from models.patch_sampler import PatchHeads
 from models.unet import UnetGenerator
+from util.arguments import integer, real_number
 from util.errors import UserError
 
 GENERATORS = ("resnet_9blocks", "resnet_6blocks", "resnet_4blocks", "unet_256", "unet_128")
 DISCRIMINATORS = ("basic", "n_layers", "pixel", "patch")
+
+
+def add_options(add) -> None:
+    """Declare the options of the networks that models share, with `add(flag, default, help, ...)`."""
+    add("--netG", "resnet_9blocks", "generator", choices=GENERATORS)
+    add("--ngf", 64, "channels after the generator's first convolution", type=integer(1))
+    add("--normG", "instance", "normalisation in the generator", choices=tuple(NORMS))
+    add("--no_dropout", True, "no dropout in the generator")
+    add("--no_antialias", False, "downsample by strided convolutions instead of blurring first")
+    resnets = tuple(name for name in GENERATORS if name.startswith("resnet"))
+    add(
+        "--no_antialias_up",
+        False,
+        "upsample by transposed convolutions instead of blurring",
+        only={"netG": resnets},
+    )
+    add("--netD", "basic", "discriminator; basic is the 70 x 70 PatchGAN", choices=DISCRIMINATORS)
+    add("--ndf", 64, "channels after the discriminator's first convolution", type=integer(1))
+    add("--n_layers_D", 3, "halvings in the discriminator", type=integer(1), only={"netD": ("n_layers",)})
+    add("--normD", "instance", "normalisation in the discriminator", choices=tuple(NORMS))
+    add("--init_type", "xavier", "how weights are drawn", choices=tuple(INITS))
+    add("--init_gain", 0.02, "scale of the drawn weights", type=real_number(0, above=True))
 
 
 def size_multiple(netG: str) -> int:

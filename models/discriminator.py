@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from models.layers.normalisation import NORMS, conv_has_bias
 from models.layers.resample import BlurDownsample
-from models.speed import fused
+from models.layers.tapped import run_layers
 from util.errors import UserError
 
 
 class NLayerDiscriminator(nn.Module):
     """PatchGAN: `n_layers` halvings, then two convolutions; three layers see 70 x 70 pixels. Module positions name the keys."""
 
-    fused = False  # run by `models/speed/fused.py`, as models/speed/accelerator.py decides
+    compiled_methods = ("forward",)
+    run_layers = staticmethod(run_layers)
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class NLayerDiscriminator(nn.Module):
                 f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, which needs "
                 f"{self.smallest_side} x {self.smallest_side}: use larger images, or a smaller --netD"
             )
-        return fused.run(self.model, x)[0] if self.fused else self.model(x)
+        return self.run_layers(self.model, x)[0]
 
 
 class PatchDiscriminator(NLayerDiscriminator):
@@ -78,6 +79,8 @@ class PatchDiscriminator(NLayerDiscriminator):
 
 class PixelDiscriminator(nn.Module):
     """Judges every pixel by itself with 1x1 convolutions: (B, C, H, W) -> (B, 1, H, W)."""
+
+    compiled_methods = ("forward",)
 
     def __init__(self, input_nc: int = 3, ndf: int = 64, norm: str = "instance"):
         super().__init__()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.layers.normalisation import NORMS, conv_has_bias
 from models.layers.resample import BlurDownsample, BlurUpsample
-from models.speed import fused
+from models.layers.tapped import run_layers
 
 
 class ResnetBlock(nn.Module):
@@ -44,7 +44,8 @@ class ResnetGenerator(nn.Module):
         antialias, antialias_up: blurred resampling; else strided and transposed convolutions.
     """
 
-    fused = False  # run by `models/speed/fused.py`, as models/speed/accelerator.py decides
+    compiled_methods = ("forward", "encode")
+    run_layers = staticmethod(run_layers)
 
     def __init__(
         self,
@@ -99,20 +100,9 @@ class ResnetGenerator(nn.Module):
 
     def forward(self, x: Tensor, layers: Sequence[int] | None = None) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Translate images; with `layers` also return the features at those taps, in the order of `layers`."""
-        if layers is None:
-            return self._run(x, (), len(self.model))[0]
-        return self._run(x, layers, len(self.model))
+        output, taps = self.run_layers(self.model, x, layers or ())
+        return output if layers is None else (output, taps)
 
     def encode(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """The features at the taps `layers`; runs no module behind the last of them."""
-        return self._run(x, layers, max(layers) + 1)[1]
-
-    def _run(self, x: Tensor, layers: Sequence[int], stop: int) -> tuple[Tensor, list[Tensor]]:
-        if self.fused:
-            return fused.run(self.model, x, layers, stop)
-        taps = {}
-        for number in range(stop):
-            x = self.model[number](x)
-            if number in layers:
-                taps[number] = x
-        return x, [taps[number] for number in layers]
+        """The features at the taps `layers`; runs no module after the last of them."""
+        return self.run_layers(self.model, x, layers, max(layers) + 1)[1]

@@ -12,6 +12,7 @@ test.py translates with the same `Translator`.
 from __future__ import annotations
 
 import os
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,14 +24,17 @@ from torch import Tensor, nn
 
 from data.augment import crop_flip_normalise
 from data.transforms import MIN_SIDE
-from models import create_model
+from models import MODELS, create_model, option_defaults
 from models.architecture import KINDS, architecture
 from models.build import build_generator, size_multiple
-from models.weights import checkpoint_file, load_weights, read_weights
+from models.weights import checkpoint_file, load_weights, read_weights, weights_file
 from util.errors import UserError
 from util.host_copy import HostCopy
 from util.images import to_pixels
+from util.run.saved_options import saved_options
 from util.translate.photo import finished, to_photo
+
+WEIGHTS_FILE = re.compile(r"(.+)_net_(\w+)\.pth")  # epoch, network
 
 
 class Translator:
@@ -104,49 +108,79 @@ def load_generator(
     checkpoints_dir: str | os.PathLike = "./checkpoints",
     epoch: str | int = "latest",
     device: torch.device | str | None = None,
+    direction: str | None = None,
 ) -> Translator:
-    """The generator of a run, or of a weights file (`*.pth`, also of the released code and of CUT), ready to translate.
+    """The translator of a run, or of a generator's weights file (`*.pth`, also of the released code, CUT and CycleGAN).
 
-    The architecture is read off the weights; no options are needed. Dropout is off, and a batch norm uses its running
-    statistics, as with test.py --eval.
+    A run's options say what to build. Without them the architecture is read off the weights.
 
     Args:
         device: None for a GPU if there is one.
+        direction: "AtoB" or "BtoA", for a run that learns both; None: the one it was trained in.
 
     Raises:
         UserError: there is no such run or file, or it holds no generator.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".pth":
-        path = checkpoint_file(checkpoints_dir, str(name_or_path), str(epoch))
-    found = architecture(read_weights(path))
-    if "netG" not in found:
-        raise UserError(f"{path} holds {KINDS[found['network']]}, not a generator: give a ..._net_G.pth")
-    opt = Namespace(**{"no_dropout": True, **found}, init_type="xavier", init_gain=0.02, direction="AtoB")
-    net = build_generator(opt)
-    load_weights(net, path)
     device = torch.device(device) if device is not None else _best_device()
-    net.to(device).eval().requires_grad_(False)
-    return Translator(net, device, multiple=size_multiple(opt.netG), input_nc=opt.input_nc)
+    path = Path(name_or_path)
+    folder, network = Path(checkpoints_dir) / path, None
+    if path.suffix == ".pth":
+        folder = path.parent
+        match = WEIGHTS_FILE.fullmatch(path.name)
+        epoch, network = match.groups() if match else (epoch, None)
+    saved = saved_options(folder)
+    if path.suffix == ".pth" and not (saved and network):
+        return _translator_of_weights(path, device)
+    if saved is None:  # of the released code: its generator is G, CycleGAN's G_A
+        network = "G_A" if weights_file(folder, str(epoch), "G_A").exists() else "G"
+        return _translator_of_weights(
+            checkpoint_file(checkpoints_dir, str(path), str(epoch), network), device
+        )
+    opt = Namespace(**{**option_defaults(saved["model"]), "eval": True, **saved})
+    opt.isTrain, opt.gpu_ids, opt.precision, opt.channels_last, opt.compile = False, [], "fp32", False, False
+    opt.checkpoints_dir, opt.name, opt.epoch = str(folder.parent), folder.name, str(epoch)
+    opt.trained_direction, opt.direction = opt.direction, direction or opt.direction
+    if network is not None:  # a file of a run that learns both directions says which one it is for
+        directions = [d for d in ("AtoB", "BtoA") if _generator_name(opt, d) == network]
+        if not directions:
+            return _translator_of_weights(path, device)
+        opt.direction = opt.direction if opt.direction in directions else directions[0]
+    return translator_of_run(opt, device)
 
 
-def translator_of_run(opt: Namespace) -> Translator:
-    """The generator that the options of test.py name, in training mode unless `--eval`, as in the released code.
+def _generator_name(opt: Namespace, direction: str) -> str:
+    return MODELS[opt.model].translating(Namespace(**{**vars(opt), "direction": direction}))[0]
+
+
+def translator_of_run(opt: Namespace, device: torch.device | None = None) -> Translator:
+    """The translator that the options of test.py name; `--eval false` leaves its networks in training mode.
 
     Raises:
         UserError: there is no such checkpoint, or the options ask for another architecture than it has.
     """
-    path = checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch)
     model = create_model(opt)
-    load_weights(model.netG, path, opt)
+    for name, net in model.networks.items():
+        load_weights(net, checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, name), opt)
     return Translator(
-        model.netG.train(not opt.eval).requires_grad_(False),
-        model.device,
-        multiple=size_multiple(opt.netG),
+        model.translator().train(not opt.eval).requires_grad_(False).to(device or model.device),
+        device or model.device,
+        multiple=model.size_limits(opt)[0],
         input_nc=opt.input_nc,
         precision=opt.precision,
         channels_last=opt.channels_last,
     )
+
+
+def _translator_of_weights(path: Path, device: torch.device) -> Translator:
+    """A generator whose options are read off its weights, in evaluation mode."""
+    found = architecture(read_weights(path))
+    if "netG" not in found:
+        raise UserError(f"{path} holds {KINDS[found['network']]}, not a generator: give a ..._net_G.pth")
+    opt = Namespace(**{"no_dropout": True, **found}, init_type="xavier", init_gain=0.02)
+    net = build_generator(opt)
+    load_weights(net, path)
+    net.to(device).eval().requires_grad_(False)
+    return Translator(net, device, multiple=size_multiple(opt.netG), input_nc=opt.input_nc)
 
 
 def _best_device() -> torch.device:

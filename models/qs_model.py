@@ -1,25 +1,68 @@
-"""QS-Attn (Hu et al., CVPR 2022): CUT whose deeper layers choose their patches by attention entropy and route them through it."""
+"""QS-Attn (Hu et al., CVPR 2022): CUT whose deeper layers choose patches by attention entropy and route them."""
 
 from __future__ import annotations
 
+from argparse import Namespace
+
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from models import build
 from models.cut_model import CUTModel
 from models.patch_sampler import PatchSelection
-from models.qs_attn import QuerySelection, select_queries
+from models.qs_attn import MODES, QuerySelection, select_queries
 from models.qs_released import select_queries_released
+from models.query_pictures.overview import query_overview
+from util.arguments import integer, layer_list
+from util.errors import UserError
 
 
 class QSModel(CUTModel):
-    """CUT's step with query-selected attention on `--qs_layers`, random positions on the other `--nce_layers`."""
+    """`--model qs`: query-selected attention on `--qs_layers`, random positions on the other `--nce_layers`."""
+
+    @classmethod
+    def add_options(cls, add) -> None:
+        super().add_options(add)
+        add("--QS_mode", "global", "attention that selects and routes the queries", choices=tuple(MODES))
+        add(
+            "--qs_layers",
+            None,
+            "layers with QS-Attn, of --nce_layers",
+            type=layer_list,
+            shown="all but the first three",
+        )
+        add(
+            "--qs_pool",
+            0,
+            "average QS-Attn layers to at most this many positions a side; 0: never",
+            type=integer(0),
+        )
+        add(
+            "--qs_window",
+            7,
+            "side of the local window, odd, in positions",
+            type=integer(1),
+            only={"QS_mode": ("local", "local_global")},
+        )
+        add(
+            "--qs_variant",
+            "paper",
+            "paper: the method; released: the released code's arithmetic",
+            choices=("paper", "released"),
+        )
+        add("--display_queries", False, "show where the queries of a source image are, beside the images")
+
+    @classmethod
+    def check(cls, opt: Namespace) -> None:
+        super().check(opt)
+        check_query_selection(opt)
+        if (opt.qs_variant, opt.QS_mode) == ("released", "local"):
+            _check_released_local(opt)
 
     def prepare_features(self, number: int, features: Tensor) -> Tensor:
-        """Large maps of QS-Attn layers averaged down to `--qs_pool` a side (the supplement's model B)."""
-        side = self.opt.qs_pool
-        if side and self.opt.nce_layers[number] in self.opt.qs_layers and max(features.shape[2:]) > side:
-            return F.adaptive_avg_pool2d(features, [min(side, length) for length in features.shape[2:]])
-        return features
+        """Large maps of QS-Attn layers averaged to at most `--qs_pool` a side (the supplement's model B)."""
+        return pooled_features(self.opt, number, features)
 
     def choose_patches(self, number: int, features: Tensor) -> PatchSelection | QuerySelection:
         """The `--num_patches` queries of least entropy in each image, with their attention."""
@@ -27,3 +70,46 @@ class QSModel(CUTModel):
             return super().choose_patches(number, features)
         select = select_queries_released if self.opt.qs_variant == "released" else select_queries
         return select(features, self.opt.QS_mode, self.opt.num_patches, self.opt.qs_window)
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        pictures = super().pictures()
+        if self.opt.display_queries:
+            opt = self.opt
+            choice = (opt.qs_layers, opt.QS_mode, opt.num_patches, opt.qs_window)
+            pictures["queries"] = query_overview(self.netG, self.batch["A"][:1], *choice)
+        return pictures
+
+
+def check_query_selection(opt: Namespace) -> None:
+    """Settle `--qs_layers`, and refuse layers and windows that cannot be. UserError."""
+    if opt.qs_layers is None:  # the released code's rule: the deeper layers
+        opt.qs_layers = opt.nce_layers[3:] if len(opt.nce_layers) > 3 else opt.nce_layers[-1:]
+    outside = [layer for layer in opt.qs_layers if layer not in opt.nce_layers]
+    if outside:
+        raise UserError(
+            f"--qs_layers names {outside[0]}, which is not among --nce_layers {','.join(map(str, opt.nce_layers))}"
+        )
+    if opt.qs_window % 2 == 0:
+        raise UserError(
+            f"--qs_window is {opt.qs_window}, but a window has a centre: give an odd number such as 7"
+        )
+
+
+def pooled_features(opt: Namespace, number: int, features: Tensor) -> Tensor:
+    """Features (B, C, H, W) of the `number`-th of `--nce_layers`, averaged to `--qs_pool` a side on QS-Attn layers."""
+    side = opt.qs_pool
+    if side and opt.nce_layers[number] in opt.qs_layers and max(features.shape[2:]) > side:
+        return F.adaptive_avg_pool2d(features, [min(side, length) for length in features.shape[2:]])
+    return features
+
+
+def _check_released_local(opt: Namespace) -> None:
+    """The released local routing pairs patches with channels, and mixes the images of a larger batch."""
+    channels = dict(zip(opt.nce_layers, build.layer_channels(opt), strict=True))
+    found = sorted({channels[layer] for layer in opt.qs_layers})
+    if found != [opt.num_patches] or opt.batch_size > 1:
+        raise UserError(
+            "--qs_variant released with --QS_mode local works, as the released code does, for --batch_size 1 and as "
+            f"many --num_patches as each of --qs_layers has channels; found --batch_size {opt.batch_size}, "
+            f"--num_patches {opt.num_patches}, and {' and '.join(map(str, found))} channels"
+        )

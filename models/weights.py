@@ -23,13 +23,23 @@ WRAPPERS = (
 )  # DataParallel's, DistributedDataParallel's and torch.compile's names for what they hold
 
 
+def weights_file(folder: Path, epoch: str, network: str) -> Path:
+    """Where the run in `folder` keeps a network's weights of `epoch` ("latest", "5", "iter_5000"; "*" for a glob)."""
+    return folder / f"{epoch}_net_{network}.pth"
+
+
+def saved_weights(folder: Path) -> list[Path]:
+    """All weights files of the run in `folder`."""
+    return sorted(folder.glob(weights_file(folder, "*", "*").name))
+
+
 def checkpoint_file(checkpoints_dir: str | Path, name: str, epoch: str, network: str = "G") -> Path:
     """The weights file of a run. UserError where there is none, which lists what there is instead."""
     run = Path(checkpoints_dir) / name
-    path = run / f"{epoch}_net_{network}.pth"
+    path = weights_file(run, epoch, network)
     if path.is_file():
         return path
-    end = f"_net_{network}.pth"
+    end = weights_file(run, "", network).name
     if run.is_dir():
         epochs = [file.name.removesuffix(end) for file in run.glob(f"*{end}")]
         epochs.sort(key=lambda epoch: (not epoch.isdecimal(), epoch.zfill(12)))

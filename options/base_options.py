@@ -1,12 +1,10 @@
 """The options that training and testing share, and how an option gets its value.
 
-In rising order of right: the default, the default of the model (`models.MODELS`) or generator, what a run has saved, what is
-given.
+In rising priority: the default, the default of the model or of its generator, what a run has saved, what is given.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from argparse import Namespace
 from collections.abc import Sequence
@@ -14,26 +12,22 @@ from pathlib import Path
 
 from data import DATASETS
 from data.transforms import MODES as PREPROCESS_MODES
-from models import MODELS
-from models.build import DISCRIMINATORS, GENERATORS, network_defaults
-from models.layers.initialisation import INITS
-from models.layers.normalisation import NORMS
-from models.speed import accelerator
-from options import arguments
-from options.arguments import count_or_inf, gpu_list, integer, number
+from models import MODELS, build
+from models.speed.accelerator import choose_speed
+from options.saved import run_folder
+from util.arguments import ArgumentParser, count_or_inf, gpu_list, integer
 from util.errors import UserError
-from util.files import write_atomically
 
 
 class BaseOptions:
-    """Declares the shared options; `TrainOptions` and `TestOptions` add theirs and say what they take from a saved run."""
+    """Declares the shared options. `TrainOptions` and `TestOptions` add theirs and say what they take from a run."""
 
     is_train: bool
     prog: str
     description: str
 
     def __init__(self):
-        self.parser = arguments.ArgumentParser(prog=self.prog, description=self.description)
+        self.parser = ArgumentParser(prog=self.prog, description=self.description)
         self.declare()
 
     def declare(self) -> None:
@@ -64,30 +58,17 @@ class BaseOptions:
         add("--input_nc", 3, "channels of the source images: 1 or 3", type=integer(1))
         add("--output_nc", 3, "channels of the target images: 1 or 3", type=integer(1))
         group("networks")
-        add(
-            "--model",
-            "qs",
-            "qs: QS-Attn; cut: random patches; fastcut: cut's light form",
-            choices=tuple(MODELS),
-        )
+        add("--model", "qs", "what is trained: docs/models.md", choices=tuple(MODELS))
         add(
             "--CUT_mode",
             None,
             "as CUT spells it: CUT is --model cut, FastCUT is --model fastcut",
             choices=("CUT", "FastCUT"),
         )
-        add("--netG", "resnet_9blocks", "generator", choices=GENERATORS)
-        add("--ngf", 64, "channels after the generator's first convolution", type=integer(1))
-        add("--normG", "instance", "normalisation in the generator", choices=tuple(NORMS))
-        add("--no_dropout", True, "no dropout in the generator")
-        add("--no_antialias", False, "downsample by strided convolutions instead of blurring first")
-        add("--no_antialias_up", False, "upsample by transposed convolutions instead of blurring")
-        add("--netD", "basic", "discriminator; basic is the 70 x 70 PatchGAN", choices=DISCRIMINATORS)
-        add("--ndf", 64, "channels after the discriminator's first convolution", type=integer(1))
-        add("--n_layers_D", 3, "halvings in the discriminator, with --netD n_layers", type=integer(1))
-        add("--normD", "instance", "normalisation in the discriminator", choices=tuple(NORMS))
-        add("--init_type", "xavier", "how weights are drawn", choices=tuple(INITS))
-        add("--init_gain", 0.02, "scale of the drawn weights", type=number(0, above=True))
+        build.add_options(add)
+        self._declare_models()
+        group("translating")
+        add("--eval", True, "batch norm by its running statistics, no dropout; false: as in training")
         group("speed")
         add(
             "--precision",
@@ -100,6 +81,26 @@ class BaseOptions:
         group("display")
         add("--display_winsize", 256, "side of a shown image, in pixels", type=integer(1))
         add("--verbose", False, "print the networks, and a traceback for an unexpected error")
+
+    def _declare_models(self) -> None:
+        """The options of every model, grouped by the models that have them."""
+        declared: dict[str, tuple[tuple, dict, list[str]]] = {}
+        for name, model in MODELS.items():
+
+            def add(flag: str, *args, name: str = name, **kwargs) -> None:
+                owners = declared.setdefault(flag, (args, kwargs, []))[2]
+                owners.append(name)
+
+            model.add_options(add)
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for flag, (_, _, owners) in declared.items():
+            groups.setdefault(tuple(owners), []).append(flag)
+        for owners, flags in groups.items():
+            self.parser.group(f"--model {', '.join(owners)}")
+            for flag in flags:
+                args, kwargs, _ = declared[flag]
+                only = {"model": owners, **kwargs.pop("only", {})}
+                self.parser.add(flag, *args, **kwargs, only=only)
 
     def parse(self, argv: Sequence[str] | None = None) -> Namespace:
         """The options as a namespace, `isTrain` and `given` (the names given) among them. A wrong call exits with status 2.
@@ -129,14 +130,14 @@ class BaseOptions:
         opt.given = sorted(given)
         opt.name, opt.suffix = folder.relative_to(opt.checkpoints_dir).as_posix(), ""  # the name has it now
         self.check(opt)
-        accelerator.settle(opt)
+        choose_speed(opt, MODELS[opt.model])
         return opt
 
     def _with_defaults(self, options: dict[str, object]) -> dict[str, object]:
         """`options`, and for the others the defaults, of which those of the model and of its generator come first."""
         known = self.parser.defaults
         chosen = {**known, **options}
-        own = {**MODELS[chosen["model"]].defaults, **network_defaults(chosen["netG"])}
+        own = {**MODELS[chosen["model"]].defaults, **build.network_defaults(chosen["netG"])}
         return {**known, **{name: value for name, value in own.items() if name in known}, **options}
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
@@ -150,69 +151,3 @@ class BaseOptions:
                 raise UserError(
                     f"--{name} is {getattr(opt, name)}, but images have 1 (grey) or 3 (RGB) channels"
                 )
-
-
-def run_folder(options: dict[str, object]) -> Path:
-    """The folder of the run that options name: checkpoints_dir / (name + suffix). UserError where that is no folder name."""
-    name = str(options["name"])
-    if options.get("suffix"):
-        try:
-            name += "_" + str(options["suffix"]).format(**options)
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"--suffix {options['suffix']} cannot be filled in ({error}): braces hold the name of an option, as in {{QS_mode}}"
-            ) from None
-    if not name or Path(name).is_absolute() or {".", ".."} & set(name.split("/")):
-        raise UserError(
-            f"--name {name!r} is no name of a folder under --checkpoints_dir: give one such as horses_global"
-        )
-    return Path(str(options["checkpoints_dir"])) / name
-
-
-def option_values(opt: Namespace) -> dict[str, object]:
-    """The options by name, without what parsing adds, as JSON can hold them."""
-    values = {name: value for name, value in vars(opt).items() if name != "given"}
-    return {name: "inf" if value == math.inf else value for name, value in values.items()}
-
-
-def read_saved_options(folder: Path, parser: arguments.ArgumentParser) -> dict[str, object] | None:
-    """The options saved by a run in `folder`, or None: our train_opt.json, else the released code's train_opt.txt."""
-    path = folder / "train_opt.json"
-    if path.is_file():
-        try:
-            saved = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{path} is no list of saved options ({error}): remove it, and give the options again"
-            ) from None
-        return {name: math.inf if value == "inf" else value for name, value in saved.items()}
-    path = folder / "train_opt.txt"
-    if not path.is_file():
-        return None
-    lines = [line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line]
-    words = {name.strip(): value.split("\t")[0].strip() for name, value in lines}
-    known = parser.defaults.keys() - {"gpu_ids"}  # of the machine it ran on, and perhaps several
-    argv = [
-        f"--{name}={value}" for name, value in words.items() if name in known and value not in ("", "None")
-    ]
-    return parser.parse_given(argv)
-
-
-def write_options(folder: Path, opt: Namespace, defaults: dict[str, object]) -> None:
-    """Save the options: train_opt.txt as the released code lays it out, and train_opt.json to be read back."""
-    values = option_values(opt)
-    lines = ["----------------- Options ---------------"]
-    for name, value in sorted(values.items()):
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        default = defaults.get(name, value)
-        default = ",".join(map(str, default)) if isinstance(default, list) else str(default)
-        lines.append(f"{name:>25}: {text:<30}" + (f"\t[default: {default}]" if text != default else ""))
-    lines.append("----------------- End -------------------")
-    texts = {
-        "train_opt.txt": "\n".join(lines),
-        "train_opt.json": json.dumps(values, indent=1, sort_keys=True),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():  # paths in it may hold bytes that are no UTF-8
-        data = (text + "\n").encode("utf-8", "surrogateescape")
-        write_atomically(folder / name, lambda path, data=data: path.write_bytes(data))

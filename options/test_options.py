@@ -6,15 +6,13 @@ import math
 from argparse import Namespace
 from pathlib import Path
 
-from models.qs_attn import MODES
-from options.arguments import count_or_inf
-from options.base_options import BaseOptions, read_saved_options
+from models import option_defaults
+from options.base_options import BaseOptions
+from options.saved import read_saved_options
+from util.arguments import count_or_inf
 
-# What a trained run tells the test, unless it is given: the networks, the data and the image size.
-FROM_THE_RUN = (
-    "model dataroot dataset_mode direction input_nc output_nc netG ngf normG no_dropout no_antialias no_antialias_up "
-    "crop_size preprocess"
-).split()
+# Options that translating takes from the run where they are not given, besides those of its model and networks.
+FROM_THE_RUN = "model dataroot dataset_mode direction input_nc output_nc crop_size preprocess eval".split()
 
 
 class TestOptions(BaseOptions):
@@ -31,13 +29,6 @@ class TestOptions(BaseOptions):
         group("testing")
         add("--results_dir", "./results/", "where results/NAME/PHASE_EPOCH/ is written")
         add("--num_test", math.inf, "translate at most this many images", type=count_or_inf)
-        add("--eval", False, "evaluation mode: batch norm by its running statistics, no dropout")
-        add(
-            "--QS_mode",
-            None,
-            "accepted, as released test commands have it, and of no effect",
-            choices=tuple(MODES),
-        )
         group("any photographs")
         add(
             "--input",
@@ -53,10 +44,13 @@ class TestOptions(BaseOptions):
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
         saved = read_saved_options(folder, self.parser) or {}
-        return {name: saved[name] for name in FROM_THE_RUN if name in saved}
+        self.trained_direction = saved.get("direction", base["direction"])
+        names = {*FROM_THE_RUN, *option_defaults(saved.get("model", base["model"]))}
+        return {name: value for name, value in saved.items() if name in names}
 
     def check(self, opt: Namespace) -> None:
         super().check(opt)
+        opt.trained_direction = self.trained_direction
         if "load_size" not in opt.given:
             opt.load_size = opt.crop_size  # resize straight to the size, without a crop
         if opt.output and not opt.input:

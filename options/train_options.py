@@ -6,11 +6,11 @@ from argparse import Namespace
 from pathlib import Path
 
 from models.gan_loss import GAN_LOSSES
-from models.qs_attn import MODES
 from models.training.schedules import POLICIES
-from options.arguments import integer, layer_list, number
-from options.base_options import BaseOptions, read_saved_options
+from options.base_options import BaseOptions
 from options.checks import check_training
+from options.saved import read_saved_options
+from util.arguments import integer, real_number
 
 # Options that belong to one call rather than to the run: not taken over by --continue_train, free to change.
 OF_THE_CALL = (
@@ -31,56 +31,19 @@ class TrainOptions(BaseOptions):
 
     is_train = True
     prog = "train.py"
-    description = "Train an unpaired image-to-image translation with QS-Attn, CUT or FastCUT."
+    description = "Train an image-to-image translation."
 
     def declare(self) -> None:
         super().declare()
         add, group = self.parser.add, self.parser.group
-        group("QS-Attn and PatchNCE")
-        add("--QS_mode", "global", "attention that selects and routes the queries", choices=tuple(MODES))
-        add(
-            "--qs_layers",
-            None,
-            "layers with QS-Attn, of --nce_layers",
-            type=layer_list,
-            shown="all but the first three",
-        )
-        add(
-            "--qs_pool",
-            0,
-            "average QS-Attn layers down to at most this many positions a side; 0: never",
-            type=integer(0),
-        )
-        add("--qs_window", 7, "side of the local window, odd, in positions", type=integer(1))
-        add(
-            "--qs_variant",
-            "paper",
-            "paper: the method; released: the released code's arithmetic",
-            choices=("paper", "released"),
-        )
-        add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=number(0))
-        add("--lambda_NCE", 1.0, "weight of the contrastive loss", type=number(0))
-        add("--nce_idt", True, "contrast B with its own translation too")
-        add(
-            "--nce_layers",
-            [0, 4, 8, 12, 16],
-            "generator layers contrasted",
-            type=layer_list,
-            shown="0,4,8,12,16; U-Nets 0,1,2,3,4",
-        )
-        add("--netF", "mlp_sample", "heads of the features; sample: none", choices=("mlp_sample", "sample"))
-        add("--netF_nc", 256, "width of the heads", type=integer(1))
-        add("--nce_T", 0.07, "temperature of PatchNCE", type=number(0, above=True))
-        add("--num_patches", 256, "patches (queries) an image and layer", type=integer(1))
-        add("--flip_equivariance", False, "mirror the input in half of the steps, and the features back")
         group("schedule and optimiser")
         add("--n_epochs", 200, "epochs at the initial learning rate", type=integer(0))
         add("--n_epochs_decay", 200, "epochs of decay to zero", type=integer(0))
-        add("--lr", 0.0002, "initial learning rate of Adam", type=number(0, above=True))
-        add("--beta1", 0.5, "Adam's first moment", type=number(0, 0.999999))
-        add("--beta2", 0.999, "Adam's second moment", type=number(0, 0.999999))
+        add("--lr", 0.0002, "initial learning rate of Adam", type=real_number(0, above=True))
+        add("--beta1", 0.5, "Adam's first moment", type=real_number(0, 0.999999))
+        add("--beta2", 0.999, "Adam's second moment", type=real_number(0, 0.999999))
         add("--lr_policy", "linear", "how the learning rate decays", choices=POLICIES)
-        add("--lr_decay_iters", 50, "epochs between decays, with --lr_policy step", type=integer(1))
+        add("--lr_decay_iters", 50, "epochs between decays", type=integer(1), only={"lr_policy": ("step",)})
         add("--gan_mode", "lsgan", "adversarial objective", choices=tuple(GAN_LOSSES))
         add("--pool_size", 0, "past translations kept for the discriminator", type=integer(0))
         group("saving and resuming")
@@ -113,9 +76,8 @@ class TrainOptions(BaseOptions):
         add("--display_port", 8097, "visdom port", type=integer(1))
         add("--update_html_freq", 1000, "images between images saved to web/", type=integer(1))
         add("--no_html", False, "write no web/ page")
-        add("--display_queries", False, "show where the queries of a source image are, beside the images")
         group("speed of training")
-        add("--cache_gb", 4.0, "memory for decoded images, GB; 0: decode every time", type=number(0))
+        add("--cache_gb", 4.0, "memory for decoded images, GB; 0: decode every time", type=real_number(0))
         add("--cuda_graph", False, "capture the whole step in one CUDA graph")
         add("--fast", False, "the options fastest on this device, but for those given; the mathematics stays")
 
@@ -132,6 +94,4 @@ class TrainOptions(BaseOptions):
 
     def check(self, opt: Namespace) -> None:
         super().check(opt)
-        if opt.qs_layers is None:  # the released code's rule, where it says nothing else: the deeper layers
-            opt.qs_layers = opt.nce_layers[3:] if len(opt.nce_layers) > 3 else opt.nce_layers[-1:]
-        check_training(opt, self.parser.defaults)
+        check_training(opt, self.parser)

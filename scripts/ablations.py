@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from options.base_options import run_folder
+from options.saved import run_folder
 from options.train_options import TrainOptions
 from util.errors import UserError, entry_point
 from util.run.checkpoint import STATE_FILE

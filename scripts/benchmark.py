@@ -1,6 +1,6 @@
 """Time the training step against the textbook one: python scripts/benchmark.py [--modes global,local] [--size 256] [options of train.py]
 
-Two sides, each with its own networks of the same weights: the plain step (`models/textbook.py`: released order, full attention
+Two sides, each with its own networks of the same weights: the plain step (`models/textbook`: released order, full attention
 matrices, float32, eager, NCHW; on CUDA with TF32 convolutions and cuDNN's search, as PyTorch ships and the released code sets
 them) and the step that trains, under the speed options given (--precision, --channels_last, --compile, --cuda_graph, --fast).
 Steps of the two alternate, so that whatever else a machine does meets both; each is timed between synchronisations, and
@@ -29,9 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from models import create_model, textbook
+from models import create_model
 from models.patch_sampler import PatchSelection
 from models.qs_attn import QuerySelection
+from models.textbook import cut as textbook_cut
+from models.textbook import textbook_step
 from options.train_options import TrainOptions
 from scripts.measuring import StageClock, peak_memory, seconds, spread, versions_and_hardware
 from util.errors import UserError, entry_point
@@ -60,8 +62,8 @@ class Side:
         self.opt = opt if name == "fast" else Namespace(**{**vars(opt), **UNHURRIED})
         torch.manual_seed(opt.seed)
         self.model = create_model(self.opt)
-        self.runner = self.model if name == "fast" else textbook.PlainStep(self.model)
-        self.networks = self.model.networks if name == "fast" else dict(self.runner.networks())
+        self.runner = self.model if name == "fast" else textbook_step(self.model)
+        self.networks = self.runner.networks
 
     def step(self, batch: dict) -> None:
         self._set_switches()
@@ -71,14 +73,7 @@ class Side:
     def translate(self, images: Tensor) -> None:
         """Translate images (B, C, H, W): one after the other on the plain side, at once on the fast one."""
         self._set_switches()
-        if self.name == "fast":
-            layout = torch.channels_last if self.opt.channels_last else torch.contiguous_format
-            self.model.real_A = images.to(self.model.device, memory_format=layout)
-            self.model.translate()
-        else:
-            with torch.inference_mode():
-                for image in images.split(1):
-                    self.networks["G"](image.to(self.model.device))
+        self.runner.translate(images.to(self.model.device))
 
     def _set_switches(self) -> None:
         """cuDNN's switches are the process's; the fast side sets its own in each step."""
@@ -145,7 +140,7 @@ def stages_of(side: Side, batches: Iterator[dict], steps: int) -> dict[str, floa
         ("encode", networks["G"], "encode"),
         ("D", networks["D"], "forward"),
         ("select", model, "choose_patches"),
-        ("select", textbook, "plain_qs_attn"),
+        ("select", textbook_cut, "plain_qs_attn"),
         ("route", QuerySelection, "route"),
         ("route", PatchSelection, "route"),
         ("NCE", networks["F"], "forward"),

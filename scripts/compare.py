@@ -30,11 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # as a file, a script sees only its own folder
 
 from data.folders import domain_folders
-from options.arguments import ArgumentParser, gpu_list, integer, number
 from options.train_options import TrainOptions
 from scripts.study.command import run_command
 from scripts.study.page import write_page
 from scripts.study.runs import study_results
+from util.arguments import ArgumentParser, gpu_list, integer, real_number
 from util.errors import UserError, entry_point
 from util.files import write_atomically
 from util.metrics.receipt import make_receipt, write_receipt
@@ -100,7 +100,12 @@ def parse(argv: Sequence[str]) -> Namespace:
     group("the budget of each run")
     add("--n_epochs", 200, "epochs at the initial learning rate", type=integer(0))
     add("--n_epochs_decay", 200, "epochs of decay to zero", type=integer(0))
-    add("--minutes", None, "train so long instead, at a constant learning rate", type=number(0, above=True))
+    add(
+        "--minutes",
+        None,
+        "train so long instead, at a constant learning rate",
+        type=real_number(0, above=True),
+    )
     group("how it is done")
     add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
     add("--jobs", 1, "trainings at a time", type=integer(1))

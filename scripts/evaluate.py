@@ -23,9 +23,9 @@ sys.path.insert(
 )  # as a file, a script sees only its own folder
 
 from data.folders import domain_folders
-from options.arguments import integer
-from options.base_options import option_values, run_folder
+from options.saved import option_values, run_folder
 from options.test_options import TestOptions
+from util.arguments import integer
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.metrics.evaluation import Evaluation, Evaluator

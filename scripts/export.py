@@ -26,7 +26,7 @@ sys.path.insert(
 )  # as a file, a script sees only its own folder
 
 from models.inference import load_generator
-from options.arguments import ArgumentParser, number
+from util.arguments import ArgumentParser, real_number
 from util.errors import UserError, entry_point
 
 OPSET = 18
@@ -91,7 +91,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add("--format", "onnx", "what to write", choices=tuple(SUFFIXES))
     parser.add("--output", None, "file to write", shown="NAME_EPOCH.onnx or .pt2")
     parser.add(
-        "--tolerance", 1e-3, "largest difference from the original, in values of [-1, 1]", type=number(0)
+        "--tolerance", 1e-3, "largest difference from the original, in values of [-1, 1]", type=real_number(0)
     )
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
     if opt.name is None:

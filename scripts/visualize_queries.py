@@ -31,8 +31,8 @@ from models.layers.initialisation import initialise
 from models.qs_attn import MODES
 from models.query_pictures.overview import Coverage, coverage, draw_figure
 from models.query_pictures.view import QueryView, view_queries
-from options.arguments import ArgumentParser, gpu_list, integer, layer_list
 from scripts.queries.page import write_page
+from util.arguments import ArgumentParser, gpu_list, integer, layer_list
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.image_files import ImageError, list_images, open_rgb

@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from options.base_options import read_saved_options, write_options
+from options.saved import read_saved_options, write_options
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 

@@ -8,7 +8,7 @@ from golden import load_golden
 from textbook import assert_gradients_close, instance_norm_bug, load_before, run_steps, tiny_model
 
 from models.layers.normalisation import InstanceNorm
-from models.textbook import PlainStep, log_of_entropy, plain_entropy, vectors
+from models.textbook.cut import TextbookCUT, log_of_entropy, plain_entropy, vectors
 from util.errors import UserError
 
 MODES = ["--QS_mode global", "--QS_mode local", "--QS_mode local_global", "--model cut"]
@@ -38,7 +38,7 @@ def test_plain_step_is_the_released_one_bug_and_all():
     model = tiny_model("--QS_mode", "global")
     load_before(model, golden)
     batches, ids = golden_steps(golden)
-    for step, (losses, grads) in enumerate(run_steps(PlainStep(model), model, batches, ids)):
+    for step, (losses, grads) in enumerate(run_steps(TextbookCUT(model), model, batches, ids)):
         for name, value in losses.items():
             assert value == pytest.approx(
                 golden[f"step{step}.loss.{name}"].item(), rel=1e-5 if step == 0 else 1e-4
@@ -64,7 +64,7 @@ def test_plain_step_agrees_with_what_is_right_in_the_released_one():
     model = tiny_model("--QS_mode", "global")
     load_before(model, golden)
     batches, ids = golden_steps(golden)
-    losses, grads = next(run_steps(PlainStep(model, norm=InstanceNorm), model, batches, ids))
+    losses, grads = next(run_steps(TextbookCUT(model, norm=InstanceNorm), model, batches, ids))
     for name, value in losses.items():
         assert value == pytest.approx(golden[f"step0.loss.{name}"].item(), rel=1e-5)
     right = {key: value for key, value in golden_gradients(golden, 0).items() if not key.startswith("G.")}
@@ -80,7 +80,7 @@ def test_the_step_that_trains_is_the_plain_one(argv, batch):
     size of the rate even where a gradient is nothing but rounding.
     """
     model, plain_model = tiny_model(*argv.split()), tiny_model(*argv.split())
-    plain = PlainStep(plain_model, norm=InstanceNorm)
+    plain = TextbookCUT(plain_model, norm=InstanceNorm)
     for number in range(3):
         torch.manual_seed(number)
         images = torch.rand(2, batch, 3, 32, 48) * 2 - 1
@@ -98,7 +98,7 @@ def test_the_step_that_trains_is_the_plain_one(argv, batch):
 def test_plain_step_works_on_the_weights_themselves():
     """Neither copies nor another layout: what the plain step learns, the model knows."""
     model = tiny_model()
-    plain = PlainStep(model)
+    plain = TextbookCUT(model)
     for net, ours in ((plain.netG, model.netG), (plain.netD, model.netD)):
         assert [id(p) for p in net.parameters()] == [id(p) for p in ours.parameters()]
         x = torch.rand(2, 3, 32, 32)
@@ -118,4 +118,4 @@ def test_plain_log_entropy_is_that_of_long_doubles():
 
 def test_the_plain_step_is_the_papers():
     with pytest.raises(UserError, match="--qs_variant paper"):
-        PlainStep(tiny_model("--qs_variant", "released"))
+        TextbookCUT(tiny_model("--qs_variant", "released"))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from models import create_model
 from models.weights import save_weights
-from options.base_options import write_options
+from options.saved import write_options
 from options.train_options import TrainOptions
 
 TINY = "--gpu_ids -1 --netG resnet_4blocks --ngf 4 --ndf 4 --netF_nc 4 --load_size 32 --crop_size 32".split()

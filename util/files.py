@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,3 +46,14 @@ def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files that a killed process of `write_atomically` left in `folder`."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+def verify_archive(path: Path) -> None:
+    """Read a file written by torch.save back from disk and check its checksums. OSError where they are wrong."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise OSError(f"{path.name} is damaged: {error}") from None
+    if broken is not None:
+        raise OSError(f"{path.name} is damaged: its checksum of {broken} is not that of what was written")

@@ -1,20 +1,20 @@
-"""How the training step is run: precision, memory layout, compiled networks, the whole step as one CUDA graph.
+"""How the training step runs: precision, memory layout, compiled networks, the whole step as one CUDA graph.
 
-The mathematics of a step is the model's (`models/cut_model.py`) and stays; what is here changes rounding and time alone.
-Each of `--precision`, `--channels_last`, `--compile`, `--cuda_graph` is checked here, and all but the layout carried out
-(a graph's making and replay: `models/speed/step_graph.py`). What fails on a machine is undone and said once, and training goes on
+The model defines the mathematics of a step. This module changes only rounding and time. It checks `--precision`,
+`--channels_last`, `--compile` and `--cuda_graph`, and carries out all but the layout (`models/speed/step_graph.py`
+captures and replays the graph). An option that fails on a machine is undone with one warning, and training continues
 without it from the state it had.
 
-- tf32 lets cuDNN round a convolution's inputs to 10 bits of mantissa; matrix products of scores stay float32. bf16 is
-  autocast: convolutions, heads and routing in bfloat16; ranking, attention, statistics, softmax, losses and weights in
-  float32.
-- `--channels_last` stores images as the matrix units want them. On CUDA what stands between the convolutions of G and D
-  then runs in kernels of our own (`models/speed/fused.py`), for PyTorch's would convert to NCHW and back.
-- `--compile` leaves that to torch.compile instead. The heads stay as they are: two small matrix products each, and ten
-  variants (five layers, with and without gradient) to compile. Inductor's default mode: the convolutions remain cuDNN's,
-  and graphs of single passes would be in the way of the next.
-- `--cuda_graph` captures the step from forward to the last update, for each size of batch, and then replays it: one
-  launch instead of some 1,500. Random positions are drawn on the device, from the same numbers as without the graph.
+- tf32 lets cuDNN round the inputs of convolutions to 10 bits of mantissa; matrix products of scores stay float32. bf16
+  is autocast: convolutions, heads and routing in bfloat16; ranking, attention, statistics, softmax, losses and weights
+  in float32.
+- `--channels_last` stores images in the layout that tensor cores read. On CUDA the layers between convolutions then run
+  in Triton kernels of this project (`models/speed/fused.py`), because PyTorch's would convert to NCHW and back.
+- `--compile` leaves these layers to torch.compile instead. The heads are not compiled: they are two small matrix
+  products each, and there would be ten variants (five layers, with and without gradient). Inductor runs in its default
+  mode: convolutions remain cuDNN's, and graphs of single passes would conflict with `--cuda_graph`.
+- `--cuda_graph` captures the step from forward to the last update once per size of batch, and then replays it: one
+  launch instead of about 1,500. Random positions are drawn on the device, the same numbers as without the graph.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.speed import fused_kernels, triton_support
-from models.speed.step_graph import PRODUCTS, Recording, Snapshot
+from models.speed import fused, fused_kernels, triton_support
+from models.speed.step_graph import Recording, Snapshot
 from models.speed.streams import SideStream
 from util import distributed
 from util.device import get_device
 from util.errors import UserError
 
-MOST_SHAPES = 4  # captured; each graph keeps its own memory. Batches of further shapes run uncaptured
+MOST_SHAPES = 4  # graphs kept, each with memory of its own; batches of further shapes run uncaptured
 
 
 def fastest(device: torch.device) -> dict[str, object]:
@@ -53,16 +53,19 @@ def fastest(device: torch.device) -> dict[str, object]:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices in hardware (AMX or AVX-512 BF16), as Linux tells."""
+    """Whether the processor has bfloat16 matrix products (AMX or AVX-512 BF16), from /proc/cpuinfo."""
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text(encoding="utf-8", errors="replace").split() if cpuinfo.is_file() else []
     return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
 
 
-def settle(opt: Namespace) -> None:
-    """Put what `--fast` means here into `opt`, but for what was given, and refuse what cannot work.
+def choose_speed(opt: Namespace, model: type) -> None:
+    """Set in `opt` what `--fast` means on this device, except for options that were given, and refuse what cannot work.
 
-    A run saves the outcome, so that continuing it computes as it began, wherever `--fast` would differ.
+    A run saves the outcome, so continuing it computes as it began, even where `--fast` would now mean something else.
+
+    Args:
+        model: the model's class, which knows what its step rules out.
 
     Raises:
         UserError: an option that this device or another option rules out.
@@ -74,14 +77,14 @@ def settle(opt: Namespace) -> None:
     device = get_device(opt.gpu_ids)
     if fast:
         for name, value in fastest(device).items():
-            if name not in opt.given and _obstacle(name, value, opt, device) is None:
+            if name not in opt.given and _obstacle(name, value, opt, model, device) is None:
                 setattr(opt, name, value)
     for name in ("precision", "compile", *(["cuda_graph"] if opt.isTrain else [])):
-        if reason := _obstacle(name, getattr(opt, name), opt, device):
+        if reason := _obstacle(name, getattr(opt, name), opt, model, device):
             raise UserError(reason)
 
 
-def _obstacle(name: str, value: object, opt: Namespace, device: torch.device) -> str | None:
+def _obstacle(name: str, value: object, opt: Namespace, model: type, device: torch.device) -> str | None:
     """Why an option cannot have this value, and what to do; None where it can."""
     where = {"cpu": "the CPU", "mps": "Apple's GPU", "cuda": "a CUDA device"}[device.type]
     if (name, value) == ("precision", "tf32"):
@@ -89,15 +92,14 @@ def _obstacle(name: str, value: object, opt: Namespace, device: torch.device) ->
             return f"--precision tf32 is a mode of NVIDIA GPUs, but this runs on {where}: give --precision fp32 or bf16"
         if torch.cuda.get_device_capability(device) < (8, 0):
             return "--precision tf32 needs an Ampere GPU or a later one (compute capability 8.0): give --precision fp32"
-    if (name, value) == ("compile", True) and opt.isTrain and opt.gan_mode == "wgangp":
-        return "--compile cannot serve --gan_mode wgangp, whose penalty differentiates D twice: give --compile false"
+    if (name, value) == ("compile", True) and opt.isTrain and model.differentiated_twice(opt):
+        return (
+            f"--compile cannot serve --gan_mode {opt.gan_mode}, whose penalty differentiates D twice: "
+            "give --compile false"
+        )
     if (name, value) == ("cuda_graph", True):
-        if opt.flip_equivariance:
-            return (
-                "--cuda_graph cannot capture --flip_equivariance, which tosses a coin on the host every step"
-            )
-        if opt.pool_size:
-            return "--cuda_graph cannot capture --pool_size, which picks images on the host every step"
+        if reason := model.capture_obstacle(opt):
+            return reason
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             return "--cuda_graph cannot capture the exchange of gradients between processes: give --cuda_graph false"
         if device.type != "cuda":
@@ -109,8 +111,7 @@ class Accelerator:
     """Runs the steps of a model as its options say.
 
     Args:
-        model: a CUTModel with its networks on their device; of its attributes are used `opt`, `device`, `networks`, and in
-            training `optimizers`, `guard`, `pool`, `real_A`, `real_B` and what a step leaves behind, `step_graph.PRODUCTS`.
+        model: a `BaseModel` with its networks on their device.
     """
 
     def __init__(self, model):
@@ -126,49 +127,47 @@ class Accelerator:
                 optimizer.register_load_state_dict_post_hook(lambda _: self.recordings.clear())
 
     def set_rounding(self) -> None:
-        """Tell cuDNN how to compute. The switches are the process's, so each step sets its own."""
+        """Set cuDNN's switches, which belong to the process, for this model's next step."""
         if self.model.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = self.model.opt.precision == "tf32"
-            # sizes that are captured recur, and repay a search for the fastest algorithm
+            # captured sizes recur, which repays a search for the fastest algorithm
             torch.backends.cudnn.benchmark = (
                 self.captures and not torch.are_deterministic_algorithms_enabled()
             )
 
     def _compile_passes(self) -> Iterator[_CompiledPass]:
-        for name in ("G", "D") if self.model.opt.isTrain else ("G",):
-            net = self.model.networks[name]
-            for method in ("forward", "encode"):
-                if hasattr(net, method):
-                    compiled = _CompiledPass(getattr(net, method), self.give_up_compiling)
-                    setattr(net, method, compiled)  # on the object: keys and classes of networks stay
-                    yield compiled
+        for net in self.model.networks.values():
+            for method in getattr(net, "compiled_methods", ()):
+                compiled = _CompiledPass(getattr(net, method), self.give_up_compiling)
+                setattr(net, method, compiled)  # on the object: keys and classes of networks stay
+                yield compiled
 
     def _fuse_networks(self) -> Iterator[nn.Module]:
         opt, device = self.model.opt, self.model.device
         if opt.channels_last and triton_support.works(device):
             try:
                 fused_kernels.try_out(device, torch.bfloat16 if opt.precision == "bf16" else torch.float32)
-            except Exception as error:  # whatever a compiler may raise
+            except Exception as error:  # a compiler may raise anything
                 _warn("the fused kernels of --channels_last", error)
                 return
+            twice = self.model.differentiated_twice(opt)  # the kernels have a first derivative only
             for name, net in self.model.networks.items():
-                # wgangp's penalty differentiates D twice, the kernels do it once
-                if hasattr(net, "fused") and not (name == "D" and opt.gan_mode == "wgangp"):
-                    net.fused = True
+                if hasattr(net, "run_layers") and name not in twice:
+                    net.run_layers = fused.run
                     yield net
 
     def give_up_compiling(self, error: Exception) -> None:
         """Run the networks uncompiled from here on."""
         self.passes = []
         for net in self.model.networks.values():
-            for method in ("forward", "encode"):
+            for method in getattr(net, "compiled_methods", ()):
                 net.__dict__.pop(method, None)
         _warn("--compile", error)
 
     def run(self, step: Callable[[], None]) -> None:
         """One training step on the model's current batch; `step` is the plain one."""
         self.set_rounding()
-        shapes = (self.model.real_A.shape, self.model.real_B.shape)
+        shapes = tuple((name, tensor.shape) for name, tensor in self.model.batch.items())
         if shapes not in self.recordings and shapes not in self.proven:
             self._try(step, shapes)
         recording = self.recordings.get(shapes)
@@ -179,17 +178,17 @@ class Accelerator:
             recording.replay(self.model)
 
     def _try(self, step: Callable[[], None], shapes: tuple) -> None:
-        """Run the step on a batch of new shapes as asked for, from compiling to capture, and give up what fails.
+        """Run the step on a batch of new shapes compiled and captured, as asked for, and give up what fails.
 
-        The state is put back afterwards, random numbers included: this is rehearsal. Processes that train together rehearse
-        only their first step, which they do alike, since a rehearsal exchanges gradients; and there a failure ends the run.
+        This is a rehearsal: the state is restored afterwards, random generators included. Processes that train together
+        rehearse only their first step, since a rehearsal exchanges gradients; there a failure ends the run.
         """
         together = distributed.world_size() > 1
         capture = self.captures and len(self.recordings) < MOST_SHAPES
         if not (self.passes or capture) or (together and self.proven):
             return
         before = Snapshot(self.model)
-        self._forget_products()
+        self._forget_results()
         if self.passes:
             try:
                 rehearsal = SideStream(self.model.device)
@@ -198,9 +197,8 @@ class Accelerator:
                 rehearsal.join()
             except UserError:
                 raise
-            except (
-                Exception
-            ) as error:  # whatever a compiler may raise; an error of the step itself comes again without it
+            # a compiler may raise anything; an error of the step itself is raised again without it
+            except Exception as error:
                 if together:
                     raise
                 if self.passes:
@@ -208,7 +206,7 @@ class Accelerator:
             self._undo(before)
         if capture:
             try:
-                self.recordings[shapes] = Recording(self.model, step, before, self._forget_products)
+                self.recordings[shapes] = Recording(self.model, step, before, self._forget_results)
             except UserError:
                 raise
             except Exception as error:
@@ -218,20 +216,19 @@ class Accelerator:
                 _warn("--cuda_graph", error)
 
     def _undo(self, before: Snapshot) -> None:
-        """Put the state back, once whatever a step that broke off has put on any stream is done."""
+        """Restore the state, after all streams have finished what an interrupted step left on them."""
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
-        self._forget_products()
+        self._forget_results()
         before.restore()
 
-    def _forget_products(self) -> None:
-        """Let go of the last step's results: their history ties the weights' gradients to the stream it ran on."""
-        for name in PRODUCTS:
-            setattr(self.model, name, {} if name == "losses" else None)
+    def _forget_results(self) -> None:
+        """Drop the last step's results: their history ties the weights' gradients to the stream it ran on."""
+        self.model.losses, self.model.results = {}, {}
 
 
 class _CompiledPass:
-    """A network's method, compiled; calls it as it is, and says so, where compiling fails."""
+    """A network's method, compiled; where compiling fails it gives up with a warning and runs the plain method."""
 
     def __init__(self, method: Callable, give_up: Callable[[Exception], None]):
         self.method, self.give_up = method, give_up
@@ -241,9 +238,8 @@ class _CompiledPass:
     def __call__(self, *args):
         try:
             return self.compiled(*args)
-        except (
-            Exception
-        ) as error:  # whatever a compiler may raise; an error of the method itself comes again below
+        # a compiler may raise anything; an error of the method itself is raised again below
+        except Exception as error:
             self.give_up(error)
             return self.method(*args)
 
@@ -251,7 +247,8 @@ class _CompiledPass:
 def _warn(option: str, error: Exception) -> None:
     reason = str(error).strip().splitlines() or [type(error).__name__]
     warnings.warn(
-        f"{option} failed on this machine and is left off; work goes on without it. {type(error).__name__}: {reason[0]}",
+        f"{option} failed on this machine and is switched off; work continues without it. "
+        f"{type(error).__name__}: {reason[0]}",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -33,13 +33,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.speed.triton_support import installed, jit, on_device_of, tl, triton
+from models.speed.triton_support import installed, jit, on_device_of, tl, triton, works
 
 if installed():
     ABSENT = tl.constexpr(-1e30)  # the score of no key: finite, so that differences stay numbers
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PRECISIONS = ("tf32x3", "ieee")
+
+
+def log_entropy(features: Tensor, mode: str, window: int) -> Tensor | None:
+    """log H of every row, "global" or "local", as `models.qs_attn.log_entropy`; None where kernels do not run."""
+    if not works(features.device):
+        return None
+    return global_log_entropy(features) if mode == "global" else local_log_entropy(features, window)
 
 
 def global_log_entropy(features: Tensor, input_precision: str | None = None) -> Tensor:

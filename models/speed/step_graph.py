@@ -1,8 +1,8 @@
-"""The whole training step as one CUDA graph, and the snapshot that lets a step be rehearsed without leaving a trace.
+"""The whole training step as one CUDA graph, and the snapshot that lets a step be rehearsed without a trace.
 
-A capture needs everything at its place beforehand: code compiled, algorithms chosen, optimiser state allocated. So the step
-is rehearsed on the real batch, everything it changed is put back, random numbers included, and then it is recorded. What
-is random in it is drawn on the device from the default generator, whose position each replay advances as a step would.
+A capture needs compiled code, chosen algorithms and allocated optimiser state beforehand. So the step is rehearsed on
+the real batch, everything it changed is restored, random generators included, and then it is recorded. Random numbers of
+a step are drawn on the device from the default generator, which each replay advances as a step would.
 """
 
 from __future__ import annotations
@@ -17,23 +17,21 @@ from torch import Tensor, nn
 from models.speed.streams import SideStream
 
 WARM_UP_STEPS = 3  # as PyTorch advises
-PRODUCTS = ("losses", "fake", "fake_B", "idt_B", "real_features")  # what a step leaves behind in the model
 
 
 class Recording:
     """The step on batches of one shape as a CUDA graph, with the buffers it reads and writes.
 
     Args:
-        before: the state to leave things in; the rehearsal that a capture needs is undone to it.
+        before: the state to restore after the rehearsal that a capture needs.
         forget: drops the model's results of earlier steps.
     """
 
     def __init__(self, model, step: Callable[[], None], before: Snapshot, forget: Callable[[], None]):
-        self.inputs = {name: getattr(model, name).clone() for name in ("real_A", "real_B")}
+        self.inputs = {name: tensor.clone() for name, tensor in model.batch.items()}
         groups = [group for optimizer in model.optimizers.values() for group in optimizer.param_groups]
         self.rates = [(group, torch.tensor(group["lr"], device=model.device)) for group in groups]
-        for name, buffer in self.inputs.items():
-            setattr(model, name, buffer)
+        model.batch = dict(self.inputs)
         stream = SideStream(model.device)
         with stream:
             for _ in range(WARM_UP_STEPS):
@@ -43,21 +41,17 @@ class Recording:
         before.restore()
         with self._capturable():
             self._replay = capture_graph(step, stream)
-        results = {name: getattr(model, name) for name in PRODUCTS}
-        results["losses"] = {name: loss.detach() for name, loss in results["losses"].items()}
-        for name in ("fake", "fake_B", "idt_B"):
-            results[name] = None if results[name] is None else results[name].detach()
-        self.results = {**results, "real_features": None}
+        self.losses = {name: loss.detach() for name, loss in model.losses.items()}
+        self.results = dict(model.results)
 
     def replay(self, model) -> None:
         """One step on the model's current batch."""
         for name, buffer in self.inputs.items():
-            buffer.copy_(getattr(model, name), non_blocking=True)
+            buffer.copy_(model.batch[name], non_blocking=True)
         for group, rate in self.rates:
             rate.fill_(group["lr"])
         self._replay()
-        for name, result in {**self.inputs, **self.results, "losses": dict(self.results["losses"])}.items():
-            setattr(model, name, result)
+        model.batch, model.losses, model.results = dict(self.inputs), dict(self.losses), dict(self.results)
 
     @contextmanager
     def _capturable(self) -> Iterator[None]:
@@ -95,13 +89,12 @@ def capture_graph(step: Callable[[], None], side: SideStream) -> Callable[[], No
 
 
 class Snapshot:
-    """Everything that a training step changes: weights, buffers, optimiser state, the guard's report, random numbers."""
+    """Everything that a step changes: weights, buffers, memories, optimiser state, the guard's report, random numbers."""
 
     def __init__(self, model):
         self.model = model
         self.values = [(tensor, tensor.detach().clone()) for tensor in self._tensors()]
         self.trainable = [(p, p.requires_grad) for p in self._parameters()]
-        self.pool = list(model.pool.images)
         self.random: list[tuple[Callable, Tensor]] = [(torch.set_rng_state, torch.get_rng_state())]
         if model.device.type == "cuda":
             setter = functools.partial(torch.cuda.set_rng_state, device=model.device)
@@ -115,8 +108,8 @@ class Snapshot:
 
     def _tensors(self) -> Iterator[Tensor]:
         yield from self._parameters()
-        for net in self.model.networks.values():
-            yield from net.buffers()
+        for module in (*self.model.networks.values(), *self.model.memories.values()):
+            yield from module.buffers()
         yield self.model.guard.found
         yield self.model.guard.report
         for optimizer in self.model.optimizers.values():
@@ -125,7 +118,7 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put everything back, in place. Optimiser state that has come since stays and is zero, as it begins."""
+        """Restore everything in place. Optimiser state created since stays and is zero, as it begins."""
         known = {id(tensor) for tensor, _ in self.values}
         for tensor in self._tensors():
             if id(tensor) not in known:
@@ -135,6 +128,5 @@ class Snapshot:
         for parameter, trainable in self.trainable:
             parameter.requires_grad_(trainable)
             parameter.grad = None
-        self.model.pool.images = list(self.pool)
         for setter, state in self.random:
             setter(state)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.speed.step_graph import Snapshot
-from models.textbook import PlainStep
+from models.textbook import textbook_step
 from scripts.gpu.bench import Bench, Report, freed
 
 LOSSES = ("G", "D_real", "D_fake")
@@ -46,7 +46,7 @@ def agreement(bench: Bench, report: Report) -> None:
     for name, (words, nudge) in free.items():
         with freed():
             model = bench.model(words)
-            runner = PlainStep(model) if name.startswith("textbook") else model
+            runner = textbook_step(model) if name.startswith("textbook") else model
             with torch.no_grad():
                 for weight in model.netG.parameters() if nudge else ():
                     weight.mul_(1 + nudge * torch.randn_like(weight))
@@ -86,7 +86,7 @@ def _off_from_the_same_weights(bench: Bench, words: str, batches: list[dict], st
     """How far the losses of each step of a run are off what the textbook step makes of the weights before it: (steps,)."""
     with freed():
         model = bench.model(words)
-        plain = PlainStep(model)  # on the same parameters, with optimisers of its own
+        plain = textbook_step(model)  # on the same parameters, with optimisers of its own
 
         expected = []
 

@@ -27,7 +27,7 @@ from torch.profiler import profile as profiler
 
 from models import qs_attn
 from models.speed import triton_support
-from models.textbook import PlainStep
+from models.textbook import textbook_step
 from scripts.gpu.agreement import agreement
 from scripts.gpu.bench import Bench, Report, freed
 
@@ -154,7 +154,7 @@ def _time_variants(bench: Bench, report: Report, variants: dict[str, str], start
                     torch.backends.cudnn.allow_tf32 = True  # as PyTorch ships
                     # as the released code sets it; the search tries algorithms with gigabytes of workspace
                     torch.backends.cudnn.benchmark = "searched" in name
-                    optimize = PlainStep(model).optimize_parameters
+                    optimize = textbook_step(model).optimize_parameters
                 batches = bench.batches(8, images=model.opt.batch_size)
                 rows[name] = bench.time_training(model, optimize, batches)
                 rows[name]["given_up"] = [

@@ -1,25 +1,23 @@
 """Saving a run so that it can be continued exactly, and continuing it.
 
-`{latest|N|iter_N}_net_{G,D,F}.pth` are the weights in the released format, for everybody. `latest_state.pth` is the whole
+`{latest|N|iter_N}_net_NAME.pth` are the weights in the released format, for everybody. `latest_state.pth` is the whole
 state of the training in one file, weights included, so a resume never mixes two saves: the file is written beside its
-place, flushed to disk, read back and checked, and only then put in the place of the one before.
+place, flushed to disk, read back and checked, and only then replaces the one before.
 """
 
 from __future__ import annotations
 
 import random
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from models.cut_model import CUTModel
-from models.weights import load_weights, save_weights
 from util.errors import UserError
-from util.files import write_atomically
+from util.files import verify_archive, write_atomically
 
 FORMAT = 1
 STATE_FILE = "latest_state.pth"
@@ -33,7 +31,7 @@ class Progress:
     position: int = 0
     images: int = 0
     steps: int = 0
-    loss_G_sum: float = 0.0  # over the steps of this epoch, for the plateau schedule
+    loss_G_sum: float = 0.0  # of the headline loss over the steps of this epoch, for the plateau schedule
     epoch_steps: int = 0
 
     def advance(self, batch: int) -> None:
@@ -54,16 +52,31 @@ class Progress:
         self.loss_G_sum = 0.0
 
 
+class Resumable(Protocol):
+    """What is saved: `models.base_model.BaseModel`."""
+
+    def training_state(self) -> dict: ...
+    def load_training_state(self, state: dict) -> None: ...
+    def save_networks(self, folder: Path, epoch: str) -> None: ...
+    def load_networks(self, folder: Path, epoch: str) -> list[str]: ...
+
+
 class Checkpoints:
     """The checkpoints of one run folder.
 
     Args:
         extra: name -> (state getter, state setter) of what else belongs to the state, such as logs.
+        writes: whether this process writes the files; all processes of a training call `save` together.
     """
 
     def __init__(
-        self, folder: Path, model: CUTModel, extra: dict[str, tuple[Callable, Callable]] | None = None
+        self,
+        folder: Path,
+        model: Resumable,
+        extra: dict[str, tuple[Callable, Callable]] | None = None,
+        writes: bool = True,
     ):
+        self.writes = writes
         self.folder = folder
         self.model = model
         self.extra = extra or {}
@@ -74,13 +87,16 @@ class Checkpoints:
         Numbered weights come before the state, since a resume would not come back to them, and the latest after it, since
         without a state they would pass for a run that has none.
         """
+        model_state = self.model.training_state()
+        if not self.writes:
+            return
         for name in names:
             if name != "latest":
-                self.save_weights(name)
+                self.model.save_networks(self.folder, name)
         state = {
             "format": FORMAT,
             "progress": asdict(progress),
-            "model": self.model.training_state(),
+            "model": model_state,
             "random": random_state(),
             **{name: get() for name, (get, _) in self.extra.items()},
         }
@@ -88,12 +104,7 @@ class Checkpoints:
             self.folder / STATE_FILE, lambda path: torch.save(state, path), verify=verify_archive
         )
         if "latest" in names:
-            self.save_weights("latest")
-
-    def save_weights(self, name: str) -> None:
-        """Save the networks alone. OSError where that fails."""
-        for network, net in self.model.networks.items():
-            save_weights(net, self.folder / f"{name}_net_{network}.pth")
+            self.model.save_networks(self.folder, "latest")
 
     def resume(self) -> Progress:
         """Put model, random generators and logs back to where the state was saved. UserError where it cannot be read."""
@@ -124,32 +135,10 @@ class Checkpoints:
                 "give --continue_train without options that change the networks"
             ) from None
 
-    def load_weights(self, folder: Path, epoch: str) -> list[str]:
-        """Load the networks saved in `folder` at `epoch`, G at least; return the names of those found."""
-        found = [name for name in self.model.networks if (folder / f"{epoch}_net_{name}.pth").is_file()]
-        if "G" not in found:
-            raise UserError(
-                f"{folder} has no {epoch}_net_G.pth to start from: name a run and an --epoch that were saved"
-            )
-        for name in found:
-            load_weights(self.model.networks[name], folder / f"{epoch}_net_{name}.pth", self.model.opt)
-        return found
-
 
 def _first_line(error: Exception) -> str:
     """The beginning of what an exception says, or its type where it says nothing."""
     return (str(error) or type(error).__name__).splitlines()[0][:120]
-
-
-def verify_archive(path: Path) -> None:
-    """Read a file written by torch.save back from disk and check its checksums. OSError where they are wrong."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except zipfile.BadZipFile as error:
-        raise OSError(f"{path.name} is damaged: {error}") from None
-    if broken is not None:
-        raise OSError(f"{path.name} is damaged: its checksum of {broken} is not that of what was written")
 
 
 def random_state() -> dict:

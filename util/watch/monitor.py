@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -217,3 +218,18 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
         "Learning rate": f"{record['lr']:.3g}",
         "Seconds per image": f"{record['seconds_per_image']:.3f}",
     }
+
+
+def create_monitor(opt: Namespace, folder: Path) -> Monitor:
+    """The monitor of the run in `folder`, as the options ask for it."""
+    visdom = None
+    if opt.display_id is None or opt.display_id > 0:
+        visdom = VisdomClient(
+            opt.display_server,
+            opt.display_port,
+            opt.display_env,
+            opt.display_id or 1,
+            opt.display_ncols,
+            opt.display_winsize,
+        )
+    return Monitor(folder, opt.name, html=not opt.no_html, visdom=visdom, display_winsize=opt.display_winsize)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 
 def boolean(text: str) -> bool:
@@ -40,7 +40,9 @@ def integer(least: int) -> Callable[[str], int]:
     return parse
 
 
-def number(least: float = -math.inf, most: float = math.inf, above: bool = False) -> Callable[[str], float]:
+def real_number(
+    least: float = -math.inf, most: float = math.inf, above: bool = False
+) -> Callable[[str], float]:
     """A finite number from `least` (excluded where `above`) to `most`."""
 
     def parse(text: str) -> float:
@@ -98,6 +100,7 @@ class ArgumentParser(argparse.ArgumentParser):
             allow_abbrev=False, argument_default=argparse.SUPPRESS, formatter_class=_HelpFormatter, **kwargs
         )
         self.defaults: dict[str, object] = {}
+        self.conditions: dict[str, dict[str, tuple]] = {}  # option -> values of others that give it an effect
         self._group = self
 
     def group(self, title: str) -> None:
@@ -113,10 +116,19 @@ class ArgumentParser(argparse.ArgumentParser):
         type: Callable = str,
         choices: Sequence[str] | None = None,
         shown: str | None = None,
+        only: Mapping[str, tuple] | None = None,
     ) -> None:
-        """Declare `flag`; a bool default makes it a boolean, accepted bare and with a value. `shown`: the default in words."""
+        """Declare `flag`.
+
+        Args:
+            default: a bool makes it a boolean, accepted bare and with a value.
+            shown: the default in words.
+            only: values of other options without which this one has no effect, by option.
+        """
         name = flag.lstrip("-")
         self.defaults[name] = default
+        if only:
+            self.conditions[name] = dict(only)
         if shown is None:
             listed = isinstance(default, list)
             shown = (

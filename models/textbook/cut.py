@@ -1,107 +1,50 @@
-"""The textbook step: the whole of training straight from the definition, in the released code's order.
+"""The textbook step of CUT and QS-Attn, in the released code's order.
 
-It is the oracle of the tests and the baseline of `scripts/benchmark.py`, and shares no shortcut with the step that trains
-(`models/cut_model.py`): D judges translations and real images apart, each of the four images is encoded in a pass of its
-own, attention is the full L x L matrix with gradient, local windows are unfolded at every position, normalisation is
-`torch.nn.InstanceNorm2d`, and resampling is a depthwise convolution. Float32, eager, NCHW.
+It shares no shortcut with `models/cut_model.py`: D judges translations and real images in passes of their own, each of
+the four images is encoded in a pass of its own, attention is the full L x L matrix with gradient, and local windows are
+unfolded at every position.
 
-One thing only is not textbook: queries are ranked by the logarithm of their entropy, or else most would tie at zero and
-the two steps could not be held against each other. `entropy="plain"` gives the plain formula.
+One thing is not textbook: queries are ranked by the logarithm of their entropy, because most would tie at zero otherwise
+and the two steps could not be compared. `entropy="plain"` gives the plain formula.
 
 Shapes as in `models/qs_attn.py`: B images, C channels, L = H*W positions, N queries, M keys of a query.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Adam
 
 from models import patch_sampler
 from models.cut_model import CUTModel
 from models.gan_loss import gradient_penalty
-from models.layers.normalisation import InstanceNorm
-from models.layers.resample import BlurDownsample, BlurUpsample
 from models.qs_attn import MODES
 from models.qs_model import QSModel
+from models.textbook.base import TextbookStep
+from models.textbook.layers import TextbookNorm
 from util.errors import UserError
 
 
-class DepthwiseDownsample(BlurDownsample):
-    """The blur as its definition has it: a depthwise convolution with `filt`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
-        return F.conv2d(x, self.filt, stride=2, groups=x.shape[1])
-
-
-class DepthwiseUpsample(BlurUpsample):
-    """The blur as its definition has it: a depthwise transposed convolution with `filt`, less its border."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-        return F.conv_transpose2d(x, self.filt, stride=2, padding=2, groups=x.shape[1])[:, :, 1:-1, 1:-1]
-
-
-class TextbookNorm(nn.Module):
-    """`torch.nn.InstanceNorm2d`, which would have to be told a number of channels that it has no use for."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.instance_norm(x)
-
-
-def plain_network(net: nn.Module, norm: Callable[[], nn.Module]) -> nn.Module:
-    """`net` with the same parameters and buffers, not copies of them, but textbook layers: `norm()` for instance norms."""
-    shared = {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())}
-    net = copy.deepcopy(net, shared)
-    vars(net).pop("fused", None)
-    for parent in list(net.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, InstanceNorm):
-                setattr(parent, name, norm())
-            elif isinstance(child, BlurDownsample):
-                child.__class__ = DepthwiseDownsample
-            elif isinstance(child, BlurUpsample):
-                child.__class__ = DepthwiseUpsample
-    return net
-
-
-class PlainStep:
-    """The textbook step on the weights of a `CUTModel` (or `QSModel`), under that model's options; see the module's docstring.
+class TextbookCUT(TextbookStep):
+    """CUT's, FastCUT's and QS-Attn's step; see the module's docstring.
 
     Args:
-        model: gives weights, options and the batch (`model.set_input`); its own optimisers are left alone.
         entropy: "log" or "plain" (float32, with ties at zero).
-        norm: makes what stands for each instance norm.
     """
 
     def __init__(self, model: CUTModel, entropy: str = "log", norm: Callable[[], nn.Module] = TextbookNorm):
-        self.model, self.opt = model, model.opt
-        if self.opt.qs_variant != "paper":
-            raise UserError("the plain step is the paper's method: give --qs_variant paper")
+        super().__init__(model, norm)
+        if model.opt.model == "qs" and model.opt.qs_variant != "paper":
+            raise UserError("the textbook step is the paper's method: give --qs_variant paper")
         self.rank = RANKS[entropy]
-        self.netG, self.netD = plain_network(model.netG, norm), plain_network(model.netD, norm)
-        self.netF = model.netF
-        self.losses: dict[str, Tensor] = {}
-        settings = {"lr": self.opt.lr, "betas": (self.opt.beta1, self.opt.beta2)}
-        self.optimizers = {
-            name: Adam(net.parameters(), **settings)
-            for name, net in self.networks()
-            if list(net.parameters())
-        }
-
-    def networks(self) -> Iterator[tuple[str, nn.Module]]:
-        """The networks with their names, G, D and F."""
-        yield from (("G", self.netG), ("D", self.netD), ("F", self.netF))
+        self.netG, self.netD, self.netF = (self.networks[name] for name in ("G", "D", "F"))
 
     def optimize_parameters(self) -> None:
         """One training step on the model's current batch."""
-        opt, real_A, real_B = self.opt, self.model.real_A, self.model.real_B
+        opt, real_A, real_B = self.opt, self.model.batch["A"], self.model.batch["B"]
         identity = opt.nce_idt and opt.lambda_NCE > 0
         self.mirrored = opt.flip_equivariance and torch.rand(()).item() < 0.5
 
@@ -109,16 +52,16 @@ class PlainStep:
         fake = self.netG(real.flip(3) if self.mirrored else real)
         fake_B, idt_B = fake[: len(real_A)], fake[len(real_A) :]
 
-        self.netD.requires_grad_(True)
-        self._update(self.D_loss(fake_B, real_B), "D")
+        self.freeze("D", False)
+        self.update("D", self.D_loss(fake_B, real_B))
 
-        self.netD.requires_grad_(False)
+        self.freeze("D")
         pairs = [(real_A, fake_B)] + [(real_B, idt_B)] * identity
-        self._update(self.G_loss(fake_B, pairs), "G", "F")
+        self.update("G", self.G_loss(fake_B, pairs))
 
     def D_loss(self, fake_B: Tensor, real_B: Tensor) -> Tensor:
         """Half the sum of D's loss on the translation and on a real B."""
-        fake_B = self.model.pool.query(fake_B).detach()
+        fake_B = self.model.pool(fake_B)
         self.losses["D_fake"] = self.model.gan_loss(self.netD(fake_B), False)
         self.losses["D_real"] = self.model.gan_loss(self.netD(real_B), True)
         loss = (self.losses["D_fake"] + self.losses["D_real"]) / 2
@@ -157,18 +100,6 @@ class PlainStep:
             return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window, self.rank)
         indices = patch_sampler.random_locations(source[0, 0].numel(), opt.num_patches, source.device)
         return source.flatten(2).mT[:, indices], target.flatten(2).mT[:, indices]
-
-    def _update(self, loss: Tensor, *names: str) -> None:
-        optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-
-    def get_current_losses(self) -> dict[str, float]:
-        """The losses of the last step."""
-        return {name: self.losses[name].item() for name in self.model.loss_names}
 
 
 def plain_qs_attn(

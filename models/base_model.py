@@ -1,0 +1,288 @@
+"""What every model shares: networks, optimisers, the guarded update, schedules, and everything a resume needs.
+
+A model is a class with one entry in `models.MODELS`. It says which networks it has and which of them learn together
+(`network_names`, `groups`), builds each (`build_network`), and writes one training step (`training_step`). A step reads
+`self.batch` and leaves its losses in `self.losses` and its images in `self.results`, nothing else. That is enough for
+everything around it: the CUDA graph, checkpoints, logs, pages, test.py, export. CONTRIBUTING.md has the recipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from models import build
+from models.speed.accelerator import Accelerator
+from models.training.finite_guard import FiniteGuard
+from models.training.schedules import make_scheduler
+from models.weights import load_weights, save_weights, weights_file
+from util.device import get_device
+from util.distributed import average_gradients
+from util.errors import UserError
+from util.images import to_uint8
+
+
+class BaseModel:
+    """Networks, optimisers and one training step; with `opt.isTrain` False only the networks that translating needs.
+
+    Attributes:
+        network_names: the networks, in the order they are built; `NAME` is saved as `EPOCH_net_NAME.pth`.
+        groups: name -> networks that one loss updates together.
+        headline: the losses that the progress bar shows; the first, the generators' total, is what a plateau
+            schedule watches.
+        defaults: option defaults that differ from those declared, by option name.
+        batch: images "A" and "B" (B, C, H, W) in [-1, 1], and whatever else a step reads, all tensors on the device.
+        losses: name -> scalar of the last step, on the device.
+        results: name -> images of the last step (B, C, H, W) in [-1, 1], detached.
+        memories: name -> module whose buffers a step changes beside the networks, such as an image pool; saved and
+            resumed with the run.
+    """
+
+    network_names: tuple[str, ...]
+    groups: dict[str, tuple[str, ...]]
+    headline: tuple[str, ...] = ("G",)
+    defaults: dict[str, object] = {}
+
+    # ---- what a model says of itself, before it is built ----
+
+    @classmethod
+    def add_options(cls, add: Callable) -> None:
+        """Declare the model's own options with `add(flag, default, help, ...)`; see `options/arguments.py`."""
+
+    @classmethod
+    def check(cls, opt: Namespace) -> None:
+        """UserError for training options that this model cannot work with."""
+
+    @classmethod
+    def translating(cls, opt: Namespace) -> tuple[str, ...]:
+        """The networks that translating in `--direction` needs; the first one makes the translation."""
+        return cls.network_names[:1]
+
+    @classmethod
+    def size_limits(cls, opt: Namespace) -> tuple[int, int]:
+        """What the sides of a training image must be multiples of, and their least value, in pixels."""
+        return build.size_multiple(opt.netG), build.smallest_side(opt)
+
+    @classmethod
+    def differentiated_twice(cls, opt: Namespace) -> tuple[str, ...]:
+        """Networks whose gradient is differentiated again, which compiled and fused passes cannot serve."""
+        return ()
+
+    @classmethod
+    def capture_obstacle(cls, opt: Namespace) -> str | None:
+        """Why a CUDA graph cannot hold the step under these options; None where it can."""
+        return None
+
+    @classmethod
+    def process_obstacle(cls, opt: Namespace) -> str | None:
+        """Why several processes would not train as one under these options; None where they would."""
+        for name in ("normG", "normD"):
+            if getattr(opt, name) == "batch":
+                return f"--{name} batch would normalise each process's images apart: use instance"
+        return None
+
+    # ---- what a model does ----
+
+    def build_network(self, name: str) -> nn.Module:
+        """The network `name` with fresh weights; those before it in `network_names` are in `self.networks`."""
+        raise NotImplementedError
+
+    def training_step(self) -> None:
+        """One step on `self.batch`: fill `self.losses` and `self.results`, and `update` every group."""
+        raise NotImplementedError
+
+    @property
+    def loss_names(self) -> Sequence[str]:
+        """The losses of a step, in the order to print."""
+        raise NotImplementedError
+
+    @property
+    def visual_names(self) -> Sequence[str]:
+        """The images to show, in order: "real_A", "real_B" (the batch) and names of `results`."""
+        raise NotImplementedError
+
+    def optimizer_settings(self, name: str) -> dict[str, object]:
+        """What Adam is given for the network `name`."""
+        return {"lr": self.opt.lr, "betas": (self.opt.beta1, self.opt.beta2)}
+
+    def build_memories(self) -> dict[str, nn.Module]:
+        """The model's `memories`."""
+        return {}
+
+    def translator(self) -> nn.Module:
+        """The module that maps images (B, input_nc, H, W) to their translations, as test.py and export use it."""
+        return self.networks[self.translating(self.opt)[0]]
+
+    # ---- what all models share ----
+
+    def __init__(self, opt: Namespace):
+        self.opt = opt
+        self.device = get_device(opt.gpu_ids)
+        self.networks: dict[str, nn.Module] = {}
+        for name in self.network_names if opt.isTrain else self.translating(opt):
+            self.networks[name] = self.build_network(name)
+        layout = torch.channels_last if opt.channels_last else torch.preserve_format
+        for net in self.networks.values():
+            net.to(self.device, memory_format=layout)
+        self.batch: dict[str, Tensor] = {}
+        self.losses: dict[str, Tensor] = {}
+        self.results: dict[str, Tensor] = {}
+        self.image_paths: list[str] = []
+        self.memories: dict[str, nn.Module] = {}
+        if opt.isTrain:
+            self._prepare_training()
+        self.accelerator = Accelerator(self)
+
+    def _prepare_training(self) -> None:
+        opt = self.opt
+        self.memories = {name: memory.to(self.device) for name, memory in self.build_memories().items()}
+        gradients = [self._gradient(group) for group in self.groups]
+        self.guard = FiniteGuard([*self.loss_names, *gradients], self.device)
+        self.optimizers: dict[str, Optimizer] = {}
+        for name, net in self.networks.items():
+            if parameters := list(net.parameters()):  # a network may have none
+                optimizer = Adam(parameters, fused=True, **self.optimizer_settings(name))
+                optimizer.found_inf = self.guard.found
+                self.optimizers[name] = optimizer
+        schedule = (opt.lr_policy, opt.n_epochs, opt.n_epochs_decay, opt.lr_decay_iters, opt.epoch_count)
+        self.schedulers = {
+            name: make_scheduler(optimizer, *schedule) for name, optimizer in self.optimizers.items()
+        }
+
+    def _gradient(self, group: str) -> str:
+        return f"the gradient of {' and '.join(self.groups[group])}"
+
+    def set_input(self, batch: dict) -> None:
+        """Take a batch: images "A" and "B", further tensors, and the paths "A_paths" and "B_paths".
+
+        Raises:
+            UserError: the images of A and B differ in size.
+        """
+        sizes = [batch[domain].shape[2:] for domain in "AB"]
+        if sizes[0] != sizes[1]:
+            (h_A, w_A), (h_B, w_B) = sizes
+            raise UserError(
+                f"an image of A has {w_A} x {h_A} pixels and the one of B beside it {w_B} x {h_B}, but a step "
+                "needs one size: use a --preprocess that crops, such as resize_and_crop"
+            )
+        self.batch = {name: self.place(value) for name, value in batch.items() if isinstance(value, Tensor)}
+        self.image_paths = list(batch.get("A_paths", [])) + list(batch.get("B_paths", []))
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """A tensor on the model's device, images in its memory layout."""
+        if tensor.ndim != 4:
+            return tensor.to(self.device)
+        layout = torch.channels_last if self.opt.channels_last else torch.contiguous_format
+        return tensor.to(self.device, memory_format=layout)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Convolutions and heads in bfloat16 under `--precision bf16`; what needs float32 asks for it itself."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.opt.precision == "bf16")
+
+    def optimize_parameters(self) -> None:
+        """One training step on the current batch, compiled and captured as the options say."""
+        self.accelerator.run(self._guarded_step)
+
+    def _guarded_step(self) -> None:
+        self.guard.begin_step()
+        self.training_step()
+
+    def update(self, group: str, loss: Tensor, losses: Sequence[str]) -> None:
+        """Descend `loss` in the networks of `group`, unless it, one of the named `losses` or its gradient is not finite."""
+        names = self.groups[group]
+        optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        parameters = [p for name in names for p in self.networks[name].parameters()]
+        average_gradients(parameters)
+        self.guard.check({name: self.losses[name] for name in losses}, self._gradient(group), parameters)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def freeze(self, group: str, frozen: bool = True) -> None:
+        """Whether the networks of `group` are constants: no gradient is computed for their weights."""
+        for name in self.groups[group]:
+            self.networks[name].requires_grad_(not frozen)
+
+    @torch.inference_mode()
+    def translate(self, images: Tensor) -> Tensor:
+        """Images (B, input_nc, H, W) in [-1, 1] translated in `--direction`: (B, output_nc, H, W) float32."""
+        with self.autocast():
+            return self.translator()(self.place(images)).float()
+
+    def get_current_losses(self) -> dict[str, float]:
+        """The losses of the last step, copied from the device in one transfer."""
+        values = torch.stack([self.losses[name].detach() for name in self.loss_names]).tolist()
+        return dict(zip(self.loss_names, values, strict=True))
+
+    def get_current_visuals(self) -> dict[str, Tensor]:
+        """The images of the last step by label, each (B, C, H, W) in [-1, 1]."""
+        images = {"real_A": self.batch["A"], "real_B": self.batch["B"], **self.results}
+        return {name: images[name].detach().float() for name in self.visual_names}
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The first image of each of the current visuals, (H, W, 3) uint8, by label."""
+        return {label: to_uint8(images) for label, images in self.get_current_visuals().items()}
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the first group of networks."""
+        return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
+
+    def update_learning_rate(self, mean_loss: float | None = None) -> None:
+        """Step the schedules at the end of an epoch; a plateau schedule needs the epoch's mean of `headline[0]`."""
+        for scheduler in self.schedulers.values():
+            # torch warns otherwise where a run resumes at the very end of an epoch
+            scheduler.optimizer._opt_called = True
+            scheduler.step(*([mean_loss] if self.opt.lr_policy == "plateau" else []))
+
+    def training_state(self) -> dict:
+        """Everything that a resume needs of the model, as tensors and plain numbers."""
+        return {
+            part: {name: item.state_dict() for name, item in items.items()}
+            for part, items in self._parts().items()
+        }
+
+    def load_training_state(self, state: dict) -> None:
+        """Continue from `training_state()`."""
+        for part, items in self._parts().items():
+            for name, item in items.items():
+                item.load_state_dict(state[part][name])
+
+    def _parts(self) -> dict[str, dict]:
+        return {
+            "networks": self.networks,
+            "optimizers": self.optimizers,
+            "schedulers": self.schedulers,
+            "memories": self.memories,
+        }
+
+    def save_networks(self, folder: Path, epoch: str) -> None:
+        """Write each network to `{epoch}_net_{name}.pth` in `folder`. OSError where that fails."""
+        for name, net in self.networks.items():
+            save_weights(net, weights_file(folder, epoch, name))
+
+    def load_networks(self, folder: Path, epoch: str) -> list[str]:
+        """Load the networks saved in `folder` at `epoch`; return the names of those found.
+
+        Raises:
+            UserError: a network that translating needs is missing, or a file does not fit its network.
+        """
+        found = [name for name in self.networks if weights_file(folder, epoch, name).is_file()]
+        for name in self.translating(self.opt):
+            if name not in found:
+                raise UserError(
+                    f"{folder} has no {weights_file(folder, epoch, name).name} to start from: name a run and an "
+                    "--epoch that were saved"
+                )
+        for name in found:
+            load_weights(self.networks[name], weights_file(folder, epoch, name), self.opt)
+        return found

@@ -1,0 +1,107 @@
+"""The options of a run in its folder: written by a training, read by whatever goes on from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from argparse import Namespace
+from collections.abc import Collection
+from pathlib import Path
+
+from models.weights import saved_weights
+from util.arguments import ArgumentParser
+from util.errors import UserError
+from util.files import write_atomically
+from util.run.checkpoint import STATE_FILE
+from util.run.saved_options import FILE, saved_options
+
+
+def run_folder(options: dict[str, object]) -> Path:
+    """The folder of the run that options name: checkpoints_dir / (name + suffix). UserError where that is no folder name."""
+    name = str(options["name"])
+    if options.get("suffix"):
+        try:
+            name += "_" + str(options["suffix"]).format(**options)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"--suffix {options['suffix']} cannot be filled in ({error}): braces hold the name of an option, as in {{QS_mode}}"
+            ) from None
+    if not name or Path(name).is_absolute() or {".", ".."} & set(name.split("/")):
+        raise UserError(
+            f"--name {name!r} is no name of a folder under --checkpoints_dir: give one such as horses_global"
+        )
+    return Path(str(options["checkpoints_dir"])) / name
+
+
+def option_values(opt: Namespace) -> dict[str, object]:
+    """The options by name, without what parsing adds, as JSON can hold them."""
+    values = {name: value for name, value in vars(opt).items() if name != "given"}
+    return {name: "inf" if value == math.inf else value for name, value in values.items()}
+
+
+def read_saved_options(folder: Path, parser: ArgumentParser) -> dict[str, object] | None:
+    """The options saved by a run in `folder`, or None: our train_opt.json, else the released code's train_opt.txt."""
+    if (saved := saved_options(folder)) is not None:
+        return saved
+    path = folder / "train_opt.txt"
+    if not path.is_file():
+        return None
+    lines = [line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line]
+    words = {name.strip(): value.split("\t")[0].strip() for name, value in lines}
+    known = parser.defaults.keys() - {"gpu_ids"}  # of the machine it ran on, and perhaps several
+    argv = [
+        f"--{name}={value}" for name, value in words.items() if name in known and value not in ("", "None")
+    ]
+    return parser.parse_given(argv)
+
+
+def write_options(folder: Path, opt: Namespace, defaults: dict[str, object]) -> None:
+    """Save the options: train_opt.txt as the released code lays it out, and train_opt.json to be read back."""
+    values = option_values(opt)
+    lines = ["----------------- Options ---------------"]
+    for name, value in sorted(values.items()):
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        default = defaults.get(name, value)
+        default = ",".join(map(str, default)) if isinstance(default, list) else str(default)
+        lines.append(f"{name:>25}: {text:<30}" + (f"\t[default: {default}]" if text != default else ""))
+    lines.append("----------------- End -------------------")
+    texts = {
+        "train_opt.txt": "\n".join(lines),
+        FILE: json.dumps(values, indent=1, sort_keys=True),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():  # paths in it may hold bytes that are no UTF-8
+        data = (text + "\n").encode("utf-8", "surrogateescape")
+        write_atomically(folder / name, lambda path, data=data: path.write_bytes(data))
+
+
+def refuse_another_run(
+    opt: Namespace, folder: Path, parser: ArgumentParser, of_the_call: Collection[str]
+) -> None:
+    """UserError where a fresh start would replace an earlier run in `folder`, unless --overwrite allows it.
+
+    Args:
+        of_the_call: options that belong to one call and not to the run.
+    """
+    if not (folder / STATE_FILE).exists() and not saved_weights(folder):
+        return
+    if opt.overwrite:
+        # A resume would take these for the new run's; checkpoints of single epochs go as new ones replace them.
+        for path in [folder / STATE_FILE, *folder.glob("latest_net_*.pth")]:
+            path.unlink(missing_ok=True)
+        return
+    saved = read_saved_options(folder, parser) or {}
+    now = option_values(opt)
+    differing = [
+        f"{name}: {saved[name]} there, {now[name]} now"
+        for name in sorted(parser.defaults)
+        if name in saved
+        and name not in of_the_call
+        and saved[name] != now[name]
+        and str(saved[name]) != str(now[name])
+    ]
+    difference = "\nIts options differ:\n  " + "\n  ".join(differing) if differing else ""
+    raise UserError(
+        f"there is a run in {folder} already: give --continue_train to go on with it, another --name to keep both, "
+        f"or --overwrite to start afresh in its place{difference}"
+    )

@@ -1,0 +1,77 @@
+"""Taking a run's folder for a training: made, locked, kept from another run of the same name, and where to start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from util.distributed import restarted_job
+from util.errors import UserError
+from util.files import remove_leftovers
+from util.run.checkpoint import STATE_FILE
+from util.run.lock import RunLock
+from util.run.saved_options import FILE as OPTIONS_FILE
+from util.watch.loss_log import JSON_LINES, TEXT
+
+LOGS = (TEXT, JSON_LINES)
+
+
+def claim_folder(
+    folder: Path,
+    weights: Path,
+    *,
+    continues: bool,
+    default_start: bool,
+    refuse: Callable[[], None],
+) -> tuple[RunLock, str]:
+    """Take the folder for this training: its lock, and what to start from: "nothing", "weights" or "state".
+
+    A training that torchrun restarted continues by itself, if it was this very job that had the folder before.
+
+    Args:
+        weights: the generator's file of the checkpoint that a run would continue from.
+        continues: whether --continue_train was given.
+        default_start: whether `weights` is the latest, for which an exact state may lie beside it.
+        refuse: raises UserError where a fresh start would replace an earlier run.
+
+    Raises:
+        UserError: the folder cannot be made or written, another process trains in it, a fresh start would replace a
+            run, or there is nothing to continue from.
+    """
+    if continues:
+        starting_point(folder, weights, default_start)  # before a folder is made for a mistyped name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(folder)
+        remove_leftovers(folder)
+        job, restarted = restarted_job()
+        continues = continues or (restarted and lock.last_job == job)
+        if not continues:
+            refuse()
+        start = starting_point(folder, weights, default_start) if continues else "nothing"
+        if start == "nothing":
+            for log in LOGS:  # an earlier start that saved nothing may have begun them
+                (folder / log).unlink(missing_ok=True)
+        lock.note_job(job)
+    except OSError as error:
+        raise UserError(
+            f"the run's folder {str(folder)!r} cannot be used: {error}; choose another --checkpoints_dir"
+        ) from None
+    return lock, start
+
+
+def starting_point(folder: Path, weights: Path, default_start: bool) -> str:
+    """What a run that continues finds: "state", "weights" or "nothing".
+
+    Raises:
+        UserError: there is nothing, though a run was not just begun here.
+    """
+    if default_start and (folder / STATE_FILE).is_file():
+        return "state"
+    if weights.is_file():
+        return "weights"
+    if default_start and (folder / OPTIONS_FILE).is_file():
+        return "nothing"  # begun, and ended before its first save
+    raise UserError(
+        f"{str(folder)!r} has no {weights.name} to continue from: name a run and an --epoch that were saved"
+    )

@@ -1,0 +1,48 @@
+"""Ends a training whose losses or gradients are not finite, with the step and its images named."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from util.errors import UserError
+from util.run.checkpoint import Progress
+
+REMEMBERED = 1000  # steps whose images are known; on CUDA the guard reports a failure some steps late
+
+
+class Guarded(Protocol):
+    """What is watched: `models.base_model.BaseModel`."""
+
+    guard: object
+    image_paths: list[str]
+
+
+class FailureReport:
+    """Remembers the images of recent steps and turns the guard's report into an error."""
+
+    def __init__(self, model: Guarded, progress: Progress):
+        self.model, self.progress = model, progress
+        self.first_step = progress.steps + 1
+        self.recent: deque[tuple[int, int, list[str]]] = deque(maxlen=REMEMBERED)  # step, images, paths
+
+    def check(self, wait: bool = False) -> None:
+        """UserError where a step was not finite.
+
+        Args:
+            wait: wait for the device; otherwise a failure on CUDA is found some steps later. Only a call that does
+                not wait adds the current step to those remembered.
+        """
+        if not wait:
+            self.recent.append((self.progress.steps, self.progress.images, self.model.image_paths))
+        failure = self.model.guard.failure(wait)
+        if failure is None:
+            return
+        step = self.first_step + failure.step
+        images, paths = next((entry[1:] for entry in self.recent if entry[0] == step), (0, []))
+        raise UserError(
+            f"training stopped: {', '.join(failure.names)} not finite in step {step} (image {images}, epoch "
+            f"{self.progress.epoch}) on {', '.join(map(repr, paths)) or 'images no longer known'}. No weight was "
+            "updated with it. Look at those images, lower --lr, or use --precision fp32; --continue_train continues "
+            "from the last good checkpoint"
+        )

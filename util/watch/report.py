@@ -1,0 +1,111 @@
+"""What a training prints and shows as it runs: the progress bar, lines of losses, and images, when each is due."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import torch
+from tqdm import tqdm
+
+from util import distributed
+from util.console import say
+from util.run.checkpoint import Progress
+from util.run.clock import Clock
+from util.watch.loss_log import loss_line
+from util.watch.monitor import Monitor
+
+
+class Report:
+    """Reports the steps of one training; every process has one, the first alone prints.
+
+    Args:
+        monitor: log, page and visdom; None in the other processes.
+        model: a `BaseModel`.
+        epoch_images: images of an epoch.
+        global_batch: images of a step over all processes.
+    """
+
+    def __init__(
+        self,
+        monitor: Monitor | None,
+        model,
+        progress: Progress,
+        opt: Namespace,
+        epoch_images: int,
+        global_batch: int,
+    ):
+        self.monitor, self.model, self.progress, self.opt = monitor, model, progress, opt
+        self.epoch_images, self.global_batch = epoch_images, global_batch
+        self.last_epoch = opt.n_epochs + opt.n_epochs_decay
+        # Only a plateau schedule needs the epoch's mean of the headline loss; its sum stays on the device.
+        self._sum: torch.Tensor | None = None
+
+    def begin_epoch(self, clock: Clock) -> None:
+        """Start the epoch's progress bar."""
+        self.clock = clock
+        if self.opt.lr_policy == "plateau":
+            self._sum = torch.tensor(self.progress.loss_G_sum, device=self.model.device)
+        self.bar = tqdm(
+            total=self.epoch_images,
+            initial=self.progress.position,
+            desc=f"epoch {self.progress.epoch}/{self.last_epoch}",
+            unit=" images",
+            disable=True if distributed.rank() else None,  # None: only on a terminal
+            dynamic_ncols=True,
+        )
+
+    def step(self) -> None:
+        """A step is done: show what is due."""
+        opt, progress = self.opt, self.progress
+        self.bar.update(self.global_batch)
+        if self._sum is not None:
+            self._sum += self.model.losses[self.model.headline[0]].detach()
+        first = progress.images == self.global_batch  # a new training shows its first losses at once
+        if first or progress.crossed(opt.print_freq, self.global_batch):
+            self._losses()
+        if self.monitor:
+            shown = progress.crossed(opt.display_freq, self.global_batch)
+            last = progress.position >= self.epoch_images
+            saved = last or progress.crossed(opt.update_html_freq, self.global_batch)
+            if shown or saved:
+                self.monitor.images(progress.epoch, self.model.pictures(), save=saved)
+
+    def _losses(self) -> None:
+        progress = self.progress
+        losses = self.model.get_current_losses()
+        losses = dict(zip(losses, distributed.mean(list(losses.values())), strict=True))
+        seconds, data_seconds = self.clock.per_image()
+        say(loss_line(progress.epoch, progress.position, seconds, data_seconds, losses))
+        if self.monitor:
+            self.monitor.losses(
+                epoch=progress.epoch,
+                iters=progress.position,
+                images=progress.images,
+                losses=losses,
+                seconds_per_image=seconds,
+                data_seconds=data_seconds,
+                lr=self.model.learning_rate,
+                epoch_progress=progress.position / self.epoch_images,
+            )
+        left = (self.last_epoch - progress.epoch + 1) * self.epoch_images - progress.position
+        headline = ", ".join(f"{name} {losses[name]:.3f}" for name in self.model.headline)
+        self.bar.set_postfix_str(
+            f"{headline}, {tqdm.format_interval(left * seconds)} left in all", refresh=False
+        )
+
+    def save_mean(self) -> None:
+        """Put the sum of the headline loss into the progress, which a checkpoint saves."""
+        if self._sum is not None:
+            self.progress.loss_G_sum = float(self._sum)
+
+    def mean_headline(self) -> float | None:
+        """The epoch's mean of the headline loss over all processes, for a plateau schedule; None for others."""
+        if self._sum is None:
+            return None
+        return distributed.mean([float(self._sum) / max(self.progress.epoch_steps, 1)])[0]
+
+    def end_epoch(self) -> None:
+        """Close the progress bar and renew the page."""
+        self.bar.close()
+        if self.monitor:
+            self.monitor.epoch_end(self.progress.epoch - (self.progress.position == 0))
