@@ -25,7 +25,7 @@ from torch.optim import Adam
 from models import patch_sampler
 from models.cut_model import CUTModel
 from models.gan_loss import gradient_penalty
-from models.layers.normalisation import InstanceNorm
+from models.layers.normalisation import InstanceNorm, with_contiguous_gradient
 from models.layers.resample import BlurDownsample, BlurUpsample
 from models.qs_attn import MODES
 from models.qs_model import QSModel
@@ -49,21 +49,21 @@ class DepthwiseUpsample(BlurUpsample):
 
 
 class TextbookNorm(nn.Module):
-    """`torch.nn.InstanceNorm2d`, which would have to be told a number of channels that it has no use for."""
+    """`torch.nn.InstanceNorm2d` without its count of channels, and with a right gradient (models/layers/normalisation.py)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.instance_norm(x)
+        return with_contiguous_gradient(F.instance_norm(x))
 
 
-def plain_network(net: nn.Module, norm: Callable[[], nn.Module]) -> nn.Module:
-    """`net` with the same parameters and buffers, not copies of them, but textbook layers: `norm()` for instance norms."""
+def plain_network(net: nn.Module) -> nn.Module:
+    """`net` with the same parameters and buffers, not copies of them, but textbook layers."""
     shared = {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())}
     net = copy.deepcopy(net, shared)
     vars(net).pop("fused", None)
     for parent in list(net.modules()):
         for name, child in parent.named_children():
             if isinstance(child, InstanceNorm):
-                setattr(parent, name, norm())
+                setattr(parent, name, TextbookNorm())
             elif isinstance(child, BlurDownsample):
                 child.__class__ = DepthwiseDownsample
             elif isinstance(child, BlurUpsample):
@@ -77,15 +77,14 @@ class PlainStep:
     Args:
         model: gives weights, options and the batch (`model.set_input`); its own optimisers are left alone.
         entropy: "log" or "plain" (float32, with ties at zero).
-        norm: makes what stands for each instance norm.
     """
 
-    def __init__(self, model: CUTModel, entropy: str = "log", norm: Callable[[], nn.Module] = TextbookNorm):
+    def __init__(self, model: CUTModel, entropy: str = "log"):
         self.model, self.opt = model, model.opt
         if self.opt.qs_variant != "paper":
             raise UserError("the plain step is the paper's method: give --qs_variant paper")
         self.rank = RANKS[entropy]
-        self.netG, self.netD = plain_network(model.netG, norm), plain_network(model.netD, norm)
+        self.netG, self.netD = plain_network(model.netG), plain_network(model.netD)
         self.netF = model.netF
         self.losses: dict[str, Tensor] = {}
         settings = {"lr": self.opt.lr, "betas": (self.opt.beta1, self.opt.beta2)}
