@@ -163,9 +163,8 @@ class CUTModel:
         self.fake, self.real_features = self.netG(
             real.flip(3) if self.mirrored else real, self.opt.nce_layers
         )
-        if (
-            self.mirrored or self.opt.normG == "batch"
-        ):  # what generating saw is not what the contrast is to compare
+        # what generating saw is not what is contrasted: mirrored images, statistics of both domains, another dropout mask
+        if self.mirrored or self.opt.normG == "batch" or not self.opt.no_dropout:
             self.real_features = self.encode(real)
         self.fake_B = self.fake[: len(self.real_A)]
         self.idt_B = self.fake[len(self.real_A) :] if self.contrast_B else None

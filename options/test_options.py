@@ -6,9 +6,9 @@ import math
 from argparse import Namespace
 from pathlib import Path
 
-from models.qs_attn import MODES
 from options.arguments import count_or_inf
 from options.base_options import BaseOptions, read_saved_options
+from options.train_options import add_contrast_options
 
 # What a trained run tells the test, unless it is given: the networks, the data and the image size.
 FROM_THE_RUN = (
@@ -32,12 +32,6 @@ class TestOptions(BaseOptions):
         add("--results_dir", "./results/", "where results/NAME/PHASE_EPOCH/ is written")
         add("--num_test", math.inf, "translate at most this many images", type=count_or_inf)
         add("--eval", False, "evaluation mode: batch norm by its running statistics, no dropout")
-        add(
-            "--QS_mode",
-            None,
-            "accepted, as released test commands have it, and of no effect",
-            choices=tuple(MODES),
-        )
         group("any photographs")
         add(
             "--input",
@@ -50,6 +44,11 @@ class TestOptions(BaseOptions):
             "folder for the translations (or, of one image, a .png file)",
             shown="results/NAME/INPUT's name",
         )
+        before = set(self.parser.defaults)
+        group("of training: accepted, as released test commands have them, and of no effect")
+        add_contrast_options(add)
+        chosen_in_training = dict.fromkeys(set(self.parser.defaults) - before, "it acts in training alone")
+        self.without_effect |= chosen_in_training
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
         saved = read_saved_options(folder, self.parser) or {}

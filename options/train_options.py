@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 from models.gan_loss import GAN_LOSSES
@@ -26,6 +27,46 @@ OF_THE_CALL = (
 )
 
 
+def add_contrast_options(add: Callable[..., None]) -> None:
+    """Declare the options of the contrastive loss, which released test commands carry too."""
+    add("--QS_mode", "global", "attention that selects and routes the queries", choices=tuple(MODES))
+    add(
+        "--qs_layers",
+        None,
+        "layers with QS-Attn, of --nce_layers",
+        type=layer_list,
+        shown="all but the first three",
+    )
+    add(
+        "--qs_pool",
+        0,
+        "average QS-Attn layers down to at most this many positions a side; 0: never",
+        type=integer(0),
+    )
+    add("--qs_window", 7, "side of the local window, odd, in positions", type=integer(1))
+    add(
+        "--qs_variant",
+        "paper",
+        "paper: the method; released: the released code's arithmetic",
+        choices=("paper", "released"),
+    )
+    add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=number(0))
+    add("--lambda_NCE", 1.0, "weight of the contrastive loss", type=number(0))
+    add("--nce_idt", True, "contrast B with its own translation too")
+    add(
+        "--nce_layers",
+        [0, 4, 8, 12, 16],
+        "generator layers contrasted",
+        type=layer_list,
+        shown="0,4,8,12,16; U-Nets 0,1,2,3,4",
+    )
+    add("--netF", "mlp_sample", "heads of the features; sample: none", choices=("mlp_sample", "sample"))
+    add("--netF_nc", 256, "width of the heads", type=integer(1))
+    add("--nce_T", 0.07, "temperature of PatchNCE", type=number(0, above=True))
+    add("--num_patches", 256, "patches (queries) an image and layer", type=integer(1))
+    add("--flip_equivariance", False, "mirror the input in half of the steps, and the features back")
+
+
 class TrainOptions(BaseOptions):
     """python train.py [options]"""
 
@@ -37,42 +78,7 @@ class TrainOptions(BaseOptions):
         super().declare()
         add, group = self.parser.add, self.parser.group
         group("QS-Attn and PatchNCE")
-        add("--QS_mode", "global", "attention that selects and routes the queries", choices=tuple(MODES))
-        add(
-            "--qs_layers",
-            None,
-            "layers with QS-Attn, of --nce_layers",
-            type=layer_list,
-            shown="all but the first three",
-        )
-        add(
-            "--qs_pool",
-            0,
-            "average QS-Attn layers down to at most this many positions a side; 0: never",
-            type=integer(0),
-        )
-        add("--qs_window", 7, "side of the local window, odd, in positions", type=integer(1))
-        add(
-            "--qs_variant",
-            "paper",
-            "paper: the method; released: the released code's arithmetic",
-            choices=("paper", "released"),
-        )
-        add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=number(0))
-        add("--lambda_NCE", 1.0, "weight of the contrastive loss", type=number(0))
-        add("--nce_idt", True, "contrast B with its own translation too")
-        add(
-            "--nce_layers",
-            [0, 4, 8, 12, 16],
-            "generator layers contrasted",
-            type=layer_list,
-            shown="0,4,8,12,16; U-Nets 0,1,2,3,4",
-        )
-        add("--netF", "mlp_sample", "heads of the features; sample: none", choices=("mlp_sample", "sample"))
-        add("--netF_nc", 256, "width of the heads", type=integer(1))
-        add("--nce_T", 0.07, "temperature of PatchNCE", type=number(0, above=True))
-        add("--num_patches", 256, "patches (queries) an image and layer", type=integer(1))
-        add("--flip_equivariance", False, "mirror the input in half of the steps, and the features back")
+        add_contrast_options(add)
         group("schedule and optimiser")
         add("--n_epochs", 200, "epochs at the initial learning rate", type=integer(0))
         add("--n_epochs_decay", 200, "epochs of decay to zero", type=integer(0))
@@ -91,6 +97,7 @@ class TrainOptions(BaseOptions):
         add("--pretrained_name", None, "start from the weights of another run (at --epoch)")
         add("--save_latest_freq", 5000, "images between saves of latest", type=integer(1))
         add("--save_epoch_freq", 5, "epochs between saves under the epoch's number", type=integer(1))
+        add("--evaluation_freq", 5000, "accepted, and of no effect, as in the released code", type=integer(1))
         add("--save_by_iter", False, "save under iter_NUMBER instead of latest")
         add(
             "--deterministic",
@@ -110,7 +117,7 @@ class TrainOptions(BaseOptions):
         add("--display_id", None, "visdom window; <= 0: no visdom", type=int, shown="a random one")
         add("--display_server", "http://localhost", "visdom server")
         add("--display_env", "main", "visdom environment")
-        add("--display_port", 8097, "visdom port", type=integer(1))
+        add("--display_port", 8097, "visdom port", type=integer(1, 65535))
         add("--update_html_freq", 1000, "images between images saved to web/", type=integer(1))
         add("--no_html", False, "write no web/ page")
         add("--display_queries", False, "show where the queries of a source image are, beside the images")

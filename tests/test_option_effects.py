@@ -287,6 +287,21 @@ def test_a_mirrored_step_compares_mirrored_features(model_name):
     assert branches == {True, False}
 
 
+def test_sources_have_a_dropout_mask_of_their_own():
+    """As in the released step: what is contrasted of the real images is not what the generating pass saw."""
+    model = model_of("--no_dropout false --nce_layers 0,4,8,12,15")
+    model.set_input(images(model.opt))
+    real, taps = torch.cat([model.real_A, model.real_B]), model.opt.nce_layers
+    torch.manual_seed(3)
+    model.forward()
+    torch.manual_seed(3)
+    fake, generating = model.netG(real, taps)
+    sources = model.netG.encode(real, taps)
+    assert torch.equal(model.fake, fake)
+    for found, fresh, reused in zip(model.real_features[3:], sources[3:], generating[3:], strict=True):
+        assert torch.equal(found, fresh) and not torch.equal(found, reused)
+
+
 def test_without_flip_equivariance_no_step_is_mirrored(monkeypatch):
     model = model_of("--QS_mode global")
     model.set_input(images(model.opt))
