@@ -287,6 +287,14 @@ def test_a_mirrored_step_compares_mirrored_features(model_name):
     assert branches == {True, False}
 
 
+@pytest.mark.parametrize("identity, passes", [("true", 5), ("false", 3)])
+def test_running_statistics_of_a_batch_norm_see_each_pass_once(identity, passes):
+    """The generating pass, then each domain's real images and translations; docs/options.md has the released ones."""
+    model = stepped(f"--normG batch --nce_idt {identity}", steps=2)
+    assert model.netG.model[2].num_batches_tracked == 2 * passes
+    assert model.netG.model[-5].num_batches_tracked == 2  # the decoder takes part in generating alone
+
+
 def test_sources_have_a_dropout_mask_of_their_own():
     """As in the released step: what is contrasted of the real images is not what the generating pass saw."""
     model = model_of("--no_dropout false --nce_layers 0,4,8,12,15")

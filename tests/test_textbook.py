@@ -10,7 +10,14 @@ from textbook import assert_golden_steps, assert_gradients_close, run_steps, tin
 from models.textbook import PlainStep, log_of_entropy, plain_entropy, vectors
 from util.errors import UserError
 
-MODES = ["--QS_mode global", "--QS_mode local", "--QS_mode local_global", "--model cut"]
+MODES = [
+    "--QS_mode global",
+    "--QS_mode local",
+    "--QS_mode local_global",
+    "--model cut",
+    "--normG batch --nce_idt false",
+    "--normG batch --normD batch",
+]
 
 
 def test_plain_step_is_the_released_one():
