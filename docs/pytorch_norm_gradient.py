@@ -2,7 +2,7 @@
 
     python docs/pytorch_norm_gradient.py
 
-Needs nothing but torch. Exits with status 1 where the gradient is wrong. The report is pytorch_norm_gradient.md.
+Needs nothing but torch. Exits with status 1 where the gradient is wrong. Report: pytorch_norm_gradient.md.
 """
 
 import sys

@@ -163,7 +163,7 @@ class CUTModel:
         self.fake, self.real_features = self.netG(
             real.flip(3) if self.mirrored else real, self.opt.nce_layers
         )
-        # what generating saw is not what is contrasted: mirrored images, statistics of both domains, another dropout mask
+        # generating saw mirrored images, statistics of both domains, or another dropout mask
         if self.mirrored or self.opt.normG == "batch" or not self.opt.no_dropout:
             self.real_features = self.encode(real)
         self.fake_B = self.fake[: len(self.real_A)]

@@ -49,7 +49,7 @@ class DepthwiseUpsample(BlurUpsample):
 
 
 class TextbookNorm(nn.Module):
-    """`torch.nn.InstanceNorm2d` without its count of channels, and with a right gradient (models/layers/normalisation.py)."""
+    """`torch.nn.InstanceNorm2d` without a count of channels, its gradient right (layers/normalisation.py)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return with_contiguous_gradient(F.instance_norm(x))

@@ -26,7 +26,7 @@ def test_instance_norm_is_its_formula():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_gradient_by_finite_differences(layout):
-    """Whatever the strides of the incoming gradient, for one image, where PyTorch's instance norm is wrong."""
+    """Whatever the strides of the incoming gradient, for one image, where PyTorch's is wrong."""
     x = torch.randn(1, 3, 4, 5, dtype=torch.float64)
     cotangent = torch.randn(1, 3, 4, 5, dtype=torch.float64).to(memory_format=layout)
     expected, nudge = torch.empty_like(x), 1e-6

@@ -289,7 +289,7 @@ def test_a_mirrored_step_compares_mirrored_features(model_name):
 
 @pytest.mark.parametrize("identity, passes", [("true", 5), ("false", 3)])
 def test_running_statistics_of_a_batch_norm_see_each_pass_once(identity, passes):
-    """The generating pass, then each domain's real images and translations; docs/options.md has the released ones."""
+    """The generating pass, then each domain's real images and translations (released: docs/options.md)."""
     model = stepped(f"--normG batch --nce_idt {identity}", steps=2)
     assert model.netG.model[2].num_batches_tracked == 2 * passes
     assert model.netG.model[-5].num_batches_tracked == 2  # the decoder takes part in generating alone

@@ -15,7 +15,8 @@ from options.train_options import TrainOptions
 
 # As the released code has them (but num_test, which was 20).
 SHARED_DEFAULTS = {
-    "dataroot": "./datasets/horse2zebra", "name": "horse2zebra_qsattn_global", "easy_label": "experiment_name", "gpu_ids": [0], "checkpoints_dir": "./checkpoints",
+    "dataroot": "./datasets/horse2zebra", "name": "horse2zebra_qsattn_global",
+    "easy_label": "experiment_name", "gpu_ids": [0], "checkpoints_dir": "./checkpoints",
     "model": "qs", "input_nc": 3, "output_nc": 3, "ngf": 64, "ndf": 64, "netD": "basic", "netG": "resnet_9blocks", "n_layers_D": 3,
     "normG": "instance", "normD": "instance", "init_type": "xavier", "init_gain": 0.02, "no_dropout": True, "no_antialias": False,
     "no_antialias_up": False, "dataset_mode": "unaligned", "direction": "AtoB", "serial_batches": False, "num_threads": 4,

@@ -6,12 +6,12 @@ warning, where
 - the batch is of one image, and
 - the incoming gradient is dense and channels-last: strides 1 for C, C for W, W * C for H. `instance_norm`
   fails for each such gradient; `batch_norm` if also its input is NCHW and the gradient's batch stride is less
-  than C * H * W. That stride has no meaning for one image, and matrix products and views leave any number there.
+  than C * H * W. That stride has no meaning for one image; matrix products and views leave any number there.
 
-The values are then read in another order: the error is as large as the gradient. Precision, affine parameters,
-training or evaluation mode, 2d or 3d make no difference; larger batches, `layer_norm` and `group_norm` are
-right (seen in torch 2.6 and 2.15). Features routed through attention, or gathered as rows, get such gradients.
-docs/pytorch_norm_gradient.md is a report with a short script.
+The values are then read in another order: the error is as large as the gradient. Precision, affine
+parameters, training or evaluation mode, 2d or 3d make no difference; larger batches, `layer_norm` and
+`group_norm` are right (seen in torch 2.6 and 2.15). Features routed through attention, or gathered as rows,
+get such gradients. docs/pytorch_norm_gradient.md is a report with a short script.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 
 def with_contiguous_gradient(x: Tensor) -> Tensor:
-    """`x`, the output of a PyTorch norm; its gradient reaches the norm contiguous where the fault could strike."""
+    """`x`, output of a PyTorch norm; its gradient is made contiguous where the fault could strike."""
     if x.requires_grad and x.device.type == "cpu" and len(x) == 1 and not torch.compiler.is_compiling():
         x.register_hook(Tensor.contiguous)
     return x
