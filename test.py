@@ -31,11 +31,6 @@ from util.translate.translate_files import Job, translate_files
 def main(argv: Sequence[str] | None = None) -> int:
     """Translate as the words of a command line say; return the exit status, 1 where some photographs failed."""
     opt = TestOptions().parse(argv)
-    if opt.QS_mode:
-        print(
-            "note: --QS_mode chooses patches in training alone; translating does not depend on it.",
-            file=sys.stderr,
-        )
     if opt.normG == "batch" and not opt.eval and opt.batch_size > 1:
         print(
             "note: one image at a time, as the statistics of a batch norm would mix them (--eval would not).",

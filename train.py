@@ -51,10 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         with distributed.session(device), StopSignal() as stop:
             return train(opt, options.parser, device, stop)
     except distributed.ProcessLostError as error:
-        say(
+        print(
             f"error: another process of this training was lost ({str(error).splitlines()[0][:200]}); stopping. Start "
             "the training again with --continue_train, unless torchrun does (--max-restarts)",
             file=sys.stderr,
+            flush=True,
         )
         os._exit(1)  # an orderly end would wait for work on the GPU that needs the lost process
 

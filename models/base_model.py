@@ -23,8 +23,8 @@ from models.speed.accelerator import Accelerator
 from models.training.finite_guard import FiniteGuard
 from models.training.schedules import make_scheduler
 from models.weights import load_weights, save_weights, weights_file
+from util import distributed
 from util.device import get_device
-from util.distributed import average_gradients
 from util.errors import UserError
 from util.images import to_uint8
 
@@ -38,6 +38,7 @@ class BaseModel:
         headline: the losses that the progress bar shows; the first, the generators' total, is what a plateau
             schedule watches.
         defaults: option defaults that differ from those declared, by option name.
+        translation_options: the model's own options that matter when translating too; others act in training alone.
         batch: images "A" and "B" (B, C, H, W) in [-1, 1], and whatever else a step reads, all tensors on the device.
         losses: name -> scalar of the last step, on the device.
         results: name -> images of the last step (B, C, H, W) in [-1, 1], detached.
@@ -49,6 +50,7 @@ class BaseModel:
     groups: dict[str, tuple[str, ...]]
     headline: tuple[str, ...] = ("G",)
     defaults: dict[str, object] = {}
+    translation_options: tuple[str, ...] = ()
 
     # ---- what a model says of itself, before it is built ----
 
@@ -202,7 +204,7 @@ class BaseModel:
             optimizer.zero_grad()
         loss.backward()
         parameters = [p for name in names for p in self.networks[name].parameters()]
-        average_gradients(parameters)
+        distributed.average_gradients(parameters)
         self.guard.check({name: self.losses[name] for name in losses}, self._gradient(group), parameters)
         for optimizer in optimizers:
             optimizer.step()
@@ -245,24 +247,31 @@ class BaseModel:
             scheduler.step(*([mean_loss] if self.opt.lr_policy == "plateau" else []))
 
     def training_state(self) -> dict:
-        """Everything that a resume needs of the model, as tensors and plain numbers."""
-        return {
+        """Everything that a resume needs of the model, as tensors and plain numbers. All processes call it together.
+
+        Each process has memories of its own, so those of all are kept; networks, optimisers and schedules are equal.
+        """
+        state = {
             part: {name: item.state_dict() for name, item in items.items()}
             for part, items in self._parts().items()
         }
+        memories = {name: distributed.gather(memory.state_dict()) for name, memory in self.memories.items()}
+        return {**state, "memories": memories}
 
     def load_training_state(self, state: dict) -> None:
-        """Continue from `training_state()`."""
+        """Continue from `training_state()`; with other processes than then, each takes one of the memories saved."""
         for part, items in self._parts().items():
             for name, item in items.items():
                 item.load_state_dict(state[part][name])
+        for name, memory in self.memories.items():
+            saved = state["memories"][name]
+            memory.load_state_dict(saved[distributed.rank() % len(saved)])
 
     def _parts(self) -> dict[str, dict]:
         return {
             "networks": self.networks,
             "optimizers": self.optimizers,
             "schedulers": self.schedulers,
-            "memories": self.memories,
         }
 
     def save_networks(self, folder: Path, epoch: str) -> None:

@@ -142,8 +142,9 @@ class CUTModel(BaseModel):
         real = torch.cat([self.batch["A"], self.batch["B"]]) if self.contrast_B else self.batch["A"]
         self.mirrored = self.opt.flip_equivariance and torch.rand(()).item() < 0.5
         fake, features = self.netG(real.flip(3) if self.mirrored else real, self.opt.nce_layers)
-        # Mirrored images, and batch statistics over both domains, give other features than the contrast compares.
-        if self.mirrored or self.opt.normG == "batch":
+        # Mirrored images, statistics of both domains and another dropout mask give features that the contrast must
+        # not compare.
+        if self.mirrored or self.opt.normG == "batch" or not self.opt.no_dropout:
             features = self.encode(real)
         return fake, features
 

@@ -159,7 +159,8 @@ def _rows_log_entropy(scores: Tensor) -> Tensor:
     r_scaled = weights.sum(-1)
     t_scaled = -(weights.mul_(below)).sum(-1) - g2 * r_scaled
     r = g2.exp() * r_scaled
-    log1p_ratio = torch.where(r > 0, r.log1p() / r, 1.0)  # log1p(r) / r tends to 1 where r underflows
+    # log1p(r) / r tends to 1; it is not taken of denormals, which have too few digits for the quotient
+    log1p_ratio = torch.where(r > 1e-30, r.log1p() / r, 1.0)
     return g2 + (r_scaled * log1p_ratio + t_scaled / (1 + r)).log()
 
 

@@ -6,9 +6,13 @@ In rising priority: the default, the default of the model or of its generator, w
 from __future__ import annotations
 
 import math
-from argparse import Namespace
+import platform
+import sys
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from data import DATASETS
 from data.transforms import MODES as PREPROCESS_MODES
@@ -17,6 +21,54 @@ from models.speed.accelerator import choose_speed
 from options.saved import run_folder
 from util.arguments import ArgumentParser, count_or_inf, gpu_list, integer
 from util.errors import UserError
+
+VERSION = "1.0.0"
+
+# Options of the released codes' commands that do nothing here (nor there), with the reason that a note gives.
+WITHOUT_EFFECT = {
+    "easy_label": "the released code declares it and reads it nowhere",
+    "evaluation_freq": "the released code declares it and reads it nowhere",
+}
+
+# Options of other programs that users of theirs may type, with what the refusal says.
+_CYCLEGAN = "in this version, as in CycleGAN's since 2020, it is "
+_STYLEGAN2 = "it belongs to CUT's StyleGAN2 networks, which are not offered here"
+_SINCUT = "it belongs to SinCUT (single images), which is not offered here"
+ABSENT = {
+    "niter": _CYCLEGAN + "--n_epochs",
+    "niter_decay": _CYCLEGAN + "--n_epochs_decay",
+    "loadSize": _CYCLEGAN + "--load_size",
+    "fineSize": _CYCLEGAN + "--crop_size",
+    "batchSize": _CYCLEGAN + "--batch_size",
+    "nThreads": _CYCLEGAN + "--num_threads",
+    "resize_or_crop": _CYCLEGAN + "--preprocess",
+    "which_direction": _CYCLEGAN + "--direction",
+    "which_epoch": _CYCLEGAN + "--epoch",
+    "which_model_netG": _CYCLEGAN + "--netG",
+    "which_model_netD": _CYCLEGAN + "--netD",
+    "how_many": _CYCLEGAN + "--num_test",
+    "no_lsgan": _CYCLEGAN + "--gan_mode vanilla",
+    "norm": "G and D have one each here, --normG and --normD",
+    "stylegan2_G_num_downsampling": _STYLEGAN2,
+    "nce_includes_all_negatives_from_minibatch": _SINCUT,
+    "random_scale_max": _SINCUT,
+    "lambda_R1": _SINCUT,
+}
+
+
+def model_name(text: str) -> str:
+    """A name of `MODELS`; SinCUT, of which CUT's documentation has commands, is refused with the reason."""
+    if text == "sincut":
+        raise ArgumentTypeError(
+            "sincut (CUT for one single image a domain, with StyleGAN2 networks) is not offered here: train "
+            "it with CUT's own code"
+        )
+    return text
+
+
+def cut_mode(text: str) -> str:
+    """CUT or FastCUT, in capitals or not, as CUT takes it."""
+    return {"cut": "CUT", "fastcut": "FastCUT"}.get(text.lower(), text)
 
 
 class BaseOptions:
@@ -27,7 +79,10 @@ class BaseOptions:
     description: str
 
     def __init__(self):
-        self.parser = ArgumentParser(prog=self.prog, description=self.description)
+        self.parser = ArgumentParser(ABSENT, prog=self.prog, description=self.description)
+        versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+        self.parser.add_argument("--version", action="version", version=f"QS-Attn {VERSION}, {versions}")
+        self.without_effect = dict(WITHOUT_EFFECT)
         self.declare()
 
     def declare(self) -> None:
@@ -37,6 +92,7 @@ class BaseOptions:
             "--dataroot", "./datasets/horse2zebra", "folder with trainA, trainB, testA, testB (or valA, valB)"
         )
         add("--name", "horse2zebra_qsattn_global", "name of the run: its folder under checkpoints_dir")
+        add("--easy_label", "experiment_name", "accepted, and of no effect, as in the released code")
         add("--suffix", "", "added to the name, with options in braces filled in: {QS_mode}_{crop_size}")
         add("--checkpoints_dir", "./checkpoints", "where runs are kept")
         add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
@@ -58,11 +114,12 @@ class BaseOptions:
         add("--input_nc", 3, "channels of the source images: 1 or 3", type=integer(1))
         add("--output_nc", 3, "channels of the target images: 1 or 3", type=integer(1))
         group("networks")
-        add("--model", "qs", "what is trained: docs/models.md", choices=tuple(MODELS))
+        add("--model", "qs", "what is trained: docs/models.md", type=model_name, choices=tuple(MODELS))
         add(
             "--CUT_mode",
             None,
             "as CUT spells it: CUT is --model cut, FastCUT is --model fastcut",
+            type=cut_mode,
             choices=("CUT", "FastCUT"),
         )
         build.add_options(add)
@@ -92,6 +149,7 @@ class BaseOptions:
                 owners.append(name)
 
             model.add_options(add)
+        self.model_options = {flag.removeprefix("--") for flag in declared}
         groups: dict[tuple[str, ...], list[str]] = {}
         for flag, (_, _, owners) in declared.items():
             groups.setdefault(tuple(owners), []).append(flag)
@@ -110,9 +168,20 @@ class BaseOptions:
         """
         given = self.parser.parse_given(argv)
         try:
-            return self.resolve(given)
+            opt = self.resolve(given)
         except UserError as error:
             self.parser.error(str(error))
+        self._note_what_has_no_effect(opt.given)
+        return opt
+
+    def _note_what_has_no_effect(self, given: Sequence[str]) -> None:
+        """One line on stderr for each reason why options were given in vain."""
+        flags: dict[str, list[str]] = {}
+        for name in given:
+            if name in self.without_effect:
+                flags.setdefault(self.without_effect[name], []).append(f"--{name}")
+        for reason, names in flags.items():
+            print(f"note: no effect of {', '.join(names)}: {reason}", file=sys.stderr)
 
     def resolve(self, given: dict[str, object]) -> Namespace:
         """All options, from those given. UserError where they cannot be."""

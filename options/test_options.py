@@ -6,7 +6,7 @@ import math
 from argparse import Namespace
 from pathlib import Path
 
-from models import option_defaults
+from models import MODELS, option_defaults
 from options.base_options import BaseOptions
 from options.saved import read_saved_options
 from util.arguments import count_or_inf
@@ -41,6 +41,8 @@ class TestOptions(BaseOptions):
             "folder for the translations (or, of one image, a .png file)",
             shown="results/NAME/INPUT's name",
         )
+        acting = {name for model in MODELS.values() for name in model.translation_options}
+        self.without_effect |= dict.fromkeys(self.model_options - acting, "it acts in training alone")
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
         saved = read_saved_options(folder, self.parser) or {}

@@ -54,6 +54,7 @@ class TrainOptions(BaseOptions):
         add("--pretrained_name", None, "start from the weights of another run (at --epoch)")
         add("--save_latest_freq", 5000, "images between saves of latest", type=integer(1))
         add("--save_epoch_freq", 5, "epochs between saves under the epoch's number", type=integer(1))
+        add("--evaluation_freq", 5000, "accepted, and of no effect, as in the released code", type=integer(1))
         add("--save_by_iter", False, "save under iter_NUMBER instead of latest")
         add(
             "--deterministic",
@@ -73,7 +74,7 @@ class TrainOptions(BaseOptions):
         add("--display_id", None, "visdom window; <= 0: no visdom", type=int, shown="a random one")
         add("--display_server", "http://localhost", "visdom server")
         add("--display_env", "main", "visdom environment")
-        add("--display_port", 8097, "visdom port", type=integer(1))
+        add("--display_port", 8097, "visdom port", type=integer(1, 65535))
         add("--update_html_freq", 1000, "images between images saved to web/", type=integer(1))
         add("--no_html", False, "write no web/ page")
         group("speed of training")

@@ -8,6 +8,7 @@ python=.venv/bin/python
 
 "$python" -m ruff check .
 "$python" -m ruff format --check .
+.venv/bin/lint-imports
 
 # The tensors are tiny: threads within an operation cost more than they give, so the cores run tests side by side.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

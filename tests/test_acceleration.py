@@ -59,8 +59,7 @@ def weights(model):
             "--precision tf32 is a mode of NVIDIA GPUs, but this runs on the CPU: give --precision fp32 or bf16",
         ),
         ("--cuda_graph", "--cuda_graph needs a CUDA device, but this runs on the CPU"),
-        ("--cuda_graph --flip_equivariance", "tosses a coin"),
-        ("--cuda_graph --pool_size 50", "picks images on the host"),
+        ("--cuda_graph --flip_equivariance", "draws a number on the host"),
         ("--compile --gan_mode wgangp", "differentiates D twice"),
     ],
 )
@@ -185,15 +184,15 @@ class FakeGraph:
         before = step_graph.Snapshot(self.model)
         step()  # a capture leaves the results' places behind, without running anything
         before.restore()
-        results = {name: copy.copy(getattr(self.model, name)) for name in step_graph.PRODUCTS}
+        losses, results = dict(self.model.losses), dict(self.model.results)
 
         def replay():
             self.rates.append(captured[0][1].item())
             step()
             for name, value in self.model.losses.items():
-                results["losses"][name].data.copy_(value.data)
-            for name in ("fake", "fake_B", "idt_B"):
-                results[name].data.copy_(getattr(self.model, name).data)
+                losses[name].data.copy_(value.data)
+            for name, value in self.model.results.items():
+                results[name].data.copy_(value.data)
 
         return replay
 

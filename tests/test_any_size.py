@@ -35,7 +35,7 @@ def test_a_step_on_anything(argv, data):
     real = torch.rand(2, batch, 3, height, width) * 2 - 1
     model.set_input({"A": real[0], "B": real[1]})
     model.optimize_parameters()
-    assert model.fake_B.shape == real[0].shape
+    assert model.results["fake_B"].shape == real[0].shape
     assert (
         all(math.isfinite(value) for value in model.get_current_losses().values())
         and model.guard.failure() is None

@@ -125,6 +125,13 @@ def test_resize_is_bicubic():
     assert resized(image, "resize_and_crop", 32, 32).tobytes() == expected.tobytes()
 
 
+def test_scale_width_resizes_once():
+    """Straight to multiples of 4, where the released code resizes twice (docs/options.md)."""
+    image = Image.effect_noise((50, 40), 60).convert("RGB")
+    expected = image.resize((32, 24), Image.Resampling.BICUBIC)
+    assert resized(image, "scale_width", 31, 16).tobytes() == expected.tobytes()
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     mode=st.sampled_from(MODES),

@@ -24,6 +24,8 @@ from training_process import (
     words,
 )
 
+from util.watch.report import Report
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and killed")
 PROJECT = Path(__file__).parents[1]
 SCHEDULE = "--n_epochs 2 --n_epochs_decay 1"
@@ -66,17 +68,15 @@ def note_images():
 
 def stop_after_five():
     """Have each process be asked to stop after its fifth step."""
-    import train
-
     note_images()
-    show, count = train.Training._show, iter(range(1, 1000))
+    step, count = Report.step, iter(range(1, 1000))
 
-    def asked(training, bar):
-        show(training, bar)
+    def asked(report):
+        step(report)
         if next(count) == 5 and os.environ.get("RANK", "0") == "0":  # one process told is all told
             os.kill(os.getpid(), signal.SIGTERM)
 
-    train.Training._show = asked
+    Report.step = asked
 
 
 def images_seen(*logs):
@@ -180,7 +180,7 @@ def test_a_refused_run_ends_all_processes(dataroot, single):
     assert "there is a run in" in both[0].output()
 
 
-@pytest.mark.parametrize("options", ["--normG batch", "--normD batch", "--pool_size 5"])
+@pytest.mark.parametrize("options", ["--normG batch", "--normD batch"])
 def test_what_processes_cannot_share_is_refused(dataroot, tmp_path, options):
     both = start_two(dataroot, tmp_path, options)
     assert [process.wait() for process in both] == [2, 2]

@@ -105,7 +105,7 @@ def test_a_full_disk_costs_a_warning_where_asked_to_continue(dataroot, whole, tm
         assert train.main(words(dataroot, tmp_path, EVERY_STEP, "--on_save_error continue")) == 0
     assert seen == [(4, [])]
     said = capsys.readouterr().out
-    assert said.count("warning: the checkpoint could not be saved") == 4 and "training goes on" in said
+    assert said.count("warning: the checkpoint could not be saved") == 4 and "training continues" in said
     assert_same_run(whole, tmp_path)
 
 

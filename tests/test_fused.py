@@ -171,7 +171,8 @@ def network(x, name, is_fused, seed=0):
     net.to(x)
     if "off" in name:
         net.eval()
-    net.fused = is_fused
+    if is_fused:
+        net.run_layers = fused.run
     x = x.clone().requires_grad_()
     outputs = [net(x)] if taps is None else [net(x, taps)[0], *net.encode(x, taps)]
     torch.manual_seed(seed)
@@ -206,8 +207,8 @@ def test_networks_are_fused_where_kernels_work(monkeypatch, gan_mode, fused_D):
         if gan_mode == "wgangp" and "compile" in words:
             continue
         model = create_model(TrainOptions().parse(f"{small} {words}".split()))
-        assert model.netG.fused is expected
-        assert model.netD.fused is (expected and fused_D)
+        assert (model.netG.run_layers is fused.run) is expected
+        assert (model.netD.run_layers is fused.run) is (expected and fused_D)
 
 
 def test_kernels_that_fail_are_given_up_with_one_warning(monkeypatch):
@@ -224,7 +225,7 @@ def test_kernels_that_fail_are_given_up_with_one_warning(monkeypatch):
     words = "--gpu_ids -1 --model cut --ngf 4 --ndf 4 --netF_nc 16 --channels_last"
     with pytest.warns(RuntimeWarning, match="fused kernels of --channels_last failed.*out of shared memory"):
         model = create_model(TrainOptions().parse(words.split()))
-    assert not model.netG.fused and not model.netD.fused
+    assert fused.run not in (model.netG.run_layers, model.netD.run_layers)
 
 
 def trial(x):
@@ -274,7 +275,8 @@ def one_step(x, state=None):
     model = create_model(TrainOptions().parse(words.split()))
     if state is not None:
         model.load_training_state(state)
-    model.netG.fused = model.netD.fused = state is None
+    if state is None:
+        model.netG.run_layers = model.netD.run_layers = fused.run
     model.set_input({"A": x, "B": x.flip(3)})
     model.optimize_parameters()
     return {"state": model.training_state(), "losses": model.get_current_losses()}

@@ -306,8 +306,8 @@ def test_wrong_inputs_end_with_status_2_and_say_what_to_do(command, runs, tmp_pa
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.png", "a.png.png"]
 
 
-def test_training_mode_is_the_released_default_and_eval_an_option(tmp_path, command):
-    """A batch norm then sees the statistics of the image itself, and one image at a time."""
+def test_batch_norm_uses_running_statistics_everywhere_unless_eval_false(tmp_path, command):
+    """test.py and load_generator agree; `--eval false`, the released behaviour, takes each image's own statistics."""
     folder = make_run(tmp_path / "ck", "--normG", "batch")
     state = read_weights(folder / "latest_net_G.pth")
     for name, value in state.items():
@@ -319,7 +319,12 @@ def test_training_mode_is_the_released_default_and_eval_an_option(tmp_path, comm
     for number in range(2):
         draw(tmp_path / "in" / f"{number}.png", seed=number)
     pictures = {}
-    for mode, words in {"plain": [], "batch": ["--batch_size", 2], "eval": ["--eval"]}.items():
+    for mode, words in {
+        "plain": [],
+        "eval": ["--eval"],
+        "one": ["--eval", "false"],
+        "two": ["--eval", "false", "--batch_size", 2],
+    }.items():
         call = [
             "--checkpoints_dir",
             tmp_path / "ck",
@@ -331,8 +336,11 @@ def test_training_mode_is_the_released_default_and_eval_an_option(tmp_path, comm
         ]
         assert command(*call) == 0
         pictures[mode] = np.asarray(Image.open(tmp_path / mode / "0.png")).astype(int)
-    assert np.array_equal(pictures["plain"], pictures["batch"])
-    assert np.abs(pictures["plain"] - pictures["eval"]).max() > 5
+    translate = load_generator(folder.name, tmp_path / "ck", device="cpu")
+    assert np.array_equal(pictures["plain"], np.asarray(translate(Image.open(tmp_path / "in" / "0.png"))))
+    assert np.array_equal(pictures["plain"], pictures["eval"])
+    assert np.array_equal(pictures["one"], pictures["two"])
+    assert np.abs(pictures["plain"] - pictures["one"]).max() > 5
 
 
 def test_bfloat16_is_close(command, tmp_path):

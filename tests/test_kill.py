@@ -85,7 +85,7 @@ def test_a_signal_lets_it_finish_its_step_save_and_say_so(dataroot, tmp_path, wo
     os.killpg(training.pid, number)  # as Ctrl-C in a terminal: to the workers too
     assert training.wait() == 128 + number
     output = training.output()
-    assert "Stopping after this step" in output and "Go on with --continue_train" in output
+    assert "Stopping after this step" in output and "Continue: python train.py" in output
     assert "Traceback" not in output
     assert steps_saved(tmp_path) == len(losses(tmp_path)) >= 3
 
@@ -138,5 +138,5 @@ def test_a_run_without_a_save_begins_again_and_an_unknown_one_does_not(dataroot,
     assert again.wait() == 0
     assert "Nothing was saved in" in again.output() and steps_saved(tmp_path) == 10
     unknown = TrainingProcess([*argv, "--continue_train", "--name", "nun"], tmp_path / "unknown.log")
-    assert unknown.wait() == 2 and "has no latest_net_G.pth to go on from" in unknown.output()
+    assert unknown.wait() == 2 and "has no latest_net_G.pth to continue from" in unknown.output()
     assert not (tmp_path / "nun").exists()

@@ -1,13 +1,17 @@
-"""Instance norm against its formula and finite differences, and the bug of PyTorch's own that makes us not use it."""
+"""The norms against their formulas and finite differences, and the fault of PyTorch that they keep out."""
 
 from __future__ import annotations
+
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from textbook import instance_norm_bug
+from textbook import assert_gradients_close, run_steps, tiny_model
+from torch import nn
 
-from models.layers.normalisation import InstanceNorm
+from models.layers.normalisation import NORMS, BatchNorm, InstanceNorm, with_contiguous_gradient
 
 
 def test_instance_norm_is_its_formula():
@@ -22,7 +26,7 @@ def test_instance_norm_is_its_formula():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_gradient_by_finite_differences(layout):
-    """Whatever the strides of the incoming gradient, at batch one, where PyTorch's instance norm goes wrong."""
+    """Whatever the strides of the incoming gradient, for one image, where PyTorch's is wrong."""
     x = torch.randn(1, 3, 4, 5, dtype=torch.float64)
     cotangent = torch.randn(1, 3, 4, 5, dtype=torch.float64).to(memory_format=layout)
     expected, nudge = torch.empty_like(x), 1e-6
@@ -36,13 +40,62 @@ def test_gradient_by_finite_differences(layout):
         torch.testing.assert_close(grad, expected.to(dtype), rtol=tolerance, atol=tolerance)
 
 
-def test_the_bug_of_pytorchs_own():
-    """Same input, same numbers coming in: the gradient must not depend on strides. Where it no longer does, it may come back."""
-    if not instance_norm_bug():
-        pytest.skip("this PyTorch has a right torch.nn.InstanceNorm2d")
-    x = torch.randn(1, 8, 16, 16, requires_grad=True)
-    cotangent = torch.randn(1, 8, 16, 16)
-    strided = cotangent.to(memory_format=torch.channels_last)
-    for norm, right in ((F.instance_norm, False), (InstanceNorm(), True)):
-        grads = [torch.autograd.grad(norm(x), x, incoming)[0] for incoming in (cotangent, strided)]
-        assert torch.allclose(*grads, rtol=1e-4, atol=1e-5) == right
+class FormulaNorm(nn.BatchNorm2d):
+    """Batch norm in training, as its formula has it; its gradient is autograd's own."""
+
+    def forward(self, x):
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
+        normalised = (x - mean) / (variance + self.eps).sqrt()
+        return normalised * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def strided_like(values, strides):
+    """The values of a tensor in memory of other strides."""
+    return torch.empty_strided(values.shape, strides, dtype=values.dtype).copy_(values)
+
+
+# Strides of a gradient (1, C, H, W) for C = 3, H = 4, W = 5.
+STRIDES = {
+    "contiguous": (60, 20, 5, 1),
+    "channels last": (60, 1, 15, 3),
+    "channels last, of a matrix product": (3, 1, 15, 3),
+    "expanded": (0, 1, 15, 3),
+}
+
+
+@pytest.mark.parametrize("strides", STRIDES.values(), ids=STRIDES.keys())
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_gradients_do_not_depend_on_the_strides_they_arrive_with(strides, dtype):
+    """PyTorch's batch norm fails for the last two, its instance norm for the last three."""
+    x = torch.randn(1, 3, 4, 5, dtype=dtype, requires_grad=True)
+    incoming = torch.randn(1, 3, 4, 5, dtype=dtype)
+    right = torch.autograd.grad(FormulaNorm(3).to(dtype)(x), x, incoming)[0]
+    guarded = lambda x: with_contiguous_gradient(F.instance_norm(x))  # noqa: E731
+    for norm in (BatchNorm(3).to(dtype), InstanceNorm(), guarded):
+        (grad,) = torch.autograd.grad(norm(x), x, strided_like(incoming, strides))
+        torch.testing.assert_close(grad, right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["global", "local_global", "local"])
+def test_a_step_with_batch_norm_at_batch_one(mode, monkeypatch):
+    """The gradients of whole steps are those of the formula; routing sends strides that PyTorch misreads."""
+    found = []
+    for norm in (BatchNorm, FormulaNorm):
+        monkeypatch.setitem(NORMS, "batch", norm)
+        model = tiny_model("--QS_mode", mode, "--normG", "batch", "--nce_idt", "false")
+        torch.manual_seed(1)
+        images = torch.rand(2, 1, 3, 32, 48) * 2 - 1
+        found.append(next(run_steps(model, model, [{"A": images[0], "B": images[1]}])))
+    (losses, grads), (right_losses, right_grads) = found
+    assert losses == pytest.approx(right_losses, rel=1e-5)
+    assert assert_gradients_close(grads, right_grads, 1e-3) > 30
+
+
+def test_the_report_to_pytorch_runs(capsys):
+    """Whether or not this PyTorch has the fault; layer norm and a contiguous gradient are right in any."""
+    script = Path(__file__).parents[1] / "docs" / "pytorch_norm_gradient.py"
+    status = runpy.run_path(str(script))["main"]()
+    rows = [line.split()[-4:] for line in capsys.readouterr().out.splitlines()[2:]]
+    errors = torch.tensor([[float(word) for word in row] for row in rows])
+    assert errors.shape == (4, 4) and errors[0].max() < 1e-12 and errors[:, 3].max() < 1e-12
+    assert status == int(errors.max() > 1e-6)

@@ -55,7 +55,8 @@ def stepped(line, steps=1, count=1):
         model.set_input(images(model.opt, count, seed=step))
         model.optimize_parameters()
     assert all(math.isfinite(value) for value in model.get_current_losses().values())
-    assert model.fake_B.shape == model.real_B.shape and model.fake_B.abs().max() <= 1
+    fake_B = model.results["fake_B"]
+    assert fake_B.shape == model.batch["B"].shape and fake_B.abs().max() <= 1
     return model
 
 
@@ -96,18 +97,18 @@ SEEN = {
     "--normG none": lambda m: count(m.netG, nn.Identity) == 13,
     "--normD batch": lambda m: count(m.netD, nn.BatchNorm2d) == 3,
     "--normD none": lambda m: count(m.netD, nn.Identity) == 3,
-    "--no_dropout false": lambda m: count(m.netG, nn.Dropout) == 4 and not torch.equal(*(m.netG(m.real_A) for _ in range(2))),
-    "--no_dropout true": lambda m: count(m.netG, nn.Dropout) == 0 and torch.equal(*(m.netG(m.real_A) for _ in range(2))),
+    "--no_dropout false": lambda m: count(m.netG, nn.Dropout) == 4 and not torch.equal(*(m.netG(m.batch["A"]) for _ in range(2))),
+    "--no_dropout true": lambda m: count(m.netG, nn.Dropout) == 0 and torch.equal(*(m.netG(m.batch["A"]) for _ in range(2))),
     "--no_antialias --nce_layers 0,4,7,10,13": lambda m: count(m.netG, BlurDownsample) == count(m.netD, BlurDownsample) == 0,
     "--no_antialias_up": lambda m: count(m.netG, BlurUpsample) == 0 and count(m.netG, nn.ConvTranspose2d) == 2,
     "--no_antialias false": lambda m: count(m.netG, BlurDownsample) == 2 and count(m.netD, BlurDownsample) == 3,
-    "--netD basic": lambda m: m.netD(m.real_B).shape == (1, 1, 2, 2),  # 32 / 2**3 - 2
-    "--netD n_layers --n_layers_D 2": lambda m: m.netD(m.real_B).shape == (1, 1, 6, 6),
-    "--netD pixel": lambda m: m.netD(m.real_B).shape == (1, 1, 32, 32),
-    "--netD patch": lambda m: m.netD(m.real_B).shape == (4, 1, 2, 2),  # four tiles of 16 x 16
-    "--input_nc 1 --output_nc 1": lambda m: m.fake_B.shape[1] == 1 and m.embedded[0][2] == 1,
-    "--input_nc 3 --output_nc 1 --lambda_NCE 0": lambda m: m.fake_B.shape[1] == 1 and m.real_A.shape[1] == 3,
-    "--input_nc 1 --output_nc 3 --lambda_NCE 0": lambda m: m.fake_B.shape[1] == 3 and m.real_A.shape[1] == 1,
+    "--netD basic": lambda m: m.netD(m.batch["B"]).shape == (1, 1, 2, 2),  # 32 / 2**3 - 2
+    "--netD n_layers --n_layers_D 2": lambda m: m.netD(m.batch["B"]).shape == (1, 1, 6, 6),
+    "--netD pixel": lambda m: m.netD(m.batch["B"]).shape == (1, 1, 32, 32),
+    "--netD patch": lambda m: m.netD(m.batch["B"]).shape == (4, 1, 2, 2),  # four tiles of 16 x 16
+    "--input_nc 1 --output_nc 1": lambda m: m.results["fake_B"].shape[1] == 1 and m.embedded[0][2] == 1,
+    "--input_nc 3 --output_nc 1 --lambda_NCE 0": lambda m: m.results["fake_B"].shape[1] == 1 and m.batch["A"].shape[1] == 3,
+    "--input_nc 1 --output_nc 3 --lambda_NCE 0": lambda m: m.results["fake_B"].shape[1] == 3 and m.batch["A"].shape[1] == 1,
     # the choice of patches
     "--model qs": lambda m: kinds(m) == [P, P, P, Q, Q],
     "--model cut": lambda m: kinds(m) == [P] * 5,
@@ -138,9 +139,9 @@ SEEN = {
     # optimisers
     "--lr 0.01": lambda m: {settings(m, name)["lr"] for name in "GDF"} == {0.01} == {m.learning_rate},
     "--beta1 0.1 --beta2 0.9": lambda m: {settings(m, name)["betas"] for name in "GDF"} == {(0.1, 0.9)},
-    "--pool_size 2": lambda m: len(m.pool.images) == 1,
-    "--precision bf16": lambda m: m.fake.dtype == torch.bfloat16 and {p.dtype for p in m.netG.parameters()} == {torch.float32},
-    "--channels_last": lambda m: m.real_A.is_contiguous(memory_format=torch.channels_last),
+    "--pool_size 2": lambda m: m.pool.count.item() == 1,
+    "--precision bf16": lambda m: m.results["fake_B"].dtype == torch.bfloat16 and {p.dtype for p in m.netG.parameters()} == {torch.float32},
+    "--channels_last": lambda m: m.batch["A"].is_contiguous(memory_format=torch.channels_last),
 }  # fmt: skip
 
 
@@ -206,7 +207,7 @@ def test_wgangp_holds_the_slope_of_D_at_one():
     assert gradient_penalty(steep, real, fake).item() == pytest.approx(40.0)
     terms = (model.losses["D_fake"] + model.losses["D_real"]).detach() / 2
     torch.manual_seed(0)
-    assert model.compute_D_loss().item() > terms.item()
+    assert model.compute_D_loss(model.results["fake_B"]).item() > terms.item()
 
 
 # Policy -> the share of the initial rate in each of 4 + 4 epochs, and behind the last.
@@ -243,13 +244,13 @@ def test_the_plateau_schedule_waits_for_the_loss():
 
 def test_pool_shows_the_discriminator_older_images():
     torch.manual_seed(0)
-    pool, images = ImagePool(3), torch.arange(40.0).view(40, 1, 1, 1)
-    shown = torch.cat([pool.query(image[None]) for image in images]).flatten()
+    pool, images = ImagePool(3, (1, 1, 1)), torch.arange(40.0).view(40, 1, 1, 1)
+    shown = torch.cat([pool(image[None]) for image in images]).flatten()
     assert shown[:3].tolist() == [0, 1, 2]  # until it is full, what comes
     older = shown != images.flatten()
     assert 8 < older.sum() < 30 and (shown <= images.flatten()).all()
     fresh = torch.ones(1, 1, 1, 1, requires_grad=True)
-    assert not ImagePool(0).query(fresh).requires_grad
+    assert not ImagePool(0, (1, 1, 1))(fresh).requires_grad
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,7 @@ def test_a_mirrored_step_compares_mirrored_features(model_name):
     """Both branches: G sees the mirrored image in half of the steps, and its features are mirrored back before NCE."""
     model = model_of(model_name)
     model.set_input(images(model.opt))
-    real = torch.cat([model.real_A, model.real_B]) if model.contrast_B else model.real_A
+    real = torch.cat([model.batch["A"], model.batch["B"]]) if model.contrast_B else model.batch["A"]
     branches = set()
     for seed in range(8):
         prepared = []
@@ -269,11 +270,11 @@ def test_a_mirrored_step_compares_mirrored_features(model_name):
             features,
         )[1]
         torch.manual_seed(seed)
-        model.forward()
-        model.compute_NCE_losses(model.contrast_sources(), model.encode(model.fake))
+        translated, features = model.forward()
+        model.compute_NCE_losses(model.contrast_sources(features), model.encode(translated))
         branches.add(model.mirrored)
         fake = model.netG(real.flip(3)) if model.mirrored else model.netG(real)
-        torch.testing.assert_close(model.fake, fake)
+        torch.testing.assert_close(translated, fake)
         targets = model.netG.encode(fake, model.opt.nce_layers)
         sources = model.netG.encode(real, model.opt.nce_layers)
         for source, target, (was_source, was_target) in zip(
@@ -285,6 +286,29 @@ def test_a_mirrored_step_compares_mirrored_features(model_name):
             torch.testing.assert_close(was_source, source)
             torch.testing.assert_close(was_target, target.flip(3) if model.mirrored else target)
     assert branches == {True, False}
+
+
+@pytest.mark.parametrize("identity, passes", [("true", 5), ("false", 3)])
+def test_running_statistics_of_a_batch_norm_see_each_pass_once(identity, passes):
+    """The generating pass, then each domain's real images and translations (released: docs/options.md)."""
+    model = stepped(f"--normG batch --nce_idt {identity}", steps=2)
+    assert model.netG.model[2].num_batches_tracked == 2 * passes
+    assert model.netG.model[-5].num_batches_tracked == 2  # the decoder takes part in generating alone
+
+
+def test_sources_have_a_dropout_mask_of_their_own():
+    """As in the released step: what is contrasted of the real images is not what the generating pass saw."""
+    model = model_of("--no_dropout false --nce_layers 0,4,8,12,15")
+    model.set_input(images(model.opt))
+    real, taps = torch.cat([model.batch["A"], model.batch["B"]]), model.opt.nce_layers
+    torch.manual_seed(3)
+    translated, features = model.forward()
+    torch.manual_seed(3)
+    fake, generating = model.netG(real, taps)
+    sources = model.netG.encode(real, taps)
+    assert torch.equal(translated, fake)
+    for found, fresh, reused in zip(features[3:], sources[3:], generating[3:], strict=True):
+        assert torch.equal(found, fresh) and not torch.equal(found, reused)
 
 
 def test_without_flip_equivariance_no_step_is_mirrored(monkeypatch):

@@ -15,7 +15,8 @@ from options.train_options import TrainOptions
 
 # As the released code has them (but num_test, which was 20).
 SHARED_DEFAULTS = {
-    "dataroot": "./datasets/horse2zebra", "name": "horse2zebra_qsattn_global", "gpu_ids": [0], "checkpoints_dir": "./checkpoints",
+    "dataroot": "./datasets/horse2zebra", "name": "horse2zebra_qsattn_global",
+    "easy_label": "experiment_name", "gpu_ids": [0], "checkpoints_dir": "./checkpoints",
     "model": "qs", "input_nc": 3, "output_nc": 3, "ngf": 64, "ndf": 64, "netD": "basic", "netG": "resnet_9blocks", "n_layers_D": 3,
     "normG": "instance", "normD": "instance", "init_type": "xavier", "init_gain": 0.02, "no_dropout": True, "no_antialias": False,
     "no_antialias_up": False, "dataset_mode": "unaligned", "direction": "AtoB", "serial_batches": False, "num_threads": 4,
@@ -28,6 +29,7 @@ TRAIN_DEFAULTS = {
     "netF_nc": 256, "nce_T": 0.07, "num_patches": 256, "flip_equivariance": False, "display_freq": 400, "display_ncols": 4,
     "display_server": "http://localhost", "display_env": "main", "display_port": 8097, "update_html_freq": 1000, "print_freq": 100,
     "no_html": False, "save_latest_freq": 5000, "save_epoch_freq": 5, "save_by_iter": False, "continue_train": False,
+    "evaluation_freq": 5000,
     "epoch_count": 1, "phase": "train", "pretrained_name": None, "n_epochs": 200, "n_epochs_decay": 200, "beta1": 0.5,
     "beta2": 0.999, "lr": 0.0002, "gan_mode": "lsgan", "pool_size": 0, "lr_policy": "linear", "lr_decay_iters": 50,
 }  # fmt: skip
@@ -35,7 +37,6 @@ TEST_DEFAULTS = {
     "load_size": 256,
     "phase": "test",
     "results_dir": "./results/",
-    "eval": False,
     "num_test": math.inf,
 }
 
@@ -115,6 +116,16 @@ REFUSALS = {
     "--QS_mod global": r"unknown option --QS_mod: did you mean --QS_mode\?",
     "--n_epoch=3": r"did you mean --n_epochs\?",
     "--qqqqqq 1": "unknown option --qqqqqq; --help lists all",
+    "--qs_mode local": r"unknown option --qs_mode: did you mean --QS_mode\?",
+    "--gpu 0": r"did you mean --gpu_ids\?",
+    "--versions": "unknown option --versions; --help lists all",  # --precision is not near enough
+    "--niter 100": "unknown option --niter: in this version, as in CycleGAN's since 2020, it is --n_epochs",
+    "--niter_decay=100": "it is --n_epochs_decay",
+    "--which_epoch 5": "it is --epoch",
+    "--stylegan2_G_num_downsampling 1": "it belongs to CUT's StyleGAN2 networks, which are not offered here",
+    "--nce_includes_all_negatives_from_minibatch": "it belongs to SinCUT",
+    "--display_port 99999": "takes a whole number of at least 1 and at most 65535, not '99999'",
+    "--CUT_mode SinCUT": "invalid choice: 'SinCUT'",
     "stray": "cannot place 'stray'",
     "--QS_mode lo": r"argument --QS_mode: invalid choice: 'lo' \(choose from .*local_global",
     "--netG resnet_8blocks": "invalid choice: 'resnet_8blocks'",
@@ -183,6 +194,14 @@ def test_refused_at_once_with_status_2(line, capsys, tmp_path, monkeypatch):
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and not printed.out
     assert re.search(REFUSALS[line], printed.err), printed.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [TrainOptions, TestOptions])
+def test_the_version_names_torch_and_python(options, capsys):
+    with pytest.raises(SystemExit) as exit:
+        options().parse(["--version"])
+    assert exit.value.code == 0
+    assert re.fullmatch(r"QS-Attn [\d.]+, torch \d\S+, Python 3\S+\n", capsys.readouterr().out)
 
 
 def test_what_is_typed_in_vain_but_changes_nothing_is_let_pass():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from golden import load_golden
@@ -139,6 +140,18 @@ def test_saturated_rows_keep_their_true_order():
     log_h = log_entropy(golden["features"], "global")
     assert torch.equal(log_h.sort(stable=True).indices, golden["order"])
     torch.testing.assert_close(log_h.double(), golden["entropy"].log(), rtol=1e-5, atol=1e-5)
+
+
+def test_entropies_where_the_smallest_numbers_of_float32_lose_their_digits():
+    """Rows of three scores, the second 60 to 110 below the top, against long doubles (numpy)."""
+    gap = np.linspace(60, 110, 2001)
+    scores = torch.from_numpy(-np.stack([0 * gap, gap, gap + 1.5], 1)).float()
+    g = scores[:, 1:].numpy().astype(np.longdouble)
+    r, t = np.exp(g).sum(1), (np.exp(g) * -g).sum(1)
+    expected = torch.from_numpy(np.log(np.log1p(r) + t / (1 + r)).astype(np.float64))
+    torch.testing.assert_close(
+        qs_attn._rows_log_entropy(scores.clone()).double(), expected, rtol=0, atol=2e-5
+    )
 
 
 def test_ties_go_to_the_lower_index():

@@ -147,7 +147,7 @@ def test_wrong_arguments_are_named():
 def test_the_module_imports_where_triton_is_missing():
     code = (
         "import sys; sys.modules['triton'] = None\n"
-        "import torch; from models import qs_kernels, triton_support; assert not triton_support.installed()\n"
+        "import torch; from models.speed import qs_kernels, triton_support; assert not triton_support.installed()\n"
         "try: qs_kernels.global_log_entropy(torch.zeros(1, 2, 4, 4))\n"
         "except ValueError as error: print(error)"
     )

@@ -10,6 +10,7 @@ from training_process import assert_same
 
 import train
 from util.run.stop_signal import StopSignal
+from util.watch.report import Report
 
 TINY = (
     "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netF_nc 4 --num_patches 8 --netG resnet_4blocks "
@@ -58,16 +59,16 @@ def stop_after(monkeypatch):
 
     def arrange(steps):
         done = iter(range(1, 10**6))
-        original = train.Training._show
+        original = Report.step
 
-        def show(self, bar):
-            original(self, bar)
+        def step(self):
+            original(self)
             if next(done) == steps:
                 signal_stop.received = 15
 
         signal_stop = StopSignal()
         monkeypatch.setattr(train, "StopSignal", lambda: signal_stop)
-        monkeypatch.setattr(train.Training, "_show", show)
+        monkeypatch.setattr(Report, "step", step)
 
     yield arrange
 

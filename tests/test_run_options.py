@@ -76,8 +76,8 @@ SEEN = {
     "--max_dataset_size 2": lambda f: logged(f) == [(1, 1), (1, 2), (2, 1), (2, 2)],
     "--max_dataset_size 2 --epoch_count 2": lambda f: logged(f) == [(2, 1), (2, 2)],
     "--batch_size 3 --print_freq 4": lambda f: (
-        logged(f) == [(1, 6), (2, 3), (2, 6)]
-    ),  # crossed at 6, 9 and 12 of 12 images
+        logged(f) == [(1, 3), (1, 6), (2, 3), (2, 6)]
+    ),  # the first step, then crossed at 6, 9 and 12 of 12 images
     "--batch_size 2 --print_freq 1": lambda f: logged(f) == [(e, i) for e in (1, 2) for i in (2, 4, 6)],
     "--phase val": lambda f: logged(f) == [(1, 1), (1, 2), (2, 1), (2, 2)],
     "--dataset_mode aligned": lambda f: logged(f)[2:] == [(1, 3), (2, 1), (2, 2), (2, 3)],
@@ -252,7 +252,7 @@ def test_continuing_goes_on_with_the_options_of_the_run(dataroot, tmp_path):
 def test_a_dry_run_tells_all_and_writes_nothing(dataroot, tmp_path, capsys):
     assert train.main(words(dataroot, tmp_path / "runs", "--dry_run --QS_mode local")) == 0
     text = capsys.readouterr().out
-    assert re.search(r"QS_mode: local +\(given\)", text) and "7 A, 5 B; 7 steps an epoch on cpu" in text
+    assert re.search(r"QS_mode: local +\(given\)", text) and "7 A, 5 B; 7 steps per epoch on cpu" in text
     assert len(re.findall(r"net[GDF]: \d\.\d+ M parameters", text)) == 3
     assert not (tmp_path / "runs").exists()
     assert train.main(words(dataroot, tmp_path / "runs", "--dry_run --verbose")) == 0

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from training_process import TrainingProcess, make_images, state_of, words
 
+from util.watch.report import Report
+
 STEPS_AN_EPOCH, EPOCHS = 250, 10
 TINY_STEP = "--ngf 1 --ndf 1 --netD n_layers --n_layers_D 1 --netF_nc 2 --num_patches 4 --load_size 18 --crop_size 16 --nce_layers 0,4"
 
@@ -28,17 +30,15 @@ def resources(pid: int) -> dict[str, int]:
 
 def measure_at_each_epoch_end():
     """Have the training print what it holds at the end of every epoch."""
-    import train
+    original = Report.end_epoch
 
-    end_epoch = train.Training._run_epoch
-
-    def run_epoch(training, stop):
-        goes_on = end_epoch(training, stop)
-        logs = {name: (training.folder / name).stat().st_size for name in ("loss_log.txt", "log.jsonl")}
+    def end_epoch(report):
+        original(report)
+        folder = report.monitor.folder
+        logs = {name: (folder / name).stat().st_size for name in ("loss_log.txt", "log.jsonl")}
         print("measured", json.dumps(resources(os.getpid()) | logs), flush=True)
-        return goes_on
 
-    train.Training._run_epoch = run_epoch
+    Report.end_epoch = end_epoch
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

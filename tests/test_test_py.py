@@ -132,7 +132,7 @@ def test_the_saved_options_need_no_repeating_and_given_ones_win(runs, tmp_path):
 
 def test_released_commands_may_name_the_mode_of_training(command, capsys):
     assert command("--QS_mode", "global") == 0
-    assert "--QS_mode chooses patches in training alone" in capsys.readouterr().err
+    assert "note: no effect of --QS_mode: it acts in training alone" in capsys.readouterr().err
     assert command("--num_test", 1) == 0
     assert "QS_mode" not in capsys.readouterr().err
 

@@ -1,24 +1,16 @@
-"""What the tests of the plain step share: the bug of PyTorch's instance norm, and runs of steps with their gradients."""
+"""What tests of whole steps share: tiny models, the golden steps, runs of steps with their gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
 import torch
-import torch.nn.functional as F
+from golden import load_golden
 from torch import Tensor
 
 from models import create_model, patch_sampler
 from options.train_options import TrainOptions
-
-
-def instance_norm_bug() -> bool:
-    """Whether this PyTorch's instance norm, at batch one on the CPU, takes the strides of a gradient for its input's."""
-    x = torch.linspace(-1, 1, 8 * 256).square().view(1, 8, 16, 16).requires_grad_()
-    cotangent = torch.linspace(-2, 1, 8 * 256).cos().view(1, 8, 16, 16)
-    strided = cotangent.to(memory_format=torch.channels_last)
-    grads = [torch.autograd.grad(F.instance_norm(x), x, incoming)[0] for incoming in (cotangent, strided)]
-    return not torch.allclose(*grads, rtol=1e-3, atol=1e-4)
 
 
 def tiny_model(*argv: str):
@@ -35,6 +27,43 @@ def load_before(model, golden: dict[str, Tensor]) -> None:
         net.load_state_dict(
             {key.removeprefix(prefix): v for key, v in golden.items() if key.startswith(prefix)}
         )
+
+
+def golden_steps(golden: dict[str, Tensor]) -> tuple[list[dict], list[list[Tensor]]]:
+    """The batches and the random positions of the two golden steps, for `run_steps`."""
+    batch = {"A": golden["real_A"], "B": golden["real_B"]}
+    locations = [
+        [golden[f"step{step}.random_ids.{domain}.{layer}"] for layer in range(3) for domain in "AB"]
+        for step in range(2)
+    ]
+    return [batch, batch], locations
+
+
+def assert_golden_steps(step, model) -> None:
+    """Two steps of `step` are the released code's: every loss, every gradient of G, D and F, every weight."""
+    golden = load_golden("train_step_global")
+    load_before(model, golden)
+    gradients: dict[str, Tensor] = {}
+    for number, (losses, grads) in enumerate(run_steps(step, model, *golden_steps(golden))):
+        for name, value in losses.items():
+            assert value == pytest.approx(golden[f"step{number}.loss.{name}"].item(), rel=2e-6)
+        prefix = f"step{number}.grad."
+        gradients = {key.removeprefix(prefix): v for key, v in golden.items() if key.startswith(prefix)}
+        assert gradients.keys() == grads.keys()
+        assert assert_gradients_close(grads, gradients, 2e-5) >= 40
+    compared = 0
+    for name, net in model.networks.items():
+        largest = max(v.abs().max() for key, v in gradients.items() if key.startswith(f"{name}."))
+        for key, value in net.state_dict().items():
+            if f"{name}.{key}" not in gradients:
+                continue
+            # elsewhere the gradient is rounding, of which Adam makes a whole step of 2e-4
+            both = [golden[f"step{number}.grad.{name}.{key}"].abs() for number in range(2)]
+            clear = torch.minimum(*both) > 1e-4 * largest
+            expected = golden[f"after.{name}.{key}"]
+            torch.testing.assert_close(value[clear], expected[clear], rtol=0, atol=2e-6)
+            compared += int(clear.sum())
+    assert compared > 0.95 * sum(value.numel() for value in gradients.values())
 
 
 def run_steps(

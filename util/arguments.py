@@ -25,16 +25,17 @@ def boolean(text: str) -> bool:
     return words[text.lower()]
 
 
-def integer(least: int) -> Callable[[str], int]:
-    """A whole number of at least `least`."""
+def integer(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """A whole number from `least` to `most`."""
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = None
-        if value is None or value < least:
-            raise argparse.ArgumentTypeError(f"takes a whole number of at least {least}, not {text!r}")
+        if value is None or not least <= value <= most:
+            bound = f" and at most {most}" if most < math.inf else ""
+            raise argparse.ArgumentTypeError(f"takes a whole number of at least {least}{bound}, not {text!r}")
         return value
 
     return parse
@@ -93,14 +94,18 @@ class ArgumentParser(argparse.ArgumentParser):
 
     Options are declared with `add`; parsing tells what was given apart from the defaults, so that saved options and a
     model's own defaults can stand between the two.
+
+    Args:
+        absent: names of options that other programs have, each with what to say to whoever gives it.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, absent: Mapping[str, str] | None = None, **kwargs):
         super().__init__(
             allow_abbrev=False, argument_default=argparse.SUPPRESS, formatter_class=_HelpFormatter, **kwargs
         )
         self.defaults: dict[str, object] = {}
         self.conditions: dict[str, dict[str, tuple]] = {}  # option -> values of others that give it an effect
+        self.absent = absent or {}
         self._group = self
 
     def group(self, title: str) -> None:
@@ -151,16 +156,22 @@ class ArgumentParser(argparse.ArgumentParser):
         for word in unknown:
             if word.startswith("--"):
                 flag = word.split("=")[0]
-                near = difflib.get_close_matches(flag, [f"--{name}" for name in self.defaults], n=1)
-                self.error(
-                    f"unknown option {flag}"
-                    + (f": did you mean {near[0]}?" if near else "; --help lists all")
-                )
+                self.error(f"unknown option {flag}{self._advice(flag[2:])}")
         if unknown:
             self.error(
                 f"cannot place {unknown[0]!r}: every value follows an option such as --name; --help lists all"
             )
         return vars(given)
+
+    def _advice(self, name: str) -> str:
+        """What to say of an unknown option: its name here, why it is absent, or the name that was meant."""
+        if name in self.absent:
+            return f": {self.absent[name]}"
+        known = {own.lower(): own for own in self.defaults}
+        longer = [own for own in known if own.startswith(name.lower()) and len(name) > 2]
+        alike = [own for own in known if own[0] == name[:1].lower()]  # typing errors spare the first letter
+        near = difflib.get_close_matches(name.lower(), alike, n=1, cutoff=0.7) or longer
+        return f": did you mean --{known[near[0]]}?" if near else "; --help lists all"
 
     def error(self, message: str) -> None:
         """Say what is wrong and exit with status 2, without the page of usage."""

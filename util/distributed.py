@@ -137,6 +137,15 @@ def largest(value: int) -> int:
     return int(tensor)
 
 
+def gather(value: T) -> list[T]:
+    """Each process's value, a picklable object, in the order of their ranks."""
+    if world_size() == 1:
+        return [value]
+    values: list = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def from_first(decide: Callable[[], T]) -> T:
     """What process 0 alone decides, for all; a small picklable object."""
     decision = [decide() if rank() == 0 else None]

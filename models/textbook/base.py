@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam
 
 from models.base_model import BaseModel
-from models.textbook.layers import TextbookNorm, plain_network
+from models.textbook.layers import plain_network
 
 
 class TextbookStep:
@@ -17,12 +15,11 @@ class TextbookStep:
 
     Args:
         model: gives weights, options and the batch (`model.set_input`); its own optimisers are not used.
-        norm: makes the module that replaces each instance norm.
     """
 
-    def __init__(self, model: BaseModel, norm: Callable[[], nn.Module] = TextbookNorm):
+    def __init__(self, model: BaseModel):
         self.model, self.opt = model, model.opt
-        self.networks = {name: plain_network(net, norm) for name, net in model.networks.items()}
+        self.networks = {name: plain_network(net) for name, net in model.networks.items()}
         self.losses: dict[str, Tensor] = {}
         self.optimizers = {
             name: Adam(net.parameters(), **model.optimizer_settings(name))

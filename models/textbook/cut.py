@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import patch_sampler
 from models.cut_model import CUTModel
@@ -24,7 +24,6 @@ from models.gan_loss import gradient_penalty
 from models.qs_attn import MODES
 from models.qs_model import QSModel
 from models.textbook.base import TextbookStep
-from models.textbook.layers import TextbookNorm
 from util.errors import UserError
 
 
@@ -35,8 +34,8 @@ class TextbookCUT(TextbookStep):
         entropy: "log" or "plain" (float32, with ties at zero).
     """
 
-    def __init__(self, model: CUTModel, entropy: str = "log", norm: Callable[[], nn.Module] = TextbookNorm):
-        super().__init__(model, norm)
+    def __init__(self, model: CUTModel, entropy: str = "log"):
+        super().__init__(model)
         if model.opt.model == "qs" and model.opt.qs_variant != "paper":
             raise UserError("the textbook step is the paper's method: give --qs_variant paper")
         self.rank = RANKS[entropy]

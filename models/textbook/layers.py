@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from itertools import chain
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.normalisation import InstanceNorm
+from models.layers.normalisation import InstanceNorm, with_contiguous_gradient
 from models.layers.resample import BlurDownsample, BlurUpsample
 
 
@@ -30,21 +29,21 @@ class DepthwiseUpsample(BlurUpsample):
 
 
 class TextbookNorm(nn.Module):
-    """`torch.nn.InstanceNorm2d`, which would have to be told a number of channels that it has no use for."""
+    """`torch.nn.InstanceNorm2d` without a count of channels, its gradient right (layers/normalisation.py)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.instance_norm(x)
+        return with_contiguous_gradient(F.instance_norm(x))
 
 
-def plain_network(net: nn.Module, norm: Callable[[], nn.Module]) -> nn.Module:
-    """`net` with the same parameters and buffers, not copies of them, but textbook layers: `norm()` for instance norms."""
+def plain_network(net: nn.Module) -> nn.Module:
+    """`net` with the same parameters and buffers, not copies of them, but textbook layers."""
     shared = {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())}
     net = copy.deepcopy(net, shared)
     vars(net).pop("run_layers", None)
     for parent in list(net.modules()):
         for name, child in parent.named_children():
             if isinstance(child, InstanceNorm):
-                setattr(parent, name, norm())
+                setattr(parent, name, TextbookNorm())
             elif isinstance(child, BlurDownsample):
                 child.__class__ = DepthwiseDownsample
             elif isinstance(child, BlurUpsample):

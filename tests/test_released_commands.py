@@ -1,0 +1,141 @@
+"""Every command line of the released QS-Attn README and of CUT's documentation, as it stands there.
+
+SinCUT's commands are refused by name, and `python -m experiments ...` prints commands of the kinds below.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+from trained_run import draw, make_run
+
+import test as translation
+import train
+from options.test_options import TestOptions
+from options.train_options import TrainOptions
+
+# Line -> what it must resolve to.
+TRAINING = {
+    # QS-Attn's README
+    "python train.py --dataroot=datasets/horse2zebra --name=horse2zebra_qsattn_global --QS_mode=global": {
+        "model": "qs", "QS_mode": "global", "lambda_NCE": 1, "nce_idt": True, "n_epochs": 200,
+    },
+    "python train.py --QS_mode=global": {"QS_mode": "global", "name": "horse2zebra_qsattn_global"},
+    "python train.py --QS_mode=local": {"QS_mode": "local"},
+    "python train.py --QS_mode=local_global": {"QS_mode": "local_global"},
+    # CUT's README
+    "python train.py --dataroot ./datasets/grumpifycat --name grumpycat_CUT --CUT_mode CUT": {
+        "model": "cut", "lambda_NCE": 1, "nce_idt": True, "flip_equivariance": False, "n_epochs_decay": 200,
+    },
+    "python train.py --dataroot ./datasets/grumpifycat --name grumpycat_FastCUT --CUT_mode FastCUT": {
+        "model": "fastcut", "lambda_NCE": 10, "nce_idt": False, "flip_equivariance": True,
+        "n_epochs": 150, "n_epochs_decay": 50,
+    },
+    # its launchers, which write each option with its value
+    "python train.py --dataroot ./datasets/grumpifycat --name grumpifycat_CUT --CUT_mode CUT ": {
+        "model": "cut",
+    },
+    "python train.py --dataroot ./datasets/cityscapes_unaligned/cityscapes/ --direction BtoA "
+    "--name cityscapes_fastcut_pretrained --CUT_mode FastCUT": {"model": "fastcut", "direction": "BtoA"},
+    # its example options of preprocessing
+    "python train.py --CUT_mode CUT --preprocess resize_and_crop --load_size 286 --crop_size 256": {
+        "load_size": 286,
+    },
+    "python train.py --CUT_mode CUT --preprocess none": {"preprocess": "none"},
+    "python train.py --CUT_mode CUT --preprocess scale_width --load_size 768": {"load_size": 768},
+    "python train.py --CUT_mode CUT --preprocess scale_shortside_and_crop": {
+        "preprocess": "scale_shortside_and_crop",
+    },
+    # spellings that the released parsers take
+    "python train.py --CUT_mode fastcut --easy_label cats --evaluation_freq 1000": {
+        "model": "fastcut", "easy_label": "cats", "evaluation_freq": 1000,
+    },
+    "python train.py --model cut --nce_idt True --no_dropout --pool_size 0": {
+        "model": "cut", "nce_idt": True,
+    },
+}  # fmt: skip
+
+TESTING = [
+    "python test.py --dataroot=datasets/horse2zebra --name=horse2zebra_qsattn_global --QS_mode=global",
+    "python test.py",
+    "python test.py --dataroot ./datasets/grumpifycat --name grumpycat_CUT --CUT_mode CUT --phase train",
+    "python test.py --dataroot ./datasets/grumpifycat --name grumpycat_FastCUT --CUT_mode FastCUT "
+    "--phase train",
+    "python test.py --dataroot ./datasets/horse2zebra/ --name horse2zebra_cut_pretrained --CUT_mode CUT "
+    "--num_test 500",
+    "python test.py --dataroot datasets/cityscapes/cityscapes_val/ --direction BtoA --phase val "
+    "--name cityscapes_cut_pretrained --CUT_mode CUT --num_test 500",
+    # the options of the released models, which their test.py takes too
+    "python test.py --name horse2zebra_qsattn_global --QS_mode local_global --lambda_GAN 1 --lambda_NCE 1.0 "
+    "--nce_idt True --nce_layers 0,4,8,12,16 --netF mlp_sample --netF_nc 256 --nce_T 0.07 --num_patches 256 "
+    "--flip_equivariance False --easy_label horses --eval",
+]
+WITHOUT_EFFECT = set(
+    "--QS_mode --lambda_GAN --lambda_NCE --nce_idt --nce_layers --netF --netF_nc --nce_T --num_patches "
+    "--flip_equivariance --easy_label".split()
+)
+SETS = {
+    "datasets/horse2zebra": "test",
+    "datasets/grumpifycat": "train",
+    "datasets/cityscapes/cityscapes_val": "val",
+}
+
+
+def words_of(line: str) -> list[str]:
+    """What follows `python SCRIPT` in a command line."""
+    return shlex.split(line)[2:]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working folder, with two images of each domain for each data set that the commands name."""
+    monkeypatch.chdir(tmp_path)
+    for root, phase in SETS.items():
+        for domain in "AB":
+            for number in range(2):
+                draw(tmp_path / root / f"{phase}{domain}" / f"{number}.png", seed=number)
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", TRAINING)
+def test_training_commands_resolve_to_what_they_mean_there(line, folder):
+    opt = vars(TrainOptions().parse(words_of(line)))
+    assert {name: opt[name] for name in TRAINING[line]} == TRAINING[line]
+
+
+def test_a_training_command_starts(folder, capsys):
+    line = "python train.py --dataroot ./datasets/grumpifycat --name grumpycat_CUT --CUT_mode CUT"
+    assert train.main([*words_of(line), "--easy_label", "cats", "--dry_run"]) == 0
+    printed = capsys.readouterr()
+    assert "2 A, 2 B" in printed.out
+    assert "note: no effect of --easy_label: the released code" in printed.err
+
+
+@pytest.mark.parametrize("line", TESTING)
+def test_test_commands_run(line, folder, capsys):
+    opt = TestOptions().parse(words_of(line))
+    make_run(folder / "checkpoints", name=opt.name)
+    capsys.readouterr()
+    assert translation.main(words_of(line)) == 0
+    printed = capsys.readouterr()
+    assert "translated 2 of 2 images" in printed.out
+    assert (folder / "results" / opt.name / f"{opt.phase}_latest" / "index.html").is_file()
+    noted = re.findall(r"--\w+", " ".join(re.findall("note: no effect of (.*?):", printed.err)))
+    flags = {word.split("=")[0] for word in words_of(line) if word.startswith("--")}
+    assert set(noted) == flags & WITHOUT_EFFECT
+
+
+def test_the_suffix_of_a_name_is_the_same_in_either_command():
+    words = "--name horses --suffix {QS_mode}_{num_patches}".split()
+    assert TestOptions().parse(words).name == TrainOptions().parse(words).name == "horses_global_256"
+
+
+@pytest.mark.parametrize("options", [TrainOptions, TestOptions])
+def test_single_image_commands_are_refused_by_name(options, capsys):
+    line = "--model sincut --name singleimage_monet_etretat --dataroot ./datasets/single_image_monet_etretat"
+    with pytest.raises(SystemExit) as exit:
+        options().parse(line.split())
+    assert exit.value.code == 2
+    assert "sincut (CUT for one single image a domain" in capsys.readouterr().err
