@@ -7,6 +7,7 @@ from argparse import Namespace
 from models import build, qs_attn
 from models.base_model import BaseModel
 from models.cut_model import CUTModel, FastCUTModel
+from models.cycle_gan_model import CycleGANModel
 from models.qs_model import QSModel
 from models.speed import qs_kernels
 
@@ -16,6 +17,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "qs": QSModel,
     "cut": CUTModel,
     "fastcut": FastCUTModel,
+    "cycle_gan": CycleGANModel,
 }
 
 

@@ -68,13 +68,13 @@ def smallest_side(opt: Namespace) -> int:
         return _discriminator(opt).smallest_side
 
 
-def build_generator(opt: Namespace) -> nn.Module:
-    """`--netG` with fresh weights, from the source's channels (`--input_nc`) to the target's (`--output_nc`)."""
-    return initialise(_generator(opt), opt.init_type, opt.init_gain)
+def build_generator(opt: Namespace, backwards: bool = False) -> nn.Module:
+    """`--netG` with fresh weights, from `--input_nc` channels to `--output_nc`; `backwards` the other way round."""
+    return initialise(_generator(opt, backwards), opt.init_type, opt.init_gain)
 
 
-def _generator(opt: Namespace) -> nn.Module:
-    channels = (opt.input_nc, opt.output_nc)
+def _generator(opt: Namespace, backwards: bool = False) -> nn.Module:
+    channels = (opt.output_nc, opt.input_nc) if backwards else (opt.input_nc, opt.output_nc)
     common = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout}
     if opt.netG.startswith("unet"):
         return UnetGenerator(*channels, num_downs=_unet_depth(opt.netG), **common)
@@ -83,18 +83,19 @@ def _generator(opt: Namespace) -> nn.Module:
     return ResnetGenerator(*channels, n_blocks=blocks, **common, **antialias)
 
 
-def build_discriminator(opt: Namespace) -> nn.Module:
-    """`--netD` with fresh weights, which judges images of the generator's output."""
-    return initialise(_discriminator(opt), opt.init_type, opt.init_gain)
+def build_discriminator(opt: Namespace, channels: int | None = None) -> nn.Module:
+    """`--netD` with fresh weights, for images of so many channels (None: `--output_nc`)."""
+    return initialise(_discriminator(opt, channels), opt.init_type, opt.init_gain)
 
 
-def _discriminator(opt: Namespace) -> nn.Module:
+def _discriminator(opt: Namespace, channels: int | None = None) -> nn.Module:
+    channels = opt.output_nc if channels is None else channels
     if opt.netD == "pixel":
-        return PixelDiscriminator(opt.output_nc, opt.ndf, opt.normD)
+        return PixelDiscriminator(channels, opt.ndf, opt.normD)
     if opt.netD == "patch":
-        return PatchDiscriminator(opt.output_nc, opt.ndf, opt.normD, not opt.no_antialias)
+        return PatchDiscriminator(channels, opt.ndf, opt.normD, not opt.no_antialias)
     layers = 3 if opt.netD == "basic" else opt.n_layers_D
-    return NLayerDiscriminator(opt.output_nc, opt.ndf, layers, opt.normD, not opt.no_antialias)
+    return NLayerDiscriminator(channels, opt.ndf, layers, opt.normD, not opt.no_antialias)
 
 
 def build_heads(opt: Namespace, netG: nn.Module) -> nn.Module:

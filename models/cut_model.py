@@ -94,7 +94,7 @@ class CUTModel(BaseModel):
         return build.build_generator(self.opt) if name == "G" else build.build_discriminator(self.opt)
 
     def build_memories(self) -> dict[str, nn.Module]:
-        self.pool = ImagePool.of(self.opt)
+        self.pool = ImagePool(self.opt.pool_size)
         return {"pool": self.pool} if self.opt.pool_size else {}
 
     @property

@@ -15,6 +15,7 @@ GAN_LOSSES: dict[str, Callable[[Tensor, bool], Tensor]] = {
         scores, torch.full_like(scores, float(real))
     ),
     "wgangp": lambda scores, real: -scores.mean() if real else scores.mean(),
+    "hinge": lambda scores, real: F.relu(1 - scores if real else 1 + scores).mean(),
     "nonsaturating": lambda scores, real: F.softplus(-scores if real else scores).mean(),
 }
 

@@ -52,3 +52,11 @@ def _to_cpu(result):
     if isinstance(result, dict):
         return {name: _to_cpu(value) for name, value in result.items()}
     return result.cpu()
+
+
+@pytest.fixture
+def float64():
+    """New networks and tensors are float64, as the golden numbers of the baselines were computed."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

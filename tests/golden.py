@@ -8,9 +8,30 @@ import numpy as np
 import torch
 
 DATA = Path(__file__).parent / "data"
+TEXT = "U"  # NumPy's kind of arrays that hold text
 
 
 def load_golden(name: str) -> dict[str, torch.Tensor]:
     """The arrays of tests/data/NAME.npz as tensors."""
     with np.load(DATA / f"{name}.npz") as arrays:
         return {key: torch.from_numpy(np.asarray(arrays[key])) for key in arrays.files}
+
+
+def load_baseline(name: str) -> dict[str, torch.Tensor | list[str] | str]:
+    """The arrays of tests/data/baselines/NAME.npz: numbers as float64 or int64 tensors, texts as text or lists of it."""
+    golden: dict[str, torch.Tensor | list[str] | str] = {}
+    with np.load(DATA / "baselines" / f"{name}.npz") as arrays:
+        for key in arrays.files:
+            array = np.asarray(arrays[key])
+            if array.dtype.kind == TEXT:
+                golden[key] = array.tolist()
+            else:
+                golden[key] = torch.from_numpy(
+                    array.astype(np.int64 if array.dtype.kind in "iu" else np.float64)
+                )
+    return golden
+
+
+def under(golden: dict, prefix: str) -> dict[str, torch.Tensor]:
+    """The entries of `golden` below `prefix`, without it."""
+    return {key.removeprefix(prefix): value for key, value in golden.items() if key.startswith(prefix)}

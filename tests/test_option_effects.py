@@ -244,13 +244,13 @@ def test_the_plateau_schedule_waits_for_the_loss():
 
 def test_pool_shows_the_discriminator_older_images():
     torch.manual_seed(0)
-    pool, images = ImagePool(3, (1, 1, 1)), torch.arange(40.0).view(40, 1, 1, 1)
+    pool, images = ImagePool(3), torch.arange(40.0).view(40, 1, 1, 1)
     shown = torch.cat([pool(image[None]) for image in images]).flatten()
     assert shown[:3].tolist() == [0, 1, 2]  # until it is full, what comes
     older = shown != images.flatten()
     assert 8 < older.sum() < 30 and (shown <= images.flatten()).all()
     fresh = torch.ones(1, 1, 1, 1, requires_grad=True)
-    assert not ImagePool(0, (1, 1, 1))(fresh).requires_grad
+    assert not ImagePool(0)(fresh).requires_grad
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,15 @@ from __future__ import annotations
 from models.base_model import BaseModel
 from models.textbook.base import TextbookStep
 from models.textbook.cut import TextbookCUT
+from models.textbook.cycle_gan import TextbookCycleGAN
 from util.errors import UserError
 
-TEXTBOOKS: dict[str, type[TextbookStep]] = {"qs": TextbookCUT, "cut": TextbookCUT, "fastcut": TextbookCUT}
+TEXTBOOKS: dict[str, type[TextbookStep]] = {
+    "qs": TextbookCUT,
+    "cut": TextbookCUT,
+    "fastcut": TextbookCUT,
+    "cycle_gan": TextbookCycleGAN,
+}
 
 
 def textbook_step(model: BaseModel) -> TextbookStep:

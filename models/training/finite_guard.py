@@ -31,7 +31,7 @@ class FiniteGuard:
 
     def __init__(self, names: Sequence[str], device: torch.device):
         self.names = list(names)
-        self.found = torch.zeros((), device=device)  # 1 from the first bad value on
+        self.found = torch.zeros((), device=device, dtype=torch.float32)  # 1 from the first bad value on
         # the report: steps begun, the first bad one, then a flag for each name
         self.report = torch.zeros(2 + len(self.names), device=device, dtype=torch.int64)
         self._places: dict[tuple[str, ...], Tensor] = {}

@@ -19,20 +19,13 @@ class ImagePool(nn.Module):
 
     Args:
         size: the number of images kept; 0: queries return what they are given.
-        shape: (C, H, W) of an image.
     """
 
-    def __init__(self, size: int, shape: tuple[int, int, int]):
+    def __init__(self, size: int):
         super().__init__()
         self.size = size
-        self.register_buffer("images", torch.zeros(size, *shape))
+        self.register_buffer("images", torch.zeros(size, 0, 0, 0))  # (size, C, H, W) from the first query on
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-
-    @classmethod
-    def of(cls, opt: Namespace, channels: int | None = None) -> ImagePool:
-        """The pool that `--pool_size` and `--crop_size` ask for, of images with `channels` (default: `--output_nc`)."""
-        size = (opt.crop_size, opt.crop_size) if opt.pool_size else (0, 0)
-        return cls(opt.pool_size, (opt.output_nc if channels is None else channels, *size))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to show the discriminator in place of `images`; detached."""
@@ -50,6 +43,7 @@ class ImagePool(nn.Module):
         - else, if `draws` (B,) in [0, 1) exceeds 0.5, return the image stored at `places` (B,) and store this one there;
         - else return it.
         """
+        self._fit(images)
         shown = []
         for image, draw, place in zip(images.detach(), draws, places, strict=True):
             filling = self.count < self.size
@@ -61,6 +55,23 @@ class ImagePool(nn.Module):
             self.images.index_copy_(0, place, kept[None])
             self.count += filling
         return torch.stack(shown)
+
+    def _fit(self, images: Tensor) -> None:
+        """Take the size of the first images; UserError for images of another size later."""
+        if self.images.shape[1:] == images.shape[1:]:
+            return
+        if self.images.numel():
+            (h, w), (now_h, now_w) = self.images.shape[2:], images.shape[2:]
+            raise UserError(
+                f"--pool_size {self.size} keeps images of one size, {w} x {h} pixels, but a translation has "
+                f"{now_w} x {now_h}: use a --preprocess that crops, or --pool_size 0"
+            )
+        self.images = self.images.new_zeros(self.size, *images.shape[1:])
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        if (images := state_dict.get(f"{prefix}images")) is not None:
+            self.images = self.images.new_zeros(images.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def check_pool(opt: Namespace) -> None:

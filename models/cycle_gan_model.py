@@ -1,0 +1,112 @@
+"""CycleGAN: unpaired translation both ways with cycle consistency (Zhu et al., ICCV 2017)."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.layers.precision import full
+from models.two_sided import TwoSidedModel
+from util.arguments import real_number
+from util.errors import UserError
+
+
+class CycleGANModel(TwoSidedModel):
+    """`--model cycle_gan`. With a of A and b of B, the generators' loss is (sec. 3.2)
+
+        GAN(D_A, G_A(a)) + GAN(D_B, G_B(b))
+        + lambda_A |G_B(G_A(a)) - a| + lambda_B |G_A(G_B(b)) - b|
+        + lambda_identity (lambda_B |G_A(b) - b| + lambda_A |G_B(a) - a|)
+
+    with L1 distances. The discriminators see translations from a pool.
+    """
+
+    defaults = {
+        "n_epochs": 100,
+        "n_epochs_decay": 100,
+        "pool_size": 50,
+        "init_type": "normal",
+        "no_antialias": True,
+        "no_antialias_up": True,
+    }
+
+    @classmethod
+    def add_options(cls, add) -> None:
+        add("--lambda_A", 10.0, "weight of the cycle A to B to A", type=real_number(0))
+        add("--lambda_B", 10.0, "weight of the cycle B to A to B", type=real_number(0))
+        add(
+            "--lambda_identity",
+            0.5,
+            "weight of the identity terms, as a share of lambda_A and lambda_B",
+            type=real_number(0),
+        )
+
+    @classmethod
+    def check(cls, opt: Namespace) -> None:
+        if opt.lambda_identity > 0 and opt.input_nc != opt.output_nc:
+            raise UserError(
+                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the identity term gives each "
+                "generator images of its target: give both the same, or --lambda_identity 0"
+            )
+
+    @property
+    def loss_names(self) -> list[str]:
+        return ["D_A", "G_A", "cycle_A", "idt_A", "D_B", "G_B", "cycle_B", "idt_B", "G"]
+
+    @property
+    def visual_names(self) -> list[str]:
+        identity = self.opt.lambda_identity > 0
+        return (
+            ["real_A", "fake_B", "rec_A"]
+            + ["idt_B"] * identity
+            + ["real_B", "fake_A", "rec_B"]
+            + ["idt_A"] * identity
+        )
+
+    def training_step(self) -> None:
+        """Forward both ways, the generators' update, the discriminators' update."""
+        with self.autocast():
+            images = self.forward()
+        self.freeze("D")
+        with self.autocast():
+            loss_G = self.generator_loss(images)
+        self.update("G", loss_G, [name for name in self.loss_names if not name.startswith("D_")])
+        self.results = {name: image.detach() for name, image in images.items()}
+        self.update_discriminators(self.results["fake_A"], self.results["fake_B"])
+
+    def forward(self) -> dict[str, Tensor]:
+        """The translations, reconstructions and, where they have a weight, identities by name, each (B, C, H, W)."""
+        real_A, real_B = self.batch["A"], self.batch["B"]
+        images = {}
+        if self.opt.lambda_identity > 0:
+            images["fake_B"], images["idt_A"] = self.generate("G_A", real_A, real_B)
+            images["fake_A"], images["idt_B"] = self.generate("G_B", real_B, real_A)
+        else:
+            images["fake_B"], images["fake_A"] = self.networks["G_A"](real_A), self.networks["G_B"](real_B)
+        images["rec_A"] = self.networks["G_B"](images["fake_B"])
+        images["rec_B"] = self.networks["G_A"](images["fake_A"])
+        return images
+
+    def generator_loss(self, images: dict[str, Tensor]) -> Tensor:
+        """The class's formula; each weighted term under its name in `losses`."""
+        opt, losses = self.opt, self.losses
+        real_A, real_B = self.batch["A"], self.batch["B"]
+        losses["G_A"] = self.adversarial("D_A", images["fake_B"])
+        losses["G_B"] = self.adversarial("D_B", images["fake_A"])
+        losses["cycle_A"] = opt.lambda_A * l1(images["rec_A"], real_A)
+        losses["cycle_B"] = opt.lambda_B * l1(images["rec_B"], real_B)
+        if opt.lambda_identity > 0:
+            losses["idt_A"] = opt.lambda_identity * opt.lambda_B * l1(images["idt_A"], real_B)
+            losses["idt_B"] = opt.lambda_identity * opt.lambda_A * l1(images["idt_B"], real_A)
+        else:
+            losses["idt_A"] = losses["idt_B"] = losses["G_A"].new_zeros(())
+        terms = ("G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B")
+        losses["G"] = sum(losses[name] for name in terms)
+        return losses["G"]
+
+
+def l1(images: Tensor, targets: Tensor) -> Tensor:
+    """The mean absolute difference, in float32 also of bfloat16 images."""
+    return F.l1_loss(full(images), full(targets))

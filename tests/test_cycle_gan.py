@@ -1,0 +1,130 @@
+"""CycleGAN: the released steps in float64, the pool, the textbook step, directions, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from golden import load_baseline, under
+from textbook import load_before, run_steps
+
+from models import create_model
+from models.architecture import architecture
+from models.textbook import textbook_step
+from models.training.image_pool import ImagePool
+from options.train_options import TrainOptions
+from util.errors import UserError
+
+TINY = "--model cycle_gan --gpu_ids -1 --ngf 4 --ndf 4 --netG resnet_4blocks"
+GOLDEN = {
+    "cyclegan_step": TINY,
+    "cyclegan_step_aa": f"{TINY} --netD n_layers --n_layers_D 2 --no_antialias false --no_antialias_up false",
+}
+
+
+def model_of(words=TINY):
+    torch.manual_seed(0)
+    return create_model(TrainOptions().parse(words.split()))
+
+
+def batch(seed=0, count=1, size=(32, 32)):
+    generator = torch.Generator().manual_seed(seed)
+    return {domain: torch.rand(count, 3, *size, generator=generator) * 2 - 1 for domain in "AB"}
+
+
+def close(found, expected, rtol=1e-5, atol=1e-6):
+    torch.testing.assert_close(found.detach(), expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("kind", ["step", "textbook"])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_two_steps_of_the_released_code(float64, name, kind):
+    golden = load_baseline(name)
+    model = model_of(GOLDEN[name])
+    load_before(model, golden)
+    step = model if kind == "step" else textbook_step(model)
+    batches = [{domain: golden[f"step{n}.real_{domain}"] for domain in "AB"} for n in (1, 2)]
+    for number, (losses, gradients) in enumerate(run_steps(step, model, batches), start=1):
+        for loss, value in losses.items():
+            assert value == pytest.approx(golden[f"step{number}.loss_{loss}"].item(), rel=1e-5), loss
+        if number == 1:
+            for key, expected in under(golden, "grad1.").items():
+                close(gradients[key], expected, atol=1e-6 * expected.abs().max().item() + 1e-9)
+        for image in ("fake_B", "fake_A") if kind == "step" else ():
+            close(model.results[image], golden[f"step{number}.{image}"])
+    translated = model.networks["G_A"](golden["step1.real_A"])
+    close(translated, golden["final.fake_B_of_step1_A"])
+    close(model.networks["D_A"](translated), golden["final.D_A_of_it"])
+    close(model.networks["D_B"](golden["step1.real_A"]), golden["final.D_B_of_step1_A"])
+
+
+def test_the_pool_answers_as_the_released_one(float64):
+    """Past its filling, with the released draws: p for every image, a place only where p exceeds 0.5."""
+    golden = load_baseline("image_pool")
+    pool = ImagePool(int(golden["size"]))
+    draws, places = iter(golden["draws_p"].tolist()), iter(golden["draws_id"].tolist())
+    for image, expected in zip(golden["in"], golden["out"], strict=True):
+        full = pool.count >= pool.size
+        draw = next(draws) if full else 0.0
+        place = next(places) if draw > 0.5 else 0
+        assert torch.equal(pool.swap(image, torch.tensor([draw]), torch.tensor([place])), expected)
+
+
+def test_a_pool_takes_the_images_of_a_batch_in_order():
+    pool, images = ImagePool(2), torch.arange(4.0).view(4, 1, 1, 1)
+    shown = pool.swap(images, torch.tensor([0.0, 0.0, 0.9, 0.9]), torch.tensor([1, 1, 0, 0]))
+    assert shown.flatten().tolist() == [0, 1, 0, 2]  # image 2 takes the place of 0, image 3 that of 2
+    assert pool.images.flatten().tolist() == [3, 1] and pool.count == 2
+
+
+def test_a_saved_pool_goes_on_as_if_never_saved():
+    first, second = ImagePool(3), ImagePool(3)
+    for number in range(5):
+        first(torch.full((2, 1, 2, 2), float(number)))
+    second.load_state_dict(first.state_dict())
+    torch.manual_seed(1)
+    expected = first(torch.ones(4, 1, 2, 2))
+    torch.manual_seed(1)
+    assert torch.equal(second(torch.ones(4, 1, 2, 2)), expected)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "--lambda_identity 0",
+        "--normG batch --normD batch",
+        "--gan_mode vanilla --pool_size 0",
+        "--gan_mode wgangp",
+    ],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_step_agrees_with_the_textbook_step(float64, more, count):
+    """Each of three steps from the same weights."""
+    model, plain = model_of(f"{TINY} {more}"), model_of(f"{TINY} {more}")
+    textbook = textbook_step(plain)
+    for number in range(3):
+        for one in (model, plain):
+            one.set_input(batch(number, count))
+            torch.manual_seed(number)
+            (one if one is model else textbook).optimize_parameters()
+        assert model.get_current_losses() == pytest.approx(textbook.get_current_losses(), rel=1e-6)
+        for name, net in plain.networks.items():
+            net.load_state_dict(model.networks[name].state_dict())
+
+
+def test_generators_of_the_original_layout_are_recognised():
+    """Strided and transposed convolutions, as pretrained CycleGAN generators have them."""
+    found = architecture(under(load_baseline("cyclegan_step"), "before.G_A."))
+    expected = {"netG": "resnet_4blocks", "ngf": 4, "no_antialias": True, "no_antialias_up": True}
+    assert expected.items() <= found.items()
+
+
+def test_what_cannot_be_is_refused():
+    for words, told in {
+        "--input_nc 1": "--lambda_identity 0",
+        "--preprocess none": "--pool_size 50 keeps images of one size",
+        "--lambda_NCE 2": "--lambda_NCE has no effect with --model cycle_gan",
+    }.items():
+        options = TrainOptions()
+        with pytest.raises(UserError, match=told):
+            options.resolve(options.parser.parse_given([*TINY.split(), *words.split()]))
