@@ -1,9 +1,11 @@
-"""What every model shares: networks, optimisers, the guarded update, schedules, and everything a resume needs.
+"""What every model shares: networks, optimisers, the guarded update, schedules, and what a resume needs.
 
-A model is a class with one entry in `models.MODELS`. It says which networks it has and which of them learn together
-(`network_names`, `groups`), builds each (`build_network`), and writes one training step (`training_step`). A step reads
-`self.batch` and leaves its losses in `self.losses` and its images in `self.results`, nothing else. That is enough for
-everything around it: the CUDA graph, checkpoints, logs, pages, test.py, export. CONTRIBUTING.md has the recipe.
+A model is a class with one entry in `models.MODELS`. It says which networks it has and which of them learn
+together (`network_names`, `groups`), builds each (`build_network`), and writes one training step
+(`training_step`). A step reads `self.batch` and leaves its losses in `self.losses` and its images in
+`self.results`, nothing else. That is enough for
+everything around it: the CUDA graph, checkpoints, logs, pages, test.py, export. CONTRIBUTING.md has the
+    recipe.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from util.images import to_uint8
 
 
 class BaseModel:
-    """Networks, optimisers and one training step; with `opt.isTrain` False only the networks that translating needs.
+    """Networks, optimisers and one training step; without `opt.isTrain` only the networks for translating.
 
     Attributes:
         network_names: the networks, in the order they are built; `NAME` is saved as `EPOCH_net_NAME.pth`.
@@ -38,12 +40,14 @@ class BaseModel:
         headline: the losses that the progress bar shows; the first, the generators' total, is what a plateau
             schedule watches.
         defaults: option defaults that differ from those declared, by option name.
-        translation_options: the model's own options that matter when translating too; others act in training alone.
-        batch: images "A" and "B" (B, C, H, W) in [-1, 1], and whatever else a step reads, all tensors on the device.
+        translation_options: the model's own options that matter when translating too; others act in training
+            alone.
+        batch: images "A" and "B" (B, C, H, W) in [-1, 1], and whatever else a step reads, all tensors on the
+            device.
         losses: name -> scalar of the last step, on the device.
         results: name -> images of the last step (B, C, H, W) in [-1, 1], detached.
-        memories: name -> module whose buffers a step changes beside the networks, such as an image pool; saved and
-            resumed with the run.
+        memories: name -> module whose buffers a step changes beside the networks, such as an image pool;
+            saved and resumed with the run.
     """
 
     network_names: tuple[str, ...]
@@ -56,7 +60,7 @@ class BaseModel:
 
     @classmethod
     def add_options(cls, add: Callable) -> None:
-        """Declare the model's own options with `add(flag, default, help, ...)`; see `options/arguments.py`."""
+        """Declare the model's own options with `add(flag, default, help, ...)` (`util/arguments.py`)."""
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
@@ -93,7 +97,7 @@ class BaseModel:
     # ---- what a model does ----
 
     def build_network(self, name: str) -> nn.Module:
-        """The network `name` with fresh weights; those before it in `network_names` are in `self.networks`."""
+        """The network `name` with fresh weights; `self.networks` has those before it in `network_names`."""
         raise NotImplementedError
 
     def training_step(self) -> None:
@@ -119,7 +123,7 @@ class BaseModel:
         return {}
 
     def translator(self) -> nn.Module:
-        """The module that maps images (B, input_nc, H, W) to their translations, as test.py and export use it."""
+        """The module that maps images (B, input_nc, H, W) to translations, for test.py and export."""
         return self.networks[self.translating(self.opt)[0]]
 
     # ---- what all models share ----
@@ -171,8 +175,8 @@ class BaseModel:
         if sizes[0] != sizes[1]:
             (h_A, w_A), (h_B, w_B) = sizes
             raise UserError(
-                f"an image of A has {w_A} x {h_A} pixels and the one of B beside it {w_B} x {h_B}, but a step "
-                "needs one size: use a --preprocess that crops, such as resize_and_crop"
+                f"an image of A has {w_A} x {h_A} pixels and the one of B beside it {w_B} x {h_B}, but a "
+                "step needs one size: use a --preprocess that crops, such as resize_and_crop"
             )
         self.batch = {name: self.place(value) for name, value in batch.items() if isinstance(value, Tensor)}
         self.image_paths = list(batch.get("A_paths", [])) + list(batch.get("B_paths", []))
@@ -185,7 +189,7 @@ class BaseModel:
         return tensor.to(self.device, memory_format=layout)
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Convolutions and heads in bfloat16 under `--precision bf16`; what needs float32 asks for it itself."""
+        """Under `--precision bf16`: convolutions and heads in bfloat16. What needs float32 asks for it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.opt.precision == "bf16")
 
     def optimize_parameters(self) -> None:
@@ -197,7 +201,7 @@ class BaseModel:
         self.training_step()
 
     def update(self, group: str, loss: Tensor, losses: Sequence[str]) -> None:
-        """Descend `loss` in the networks of `group`, unless it, one of the named `losses` or its gradient is not finite."""
+        """Descend `loss` in the networks of `group`, unless one of named in `losses` or the gradient is not finite."""
         names = self.groups[group]
         optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
         for optimizer in optimizers:
@@ -240,16 +244,17 @@ class BaseModel:
         return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
 
     def update_learning_rate(self, mean_loss: float | None = None) -> None:
-        """Step the schedules at the end of an epoch; a plateau schedule needs the epoch's mean of `headline[0]`."""
+        """Step the schedules after an epoch; a plateau schedule needs the epoch's mean of `headline[0]`."""
         for scheduler in self.schedulers.values():
             # torch warns otherwise where a run resumes at the very end of an epoch
             scheduler.optimizer._opt_called = True
             scheduler.step(*([mean_loss] if self.opt.lr_policy == "plateau" else []))
 
     def training_state(self) -> dict:
-        """Everything that a resume needs of the model, as tensors and plain numbers. All processes call it together.
+        """What a resume needs of the model, as tensors and plain numbers. All processes call it together.
 
-        Each process has memories of its own, so those of all are kept; networks, optimisers and schedules are equal.
+        Each process has memories of its own, so those of all are kept; networks, optimisers and schedules are
+        equal.
         """
         state = {
             part: {name: item.state_dict() for name, item in items.items()}
@@ -259,7 +264,7 @@ class BaseModel:
         return {**state, "memories": memories}
 
     def load_training_state(self, state: dict) -> None:
-        """Continue from `training_state()`; with other processes than then, each takes one of the memories saved."""
+        """Continue from `training_state()`; each process takes one of the memories saved."""
         for part, items in self._parts().items():
             for name, item in items.items():
                 item.load_state_dict(state[part][name])
@@ -289,8 +294,8 @@ class BaseModel:
         for name in self.translating(self.opt):
             if name not in found:
                 raise UserError(
-                    f"{folder} has no {weights_file(folder, epoch, name).name} to start from: name a run and an "
-                    "--epoch that were saved"
+                    f"{folder} has no {weights_file(folder, epoch, name).name} to start from: name a run and "
+                    "an --epoch that were saved"
                 )
         for name in found:
             load_weights(self.networks[name], weights_file(folder, epoch, name), self.opt)

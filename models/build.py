@@ -69,7 +69,7 @@ def smallest_side(opt: Namespace) -> int:
 
 
 def build_generator(opt: Namespace, backwards: bool = False) -> nn.Module:
-    """`--netG` with fresh weights, from `--input_nc` channels to `--output_nc`; `backwards` the other way round."""
+    """`--netG` with fresh weights, from `--input_nc` channels to `--output_nc`, or `backwards`."""
     return initialise(_generator(opt, backwards), opt.init_type, opt.init_gain)
 
 
@@ -115,7 +115,7 @@ def _layer_channels(opt: Namespace, netG: nn.Module) -> list[int]:
                 else "positions in its list of modules"
             )
             raise UserError(
-                f"--nce_layers names layer {layer}, but --netG {opt.netG} has layers 0 to {len(channels) - 1} "
-                f"({kind}); name some of these"
+                f"--nce_layers names layer {layer}, but --netG {opt.netG} has layers 0 to "
+                f"{len(channels) - 1} ({kind}); name some of these"
             )
     return [channels[layer] for layer in opt.nce_layers]

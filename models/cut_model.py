@@ -1,9 +1,9 @@
 """CUT: contrastive unpaired translation (Park et al., ECCV 2020), the step that QS-Attn and FastCUT share.
 
-One step generates from [A; B] in one pass and keeps the encoder's features of the real images. D sees the translation
-and a real B in one pass. Then G and the heads F learn from D's score of the translation and from PatchNCE between
-features of real and translated images. `choose_patches` decides which patches enter PatchNCE: random ones here, those
-of least attention entropy in `models/qs_model.py`.
+One step generates from [A; B] in one pass and keeps the encoder's features of the real images. D sees the
+translation and a real B in one pass. Then G and the heads F learn from D's score of the translation and from
+PatchNCE between features of real and translated images. `choose_patches` decides which patches enter
+PatchNCE: random ones here, those of least attention entropy in `models/qs_model.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from util.errors import UserError
 
 
 class Source(NamedTuple):
-    """A tapped layer of the real images: the patches chosen, and the keys (B, P, D) that PatchNCE compares with."""
+    """A tapped layer of the real images: the patches chosen, and their keys (B, P, D) for PatchNCE."""
 
     selection: PatchSelection
     keys: Tensor
@@ -62,8 +62,8 @@ class CUTModel(BaseModel):
         build.layer_channels(opt)
         if opt.input_nc != opt.output_nc and opt.lambda_NCE > 0:
             raise UserError(
-                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the contrastive loss encodes "
-                "translations with the encoder of the source: give both the same, or --lambda_NCE 0"
+                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the contrastive loss "
+                "encodes translations with the encoder of the source: give both the same, or --lambda_NCE 0"
             )
         if opt.lambda_GAN == 0 and opt.lambda_NCE == 0:
             raise UserError("--lambda_GAN and --lambda_NCE are both 0: there is nothing to learn from")
@@ -75,7 +75,9 @@ class CUTModel(BaseModel):
     @classmethod
     def capture_obstacle(cls, opt: Namespace) -> str | None:
         if opt.flip_equivariance:
-            return "--cuda_graph cannot capture --flip_equivariance, which draws a number on the host in every step"
+            return (
+                "--cuda_graph cannot capture --flip_equivariance, which draws a number on the host per step"
+            )
         return None
 
     def __init__(self, opt: Namespace):
@@ -120,8 +122,8 @@ class CUTModel(BaseModel):
     def training_step(self) -> None:
         """Forward, D's update, G's and F's update.
 
-        D's update, the choice of patches in the real images and the pass over the translations do not depend on each
-        other. On CUDA they run on streams of their own, and so do their parts of the backward pass.
+        D's update, the choice of patches in the real images and the pass over the translations do not depend
+        on each other. On CUDA they run on streams of their own, and so do their parts of the backward pass.
         """
         with self.autocast():
             fake, real_features = self.forward()
@@ -138,12 +140,12 @@ class CUTModel(BaseModel):
             self.results["idt_B"] = fake[len(fake_B) :].detach()
 
     def forward(self) -> tuple[Tensor, list[Tensor]]:
-        """The translations of A, and of B where the identity term needs them, and the features of the real images."""
+        """Translations of A, and of B for the identity term; and the features of the real images."""
         real = torch.cat([self.batch["A"], self.batch["B"]]) if self.contrast_B else self.batch["A"]
         self.mirrored = self.opt.flip_equivariance and torch.rand(()).item() < 0.5
         fake, features = self.netG(real.flip(3) if self.mirrored else real, self.opt.nce_layers)
-        # Mirrored images, statistics of both domains and another dropout mask give features that the contrast must
-        # not compare.
+        # Mirrored images, statistics of both domains and another dropout mask give features that the
+        # contrast must not compare.
         if self.mirrored or self.opt.normG == "batch" or not self.opt.no_dropout:
             features = self.encode(real)
         return fake, features
@@ -183,7 +185,7 @@ class CUTModel(BaseModel):
         return self.opt.lambda_GAN * self.gan_loss(self.netD(fake_B).float(), True)
 
     def compute_G_loss(self, loss_GAN: Tensor, nce: Tensor) -> Tensor:
-        """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2; `nce` holds each image's loss, (B or 2B,)."""
+        """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2, from each image's `nce` (B or 2B,)."""
         count = len(self.batch["A"])
         self.losses["G_GAN"] = loss_GAN
         self.losses["NCE"] = loss_NCE = nce[:count].mean()
@@ -197,7 +199,8 @@ class CUTModel(BaseModel):
         """The contrastive loss of each image of the batch, (B or 2B,)."""
         if self.opt.lambda_NCE == 0:
             return fake.new_zeros(len(fake), dtype=torch.float32)
-        # Two autocast contexts: weight casts cached under no_grad would be reused for the queries, without gradient.
+        # Two autocast contexts: weight casts cached under no_grad would be reused for the queries,
+        # without gradient.
         with self.beside_sources, self.autocast():
             sources = self.contrast_sources(real_features)
         with self.autocast():
@@ -216,7 +219,7 @@ class CUTModel(BaseModel):
         return sources
 
     def compute_NCE_losses(self, sources: list[Source], fake_features: list[Tensor]) -> Tensor:
-        """lambda_NCE * PatchNCE of each image against its translation, mean over patches and layers: (B or 2B,)."""
+        """lambda_NCE * PatchNCE of each image and its translation, mean over patches, layers: (B or 2B,)."""
         queries = []  # (B, P, D) of each layer
         for number, (source, target) in enumerate(zip(sources, fake_features, strict=True)):
             target = self.prepare_features(number, target.flip(3) if self.mirrored else target)
@@ -229,7 +232,7 @@ class CUTModel(BaseModel):
         return self.opt.lambda_NCE * torch.cat(layers).mean(0)
 
     def prepare_features(self, number: int, features: Tensor) -> Tensor:
-        """The features (B, C, H, W) of the `number`-th tapped layer as patches are chosen and taken from them."""
+        """Features (B, C, H, W) of the `number`-th tapped layer, as patches are taken from them."""
         return features
 
     def choose_patches(self, number: int, features: Tensor) -> PatchSelection:

@@ -47,8 +47,8 @@ class CycleGANModel(TwoSidedModel):
     def check(cls, opt: Namespace) -> None:
         if opt.lambda_identity > 0 and opt.input_nc != opt.output_nc:
             raise UserError(
-                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the identity term gives each "
-                "generator images of its target: give both the same, or --lambda_identity 0"
+                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the identity term "
+                "gives each generator images of its target: give both the same, or --lambda_identity 0"
             )
 
     @property
@@ -77,7 +77,7 @@ class CycleGANModel(TwoSidedModel):
         self.update_discriminators(self.results["fake_A"], self.results["fake_B"])
 
     def forward(self) -> dict[str, Tensor]:
-        """The translations, reconstructions and, where they have a weight, identities by name, each (B, C, H, W)."""
+        """Translations, reconstructions and, where they have a weight, identities: name -> (B, C, H, W)."""
         real_A, real_B = self.batch["A"], self.batch["B"]
         images = {}
         if self.opt.lambda_identity > 0:

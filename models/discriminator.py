@@ -14,7 +14,7 @@ from util.errors import UserError
 
 
 class NLayerDiscriminator(nn.Module):
-    """PatchGAN: `n_layers` halvings, then two convolutions; three layers see 70 x 70 pixels. Module positions name the keys."""
+    """PatchGAN: `n_layers` halvings, then two convolutions; three halvings see 70 x 70 pixels."""
 
     compiled_methods = ("forward",)
     run_layers = staticmethod(run_layers)
@@ -28,7 +28,7 @@ class NLayerDiscriminator(nn.Module):
         antialias: bool = True,
     ):
         super().__init__()
-        # Each halving rounds down, the last two convolutions take one more position each, and one score must be left.
+        # Each halving rounds down, the last two convolutions take one position each, one score must be left.
         self.smallest_side = 3 * 2**n_layers
         bias = conv_has_bias(norm)
         stride = 1 if antialias else 2
@@ -54,8 +54,8 @@ class NLayerDiscriminator(nn.Module):
         """Scores of images (B, input_nc, H, W); UserError where a side is below `smallest_side`."""
         if min(x.shape[2:]) < self.smallest_side:
             raise UserError(
-                f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, which needs "
-                f"{self.smallest_side} x {self.smallest_side}: use larger images, or a smaller --netD"
+                f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, which "
+                f"needs {self.smallest_side} x {self.smallest_side}: use larger images, or a smaller --netD"
             )
         return self.run_layers(self.model, x)[0]
 

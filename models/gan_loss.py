@@ -21,7 +21,7 @@ GAN_LOSSES: dict[str, Callable[[Tensor, bool], Tensor]] = {
 
 
 def gradient_penalty(netD: nn.Module, real: Tensor, fake: Tensor, weight: float = 10.0) -> Tensor:
-    """WGAN-GP (Gulrajani et al., 2017, eq. 3): weight * (|dD/dx| - 1)^2 at random points between real and fake images."""
+    """WGAN-GP (Gulrajani et al., 2017, eq. 3): weight * (|dD/dx| - 1)^2 at random points between both."""
     share = torch.rand(real.shape[0], 1, 1, 1, device=real.device)
     between = (share * real + (1 - share) * fake).detach().requires_grad_()
     (slope,) = torch.autograd.grad(netD(between).sum(), between, create_graph=True)

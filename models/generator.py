@@ -15,7 +15,7 @@ from models.layers.tapped import run_layers
 
 
 class ResnetBlock(nn.Module):
-    """x + conv(relu(norm(conv(x)))), 3x3 convolutions with reflected borders. (B, C, H, W) -> (B, C, H, W)."""
+    """x + norm(conv(relu(norm(conv(x))))), 3x3, reflected borders. (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, channels: int, norm: str = "instance", dropout: bool = False):
         super().__init__()
@@ -36,7 +36,9 @@ class ResnetBlock(nn.Module):
 
 
 class ResnetGenerator(nn.Module):
-    """Two downsamplings, `n_blocks` residual blocks, two upsamplings. Images (B, input_nc, H, W) in [-1, 1], H and W multiples of 4.
+    """Two downsamplings, `n_blocks` residual blocks, two upsamplings.
+
+    Images (B, input_nc, H, W) in [-1, 1], H and W multiples of 4.
 
     Args:
         norm: "instance", "batch" or "none".
@@ -99,7 +101,7 @@ class ResnetGenerator(nn.Module):
         return channels[1:]
 
     def forward(self, x: Tensor, layers: Sequence[int] | None = None) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Translate images; with `layers` also return the features at those taps, in the order of `layers`."""
+        """Translate images; with `layers` also return the features at those taps, in that order."""
         output, taps = self.run_layers(self.model, x, layers or ())
         return output if layers is None else (output, taps)
 

@@ -1,4 +1,4 @@
-"""Which patches of a feature map enter the contrastive loss when chance decides (CUT), and the heads that embed patches.
+"""Random choice of the patches that enter the contrastive loss (CUT), and the heads that embed patches.
 
 Shapes: B images, C channels, L = H*W positions, P patches, D embedding width.
 """
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 def random_locations(num_locations: int, num_patches: int, device: torch.device | str) -> Tensor:
     """min(num_patches, num_locations) positions out of `num_locations`, int64, uniform and without repeats.
 
-    The only place where positions are drawn. It stays on the device and has a static shape, so a captured graph draws
-    anew at each replay.
+    The only place where positions are drawn. It stays on the device and has a static shape, so a captured
+    graph draws anew at each replay.
     """
     return (
         torch.rand(num_locations, device=device).topk(min(num_patches, num_locations), sorted=False).indices
@@ -41,7 +41,7 @@ class PatchSelection:
 
 
 class PatchHeads(nn.Module):
-    """One embedding head per tapped layer: Linear(C, D), ReLU, Linear(D, D), then unit length; without `mlp` only the latter.
+    """A head per tapped layer: Linear(C, D), ReLU, Linear(D, D), unit length; without `mlp` only the last.
 
     Args:
         channels: C of each tapped layer.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class PatchNCELoss(nn.Module):
-    """-log( exp(q_p.k_p / T) / sum_m exp(q_p.k_m / T) ): patch p of the translation must find patch p of its source.
+    """-log( exp(q_p.k_p / T) / sum_m exp(q_p.k_m / T) ): patch p of the translation finds its source's.
 
     Negatives are the other patches of the same image. The keys are constants: no gradient flows into them.
     """
@@ -18,8 +18,8 @@ class PatchNCELoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Losses (B, P) of unit vectors `queries` (B, P, D) of the translation against `keys` (B, P, D) of the source."""
-        # 1 / T would make 0.06 of bfloat16's rounding
+        """Losses (B, P) of unit vectors (B, P, D): `queries` of the translation, `keys` of the source."""
+        # In float32: 1/T = 14 would amplify bfloat16 rounding to about 0.06.
         with torch.autocast(queries.device.type, enabled=False):
             logits = queries.float() @ keys.detach().float().transpose(1, 2) / self.temperature  # (B, P, P)
             positives = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])

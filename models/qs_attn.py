@@ -1,15 +1,17 @@
-"""Query-selected attention (Hu et al., "QS-Attn", CVPR 2022, sec. 3): which patches to contrast, and what to contrast of them.
+"""Query-selected attention (Hu et al., "QS-Attn", CVPR 2022, sec. 3): which patches to contrast, and how.
 
-Features f_1 ... f_L of the source image at one layer attend to each other, without projection and without scaling:
+Features f_1 ... f_L of the source image at one layer attend to each other, without projection and without
+scaling:
 
-    a_ij = softmax_j(f_i . f_j)           over all positions ("global") or over the k x k window around i ("local")
-    H_i  = - sum_j a_ij log a_ij          the entropy of row i: small where a query knows what it looks at
+    a_ij = softmax_j(f_i . f_j)           over all positions ("global") or the k x k window around i ("local")
+    H_i  = - sum_j a_ij log a_ij          the entropy of row i: small where attention is concentrated
     A_qs = the N rows of least H          select_queries, on the source image only
     out  = A_qs F                         route_values, for the source and for its translation alike
 
-Rows are ranked by log H, since unscaled rows saturate until H itself rounds to zero for most of them (`_rows_log_entropy`).
-Selection runs without gradient; only the N chosen rows are computed again with it, so that the loss reaches the source's
-encoder through A_qs. The L x L matrix is never held: memory is O(L * block).
+Rows are ranked by log H, since unscaled rows saturate until H itself rounds to zero for most of them
+(`_rows_log_entropy`). Selection runs without gradient; only the N chosen rows are computed again with it, so
+that the loss reaches the source's encoder through A_qs. The L x L matrix is never held: memory is O(L *
+block).
 
 Shapes: B images, C channels, L = H*W positions, N queries, M keys of a query (L, or k*k in a window).
 """
@@ -44,8 +46,10 @@ class QuerySelection:
     """What passes from the source image to its translation.
 
     indices: (B, N) int64, the chosen positions by ascending entropy.
-    attention: (B, N, M) float32, their attention rows, each of sum 1; carries gradient into the source's features.
-    window: k where the M = k*k keys are the window around each query, row by row; None where they are all positions.
+    attention: (B, N, M) float32, their attention rows, each of sum 1; carries gradient into the source's
+        features.
+    window: k where the M = k*k keys are the window around each query, row by row; None where they are all
+        positions.
     """
 
     indices: Tensor
@@ -53,7 +57,7 @@ class QuerySelection:
     window: int | None = None
 
     def route(self, features: Tensor) -> Tensor:
-        """Features (B, C, H, W), of the source or of its translation, through the chosen rows: (B, N, C) float32.
+        """Features (B, C, H, W) of the source or its translation through the chosen rows: (B, N, C) float32.
 
         For features in half precision the product is in half precision, with the attention rounded to it.
         """
@@ -69,7 +73,7 @@ class QuerySelection:
 
 
 def route_values(features: Tensor, selection: QuerySelection) -> Tensor:
-    """Features (B, C, H, W) through the chosen attention rows: A_qs F, (B, N, C) float32 (paper, sec. 3.3)."""
+    """Features (B, C, H, W) through the chosen rows: A_qs F, (B, N, C) float32 (paper, sec. 3.3)."""
     return selection.route(features)
 
 
@@ -97,7 +101,8 @@ def log_entropy(features: Tensor, mode: str, window: int = 7) -> Tensor:
     """log H of every attention row of features (B, C, H, W): (B, H*W) float32, in (-inf, log log M].
 
     Args:
-        mode: "global" (keys are all positions) or "local" (the k x k window; a padded position has the zero vector as key).
+        mode: "global" (keys are all positions) or "local" (the k x k window; padded positions have zero
+            keys).
         window: k, odd.
     """
     if mode not in ENTROPIES:
@@ -137,14 +142,15 @@ def _local_log_entropy(features: Tensor, window: int) -> Tensor:
 
 
 def _rows_log_entropy(scores: Tensor) -> Tensor:
-    """log of the entropy of softmax(scores) over the last axis, exact where the entropy itself underflows; spoils `scores`.
+    """log of the entropy of softmax(scores) over the last axis, exact where it underflows; spoils `scores`.
 
     With m the top score, g_j = s_j - m, and sums over all keys but the top one,
 
         r = sum e^{g_j}        t = sum e^{g_j} (-g_j)        H = log1p(r) + t / (1 + r)
 
-    has non-negative terms only. Factoring out e^{g2} of the second-largest score, r = e^{g2} r' and t = e^{g2} t' with
-    r' >= 1, gives log H = g2 + log( log1p(r) / e^{g2} + t' / (1 + r) ), in which nothing underflows.
+    has non-negative terms only. Factoring out e^{g2} of the second-largest score, r = e^{g2} r' and t =
+    e^{g2} t' with r' >= 1, gives log H = g2 + log( log1p(r) / e^{g2} + t' / (1 + r) ), in which nothing
+    underflows.
     """
     if scores.shape[-1] == 1:
         return torch.full_like(scores[..., 0], -torch.inf)
@@ -187,7 +193,8 @@ def _global_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
 class _ExactScores(torch.autograd.Function):
     """Scores (B, N, M) float32 of queries (B, N, C) and keys (B, M, C) in half precision, on CUDA.
 
-    The products are exact in float32, and the matrix units add them up so. Gradients are in the features' precision.
+    The products are exact in float32, and the matrix units add them up so. Gradients are in the features'
+    precision.
     """
 
     @staticmethod
@@ -216,7 +223,7 @@ def _local_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
 
 
 def _windows(features: Tensor, indices: Tensor, window: int) -> Tensor:
-    """The k x k windows of features (B, C, H, W) around the positions `indices` (B, N), zero-padded: (B, N, k*k, C)."""
+    """The zero-padded windows of features (B, C, H, W) around `indices` (B, N): (B, N, k*k, C)."""
     b, c, _, w = features.shape
     reach = window // 2
     padded = F.pad(features, (reach,) * 4)  # a window begins in it at its centre's own coordinates

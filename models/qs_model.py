@@ -1,4 +1,4 @@
-"""QS-Attn (Hu et al., CVPR 2022): CUT whose deeper layers choose patches by attention entropy and route them."""
+"""QS-Attn (Hu et al., CVPR 2022): CUT whose deeper layers choose and route patches by attention."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from util.errors import UserError
 
 
 class QSModel(CUTModel):
-    """`--model qs`: query-selected attention on `--qs_layers`, random positions on the other `--nce_layers`."""
+    """`--model qs`: query-selected attention on `--qs_layers`, random positions on the others."""
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -87,7 +87,8 @@ def check_query_selection(opt: Namespace) -> None:
     outside = [layer for layer in opt.qs_layers if layer not in opt.nce_layers]
     if outside:
         raise UserError(
-            f"--qs_layers names {outside[0]}, which is not among --nce_layers {','.join(map(str, opt.nce_layers))}"
+            f"--qs_layers names {outside[0]}, which is not among --nce_layers "
+            f"{','.join(map(str, opt.nce_layers))}"
         )
     if opt.qs_window % 2 == 0:
         raise UserError(
@@ -96,7 +97,7 @@ def check_query_selection(opt: Namespace) -> None:
 
 
 def pooled_features(opt: Namespace, number: int, features: Tensor) -> Tensor:
-    """Features (B, C, H, W) of the `number`-th of `--nce_layers`, averaged to `--qs_pool` a side on QS-Attn layers."""
+    """Features (B, C, H, W) of the `number`-th of `--nce_layers`, on QS-Attn layers averaged to `--qs_pool`."""
     side = opt.qs_pool
     if side and opt.nce_layers[number] in opt.qs_layers and max(features.shape[2:]) > side:
         return F.adaptive_avg_pool2d(features, [min(side, length) for length in features.shape[2:]])
@@ -109,7 +110,7 @@ def _check_released_local(opt: Namespace) -> None:
     found = sorted({channels[layer] for layer in opt.qs_layers})
     if found != [opt.num_patches] or opt.batch_size > 1:
         raise UserError(
-            "--qs_variant released with --QS_mode local works, as the released code does, for --batch_size 1 and as "
-            f"many --num_patches as each of --qs_layers has channels; found --batch_size {opt.batch_size}, "
+            "--qs_variant released with --QS_mode local works, as the released code does, for --batch_size 1 and "
+            f"as many --num_patches as each of --qs_layers has channels; found --batch_size {opt.batch_size}, "
             f"--num_patches {opt.num_patches}, and {' and '.join(map(str, found))} channels"
         )

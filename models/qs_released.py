@@ -1,12 +1,13 @@
-"""The released code's arithmetic of QS-Attn, for whoever must reproduce it (`--qs_variant released`); nothing else uses it.
+"""The released code's arithmetic of QS-Attn, to reproduce its numbers (`--qs_variant released`).
 
 It differs from the method (`models/qs_attn.py`) in three ways:
 
-- queries are ranked by the plain entropy -sum a log a in float32, in which most rows of real features tie at 0;
-- its local "window" of query i is made of k*k consecutive slices of C numbers out of all C*k*k numbers around i, channel
-  by channel, so that no slice is the feature vector of any neighbour;
-- its local routing pairs row c of the attention with channel c of the values, which needs N = C. With a larger batch than 1
-  it mixes images too; here each image is treated as in a batch of one.
+- queries are ranked by the plain entropy -sum a log a in float32, in which most rows of real features tie at
+  0;
+- its local "window" of query i is made of k*k consecutive slices of C numbers out of all C*k*k numbers around
+  i, channel by channel, so that no slice is the feature vector of any neighbour;
+- its local routing pairs row c of the attention with channel c of the values, which needs N = C. With a
+  larger batch than 1 it mixes images too; here each image is treated as in a batch of one.
 
 Global routing is `QuerySelection.route`, which follows the features' precision.
 """
@@ -44,7 +45,7 @@ class ReleasedLocalSelection:
 def select_queries_released(
     features: Tensor, mode: str, num_queries: int, window: int = 7
 ) -> QuerySelection | ReleasedLocalSelection:
-    """As `models.qs_attn.select_queries`, by the released code's arithmetic; it does hold the full attention matrix."""
+    """As `models.qs_attn.select_queries`, by the released arithmetic; it holds the full attention matrix."""
     rule = check_rule(mode, window)
     features = features.float()
     b, c, h, w = features.shape
@@ -64,9 +65,9 @@ def select_queries_released(
     if rule == MODES["local"]:
         if indices.shape[1] != c:
             raise UserError(
-                "--qs_variant released with --QS_mode local pairs patches with channels, as the released code does, and needs as "
-                f"many of both; found {indices.shape[1]} patches of {h} x {w} positions, {c} channels: change --num_patches, "
-                "--qs_layers or the image size"
+                "--qs_variant released with --QS_mode local pairs patches with channels, as the released "
+                f"code does, and needs as many of both; found {indices.shape[1]} patches of {h} x {w} positions, {c} "
+                "channels: change --num_patches, --qs_layers or the image size"
             )
         return ReleasedLocalSelection(indices, rows, window)
     return QuerySelection(indices, rows)

@@ -1,7 +1,7 @@
-"""What models with two generators share: their networks, which of them translates, pools, and the discriminators' step.
+"""What models with two generators share: networks, pools, and the discriminators' update.
 
-G_A translates A to B and G_B translates B to A. D_A judges images of B (real_B against fake_B = G_A(A)), D_B judges
-images of A, as in CycleGAN's code.
+G_A translates A to B and G_B translates B to A. D_A judges images of B (real_B against fake_B = G_A(A)), D_B
+judges images of A, as in CycleGAN's code.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class TwoSidedModel(BaseModel):
     def __init__(self, opt: Namespace):
         if opt.input_nc != opt.output_nc and self.translating(opt) == ("G_B",):
             raise UserError(
-                f"--direction {opt.direction} against the training's needs as many channels in A as in B, but "
-                f"--input_nc is {opt.input_nc} and --output_nc {opt.output_nc}: train a run in that direction"
+                f"--direction {opt.direction} against the training's needs as many channels in A as in B, "
+                f"but --input_nc is {opt.input_nc} and --output_nc {opt.output_nc}: train another run"
             )
         super().__init__(opt)
         if opt.isTrain:
@@ -56,11 +56,11 @@ class TwoSidedModel(BaseModel):
 
     @property
     def images_mix(self) -> bool:
-        """Whether images of one pass influence each other in the generators, so that passes cannot be joined."""
+        """Whether images of one pass influence each other in the generators: passes cannot be joined then."""
         return self.opt.normG == "batch"
 
     def generate(self, name: str, *images: Tensor) -> list[Tensor]:
-        """Each of some batches of images through the generator `name`, in one pass where images do not mix."""
+        """Batches of images through the generator `name`, in one pass where images do not mix."""
         net = self.networks[name]
         if self.images_mix:
             return [net(batch) for batch in images]

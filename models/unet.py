@@ -1,7 +1,7 @@
 """The U-Net generator of pix2pix (Isola et al., CVPR 2017), with taps on its way down.
 
-A U-Net has no single list of layers: `--nce_layers` names depths instead. Tap 0 is the input image, tap d the raw output
-of the d-th strided convolution (after its normalisation where it has one), at 1/2^d of the size.
+A U-Net has no single list of layers: `--nce_layers` names depths instead. Tap 0 is the input image, tap d the
+raw output of the d-th strided convolution (after its normalisation where it has one), at 1/2^d of the size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from util.errors import UserError
 
 
 class UnetBlock(nn.Module):
-    """One depth: go down, through the next depth (`inner`), up again, and join what came in (but at the outermost)."""
+    """One depth: down, through the next depth (`inner`), up, and joined to the input (but outermost)."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class UnetBlock(nn.Module):
         return module if isinstance(module, UnetBlock) else None
 
     def forward(self, x: Tensor, taps: list[Tensor]) -> Tensor:
-        """Append this depth's features and those below to `taps`; return what the depth above goes on with."""
+        """Append this depth's features and those below to `taps`; return the input of the depth above."""
         y = self.model[: self.depth](x)
         taps.append(y)
         up = self.model[self.depth :]
@@ -65,7 +65,7 @@ class UnetBlock(nn.Module):
 
 
 class UnetGenerator(nn.Module):
-    """U-Net with `num_downs` halvings (8: `unet_256`, 7: `unet_128`). H and W must be multiples of 2^num_downs."""
+    """U-Net with `num_downs` halvings (8: `unet_256`, 7: `unet_128`); H, W multiples of 2^num_downs."""
 
     compiled_methods = ("forward", "encode")
 
@@ -93,11 +93,11 @@ class UnetGenerator(nn.Module):
         return self._channels
 
     def forward(self, x: Tensor, layers: Sequence[int] | None = None) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Translate images; with `layers` also return the features at those depths, in the order of `layers`."""
+        """Translate images; with `layers` also return the features at those depths, in that order."""
         if any(side % self.multiple for side in x.shape[2:]):
             raise UserError(
-                f"an image of {x.shape[3]} x {x.shape[2]} pixels does not fit this U-Net, which halves it {len(self._channels) - 1} "
-                f"times: both sides must be multiples of {self.multiple}"
+                f"an image of {x.shape[3]} x {x.shape[2]} pixels does not fit this U-Net, which halves it "
+                f"{len(self._channels) - 1} times: both sides must be multiples of {self.multiple}"
             )
         taps = [x]
         y = self.model(x, taps)

@@ -1,4 +1,4 @@
-"""Weight initialisation behind `--init_type`: convolutions and linear layers drawn, biases 0, batch norm around 1."""
+"""Weight initialisation behind `--init_type`: weights drawn, biases 0, batch norm around 1."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def with_contiguous_gradient(x: Tensor) -> Tensor:
 
 
 class InstanceNorm(nn.Module):
-    """(x - mean) / sqrt(var + 1e-5) over H and W of each image and channel (Ulyanov et al., 2016). (B, C, H, W).
+    """(x - mean) / sqrt(var + 1e-5) over H and W of each image and channel (Ulyanov et al., 2016).
 
     No parameters and no running statistics, so images of a batch do not mix. It is computed as a layer norm
     over (H, W), which is faster than `torch.nn.InstanceNorm2d` on the CPU and free of its fault.

@@ -1,8 +1,9 @@
 """Anti-aliased resampling by 2 (Zhang, "Making convolutional networks shift-invariant again", ICML 2019).
 
-Both modules hold their binomial filter in a buffer `filt`, which the released checkpoints carry too. While a network is
-being compiled they are written as sums of slices, one axis after the other: a compiler fuses those with what stands before
-and after, and their gradients are sums of slices again, without atomic additions.
+Both modules hold their binomial filter in a buffer `filt`, which the released checkpoints carry too. While a
+network is
+being compiled they are written as sums of slices, one axis after the other: a compiler fuses those with what
+    stands before and after, and their gradients are sums of slices again, without atomic additions.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def _binomial(taps: list[float], gain: float, channels: int) -> Tensor:
 
 
 def _halve(x: Tensor, dim: int) -> Tensor:
-    """[1,2,1] / 4 at every second position along `dim`, whose border is there already: length n + 2 -> ceil(n / 2)."""
+    """[1,2,1] / 4 at every second position of a padded `dim`: length n + 2 -> ceil(n / 2)."""
     n = (x.shape[dim] - 1) // 2
     before, at, behind = (x.narrow(dim, first, 2 * n - 1) for first in range(3))
     steps = (slice(None),) * dim + (slice(None, None, 2),)
@@ -36,7 +37,7 @@ def _double(x: Tensor, dim: int) -> Tensor:
 
 
 class BlurDownsample(nn.Module):
-    """Blur with [1,2,1] x [1,2,1] / 16 (reflected border), keep every second pixel. (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
+    """Blur with [1,2,1] x [1,2,1] / 16 (reflected border) and halve: (B, C, ceil(H/2), ceil(W/2))."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -50,10 +51,11 @@ class BlurDownsample(nn.Module):
 
 
 class BlurUpsample(nn.Module):
-    """Insert zeros and blur with [1,3,3,1] x [1,3,3,1] / 16 (replicated border). (B, C, H, W) -> (B, C, 2H, 2W).
+    """Insert zeros and blur with [1,3,3,1] x [1,3,3,1] / 16 (replicated border): (B, C, 2H, 2W).
 
     Every output pixel then mixes its two nearest inputs a side with weights 3/4 and 1/4, which is bilinear
-    interpolation by 2: computed so, since that kernel is faster than a depthwise transposed convolution on every device.
+    interpolation by 2: computed so, since that kernel is faster than a depthwise transposed convolution on
+    every device.
     """
 
     def __init__(self, channels: int):

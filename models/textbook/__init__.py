@@ -1,7 +1,7 @@
 """Textbook steps: training straight from the definition, in the released code's order.
 
-They are the oracles of the tests and the baselines of `scripts/benchmark.py`, and share no shortcut with the steps that
-train. A model without an entry here trains all the same; it cannot be benchmarked.
+They are the oracles of the tests and the baselines of `scripts/benchmark.py`, and share no shortcut with the
+steps that train. A model without an entry here trains all the same; it cannot be benchmarked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the textbook steps share: textbook networks on a model's weights, optimisers of their own, one update."""
+"""What the textbook steps share: textbook networks on a model's weights, their optimisers, the update."""
 
 from __future__ import annotations
 

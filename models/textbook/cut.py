@@ -1,11 +1,11 @@
 """The textbook step of CUT and QS-Attn, in the released code's order.
 
-It shares no shortcut with `models/cut_model.py`: D judges translations and real images in passes of their own, each of
-the four images is encoded in a pass of its own, attention is the full L x L matrix with gradient, and local windows are
-unfolded at every position.
+It shares no shortcut with `models/cut_model.py`: D judges translations and real images in passes of their
+own, each of the four images is encoded in a pass of its own, attention is the full L x L matrix with
+gradient, and local windows are unfolded at every position.
 
-One thing is not textbook: queries are ranked by the logarithm of their entropy, because most would tie at zero otherwise
-and the two steps could not be compared. `entropy="plain"` gives the plain formula.
+One thing is not textbook: queries are ranked by the logarithm of their entropy, because most would tie at
+zero otherwise and the two steps could not be compared. `entropy="plain"` gives the plain formula.
 
 Shapes as in `models/qs_attn.py`: B images, C channels, L = H*W positions, N queries, M keys of a query.
 """
@@ -69,7 +69,7 @@ class TextbookCUT(TextbookStep):
         return loss
 
     def G_loss(self, fake_B: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2; `pairs` are (x, G(x)) and, with identity, (y, G(y))."""
+        """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2 of pairs (x, G(x)) and (y, G(y))."""
         self.losses["G_GAN"] = self.opt.lambda_GAN * self.model.gan_loss(self.netD(fake_B), True)
         nce = self.NCE_losses(pairs) if self.opt.lambda_NCE > 0 else [fake_B.new_zeros(())]
         self.losses.update(zip(("NCE", "NCE_Y"), nce, strict=False))
@@ -93,7 +93,7 @@ class TextbookCUT(TextbookStep):
         return [self.opt.lambda_NCE * total / len(layers) for total in totals]
 
     def patches(self, number: int, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """What is contrasted of the `number`-th tapped layer of source and target (B, C, H, W): two of (B, N, C)."""
+        """The patches of the `number`-th tapped layer of source and target (B, C, H, W): two of (B, N, C)."""
         opt = self.opt
         if isinstance(self.model, QSModel) and opt.nce_layers[number] in opt.qs_layers:
             return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window, self.rank)
@@ -104,7 +104,7 @@ class TextbookCUT(TextbookStep):
 def plain_qs_attn(
     source: Tensor, target: Tensor, mode: str, num_queries: int, window: int, rank: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Source and target features (B, C, H, W) through the source's `num_queries` rows of least entropy: two of (B, N, C)."""
+    """Source and target (B, C, H, W) through the source's `num_queries` rows of least entropy, (B, N, C)."""
     rule = MODES[mode]
     keys = {kind: KEYS[kind](source, window) for kind in set(rule)}
     scores = {kind: torch.einsum(SCORE[kind], vectors(source), keys[kind]) for kind in keys}  # (B, L, M)
@@ -145,9 +145,10 @@ def plain_entropy(scores: Tensor) -> Tensor:
 
 
 def log_of_entropy(scores: Tensor) -> Tensor:
-    """The logarithm of the entropy, every sum taken over logarithms, so that a saturated row has its true place.
+    """The logarithm of the entropy, each sum taken over logarithms, so that saturated rows keep their order.
 
-    With g_j = s_j - max s, R = sum e^{g_j} over all keys but the top one: -log a_top = log(1 + R), -log a_j = log(1 + R) - g_j.
+    With g_j = s_j - max s, R = sum e^{g_j} over all keys but the top one: -log a_top = log(1 + R), -log a_j =
+    log(1 + R) - g_j.
     """
     top, where = scores.max(-1, keepdim=True)
     g = (scores - top).scatter(-1, where, -torch.inf)

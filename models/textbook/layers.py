@@ -1,4 +1,4 @@
-"""Textbook layers on the weights of the networks that train: torch's instance norm, blurs as depthwise convolutions."""
+"""Textbook layers on a model's weights: torch's instance norm, blurs as depthwise convolutions."""
 
 from __future__ import annotations
 

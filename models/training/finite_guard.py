@@ -1,7 +1,7 @@
-"""Stops the weights at the first loss or gradient that is not a number, without the host waiting for the device.
+"""Freezes the weights at the first loss or gradient that is not finite, without a wait for the device.
 
-The verdict stays on the device as `found`, which fused Adam takes as its `found_inf`: from the first bad value on no
-update is applied, whenever the host gets to read about it.
+The flag `found` stays on the device, and fused Adam takes it as its `found_inf`: from the first bad value on
+no update is applied, however late the host reads the report.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FiniteGuard:
         self.report[0] += 1
 
     def check(self, losses: dict[str, Tensor], gradient: str, parameters: Iterable[Tensor]) -> None:
-        """Look at `losses` and at the gradient of `parameters`, known as `gradient`, before they are applied."""
+        """Check `losses` and the gradient of `parameters`, reported as `gradient`, before an update."""
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         values = torch.stack([*(loss.detach() for loss in losses.values()), norm])
         bad = torch.zeros(len(self.names), dtype=torch.bool, device=self.found.device)
@@ -60,7 +60,7 @@ class FiniteGuard:
         return self._places[names]
 
     def failure(self, wait: bool = False) -> Failure | None:
-        """What went wrong, if anything. On CUDA it reads a copy some steps old rather than wait, unless told to."""
+        """What went wrong, if anything. On CUDA, without `wait`, it reads a copy that may be a few steps old."""
         if self.found.is_cuda and not wait:
             if self._copied is None:
                 self._copy = torch.empty(self.report.shape, dtype=self.report.dtype, pin_memory=True)

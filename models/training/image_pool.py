@@ -1,4 +1,4 @@
-"""A history of translations for the discriminator (Shrivastava et al., CVPR 2017, sec. 2.3), behind `--pool_size`."""
+"""A history of translations for the discriminator (Shrivastava et al., CVPR 2017), behind `--pool_size`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from util.errors import UserError
 
 
 class ImagePool(nn.Module):
-    """Keeps up to `size` images on the device; once it is full, half of the queries return a random earlier image.
+    """Keeps up to `size` images on the device; once full, half of the queries return a random earlier one.
 
-    Everything is computed on the device from torch's default generator, so that a CUDA graph can hold a query. The
-    buffers are the pool's state: `state_dict` saves it, and a resumed run goes on with the same images.
+    Everything is computed on the device from torch's default generator, so that a CUDA graph can hold a
+    query. The buffers are the pool's state: `state_dict` saves it, and a resumed run goes on with the same
+    images.
 
     Args:
         size: the number of images kept; 0: queries return what they are given.
@@ -40,7 +41,8 @@ class ImagePool(nn.Module):
         """As a query, with its random numbers given: for each image, in order,
 
         - while the pool is filling, store it and return it;
-        - else, if `draws` (B,) in [0, 1) exceeds 0.5, return the image stored at `places` (B,) and store this one there;
+        - else, if `draws` (B,) in [0, 1) exceeds 0.5, return the image stored at `places` (B,) and store this
+          one there;
         - else return it.
         """
         self._fit(images)
@@ -78,6 +80,6 @@ def check_pool(opt: Namespace) -> None:
     """UserError where `--pool_size` cannot serve: its images all have one size."""
     if opt.pool_size and not crops(opt.preprocess):
         raise UserError(
-            f"--pool_size {opt.pool_size} keeps images of one size, but --preprocess {opt.preprocess} gives images "
-            "of any size: use a mode that crops, such as resize_and_crop, or --pool_size 0"
+            f"--pool_size {opt.pool_size} keeps images of one size, but --preprocess {opt.preprocess} gives "
+            "images of any size: use a mode that crops, such as resize_and_crop, or --pool_size 0"
         )

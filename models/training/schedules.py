@@ -11,7 +11,7 @@ POLICIES = ("linear", "step", "plateau", "cosine")
 
 
 def lr_factor(policy: str, epoch: int, n_epochs: int, n_epochs_decay: int, lr_decay_iters: int) -> float:
-    """The share of the initial learning rate that holds in `epoch` (1-based): "linear", "step" or "cosine"."""
+    """The share of the initial learning rate in `epoch` (1-based): "linear", "step" or "cosine"."""
     if (
         policy == "linear"
     ):  # whole for n_epochs, then down by equal steps that would meet 0 one epoch after the last
@@ -30,7 +30,7 @@ def make_scheduler(
     lr_decay_iters: int = 50,
     epoch_count: int = 1,
 ) -> LambdaLR | ReduceLROnPlateau:
-    """The scheduler of one optimiser, standing at epoch `epoch_count`. A plateau one is stepped with an epoch's mean loss of G."""
+    """The scheduler of one optimiser at epoch `epoch_count`; a plateau one is stepped with a loss."""
     if policy == "plateau":
         return ReduceLROnPlateau(optimizer, mode="min", factor=0.2, threshold=0.01, patience=5)
     return LambdaLR(
