@@ -42,7 +42,7 @@ HEIC_REMEDY = "Convert it to JPEG or PNG, for example with ImageMagick: magick p
 
 
 class ImageError(UserError):
-    """An image file that cannot be used. `path` is the file, `found` what is wrong with it, `remedy` what to do."""
+    """An image file that cannot be used: its path, what was found, and what to do."""
 
     def __init__(self, path: str | os.PathLike, found: str, remedy: str = REMEDY) -> None:
         # All three become args, so that pickle carries the error out of a worker unchanged.
