@@ -1,7 +1,8 @@
-"""Hostile and odd image files: each becomes the right RGB image or one `ImageError` that names it, and nothing else.
+"""Hostile and odd image files: each becomes the right RGB image or one `ImageError` that names it, and
+nothing else.
 
-The files are made here, several hundred of them. A case knows the right pixels, or that there are none, or (a flipped bit may or may
-not be noticed) leaves both open.
+The files are made here, several hundred of them. A case knows the right pixels, or that there are none, or (a
+flipped bit may or may not be noticed) leaves both open.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def every_orientation(files: Files) -> Iterator[Case]:
 
 
 def truncated(files: Files) -> Iterator[Case]:
-    """Cut anywhere. Where nothing but an end mark is missing a decoder may have all it needs: then all must be right."""
+    """Truncated anywhere. If only an end mark is missing, a decoder may succeed: then all must be right."""
     upright = np.asarray(photograph())
     for kind in FORMATS:
         content = encoded(photograph(), kind)

@@ -35,7 +35,7 @@ def fail(error: Exception):
 
 
 def refuse(path: Path) -> None:
-    raise OSError(f"read back {path.read_text()!r}")
+    raise OSError(f"found {path.read_text()!r}")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def refuse(path: Path) -> None:
             "f could not be written, with .* MB free",
         ),
         (fail(OSError("no space")), None, "no space"),
-        (lambda path: path.write_text("bad"), refuse, "read back 'bad'"),
+        (lambda path: path.write_text("bad"), refuse, "f, read back after writing: found 'bad'"),
     ],
 )
 def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path, write, verify, message):

@@ -1,4 +1,4 @@
-"""The Python API and `test.py --input`: any size and mode in, the same size out; what fails is named, and the rest goes on."""
+"""The Python API and `test.py --input`: any size and mode; a file that fails is named, the others continue."""
 
 from __future__ import annotations
 
@@ -333,7 +333,7 @@ def test_wrong_inputs_end_with_status_2_and_say_what_to_do(command, runs, tmp_pa
 
 
 def test_batch_norm_uses_running_statistics_everywhere_unless_eval_false(tmp_path, command):
-    """test.py and load_generator agree; `--eval false`, the released behaviour, takes each image's own statistics."""
+    """test.py and load_generator agree; `--eval false`, as released, takes each image's own statistics."""
     folder = make_run(tmp_path / "ck", "--normG", "batch")
     state = read_weights(folder / "latest_net_G.pth")
     for name, value in state.items():

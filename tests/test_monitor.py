@@ -1,4 +1,4 @@
-"""What a run writes about itself: logs to the letter, curves, page, images; and that a bad disk cannot stop it."""
+"""What a run writes about itself: logs to the letter, curves, page, images; nothing of it stops the run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
+from argparse import Namespace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -22,7 +23,7 @@ from util.watch import html_page
 from util.watch.html_page import HtmlPage
 from util.watch.loss_log import LossLog, LossRecord, read_loss_records
 from util.watch.loss_plot import PANELS, LossHistory, draw_losses, nice_ticks, smooth
-from util.watch.monitor import Monitor
+from util.watch.monitor import Monitor, create_monitor
 from util.watch.training_page import TrainingPage
 
 LOSSES = {"G_GAN": 0.349, "D_real": 0.303, "D_fake": 0.277, "G": 5.105, "NCE": 4.756, "NCE_Y": 4.581}
@@ -262,6 +263,18 @@ def test_without_html_there_is_no_web_folder(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["log.jsonl", "loss_log.txt"]
 
 
+def test_the_options_choose_the_watchers(tmp_path):
+    opt = Namespace(name="run", no_html=False, n_epochs=3, n_epochs_decay=1, display_winsize=64, display_id=0)
+    opt.model, opt.lr = "cut", 2e-4
+    monitor = create_monitor(opt, tmp_path)
+    log(monitor, 1100, epoch=2)
+    text = Links(tmp_path / "web/index.html").text
+    assert "epoch2 of 4" in text and "modelcut" in text and "QS_mode" not in text
+    opt.no_html = True
+    assert [watcher.name for watcher in monitor.watchers] == ["the web page"]
+    assert create_monitor(opt, tmp_path).watchers == []
+
+
 class Recorder:
     """A watcher that keeps its calls, and fails or blocks as told."""
 
@@ -325,8 +338,9 @@ def test_a_watcher_that_blocks_is_dropped(tmp_path):
 
 
 HOSTILE = [
-    "new\nline", 'quo"te\'s', "<script>alert(1)</script>", "100%25 & more#x?y", "javascript:alert(1)", "bidi\u202e",
-    os.fsdecode(b"latin\xe91"), "日本語", " spaces ", "semi;colon", "back\\slash", "--><!--", "bell\x07\x1b[31m",
+    "new\nline", 'quo"te\'s', "<script>alert(1)</script>", "100%25 & more#x?y", "javascript:alert(1)",
+    "bidi\u202e", os.fsdecode(b"latin\xe91"), "日本語", " spaces ", "semi;colon", "back\\slash", "--><!--",
+    "bell\x07\x1b[31m",
 ]  # fmt: skip
 
 

@@ -31,7 +31,10 @@ def write_atomically(
             free = shutil.disk_usage(path.parent).free / 1e6
             reason = str(error).splitlines()[0]
             raise OSError(f"{path.name} could not be written, with {free:.0f} MB free ({reason})") from error
-        verify(temporary)
+        try:
+            verify(temporary)
+        except OSError as error:
+            raise OSError(f"{path.name}, read back after writing: {error}") from error
         os.replace(temporary, path)
     if hasattr(os, "O_DIRECTORY"):  # the new name must reach the disk too
         opened = os.open(path.parent, os.O_DIRECTORY)

@@ -20,6 +20,11 @@ from util.watch.visdom_client import VisdomClient
 
 PATIENCE = 10.0  # seconds; a watcher whose call takes longer is dropped
 
+# Shown at the top of the page, those that the run has.
+KEY_OPTIONS = tuple(
+    "model QS_mode dataroot direction preprocess crop_size batch_size lr seed precision".split()
+)
+
 
 class Watcher(Protocol):
     """Shows a training somewhere. Its calls may raise; they return at once, so what waits needs a thread.
@@ -120,7 +125,9 @@ def create_monitor(opt: Namespace, folder: Path) -> Monitor:
     watchers: list[Watcher] = []
     if not opt.no_html:
         epochs = opt.n_epochs + opt.n_epochs_decay
-        watchers.append(TrainingPage(folder, opt.name, epochs=epochs, winsize=opt.display_winsize))
+        options = {name: value for name in KEY_OPTIONS if (value := getattr(opt, name, None)) is not None}
+        page = TrainingPage(folder, opt.name, epochs=epochs, options=options, winsize=opt.display_winsize)
+        watchers.append(page)
     if opt.display_id is None or opt.display_id > 0:
         display_id = opt.display_id or 1
         address = opt.display_server, opt.display_port, opt.display_env, display_id
