@@ -1,4 +1,4 @@
-"""The Python API and `test.py --input`: any size and mode; a file that fails is named, the others continue."""
+"""The Python API and `test.py --input`: any size and mode; files that fail are named, others continue."""
 
 from __future__ import annotations
 

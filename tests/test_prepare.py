@@ -74,7 +74,7 @@ def test_a_source_is_a_folder_or_an_archive(tmp_path):
 
 @pytest.fixture
 def cityscapes(tmp_path):
-    """The official layout, one image of 64 x 32 per city; the label map is red on the left, blue on the right."""
+    """The official layout, one 64 x 32 image per city; label maps are red on the left, blue on the right."""
     label = Image.new("RGBA", (64, 32), (255, 0, 0, 255))
     label.paste((0, 0, 255, 255), (33, 0, 64, 32))  # an edge that no interpolation could keep
     for phase, city in (("train", "aachen"), ("train", "bonn"), ("val", "lindau")):

@@ -54,7 +54,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def verify_archive(path: Path) -> None:
-    """Read a file written by torch.save back from disk and check its checksums. Raises OSError if one is wrong."""
+    """Read a file written by torch.save back and check its checksums. Raises OSError if one is wrong."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()

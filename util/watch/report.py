@@ -1,4 +1,4 @@
-"""What a training prints and shows as it runs: the progress bar, lines of losses, images, when each is due."""
+"""What a training prints and shows as it runs, and when: progress bar, lines of losses, images."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Report:
             self.progress.loss_G_sum = float(self._sum)
 
     def mean_headline(self) -> float | None:
-        """The epoch's mean of the headline loss over all processes, for a plateau schedule; None for others."""
+        """The epoch's mean headline loss over all processes, for a plateau schedule; None for others."""
         if self._sum is None:
             return None
         return distributed.mean([float(self._sum) / max(self.progress.epoch_steps, 1)])[0]
