@@ -1,12 +1,13 @@
-"""Images from disk to device. `create_loader` builds all of it from the options; nothing else here reads them.
+"""Images from disk to device. `create_loader` builds all of it from the options; nothing else here reads
+them.
 
-images, folders    files found and decoded to RGB
+folders            where the files are
 transforms         the preprocess modes: resize (cacheable), and a window drawn for later
 cache, image_store decoded images, shared by the workers
 *_dataset          which images make a sample: unaligned, aligned, single
 sampler            the order of an epoch, for any number of processes, from any position
-collate, loader    batches, made by workers, cut on the device (augment)
-preflight          what is wrong with a data set, told before training
+collate, loader    batches, made by workers, cropped on the device (augment)
+preflight          what is wrong with a data set, reported before training
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ DATASETS: dict[str, type[BaseDataset]] = {
 
 
 def create_dataset(opt: Namespace) -> BaseDataset:
-    """The data set that the options name. Raises `UserError` where it is missing, empty or impossible."""
+    """The data set of the options. Raises `UserError` if it is missing, empty or impossible."""
     if opt.dataset_mode not in DATASETS:
         raise UserError(f"--dataset_mode {opt.dataset_mode} is unknown; possible are {', '.join(DATASETS)}.")
     preprocess = Preprocess(
@@ -60,7 +61,7 @@ def create_dataset(opt: Namespace) -> BaseDataset:
 def create_loader(
     opt: Namespace, device: torch.device | str, *, rank: int = 0, world_size: int = 1
 ) -> Loader:
-    """The loader that the options ask for: shuffled, whole batches in training; every image once, by index, at test."""
+    """The loader of the options: in training shuffled, whole batches; at test every image once, by index."""
     dataset = create_dataset(opt)
     sampler = EpochSampler(
         len(dataset),
@@ -73,5 +74,5 @@ def create_loader(
     )
     channels = {"A": opt.input_nc, "B": opt.output_nc}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_threads = min(opt.num_threads, cores)  # more would only wait for each other; the batches are the same
+    num_threads = min(opt.num_threads, cores)  # the batches do not depend on it
     return Loader(dataset, sampler, device, num_threads=num_threads, channels=channels)

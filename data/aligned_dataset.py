@@ -1,9 +1,8 @@
-"""Pairs, as pix2pix keeps them: each file shows A on its left half and B on its right."""
+"""Pairs in pix2pix's layout: each file shows A in its left half and B in its right half."""
 
 from __future__ import annotations
 
 import functools
-import math
 import random
 from pathlib import Path
 
@@ -19,47 +18,31 @@ from util.image_files import list_images
 
 
 class AlignedDataset(BaseDataset):
-    """The halves of one file, resized apart and cut and mirrored alike. An epoch is every file once.
+    """The halves of one file, resized separately and cropped and mirrored alike. An epoch is every file once.
 
     direction: "AtoB" (source on the left) or "BtoA" (source on the right).
     """
 
-    def __init__(
-        self,
-        dataroot: str | Path,
-        phase: str,
-        preprocess: Preprocess,
-        *,
-        seed: int = 0,
-        direction: str = "AtoB",
-        serial_batches: bool = False,  # files come by index in any case
-        max_dataset_size: float = math.inf,
-        on_bad_image: str = "stop",
-        cache_gb: float = 0.0,
-    ) -> None:
-        super().__init__(preprocess, seed, on_bad_image)
-        self.domains = "AB" if direction == "AtoB" else "BA"  # of the left and the right half
-        paths = list_images(paired_folder(dataroot, phase), max_dataset_size)
-        resize = functools.partial(resize_halves, preprocess)
-        self.pairs = ImageStore(paths, resize, preprocess, cache_gb, columns=2)
-        self.stores = {"A": self.pairs, "B": self.pairs}
+    def open_stores(self, dataroot: Path, phase: str, limit: float, cache_gb: float) -> dict[str, ImageStore]:
+        paths = list_images(paired_folder(dataroot, phase), limit)
+        resize = functools.partial(resize_halves, self.preprocess)
+        pairs = ImageStore(paths, resize, self.preprocess, cache_gb, columns=2)
+        return {"A": pairs, "B": pairs}
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return self.sizes["A"]
 
     def make(self, sample: Sample, key: SampleKey, generator: random.Random) -> None:
-        pixels, path = self.read(self.pairs, key.index, key.epoch, generator, sample.replaced)
+        pixels, path = self.read(self.stores["A"], key.index, key, generator, sample)
         middle = pixels.shape[1] // 2
-        halves = pixels[:, :middle], pixels[:, middle:]
-        window = self.preprocess.draw_window(generator, *halves[0].shape[:2])
-        views = {
-            domain: self.view(half, path, window) for domain, half in zip(self.domains, halves, strict=True)
-        }
-        sample.views.update(sorted(views.items()))
+        left, right = pixels[:, :middle], pixels[:, middle:]
+        source, target = (left, right) if self.direction == "AtoB" else (right, left)
+        window = self.preprocess.draw_window(generator, *source.shape[:2])
+        sample.views = {"A": self.view(source, path, window), "B": self.view(target, path, window)}
 
 
 def resize_halves(preprocess: Preprocess, image: Image.Image, load_size: int) -> Image.Image:
-    """Resize the two halves of a side-by-side image apart, and put them side by side again."""
+    """Resize the two halves of a side-by-side image separately, and join them again."""
     if image.width % 2:
         raise UserError(f"it is {image.width} pixels wide, and a side-by-side pair has an even width")
     middle = image.width // 2

@@ -9,11 +9,16 @@ LUMINANCE = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow's grey
 
 
 def crop_flip_normalise(images: Tensor, windows: Tensor, size: tuple[int, int], channels: int = 3) -> Tensor:
-    """Cut a window out of each image.
+    """Crop a window out of each image.
 
-    images: (B, 3, H, W) uint8, on any device, in any memory layout. windows: (B, 3) int64 on the same device, rows of top,
-    left (pixels, with the window inside the image) and flip (1: mirror left to right). size: (h, w) of the windows.
-    channels: 3, or 1 for luminance. Returns (B, channels, h, w) float32 in [-1, 1], contiguous.
+    Args:
+        images: (B, 3, H, W) uint8, on any device, in any memory layout.
+        windows: (B, 3) int64 on the same device: top and left in pixels, and flip (1: mirror left to right).
+        size: (h, w) of the windows, which lie inside the images.
+        channels: 3, or 1 for luminance.
+
+    Returns:
+        (B, channels, h, w) float32 in [-1, 1], contiguous.
     """
     assert channels in (1, 3), channels
     height, width = size

@@ -1,9 +1,11 @@
-"""What the data sets share: the sample they make, its random numbers, and what happens at an image that cannot be used."""
+"""What the data sets share: samples, their random numbers, and the handling of unusable images."""
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +19,11 @@ from util.image_files import ImageError
 
 MAX_REPLACEMENTS = 100
 NEARLY_ALL = 0.95
-LARGE = 4  # times the window: such an image is cut before it travels, lest all of a large photograph goes to the device
+LARGE = 4  # times the window's pixels: such an image is cropped before it is sent to the device
 
 
 class View(NamedTuple):
-    """One image of a sample: pixels (H, W, 3) uint8, the window to cut out of it, that window's (h, w), and its file."""
+    """One image of a sample: pixels (H, W, 3) uint8, the window to crop, its (h, w), and the file."""
 
     pixels: np.ndarray
     window: Window
@@ -31,33 +33,60 @@ class View(NamedTuple):
 
 @dataclass
 class Sample:
-    """The views by domain, "A" (source) and "B" (target), and the files that had to be replaced on the way to them."""
+    """The views by domain, "A" (source) and "B" (target), and the errors of files that were replaced."""
 
     views: dict[str, View] = field(default_factory=dict)
     replaced: list[ImageError] = field(default_factory=list)
 
 
 class BaseDataset(Dataset):
-    """Samples by `SampleKey`. All that is random in one is drawn from a generator seeded by (seed, epoch, position), so
-    neither the worker that makes it nor what came before it has any influence.
+    """Samples by `SampleKey`. Their random numbers come from a generator seeded by (seed, epoch, position),
+    so a sample does not depend on the worker that makes it or on earlier samples.
 
-    A subclass sets `stores` (domain -> ImageStore) and defines `__len__`, the images in an epoch, and `make`.
-    on_bad_image: "stop" raises the `ImageError` of an image that cannot be used. "skip" takes another image in training,
-    drawn from the sample's own generator (again and again, so that the draw is the same whether or not the file was known
-    to be bad); at test the error is raised and the loader leaves the sample out.
+    A subclass defines `open_stores`, `__len__` (images per epoch) and `make`.
+
+    Args:
+        dataroot: the data set's folder.
+        phase: "train", "test", ...: the beginning of the names of its folders.
+        preprocess: how images become inputs.
+        seed: of everything that is drawn.
+        direction: "AtoB", or "BtoA" to exchange the domains, so that "A" of a sample is always the source.
+        serial_batches: B is taken by index, not drawn.
+        max_dataset_size: use only the first so many images of a folder.
+        on_bad_image: "stop" raises the `ImageError` of an image that cannot be used. "skip" takes another
+            image in training, drawn from the sample's generator (each time, so that the draw is the same
+            whether or not the file was known to be bad); at test the error is raised and the loader leaves
+            the sample out.
+        cache_gb: gigabytes for decoded images.
     """
 
-    stores: dict[str, ImageStore]
-
-    def __init__(self, preprocess: Preprocess, seed: int, on_bad_image: str) -> None:
+    def __init__(
+        self,
+        dataroot: str | Path,
+        phase: str,
+        preprocess: Preprocess,
+        *,
+        seed: int = 0,
+        direction: str = "AtoB",
+        serial_batches: bool = False,
+        max_dataset_size: float = math.inf,
+        on_bad_image: str = "stop",
+        cache_gb: float = 0.0,
+    ) -> None:
         if on_bad_image not in ("stop", "skip"):
             raise UserError(f"--on_bad_image {on_bad_image} is unknown; possible are stop and skip.")
-        self.preprocess, self.seed, self.on_bad_image = preprocess, seed, on_bad_image
+        self.preprocess, self.seed, self.direction, self.on_bad_image = (
+            preprocess,
+            seed,
+            direction,
+            on_bad_image,
+        )
+        self.in_order = serial_batches or not preprocess.training
+        self.stores = self.open_stores(Path(dataroot), phase, max_dataset_size, cache_gb)
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Images in each domain."""
-        return {domain: len(store) for domain, store in self.stores.items()}
+    def open_stores(self, dataroot: Path, phase: str, limit: float, cache_gb: float) -> dict[str, ImageStore]:
+        """The images of each domain, at most `limit` per folder."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -66,38 +95,42 @@ class BaseDataset(Dataset):
         """Fill in the views of the sample."""
         raise NotImplementedError
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images in each domain."""
+        return {domain: len(store) for domain, store in self.stores.items()}
+
     def __getitem__(self, key: SampleKey) -> Sample:
         sample = Sample()
         self.make(sample, key, random.Random(f"sample {self.seed} {key.epoch} {key.position}"))
         return sample
 
     def in_memory(self, epoch: int) -> bool:
-        """Whether (nearly) all images are cached at the size of this epoch, so that workers would only be a detour."""
-        return sum(store.cached(epoch) for store in self.stores.values()) >= NEARLY_ALL * sum(
-            self.sizes.values()
-        )
+        """Whether (nearly) all images are cached at this epoch's size, so that workers would not help."""
+        cached = sum(store.cached(epoch) for store in self.stores.values())
+        return cached >= NEARLY_ALL * sum(self.sizes.values())
 
-    def settle(self, epoch: int) -> None:
-        """To be called by the main process as an epoch begins: frees what only other epochs need."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Free the memory that only earlier epochs need. The main process calls it."""
         for store in self.stores.values():
-            store.settle(epoch)
+            store.begin_epoch(epoch)
 
     def read(
-        self, store: ImageStore, index: int, epoch: int, generator: random.Random, replaced: list[ImageError]
+        self, store: ImageStore, index: int, key: SampleKey, generator: random.Random, sample: Sample
     ) -> tuple[np.ndarray, str]:
         """The image (H, W, 3) uint8 at `index` of a store, or its replacement, and its file."""
         for _ in range(MAX_REPLACEMENTS):
             try:
-                return store.read(index, epoch), store.paths[index]
+                return store.read(index, key.epoch), store.paths[index]
             except ImageError as error:
                 if self.on_bad_image == "stop" or not self.preprocess.training:
                     raise
-                replaced.append(error)
+                sample.replaced.append(error)
                 index = generator.randrange(len(store))
         raise UserError(
-            f"{MAX_REPLACEMENTS} images drawn in turn could not be used, the last being {store.paths[index]!r}. "
+            f"{MAX_REPLACEMENTS} images in a row could not be used, the last being {store.paths[index]!r}. "
             "See what is wrong with the data set: python scripts/check_dataset.py DATAROOT"
-        ) from replaced[-1]
+        ) from sample.replaced[-1]
 
     def view(self, pixels: np.ndarray, path: str, window: Window) -> View:
         height, width = size = self.preprocess.input_size(*pixels.shape[:2])

@@ -1,8 +1,9 @@
 """Decoded images in memory, shared by the loader's worker processes, up to a number of gigabytes.
 
-The memory is an anonymous shared mapping made before the workers are forked, so what one of them decodes all of them have; it
-takes room only as it fills, and does not depend on the size of /dev/shm. Images never change, so no lock is needed: a slot is
-written, then its flag is set, and two workers that fill the same slot write the same bytes.
+The memory is an anonymous shared mapping, made before the workers are forked, so that all of them see what
+one decodes. It is allocated as it fills, and does not depend on the size of /dev/shm. Images never change, so
+no lock is needed: a slot is written, then its flag is set, and two workers that fill the same slot write the
+same bytes.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from util.errors import UserError
 
 
 class ImageCache:
-    """`count` images of (height, width, 3) uint8, of which the first that fit into `gigabytes` (1e9 bytes) are kept.
+    """Keeps the first of `count` images (height, width, 3) uint8 that fit into `gigabytes` (1e9 bytes); 0:
+    none.
 
-    0 gigabytes turn it off. Where workers are started afresh rather than forked (macOS, Windows), each gets a copy that is
-    off: memory cannot be shared with them.
+    Workers that are not forked (macOS, Windows) get a copy that keeps none, since they cannot share the
+    memory.
     """
 
     def __init__(self, count: int, height: int, width: int, gigabytes: float) -> None:
@@ -31,28 +33,28 @@ class ImageCache:
                 self._memory = mmap.mmap(-1, self.capacity * self._bytes)
                 self._closed_and_flags = mmap.mmap(-1, 1 + self.capacity)
             except OSError as error:
-                wanted = self.capacity * self._bytes / 1e9
-                raise UserError(
-                    f"cannot reserve {wanted:.1f} GB for decoded images ({error}). Lower --cache_gb; 0 turns it off."
-                ) from error
+                found = (
+                    f"cannot reserve {self.capacity * self._bytes / 1e9:.1f} GB for decoded images ({error})"
+                )
+                raise UserError(f"{found}. Lower --cache_gb; 0 turns the cache off.") from error
 
     def get(self, index: int) -> np.ndarray | None:
-        """A copy of the image (H, W, 3), or None if it is not here."""
+        """A copy of the image (H, W, 3), or None if it is not cached."""
         if index >= self.capacity or self._closed or not self._closed_and_flags[1 + index]:
             return None
         image = self._slot(index).copy()
-        # Closed meanwhile, the copy may be of memory already given back.
+        # If the cache was closed meanwhile, the memory may have been freed before it was copied.
         return None if self._closed else image
 
     def put(self, index: int, image: np.ndarray) -> None:
-        """Keep an image, if there is room for its index."""
+        """Keep an image if there is room for its index."""
         if index < self.capacity and not self._closed:
             assert image.shape == self.shape and image.dtype == np.uint8, (image.shape, image.dtype)
             self._slot(index)[:] = image
             self._closed_and_flags[1 + index] = 1
 
     def close(self) -> None:
-        """Turn the cache off for every process, for good, and give its memory back to the system where that can be done."""
+        """Turn the cache off for every process, for good, and free its memory where the system can."""
         if self._closed:
             return
         self._closed_and_flags[0] = 1
@@ -61,7 +63,7 @@ class ImageCache:
 
     @property
     def held(self) -> int:
-        """How many images are here."""
+        """How many images are cached."""
         return 0 if self._closed else sum(self._closed_and_flags[1:])
 
     @property

@@ -1,4 +1,4 @@
-"""From samples to a batch in host memory, inside the process that decoded them."""
+"""From samples to a batch in host memory, in the process that decoded them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from util.image_files import ImageError
 
 @dataclass
 class Stack:
-    """One domain of a batch: pixels (B, H, W, 3) uint8, a window of the same size (h, w) in each, and the files."""
+    """One domain of a batch: pixels (B, H, W, 3) uint8, a window of `size` (h, w) in each, and the files."""
 
     pixels: Tensor
     windows: list[Window]
@@ -29,22 +29,25 @@ class Stack:
 
 @dataclass
 class HostBatch:
-    """The stacks by domain (none if every sample was left out), and the files that could not be used."""
+    """The stacks by domain (none if no sample is left), and the errors of files that were not used."""
 
     stacks: dict[str, Stack]
     bad: list[ImageError]
 
 
 def stack(views: Sequence[View]) -> Stack:
-    """Stack the views of one domain. Where their windows have one size, smaller images are padded below and to the right,
-    which no window sees; else raises `UserError`."""
+    """Stack the views of one domain, padding smaller images below and to the right, outside of every window.
+
+    Raises `UserError` if the windows differ in size.
+    """
     size = views[0].size
     for view in views:
         if view.size != size:
             (first_height, first_width), (height, width) = size, view.size
             raise UserError(
-                f"the images {views[0].path!r} ({first_width} x {first_height}) and {view.path!r} ({width} x {height}) differ "
-                "in size and cannot be in one batch. Use --batch_size 1 or a --preprocess that crops."
+                f"the images {views[0].path!r} ({first_width} x {first_height}) and {view.path!r} "
+                f"({width} x {height}) differ in size and cannot be in one batch. Use --batch_size 1 or a "
+                "--preprocess that crops."
             )
     if len(views) == 1:
         pixels = views[0].pixels[None]
@@ -59,9 +62,9 @@ def stack(views: Sequence[View]) -> Stack:
 
 
 class BatchMaker(Dataset):
-    """A data set as torch's DataLoader asks for it: a list of keys in, a `HostBatch` out.
+    """The data set that torch's DataLoader gets: a list of keys in, a `HostBatch` out.
 
-    A `UserError` is returned and not raised: raised in a worker it would reach the user wrapped in that worker's traceback.
+    A `UserError` is returned, not raised: DataLoader would wrap it in the worker's traceback.
     """
 
     def __init__(self, dataset: BaseDataset) -> None:

@@ -1,4 +1,4 @@
-"""The images of one folder as the data sets use them: read by index, decoded, resized for the epoch, cached."""
+"""The images of one folder as the data sets use them: by index, decoded, resized for the epoch, cached."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ Resize = Callable[[Image.Image, int], Image.Image]  # (image, load_size) -> imag
 class ImageStore:
     """Images by index, each (H, W, 3) uint8.
 
-    paths: the files. resize: the deterministic half of preprocessing. preprocess: says the size an epoch asks for. columns:
-    images side by side in one file (2 for aligned pairs), which widens what is cached. gigabytes: bound of the cache, which
-    serves resize_and_crop alone, where all images have one size.
+    Args:
+        paths: the files.
+        resize: the deterministic half of preprocessing.
+        preprocess: gives the load size of an epoch.
+        gigabytes: bound of the cache, which serves resize_and_crop alone, where all images have one size.
+        columns: images side by side in one file, 2 for aligned pairs.
     """
 
     def __init__(
@@ -38,7 +41,8 @@ class ImageStore:
         self._resize = resize
         self._last_size = preprocess.load_size_at(sys.maxsize)
         self._failed: dict[tuple[int, int], ImageError] = {}
-        # One for either half of training. Only one is in use at a time, and the other takes no memory (see `settle`).
+        # One for each half of training. Only one is in use at a time; the other takes no memory
+        # (`begin_epoch`).
         cached = preprocess.mode == "resize_and_crop"
         sizes = {preprocess.load_size_at(1), self._last_size} if cached else set()
         self._caches = {size: ImageCache(len(self.paths), size, size * columns, gigabytes) for size in sizes}
@@ -47,7 +51,7 @@ class ImageStore:
         return len(self.paths)
 
     def read(self, index: int, epoch: int) -> np.ndarray:
-        """The image as `epoch` wants it. Raises `ImageError` if it cannot be used, at once if that is known already."""
+        """The image at the size of `epoch`. Raises `ImageError` if it cannot be used, which is remembered."""
         load_size = self.preprocess.load_size_at(epoch)
         if (index, load_size) in self._failed:
             raise self._failed[index, load_size]
@@ -68,8 +72,8 @@ class ImageStore:
         cache = self._caches.get(self.preprocess.load_size_at(epoch))
         return 0 if cache is None else cache.held
 
-    def settle(self, epoch: int) -> None:
-        """Give back what was cached at a size that no epoch from this one on asks for; the main process calls it."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Free what is cached at sizes that no epoch from this one on needs. The main process calls it."""
         if self.preprocess.load_size_at(epoch) == self._last_size:
             for size, cache in self._caches.items():
                 if size != self._last_size:

@@ -1,9 +1,10 @@
-"""Batches on the device, made ahead of time: workers decode, the device crops, copies overlap with the training step.
+"""Batches on the device, made ahead: workers decode, the device crops, copies overlap with the training step.
 
-torch's DataLoader runs the workers, which live as long as the loader (the epoch travels in each `SampleKey`). They send bytes and
-windows; cropping, mirroring and normalising happen on the device. Once all images are in the shared cache this process takes them
-from there itself: two short copies cost it less than receiving a batch. One batch is uploaded ahead, on CUDA from pinned memory on a
-stream of its own. No thread is started in this process, so nothing else calls CUDA while a graph is captured.
+torch's DataLoader runs the workers, which live as long as the loader (each `SampleKey` holds the epoch). They
+send bytes and windows; the device crops, mirrors and normalises. Once all images are in the shared cache,
+this process reads them from there itself, which costs it less than receiving a batch. One batch is uploaded
+ahead, on CUDA from pinned memory on a second stream. No thread is started here, so nothing else calls CUDA
+while a graph is captured.
 """
 
 from __future__ import annotations
@@ -31,11 +32,10 @@ GRACE_SECONDS = 30
 
 
 class Loader:
-    """The batches of an epoch, from any position, as {"A": (B, C, h, w) float32 on `device` in [-1, 1], "A_paths": [...],
-    and the same for "B"}.
+    """The batches of an epoch, from any position, as `Batch`.
 
     num_threads: worker processes; 0 decodes in this one. channels: 3 or 1 for each domain.
-    One epoch can be under way at a time; beginning another, or leaving one early, is always possible.
+    Only one epoch runs at a time; it can be left early, or another one started, at any moment.
     """
 
     def __init__(
@@ -60,10 +60,13 @@ class Loader:
         return len(self.sampler)
 
     def epoch(self, epoch: int, first_position: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch` (from 1), from the image at `first_position` on. Raises `UserError` at an image that cannot
-        be used (unless such are skipped, with one warning each), and when a worker was killed."""
+        """The batches of `epoch` (from 1), from the image at `first_position` on.
+
+        Raises `UserError` at an image that cannot be used (unless they are skipped, with one warning each),
+        and when a worker was killed.
+        """
         self.sampler.start(epoch, first_position)
-        self.dataset.settle(epoch)
+        self.dataset.begin_epoch(epoch)
         uploads = map(self._upload, self._host_batches(epoch))
         upload = next(uploads, None)
         while upload is not None:
@@ -79,7 +82,7 @@ class Loader:
     def close(self) -> None:
         """Stop the workers. The next epoch starts new ones."""
         if self._iterator is not None:
-            # Dropping the references would do, were it not for tracebacks that may still hold them.
+            # Not just dropped: a traceback may still refer to it.
             self._iterator._shutdown_workers()
         self._workers = self._iterator = None
 
@@ -95,9 +98,9 @@ class Loader:
                     raise
                 self.close()
                 raise UserError(
-                    f"a process that loads images was killed ({error}). Mostly the machine ran out of memory: lower "
-                    "--num_threads, --cache_gb or --batch_size. In a container /dev/shm may be too small: --num_threads 0 "
-                    "does without it."
+                    f"a process that loads images was killed ({error}). Usually the machine ran out of "
+                    "memory: lower --num_threads, --cache_gb or --batch_size. In a container /dev/shm may be "
+                    "too small: --num_threads 0 does not use it."
                 ) from error
             if isinstance(batch, UserError):
                 raise batch
@@ -118,22 +121,22 @@ class Loader:
                 worker_init_fn=_prepare_worker,
                 persistent_workers=True,
                 multiprocessing_context="fork" if sys.platform == "linux" else None,
-                generator=torch.Generator(),  # else every epoch would draw a number from the model's random state
+                generator=torch.Generator(),  # else every epoch would draw from the model's random state
             )
-        # torch would have a killed worker raise out of whatever this process is doing at that moment. Without its handler
-        # the death is noticed where the worker's batch is waited for.
+        # With torch's SIGCHLD handler, a killed worker raises out of whatever this process is doing at that
+        # moment. Without it, the loss is noticed when this process waits for the worker's batch.
         main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
         handler = signal.getsignal(signal.SIGCHLD) if main else None
         self._iterator = iter(self._workers)
         if handler is not None:
             signal.signal(signal.SIGCHLD, handler)
         if new:
-            # Registered after torch's own and so called before it, which waits long for workers that nobody told to stop.
+            # Called before torch's own handler, registered earlier, which waits long for running workers.
             atexit.register(_call_if_alive, weakref.WeakMethod(self.close))
         return self._iterator
 
     def _upload(self, batch: HostBatch) -> tuple[Batch, torch.cuda.Event | None]:
-        """Begin the way to the device. The event, on CUDA, is when it ends."""
+        """Start the copy to the device. The event, on CUDA, marks its end."""
         if self._stream is None:
             return self._on_device(batch), None
         with torch.cuda.stream(self._stream):
@@ -152,7 +155,7 @@ class Loader:
         return out
 
     def _arrived(self, batch: Batch, event: torch.cuda.Event | None) -> Batch:
-        """Let the stream that will use the batch wait for it, and tell the allocator of that use."""
+        """Let the current stream wait for the batch, and record that use for the allocator."""
         if event is not None:
             consumer = torch.cuda.current_stream(self.device)
             consumer.wait_event(event)
@@ -179,8 +182,7 @@ def _as_is(batch: HostBatch | UserError) -> HostBatch | UserError:
 
 
 def _prepare_worker(worker: int) -> None:
-    """Leave interrupts to the main process, which may want to finish a step and save: Ctrl-C is ignored here, and a request to
-    end is followed after a while. (torch has set one thread a worker already.)"""
+    """Ignore SIGINT and delay SIGTERM: the main process may finish a step and save first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))

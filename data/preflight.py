@@ -1,18 +1,20 @@
-"""What is wrong with a data set, told before training rather than on its second day.
+"""What is wrong with a data set, reported before training rather than during it.
 
-`inspect` decodes the images of some folders and reports counts, sizes, modes, and problems: unreadable files, images that are too
-small, near-constant or exact copies of one another (which inside a test set distort a metric, and between train and test falsify
-it). `quick_check` does so for a second's worth of images before train.py starts.
+`inspect` decodes the images of some folders and reports counts, sizes, modes, and problems: unreadable files,
+images that are too small, nearly of one colour, or exact copies of each other (which distort a metric, above
+all between train and test). `quick_check` inspects as many images as one second allows, before train.py
+starts.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from argparse import Namespace
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +31,7 @@ SHOWN = 5  # names in a line of the report
 
 @dataclass(frozen=True)
 class Finding:
-    """What was seen of one file: either `error`, or its size in pixels, mode on disk, content hash and contrast (0..255)."""
+    """One file: either `error`, or its size in pixels, mode on disk, content hash and contrast (0..255)."""
 
     path: str
     error: str = ""
@@ -41,7 +43,7 @@ class Finding:
 
 @dataclass
 class FolderReport:
-    """One folder: files it holds, and findings on those that were decoded (all, unless time ran out)."""
+    """One folder: the number of its images, and findings on those decoded (all, unless time ran out)."""
 
     name: str
     count: int
@@ -69,7 +71,7 @@ class Report:
     """Folders, and files with the same pixels."""
 
     folders: list[FolderReport]
-    copies: list[dict[str, list[str]]]  # folder -> files, for each picture that is there more than once
+    copies: list[dict[str, list[str]]]  # folder -> files, for each picture that occurs more than once
 
     def problems(self) -> list[str]:
         """One line each, naming files."""
@@ -84,7 +86,7 @@ class Report:
         return lines
 
     def table(self) -> str:
-        """Counts, sizes and modes by folder, for people."""
+        """Counts, sizes and modes by folder, as text."""
         rows = [("folder", "images", "decoded", "unreadable", "width x height", "modes")]
         for folder in self.folders:
             modes = Counter(finding.mode for finding in folder.readable)
@@ -96,7 +98,7 @@ class Report:
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
     def as_dict(self) -> dict:
-        """The same for machines."""
+        """The report as plain data, for JSON."""
         folders = {
             folder.name: {
                 "images": folder.count,
@@ -111,7 +113,7 @@ class Report:
 
 
 def look_at(path: str | os.PathLike) -> Finding:
-    """Decode one file and describe it. Two files with the same pixels have the same content hash, however they are encoded."""
+    """Decode one file and describe it. Files with the same pixels have the same hash in any encoding."""
     name = os.fspath(path)
     try:
         image, mode = decode(path)
@@ -123,16 +125,19 @@ def look_at(path: str | os.PathLike) -> Finding:
 
 
 def inspect(
-    folders: Mapping[str, Sequence[Path]], min_side: int = MIN_SIDE, seconds: float | None = None
+    folders: Mapping[str, Sequence[Path]],
+    min_side: int = MIN_SIDE,
+    seconds: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Report:
-    """Look at the images of each named folder: all of them, or what `seconds` allow, spread evenly over the folder."""
-    end = None if seconds is None else time.monotonic() + seconds
+    """Look at the images of each named folder, or at as many as `seconds` on `clock` allow, evenly spread."""
+    end = clock() + seconds
     reports = {name: FolderReport(name, len(paths), [], min_side) for name, paths in folders.items()}
     same: dict[bytes, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     threads = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         for name, batch in _batches(folders, 4 * threads):
-            if end is not None and time.monotonic() > end:
+            if clock() > end:
                 break
             reports[name].findings.extend(pool.map(look_at, batch))
     for report in reports.values():
@@ -144,7 +149,7 @@ def inspect(
 
 
 def folders_under(dataroot: str | os.PathLike) -> dict[str, list[Path]]:
-    """The image folders of a data set: trainA ... valB, or train, val, test of pairs, or else DATAROOT itself."""
+    """The image folders of a data set: trainA ... valB, or train, val, test of pairs, else `dataroot`."""
     single_folder(dataroot)
     names = [phase + domain for phase in ("train", "val", "test") for domain in ("A", "B", "")]
     there = [name for name in names if Path(dataroot, name).is_dir()]
@@ -152,10 +157,11 @@ def folders_under(dataroot: str | os.PathLike) -> dict[str, list[Path]]:
 
 
 def quick_check(opt: Namespace, seconds: float = 1.0) -> list[str]:
-    """Problems in a sample of the images that these options train on, a line each; takes about `seconds`.
+    """Problems in a sample of the images that these options train on, one line each; takes about `seconds`.
 
-    Reads dataroot, phase, direction, dataset_mode, max_dataset_size, preprocess, crop_size and on_bad_image. Raises `UserError` for a
-    missing set, and for a file that cannot be used unless such are to be skipped.
+    Reads dataroot, phase, direction, dataset_mode, max_dataset_size, preprocess, crop_size and on_bad_image.
+    Raises `UserError` if the set is missing, and unless bad images are skipped, for a file that cannot be
+    used.
     """
     if opt.dataset_mode == "unaligned":
         places = domain_folders(opt.dataroot, opt.phase, opt.direction)
@@ -167,11 +173,11 @@ def quick_check(opt: Namespace, seconds: float = 1.0) -> list[str]:
         for finding in folder.findings:
             if finding.error and opt.on_bad_image == "stop":
                 raise ImageError(finding.path, finding.error)
-    return Report(report.folders, []).problems()  # of copies a sample tells only some, another time others
+    return Report(report.folders, []).problems()  # without copies, of which a sample finds only some
 
 
 def _batches(folders: Mapping[str, Sequence[Path]], size: int) -> Iterator[tuple[str, Sequence[Path]]]:
-    """The folders in turn, about `size` evenly strided images of each, until all were named: any beginning is a fair sample."""
+    """All images, in turns of about `size` per folder, evenly strided: any beginning is a fair sample."""
     strides = {name: -(-len(paths) // size) for name, paths in folders.items()}
     for start in range(max(strides.values())):
         for name, paths in folders.items():

@@ -1,7 +1,7 @@
-"""The order of an epoch: which image stands at which position, cut into batches for one process or several.
+"""The order of an epoch: which image is at which position, split into batches for one process or several.
 
-The order is a pure function of (seed, epoch), and a batch is a range of positions. So a run can be resumed at any position,
-with another number of workers or of processes, and goes on with the images it would have seen.
+The order is a function of (seed, epoch), and a batch is a range of positions. So a run can resume at any
+position, with another number of workers or processes, and continues with the images it would have seen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from util.errors import UserError
 
 
 class SampleKey(NamedTuple):
-    """What a data set is asked for. epoch counts from 1; position in the epoch from 0; index names the image."""
+    """The index of a data set: epoch from 1, position in the epoch from 0, index of the image."""
 
     epoch: int
     position: int
@@ -22,13 +22,19 @@ class SampleKey(NamedTuple):
 
 
 class EpochSampler:
-    """Batches of `SampleKey` for one rank: global batch k holds positions [k G, (k + 1) G), G = batch_size * world_size,
-    and rank r its r-th part of batch_size. The union over the ranks is thus the batch that one process would see with
-    batch_size G.
+    """Batches of `SampleKey` for one rank.
 
-    num_images: images in an epoch. shuffle: draw the order anew for every epoch (else by index). drop_last: leave out the
-    incomplete global batch at the end (training); else it is dealt out as far as it goes.
-    Raises `UserError` if drop_last and an epoch holds less than one global batch.
+    Global batch k holds positions [k G, (k + 1) G), G = batch_size * world_size, and rank r its r-th part of
+    batch_size positions. So the ranks together see the batch of one process with batch_size G.
+
+    Args:
+        num_images: images in an epoch.
+        shuffle: a new order for every epoch (else by index).
+        drop_last: leave out the incomplete global batch at the end (training); else the ranks share what
+            there is.
+
+    Raises:
+        UserError: drop_last, and an epoch has less than one global batch.
     """
 
     def __init__(
@@ -65,7 +71,7 @@ class EpochSampler:
         return indices
 
     def start(self, epoch: int, first_position: int = 0) -> None:
-        """Make the next iteration that of `epoch`, from `first_position` on (the number of images already seen in it)."""
+        """Make the next iteration that of `epoch`, after the first `first_position` images."""
         self._epoch, self._first_position = epoch, first_position
 
     def __len__(self) -> int:

@@ -3,9 +3,9 @@
     python datasets/aligned_pairs.py split --pairs datasets/facades_pairs --out datasets/facades
     python datasets/aligned_pairs.py join --folders datasets/facades --out datasets/facades_pairs
 
-`split` cuts each image of `train val test` down its middle: the left half is A, the right one B, of one file
-name in `trainA trainB` and so on. `join` puts A and B of one file name (the suffix may differ) and one size side
-by side. Phases that are not there are passed over. An interrupted run goes on where it stopped.
+`split` cuts each image of `train val test` in two: the left half is A, the right half B, under one file name
+in `trainA trainB` and so on. `join` puts A and B of the same name (the suffix may differ) and size side by
+side. Missing phases are skipped. The same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ PHASES = ("train", "val", "test")
 def _half(source: ImageSource, name: str, side: str) -> Image.Image:
     pair = source.read(name)
     if pair.width % 2:
-        raise UserError(
-            f"{source.path / name} is {pair.width} pixels wide: a pair side by side has an even width"
-        )
+        raise UserError(f"{source.path / name} is {pair.width} pixels wide: the width of a pair is even")
     left = 0 if side == "A" else pair.width // 2
     return pair.crop((left, 0, left + pair.width // 2, pair.height))
 
@@ -51,7 +49,7 @@ def _png(name: str) -> PurePosixPath:
 
 
 def split_pairs(pairs: str | Path, out: str | Path) -> int:
-    """Write `out`/{phase}{A,B} from `pairs`/{phase}; returns how many files that took. Raises `UserError`."""
+    """Write `out`/{phase}{A,B} from `pairs`/{phase}; returns how many files were made. Raises `UserError`."""
     sources = {phase: ImageSource(Path(pairs) / phase) for phase in PHASES if (Path(pairs) / phase).is_dir()}
     conversions = [
         Conversion(Path(out) / f"{phase}{side}" / _png(name), partial(_half, source, name, side))
@@ -65,7 +63,7 @@ def split_pairs(pairs: str | Path, out: str | Path) -> int:
 
 
 def join_pairs(folders: str | Path, out: str | Path) -> int:
-    """Write `out`/{phase} from `folders`/{phase}A and B; returns how many files that took. Raises `UserError`."""
+    """Write `out`/{phase} from `folders`/{phase}A and B; returns how many files were made."""
     conversions = []
     for phase in PHASES:
         roots = [Path(folders) / f"{phase}{side}" for side in "AB"]
@@ -77,8 +75,8 @@ def join_pairs(folders: str | Path, out: str | Path) -> int:
         alone = sorted(names.keys() ^ partners.keys())
         if alone:
             example = alone[0].with_suffix("")
-            found = f"{len(alone)} images of {phase}A and {phase}B have no partner of that name (such as {example})"
-            raise UserError(f"{found}: give each one, or remove it")
+            found = f"{len(alone)} images of {phase}A and {phase}B have no partner of the same name"
+            raise UserError(f"{found} (such as {example}): add the partners, or remove the images")
         conversions += [
             Conversion(Path(out) / phase / png, partial(_joined, a, name, b, partners[png]))
             for png, name in names.items()

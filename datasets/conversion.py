@@ -1,13 +1,13 @@
-"""Batch conversion of images into PNG files that can be interrupted and taken up again.
+"""Batch conversion of images into PNG files that can be interrupted and resumed.
 
-The preparation scripts beside it say what becomes what as a list of `Conversion`s; this file does them:
-several at a time, with a progress bar, each file written beside its place and renamed, so that what is there is
-whole and a rerun goes on with what is missing. Images are read from a folder or straight from a zip archive,
-which is never unpacked.
+The preparation scripts list `Conversion`s; `convert_all` does them, several at a time, with a progress bar.
+Each file is written under another name and renamed, so that every file is whole and a rerun makes only those
+that are missing. Images are read from a folder or directly from a zip archive.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import zipfile
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -27,7 +28,7 @@ from util.image_files import FORMATS, IMAGE_EXTENSIONS, ImageError, open_rgb, to
 class ImageSource:
     """The files below a folder or inside a zip archive.
 
-    `names` are their paths in it, sorted, with forward slashes. Raises `UserError` for what is neither.
+    `names` are their paths in it, sorted, with forward slashes. Raises `UserError` if `path` is neither.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,28 +47,25 @@ class ImageSource:
             raise UserError(f"{self.path} does not exist: give a folder or a zip archive")
 
     def images(self) -> list[str]:
-        """The names that look like images by their suffix, hidden files and what a Mac adds left out."""
+        """The names with an image's suffix, without hidden files and those that macOS adds."""
         shown = (name for name in self.names if not any(part[0] in "._" for part in name.split("/")))
         return [name for name in shown if PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS]
 
     def read(self, name: str) -> Image.Image:
-        """Image `name`, decoded, as 8-bit RGB. Raises `UserError` naming it where it cannot be read."""
+        """Image `name` as 8-bit RGB. Raises `UserError`, which names it, if it cannot be read."""
         try:
             if self._archive is None:
                 return open_rgb(self.path / name)
             with Image.open(io.BytesIO(self._archive.read(name)), formats=FORMATS) as image:
                 image.load()
                 return to_rgb(image)
-        except Exception as error:  # decoders meet damaged data with exceptions of every type
+        except Exception as error:  # decoders raise exceptions of every type for damaged data
             found = error.found if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
-            raise UserError(
-                f"{self.path}: {name} is no usable image ({found}). Mend it, run this again"
-            ) from error
+            problem = f"{self.path}: {name} is not a usable image ({found})"
+            raise UserError(f"{problem}. Repair or remove it, then run this again") from error
 
-    def read_resized(
-        self, name: str, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.BICUBIC
-    ) -> Image.Image:
-        """Image `name` as RGB at `size` (width, height) pixels; one that has that size is left as it is."""
+    def read_resized(self, name: str, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+        """Image `name` as RGB, resized to `size` (width, height) pixels unless it has that size."""
         image = self.read(name)
         return image if image.size == size else image.resize(size, resample)
 
@@ -78,8 +76,8 @@ class Conversion:
 
     Attributes:
         destination: the file.
-        make: gives the image; called on another thread, and only where the file is not there yet.
-        size: (width, height) in pixels the file must have: one of another size is made again. None: any.
+        make: returns the image; called on another thread, and only if the file does not exist.
+        size: (width, height) in pixels; an existing file of another size is made again. None: any size.
     """
 
     destination: Path
@@ -97,15 +95,39 @@ class Conversion:
     def run(self) -> None:
         image = self.make()
         assert self.size is None or image.size == self.size
-        partial = self.destination.with_name(f".{self.destination.name}.partial")
-        image.save(partial, format="PNG")
-        os.replace(partial, self.destination)
+        unfinished = self.destination.with_name(f".{self.destination.name}.partial")
+        image.save(unfinished, format="PNG")
+        os.replace(unfinished, self.destination)
+
+
+Resizing = tuple[ImageSource, str, str, Image.Resampling]  # source, name in it, destination, filter
+
+
+def resize_all(images: Sequence[Resizing], out: str | Path, size: int, description: str) -> int:
+    """`convert_all` of images that become `size` x `size` pixels; destinations are relative to `out`."""
+    if size < 4:
+        raise UserError(f"--size is {size}: it must be at least 4")
+    conversions = [
+        Conversion(Path(out, place), partial(source.read_resized, name, (size, size), resample), (size, size))
+        for source, name, place, resample in images
+    ]
+    return convert_all(conversions, description)
+
+
+def add_output_options(parser: argparse.ArgumentParser, out: str) -> None:
+    """--out and --size, of the scripts that make a set of one image size."""
+    parser.add_argument("--out", default=out, help="folder to write into (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=int, default=256, help="width and height in pixels (default: %(default)s)"
+    )
 
 
 def convert_all(conversions: Sequence[Conversion], description: str, workers: int | None = None) -> int:
-    """Do what is not done yet, `workers` at a time (default: one a core, at most 8); returns how many that was.
+    """Do the conversions not done yet, `workers` at a time (default: one per core, at most 8); return their
+    number.
 
-    Stops at the first error and keeps what is finished. Raises `UserError` where two conversions want one file.
+    Stops at the first error and keeps what is finished. Raises `UserError` if two conversions have one
+    destination.
     """
     twice = [path for path, count in Counter(c.destination for c in conversions).items() if count > 1]
     if twice:

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Download one data set into datasets/NAME with trainA, trainB, testA and testB:
+# Download one data set into datasets/NAME:
 #
 #   bash datasets/download_qsattn_dataset.sh horse2zebra
 #
-# An interrupted download is taken up again by the same command. The folder appears only when the archive has been checked
-# and unpacked whole. QSATTN_DATASET_URL names another place to take the archive from (a mirror, or file:///...).
+# The same command resumes an interrupted download. The folder appears only once the archive has been checked
+# and unpacked. QSATTN_DATASET_URL gives another address of the archive (a mirror, or file:///...).
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
 cyclegan_sets="apple2orange cezanne2photo facades grumpifycat horse2zebra iphone2dslr_flower maps monet2photo
                summer2winter_yosemite ukiyoe2photo vangogh2photo"
 cyclegan_host=http://efrosgans.eecs.berkeley.edu/cyclegan/datasets
+night2day_archive=http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/night2day.tar.gz # of pix2pix
 afhq_archive="https://www.dropbox.com/s/t9l9o3vsx2jai3z/afhq.zip?dl=1" # of StarGAN v2
 
 fail() {
@@ -24,18 +25,20 @@ usage: bash datasets/download_qsattn_dataset.sh NAME
 NAME is one of
 $(printf '  %s\n' $cyclegan_sets)
   cat2dog     (AFHQ's cats and dogs, resized to 256 x 256)
-  cityscapes  (prints how to get it: its licence forbids passing it on)
+  day2night   (aligned pairs, pix2pix's night2day: night is A, day is B)
+  cityscapes  (prints how to get it: its licence forbids redistribution)
 TEXT
 }
 
 cityscapes_instructions() {
     cat <<'TEXT'
-Cityscapes may not be passed on, so it cannot be downloaded from here. To get it:
+Cityscapes may not be redistributed, so it cannot be downloaded from here. To get it:
   1. register at https://www.cityscapes-dataset.com and accept the licence;
-  2. download leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB); there is no need to unpack them;
+  2. download leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB), not to be unpacked;
   3. python datasets/prepare_cityscapes.py --leftImg8bit leftImg8bit_trainvaltest.zip \
          --gtFine gtFine_trainvaltest.zip --out datasets/cityscapes
-  4. python train.py --QS_mode=global --dataroot ./datasets/cityscapes --direction BtoA --name cityscapes_qsattn_global
+  4. python train.py --QS_mode=global --dataroot ./datasets/cityscapes --direction BtoA \
+         --name cityscapes_qsattn_global
 TEXT
 }
 
@@ -44,7 +47,7 @@ fetch() { # $1: URL, $2: file; a partial download waits in $2.part
     echo "downloading $url"
     if command -v curl >/dev/null; then
         curl --fail --location --retry 3 --continue-at - --output "$part" "$url" || status=$?
-        # 22, 33, 36: there is no such range to be had, so what is there is of no use.
+        # 22, 33, 36: the server does not offer the rest alone, so the download starts again.
         if [[ $status == 22 || $status == 33 || $status == 36 ]] && [[ -s "$part" ]]; then
             rm -f -- "$part"
             status=0
@@ -56,9 +59,9 @@ fetch() { # $1: URL, $2: file; a partial download waits in $2.part
         fail "neither curl nor wget is installed"
     fi
     if [[ $status != 0 ]]; then
-        [[ -s "$part" ]] || rm -f -- "$part" # wget makes the file before it knows whether there is anything to put there
+        [[ -s "$part" ]] || rm -f -- "$part" # wget creates the file before it has any content
         fail "the download of $url failed (status $status)" \
-            "Run the same command again to go on from where it stopped, or set QSATTN_DATASET_URL to a mirror."
+            "Run the same command again to resume it, or set QSATTN_DATASET_URL to a mirror."
     fi
     mv -- "$part" "$2"
 }
@@ -69,6 +72,7 @@ case $name in
     -h | --help) usage; exit ;;
     cityscapes) cityscapes_instructions; exit 2 ;;
     cat2dog) url=$afhq_archive ;;
+    day2night) url=$night2day_archive ;;
     *)
         if [[ $name == *[[:space:]]* || " ${cyclegan_sets//[[:space:]]/ } " != *" $name "* ]]; then
             echo "error: there is no data set $name" >&2
@@ -88,16 +92,19 @@ if [[ $name == cat2dog ]] && ! "$python" -c 'import PIL, tqdm' 2>/dev/null; then
 fi
 
 archive=.$name.zip
-[[ -f "$archive" ]] || fetch "$url" "$archive" # there already if a run was stopped between download and unpacking
+[[ -f "$archive" ]] || fetch "$url" "$archive" # it exists if a run was stopped between download and unpacking
 
 echo "checking and unpacking"
 status=0
 case $name in
     cat2dog)
-        partial=.$name.partial # what was resized before an interruption is not resized again
+        partial=.$name.partial # kept over an interruption, so that nothing is resized twice
         "$python" prepare_afhq.py --afhq "$archive" --out "$partial" && mv -- "$partial" "$name" || status=$?
         ;;
-    grumpifycat) "$python" unpack_dataset.py "$archive" "$name" --folders trainA trainB || status=$? ;; # has no test images
+    grumpifycat) # has no test images
+        "$python" unpack_dataset.py "$archive" "$name" --folders trainA trainB || status=$?
+        ;;
+    day2night) "$python" unpack_dataset.py "$archive" "$name" --folders train val test || status=$? ;;
     *) "$python" unpack_dataset.py "$archive" "$name" || status=$? ;;
 esac
 if [[ $status == 2 ]]; then # the archive is at fault
@@ -107,3 +114,6 @@ fi
 [[ $status == 0 ]] || exit "$status"
 rm -f -- "$archive"
 echo "ready: $PWD/$name"
+if [[ $name == day2night ]]; then
+    echo "train day to night: --dataroot ./datasets/day2night --dataset_mode aligned --direction BtoA"
+fi

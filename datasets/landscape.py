@@ -1,7 +1,7 @@
-"""Backgrounds of the drawn set: sky, hills and textured ground, with whatever stands in such a place.
+"""Backgrounds of the drawn set: sky, hills and textured ground, with trees, fences and the like.
 
-Fences, trunks, ripples and blades of grass are there on purpose: a background has texture, and must keep it.
-Colours are RGB in 0..255; places and lengths are fractions of the picture, from its top left.
+A translation must keep the background's texture, hence fences, trunks, ripples and blades of grass. Colours
+are RGB in 0..255; places and lengths are fractions of the picture, from its top left.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 
 class Scene(NamedTuple):
-    """A kind of place: its colours, and what may stand there."""
+    """A kind of place: its colours, and the props that may stand there."""
 
     sky: tuple[int, int, int]
     haze: tuple[int, int, int]  # the sky at the horizon
@@ -24,16 +24,14 @@ class Scene(NamedTuple):
 
 
 SCENES = (
-    Scene(
-        (92, 146, 214), (196, 220, 240), (122, 158, 92), (74, 122, 48), ("fence", "trees", "bushes")
-    ),  # meadow
+    # meadow
+    Scene((92, 146, 214), (196, 220, 240), (122, 158, 92), (74, 122, 48), ("fence", "trees", "bushes")),
     Scene((128, 170, 212), (226, 224, 204), (198, 176, 112), (166, 132, 70), ("acacias", "bushes", "grass")),
     Scene((110, 164, 220), (238, 222, 192), (224, 192, 142), (204, 158, 104), ("rocks", "bushes")),  # desert
     Scene((120, 168, 210), (214, 226, 232), (92, 132, 158), (140, 138, 92), ("water", "bushes", "grass")),
     Scene((150, 178, 170), (188, 204, 178), (86, 112, 62), (104, 118, 62), ("trunks", "bushes", "grass")),
-    Scene(
-        (92, 96, 150), (244, 178, 122), (138, 112, 84), (96, 82, 54), ("acacias", "trees", "rocks")
-    ),  # dusk
+    # dusk
+    Scene((92, 96, 150), (244, 178, 122), (138, 112, 84), (96, 82, 54), ("acacias", "trees", "rocks")),
     Scene((150, 164, 184), (212, 214, 212), (156, 140, 112), (172, 146, 112), ("fence", "trees")),  # paddock
     Scene((148, 156, 166), (206, 208, 206), (110, 134, 88), (90, 114, 60), ("trees", "fence", "grass")),
 )
@@ -46,7 +44,7 @@ def noise(rng: np.random.Generator, n: int, rows: int, columns: int) -> np.ndarr
 
 
 def tint(rng: np.random.Generator, colour, spread: float = 12.0) -> tuple[int, int, int]:
-    """A colour near `colour`: mostly lighter or darker, a little towards another hue."""
+    """A random colour near `colour`: mostly lighter or darker, slightly of another hue."""
     shifted = np.asarray(colour) + rng.normal(0, spread) + rng.normal(0, spread / 3, 3)
     return tuple(int(c) for c in np.clip(shifted, 0, 255))
 

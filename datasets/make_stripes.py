@@ -2,13 +2,13 @@
 
     python datasets/make_stripes.py [--out datasets/stripes] [--size 64] [--train 200] [--test 20] [--seed 0]
 
-An animal is a skeleton of tapered limbs, melted together by a smooth union. Each limb carries a stripe phase
-that runs along its axis, so the stripes of a zebra follow its body: bands across barrel and neck, rings on
-the legs, and between them the bend of the haunch. Poses, sizes and backgrounds come from the same
-distributions for A and B, but no scene is shared: only the coat tells them apart.
+An animal is a skeleton of tapered limbs, joined by a smooth union. Each limb has a stripe phase that runs
+along its axis, so the stripes of a zebra follow its body: bands across barrel and neck, rings on the legs,
+and between them the bend of the haunch. Poses, sizes and backgrounds come from the same distributions for A
+and B, but no scene is shared: only the coat differs.
 
-Written are `trainA trainB testA testB` and, outside them, `masks/testA masks/testB`: 255 on animals, else 0.
-The set depends on the parameters alone; they stand in `stripes.json`, by which it is known again.
+The script writes `trainA trainB testA testB` and `masks/testA masks/testB` (255 on animals, else 0). The set
+depends on the parameters alone, which are in `stripes.json`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # as a file, a script sees only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a file, a script sees only its own folder
 
 from datasets.landscape import landscape, noise, tint
 from util.errors import UserError, entry_point
 
-DRAWING = 1  # raise it when the pictures change, so that sets drawn before are drawn anew
+DRAWING = 1  # raise it when the pictures change, so that existing sets are drawn again
 SUPERSAMPLING = 3
 MIN_SIZE = 16
 FOLDERS = ("trainA", "trainB", "testA", "testB")
@@ -42,7 +40,7 @@ RECORD = "stripes.json"
 
 @dataclass(frozen=True)
 class Limb:
-    """A cone with round ends from `start` to `end`, and what the coat does along it."""
+    """A cone with round ends from `start` to `end`, and the coat's parameters along it."""
 
     start: tuple[float, float]
     end: tuple[float, float]
@@ -50,12 +48,12 @@ class Limb:
     phase: float = 0.0  # stripe phase at `start`, in turns
     rate: float = 0.0  # turns per unit along the axis
     bend: float = 0.0  # turns by which a stripe lags at the limb's edges, squared in the distance across
-    tip: float = 2.0  # from this fraction of the axis on it is horn or muzzle
-    point: float = 0.0  # 1 where the legs of a bay are dark, those of others white
+    tip: float = 2.0  # from this fraction of the axis on, horn or muzzle
+    point: float = 0.0  # 1 on lower legs, which have a colour of their own
 
 
-# angles from straight down, in degrees, positive forwards, of the upper and lower part of the near fore, far
-# fore, near hind and far hind leg; then of neck and head from straight ahead, positive upwards
+# Degrees. Legs: near fore, far fore, near hind, far hind; (upper, lower) part from straight down, positive
+# forwards. Then neck and head from straight ahead, positive upwards.
 POSES = {
     "stand": (((3, 0), (-6, -2), (-4, 4), (10, -6)), (54, -44)),
     "alert": (((0, 0), (9, 3), (-8, -4), (4, -8)), (66, -30)),
@@ -162,7 +160,7 @@ COATS = {
 
 @dataclass(frozen=True)
 class Coat:
-    """The colours of one animal, and for a striped one the colour and share of its dark stripes."""
+    """The colours of one animal; for a striped one, the colour and share of its dark stripes."""
 
     hair: np.ndarray
     mane: np.ndarray
@@ -181,7 +179,7 @@ def _coat(rng: np.random.Generator, striped: bool) -> Coat:
 
 
 def _colours(field: dict[str, np.ndarray], layer: str, coat: Coat, warp, sun: float) -> np.ndarray:
-    """What a layer looks like, (h, w, 3): coat, stripes, hooves and muzzle, lit from above."""
+    """The colours of a layer, (h, w, 3): coat, stripes, hooves and muzzle, lit from above."""
     base = {"tail": coat.mane, "mane": coat.mane, "eye": HORN}.get(layer, coat.hair)
     colour = base + field["point"][..., None] * (coat.points - base)
     if coat.stripe is not None and layer != "eye":
@@ -198,7 +196,7 @@ def _colours(field: dict[str, np.ndarray], layer: str, coat: Coat, warp, sun: fl
 
 
 def _draw_animal(canvas, cover, rng, coat: Coat, unit: float, centre: float, ground: float) -> None:
-    """Draw one animal into `canvas` (n, n, 3) and `cover` (n, n), in place; lengths in pixels of `canvas`."""
+    """Draw one animal into `canvas` (n, n, 3) and `cover` (n, n), in place; lengths in pixels."""
     n = len(canvas)
     layers = _skeleton(rng, stripe=rng.uniform(0.165, 0.215))
     facing, slope, sun = rng.choice((-1, 1)), np.radians(rng.normal(0, 2.5)), rng.uniform(-1, 1)
@@ -232,7 +230,7 @@ def draw_animal_scene(rng: np.random.Generator, size: int, striped: bool) -> tup
     """One picture: one animal, sometimes two, in a landscape.
 
     Returns the image, (size, size, 3) uint8 RGB, and the animals' mask, (size, size) bool. `striped` changes
-    the coat and nothing else about how scenes are distributed. Raises `UserError` for a size below 16.
+    only the coat, not the distribution of scenes. Raises `UserError` for a size below 16.
     """
     if size < MIN_SIZE:
         raise UserError(f"size {size} is too small to show an animal: use {MIN_SIZE} or more (64 is usual)")
@@ -258,7 +256,7 @@ def draw_animal_scene(rng: np.random.Generator, size: int, striped: bool) -> tup
 
 
 def _write(root: Path, size: int, counts: dict[str, int], seed: int) -> None:
-    """Draw every picture below `root`. Each has its own random stream: none depends on their number."""
+    """Draw every picture below `root`, each from a random stream of its own, whatever their number."""
     for folder in counts:
         (root / folder).mkdir(parents=True)
     for number, folder in enumerate(FOLDERS):
@@ -276,7 +274,7 @@ def make_stripes(out: str | Path, size: int = 64, train: int = 200, test: int = 
 
     Returns whether anything was drawn: a complete set of the same parameters is left alone, one of other
     parameters is replaced. The folder appears whole or not at all. Raises `UserError` for impossible
-    parameters and where `out` holds anything besides such a set.
+    parameters and if `out` holds anything besides such a set.
     """
     out = Path(out)
     parameters = {"size": size, "train": train, "test": test, "seed": seed}
@@ -308,11 +306,16 @@ def make_stripes(out: str | Path, size: int = 64, train: int = 200, test: int = 
 @entry_point
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", default="datasets/stripes", help="folder to draw into")
-    parser.add_argument("--size", type=int, default=64, help="width and height of the pictures in pixels")
-    parser.add_argument("--train", type=int, default=200, help="pictures in each of trainA and trainB")
-    parser.add_argument("--test", type=int, default=20, help="pictures in each of testA and testB")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures")
+    parser.add_argument(
+        "--out", default="datasets/stripes", help="folder to draw into (default: %(default)s)"
+    )
+    for name, default, meaning in (
+        ("--size", 64, "width and height of the pictures in pixels"),
+        ("--train", 200, "pictures in each of trainA and trainB"),
+        ("--test", 20, "pictures in each of testA and testB"),
+        ("--seed", 0, "another seed draws other pictures"),
+    ):
+        parser.add_argument(name, type=int, default=default, help=f"{meaning} (default: %(default)s)")
     args = parser.parse_args(argv)
     drawn = make_stripes(args.out, args.size, args.train, args.test, args.seed)
     what = f"{args.train} training and {args.test} test pictures each of A and B, {args.size} x {args.size}"

@@ -3,11 +3,11 @@
     python datasets/prepare_cityscapes.py --leftImg8bit leftImg8bit_trainvaltest.zip \
         --gtFine gtFine_trainvaltest.zip --out datasets/cityscapes [--size 256]
 
-Each archive may also be given as the folder it was unpacked into. Read are
-`leftImg8bit/{train,val}/CITY/NAME_leftImg8bit.png` and `gtFine/{train,val}/CITY/NAME_gtFine_color.png`;
-written are `trainA valA` (photos, resized bicubically) and `trainB valB` (the colours of the labels, resized to
-the nearest pixel so that no colour is invented), paired by file name. A and B are as in CycleGAN: labels to
-photo, the task of the papers, is `--direction BtoA`. An interrupted run goes on where it stopped.
+Each archive may also be given as the folder it was unpacked into. The script reads
+`leftImg8bit/{train,val}/CITY/NAME_leftImg8bit.png` and `gtFine/{train,val}/CITY/NAME_gtFine_color.png`. It
+writes `trainA valA` (photos, bicubic) and `trainB valB` (label colours, nearest neighbour, so that no new
+colour appears), paired by file name. A and B are as in CycleGAN: labels to photos, the task of the papers, is
+`--direction BtoA`. The same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a file, a script sees only its own folder
 
-from datasets.conversion import Conversion, ImageSource, convert_all
+from datasets.conversion import ImageSource, add_output_options, resize_all
 from util.errors import UserError, entry_point
 
 PHOTO = re.compile(r"(?:^|/)(train|val)/[^/]+/([^/]+)_leftImg8bit\.png$")
@@ -30,7 +29,7 @@ LABEL = re.compile(r"(?:^|/)(train|val)/[^/]+/([^/]+)_gtFine_color\.png$")
 
 
 def _halves(source: ImageSource, pattern: re.Pattern[str], layout: str) -> dict[tuple[str, str], str]:
-    """{(phase, name): member} of what `pattern` matches; both phases must be there."""
+    """{(phase, name): member} of the members that match `pattern`; both phases must occur."""
     found = {match.groups(): name for name in source.names if (match := pattern.search(name))}
     for phase in ("train", "val"):
         if not any(found_phase == phase for found_phase, _ in found):
@@ -45,11 +44,11 @@ def _check_pairs(photos: dict[tuple[str, str], str], labels: dict[tuple[str, str
         if alone:
             examples = ", ".join("/".join(key) for key in alone[:3])
             found = f"{len(alone)} images have no {what} ({examples})"
-            raise UserError(f"{found}: one of the archives is not complete, get it again")
+            raise UserError(f"{found}: one of the archives is incomplete, download it again")
 
 
 def prepare_cityscapes(photos: str | Path, labels: str | Path, out: str | Path, size: int = 256) -> int:
-    """Write `out`/{train,val}{A,B}, `size` x `size` pixels; returns how many files that took. Raises `UserError`."""
+    """Write `out`/{train,val}{A,B}, `size` x `size` pixels; returns how many files were made."""
     sources = ImageSource(photos), ImageSource(labels)
     found = (
         _halves(sources[0], PHOTO, "leftImg8bit/{}/CITY/NAME_leftImg8bit.png"),
@@ -57,30 +56,24 @@ def prepare_cityscapes(photos: str | Path, labels: str | Path, out: str | Path, 
     )
     _check_pairs(*found)
     resampling = (Image.Resampling.BICUBIC, Image.Resampling.NEAREST)
-    conversions = [
-        Conversion(
-            destination=Path(out) / f"{phase}{side}" / f"{name}.png",
-            make=partial(source.read_resized, member, (size, size), resample),
-            size=(size, size),
-        )
+    images = [
+        (source, member, f"{phase}{side}/{name}.png", resample)
         for source, members, side, resample in zip(sources, found, "AB", resampling, strict=True)
         for (phase, name), member in sorted(members.items())
     ]
-    return convert_all(conversions, "cityscapes")
+    return resize_all(images, out, size, "cityscapes")
 
 
 @entry_point
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    what = "leftImg8bit_trainvaltest.zip or its folder"
+    parser.add_argument("--leftImg8bit", required=True, help=f"the photos: {what}")
     parser.add_argument(
-        "--leftImg8bit", required=True, help="the photos: leftImg8bit_trainvaltest.zip or folder"
+        "--gtFine", required=True, help="the label maps: gtFine_trainvaltest.zip or its folder"
     )
-    parser.add_argument("--gtFine", required=True, help="the label maps: gtFine_trainvaltest.zip or folder")
-    parser.add_argument("--out", default="datasets/cityscapes", help="folder to write into")
-    parser.add_argument("--size", type=int, default=256, help="width and height in pixels")
+    add_output_options(parser, "datasets/cityscapes")
     args = parser.parse_args(argv)
-    if args.size < 4:
-        raise UserError(f"--size is {args.size}: it must be at least 4")
     written = prepare_cityscapes(args.leftImg8bit, args.gtFine, args.out, args.size)
     print(f"{args.out}: {written} images written. Labels to photos: --dataroot {args.out} --direction BtoA")
 

@@ -1,7 +1,8 @@
-"""Hostile and odd image files: each becomes the right RGB image or one `ImageError` that names it, and nothing else.
+"""Hostile and odd image files: each becomes the right RGB image or one `ImageError` that names it, and
+nothing else.
 
-The files are made here, several hundred of them. A case knows the right pixels, or that there are none, or (a flipped bit may or may
-not be noticed) leaves both open.
+The files are made here, several hundred of them. A case knows the right pixels, or that there are none, or (a
+flipped bit may or may not be noticed) leaves both open.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from util.errors import UserError
 from util.image_files import ImageError, list_images, open_rgb, to_rgb
 
 WIDTH, HEIGHT = 24, 16
@@ -172,7 +174,7 @@ def every_orientation(files: Files) -> Iterator[Case]:
 
 
 def truncated(files: Files) -> Iterator[Case]:
-    """Cut anywhere. Where nothing but an end mark is missing a decoder may have all it needs: then all must be right."""
+    """Truncated anywhere. If only an end mark is missing, a decoder may succeed: then all must be right."""
     upright = np.asarray(photograph())
     for kind in FORMATS:
         content = encoded(photograph(), kind)
@@ -219,6 +221,7 @@ def misnamed(files: Files) -> Iterator[Case]:
         "an archive": b"PK\x03\x04" + bytes(100),
         "nothing": b"",
         "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n",
+        "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
     }
     for (what, content), kind in itertools.product(contents.items(), ("PNG", "JPEG", "TIFF")):
         yield Case(f"{what} named {kind}", files.write(f"fake{extension(kind)}", content), ERROR)
@@ -416,6 +419,17 @@ def test_each_file_gives_its_pixels_or_one_error(group, tmp_path):
     counts[group.__name__] = len(cases)
     wrong = {case.name: complaint(case) for case in cases}
     assert {name: what for name, what in wrong.items() if what} == {}
+
+
+def test_heic_is_called_by_its_name(tmp_path):
+    (tmp_path / "IMG_1.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(
+        ImageError, match="it is a HEIC image, which cannot be read. Convert it to JPEG or PNG"
+    ):
+        open_rgb(tmp_path / "IMG_1.jpg")
+    (tmp_path / "IMG_1.jpg").rename(tmp_path / "IMG_1.HEIC")
+    with pytest.raises(UserError, match="found there: 1 of '.heic'.* HEIC cannot be read. Convert it"):
+        list_images(tmp_path)
 
 
 def test_that_was_hundreds_of_files():

@@ -21,7 +21,7 @@ from data.augment import crop_flip_normalise
 from data.cache import ImageCache
 from data.sampler import EpochSampler, SampleKey
 from data.single_dataset import SingleDataset
-from data.transforms import MODES, Preprocess, resized, target_size
+from data.transforms import MODES, Preprocess, check_sizes, resized, target_size
 from data.unaligned_dataset import UnalignedDataset
 from util.errors import UserError
 from util.image_files import ImageError, list_images, open_rgb
@@ -168,6 +168,17 @@ def test_inputs_have_sides_of_multiples_of_4_whatever_the_image(mode, width, hei
 def test_impossible_settings_are_refused(setting, message):
     with pytest.raises(UserError, match=message):
         Preprocess(**setting)
+
+
+def test_networks_may_need_more_than_multiples_of_4():
+    check_sizes("resize_and_crop", 256, 256, multiple=128, smallest=70)
+    check_sizes("none", 1, 1)
+    with pytest.raises(UserError, match="--crop_size 192 .*multiple of 128, at least 70. Take 256"):
+        check_sizes("crop", 256, 192, multiple=128, smallest=70)
+    with pytest.raises(UserError, match="at least 130. Take 256"):
+        check_sizes("crop", 256, 128, multiple=128, smallest=130)
+    with pytest.raises(UserError, match="--preprocess none gives images of any size.*--crop_size 128"):
+        check_sizes("none", 256, 256, multiple=128)
 
 
 def test_images_too_small_for_a_crop_and_too_large_after_scaling_are_refused():
@@ -353,7 +364,7 @@ def test_unpaired_partners_crops_and_flips_are_drawn_apart(unpaired):
 def test_a_sample_is_the_file_resized_and_the_epoch_decides_the_size(unpaired):
     dataset = UnalignedDataset(unpaired, "train", SMALL, cache_gb=0.1)
     for epoch, size in {1: 24, 3: 16, 2: 24}.items():
-        dataset.settle(epoch)
+        dataset.begin_epoch(epoch)
         for _ in range(2):
             view = dataset[SampleKey(epoch, 0, 1)].views["A"]
             expected = open_rgb(unpaired / "trainA" / "1.png").resize((size, size), Image.Resampling.BICUBIC)
@@ -453,7 +464,7 @@ def test_a_broken_image_stops_or_is_replaced_always_by_the_same(unpaired):
 def test_a_set_of_broken_images_ends_the_search(unpaired):
     for path in list_images(unpaired / "trainB"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="100 images drawn in turn could not be used.*check_dataset"):
+    with pytest.raises(UserError, match="100 images in a row could not be used.*check_dataset"):
         UnalignedDataset(unpaired, "train", SMALL, on_bad_image="skip")[SampleKey(1, 0, 0)]
 
 

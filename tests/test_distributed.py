@@ -1,4 +1,4 @@
-"""Several processes train as one: the same numbers, one writer, no hanging, and restarts that go on by themselves."""
+"""Several processes train as one: the same numbers, one writer, no hanging, and restarts."""
 
 from __future__ import annotations
 
@@ -93,10 +93,11 @@ def single(dataroot, tmp_path_factory):
 
 
 def assert_same_training(a, b):
-    """Two runs agree but for rounding; returns the largest relative difference of a loss in the first 6 steps, and of a weight.
+    """Two runs agree but for rounding; returns the largest relative difference of a loss in the first 6
+    steps, and of a weight.
 
-    Sums in another order differ in the last bit, and steps amplify that: behind those 6 one ReLU that falls on the other side
-    of 0 is enough for a difference of 1e-4.
+    Sums in another order differ in the last bit, and steps amplify that: behind those 6 one ReLU that falls
+    on the other side of 0 is enough for a difference of 1e-4.
     """
     first, second = losses(a), losses(b)
     assert len(first) == len(second) == STEPS
@@ -112,8 +113,9 @@ def assert_same_training(a, b):
 def difference_of_weights(a, b):
     """The largest difference of a weight, biases left out.
 
-    A bias before an instance norm has no effect: its exact gradient is 0, and what is computed is rounding noise, which Adam
-    scales up to whole steps of the learning rate, in a direction of its own for each order of summation.
+    A bias before an instance norm has no effect: its exact gradient is 0, and what is computed is rounding
+    noise, which Adam scales up to whole steps of the learning rate, in a direction of its own for each order
+    of summation.
     """
     first, second = (state_of(folder)["model"]["networks"] for folder in (a, b))
     return max(

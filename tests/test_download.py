@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import http.server
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 from archives import archive, picture, zipped
 
-from datasets.unpack_dataset import unpack
+from datasets.unpack_dataset import main, unpack
 from util.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +49,7 @@ def test_an_archive_without_a_folder_around_it_will_do(tmp_path):
 )
 def test_a_member_that_would_land_outside_is_refused(tmp_path, name):
     hostile = archive(tmp_path / "h.zip", {f"h/{folder}/0.jpg": DATA for folder in FOLDERS} | {name: b"x"})
-    with pytest.raises(UserError, match="outside the data set"):
+    with pytest.raises(UserError, match="would be written outside the data set"):
         unpack(hostile, tmp_path / "deep/down/out")
     assert [path.name for path in tmp_path.iterdir()] == ["h.zip"]
 
@@ -69,7 +71,7 @@ def test_a_damaged_archive_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "cut.zip").write_bytes(data[: len(data) // 2])
     (tmp_path / "page.zip").write_bytes(b"<html>404</html>")
     for name, message in (
-        ("bad", "damaged at trainA/0.jpg"),
+        ("bad", "not a whole zip or tar archive .damaged at trainA/0.jpg"),
         ("cut", "not a whole zip"),
         ("page", "not a whole zip"),
     ):
@@ -89,6 +91,69 @@ def test_a_missing_or_empty_folder_leaves_nothing_behind(tmp_path):
     unpack(tmp_path / "h.zip", tmp_path / "out", ("trainA", "trainB"))  # a set that has no test images
     with pytest.raises(UserError, match="exists already"):
         unpack(tmp_path / "h.zip", tmp_path / "out", ("trainA", "trainB"))
+
+
+def pairs(path: Path, **extra: tarfile.TarInfo) -> Path:
+    """night2day in the layout of pix2pix, and more members."""
+    with tarfile.open(path, "w:gz") as opened:
+        for phase in ("train", "val", "test"):
+            member = tarfile.TarInfo(f"night2day/{phase}/0.jpg")
+            member.size = len(DATA)
+            opened.addfile(member, io.BytesIO(DATA))
+        for member in extra.values():
+            opened.addfile(member)
+    return path
+
+
+def test_a_tar_archive_is_checked_as_well(tmp_path):
+    unpack(pairs(tmp_path / "n.tar.gz"), tmp_path / "out", ("train", "val", "test"))
+    assert (tmp_path / "out/val/0.jpg").read_bytes() == DATA
+    link = tarfile.TarInfo("night2day/train/link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+    whole = pairs(tmp_path / "w.tar.gz").read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "sum.tar.gz").write_bytes(whole[:-8] + bytes(4) + whole[-4:])  # another checksum
+    for source, message in (
+        (pairs(tmp_path / "link.tar.gz", link=link), "is a link or a device"),
+        (pairs(tmp_path / "up.tar.gz", up=tarfile.TarInfo("../evil")), "outside the data set"),
+        (tmp_path / "cut.tar.gz", "not a whole zip or tar archive"),
+        (tmp_path / "sum.tar.gz", "not a whole zip or tar archive .CRC check failed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            unpack(source, tmp_path / "other", ("train", "val", "test"))
+        assert not (tmp_path / "other").exists()
+
+
+def encrypted(path: Path) -> Path:
+    """An archive whose members say that they are encrypted."""
+    data = bytearray(horses(path).read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # local and central headers
+        start = data.find(signature)
+        while start >= 0:
+            data[start + flags] |= 1
+            start = data.find(signature, start + 4)
+    path.write_bytes(data)
+    return path
+
+
+def test_what_cannot_be_unpacked_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    whole = {f"h/{folder}/0.jpg": DATA for folder in FOLDERS}
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "out"
+    for source, target, status, message in (
+        (tmp_path / "missing.zip", out, 2, "cannot be read (No such file or directory)"),
+        (tmp_path / "folder", out, 2, "cannot be read (Is a directory)"),
+        (encrypted(tmp_path / "secret.zip"), out, 2, "is encrypted; not unpacked"),
+        (archive(tmp_path / "both.zip", {"h/trainA": DATA} | whole), out, 2, "folder that is also a file"),
+        (archive(tmp_path / "long.zip", whole | {f"h/{'n' * 300}.jpg": DATA}), out, 2, "more than 255 bytes"),
+        (horses(tmp_path / "h.zip"), tmp_path / "file" / "out", 1, "Not a directory"),
+    ):
+        before = sorted(path.name for path in tmp_path.iterdir())
+        assert main([str(source), str(target)]) == status
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 # ---- the download script ----
@@ -135,6 +200,19 @@ def test_download(project, tmp_path):
     assert leftovers(project) == ["horse2zebra"]
     again = download(project, "horse2zebra", url=source)
     assert again.returncode == 2 and "exists already" in again.stderr
+
+
+@needs_curl
+def test_day2night_is_a_set_of_pairs(project, tmp_path):
+    done = download(project, "day2night", url=pairs(tmp_path / "night2day.tar.gz"))
+    assert done.returncode == 0, done.stderr
+    assert "--dataset_mode aligned --direction BtoA" in done.stdout
+    assert sorted(path.name for path in (project / "datasets/day2night").iterdir()) == [
+        "test",
+        "train",
+        "val",
+    ]
+    assert leftovers(project) == ["day2night"]
 
 
 @needs_curl

@@ -1,7 +1,8 @@
-"""The Python API and `test.py --input`: any size and mode in, the same size out; what fails is named, and the rest goes on."""
+"""The Python API and `test.py --input`: any size and mode; files that fail are named, others continue."""
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ import test as translation
 from models.inference import Translator, load_generator
 from models.weights import read_weights, save_weights
 from util.errors import UserError
+from util.image_files import list_images
 from util.images import to_pixels
 from util.translate.photo import output_names, read_photo, to_photo
 from util.translate.translate_files import Job, translate_files
@@ -207,6 +209,30 @@ def test_names_keep_folders_and_never_collide():
     assert [name.as_posix() for name in output_names(["x/one.jpg"])] == ["one.png"]
 
 
+def test_names_of_250_to_255_bytes_have_results(command, tmp_path):
+    names = [f"{'n' * length}{suffix}" for length in range(246, 251) for suffix in (".tiff", ".png", ".jpg")]
+    names += [f"{'n' * 251}.png", f"{'n' * 251}.jpg", f"{'é' * 125}x.jpg", f"{'é' * 125}x.png"]
+    for number, name in enumerate(names):
+        draw(tmp_path / "in" / name, (16, 16), seed=number)
+    assert command("--input", tmp_path / "in", "--output", tmp_path / "out") == 0
+    written = [path.name for path in (tmp_path / "out").iterdir()]
+    assert len(written) == len(names) and max(len(os.fsencode(name)) for name in written) == 255
+
+
+def test_circular_links_are_named_and_the_rest_go_on(translator, tmp_path):
+    """As `list_images` finds them in a folder."""
+    draw(tmp_path / "in" / "good.png")
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    (tmp_path / "in" / "here.jpg").symlink_to("there.jpg")
+    (tmp_path / "in" / "there.jpg").symlink_to("here.jpg")
+    (tmp_path / "in" / "up").symlink_to(tmp_path / "in")
+    jobs = [Job(path, tmp_path / "out" / path.name) for path in list_images(tmp_path / "in")]
+    failures = translate_files(translator, jobs)
+    assert [failure.source.name for failure in failures] == ["here.jpg", "loop.png", "there.jpg"]
+    assert all("cannot be opened" in failure.reason for failure in failures)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+
+
 def test_a_folder_is_mirrored_in_batches_and_each_image_is_as_by_itself(
     translator, command, tmp_path, capsys
 ):
@@ -307,7 +333,7 @@ def test_wrong_inputs_end_with_status_2_and_say_what_to_do(command, runs, tmp_pa
 
 
 def test_batch_norm_uses_running_statistics_everywhere_unless_eval_false(tmp_path, command):
-    """test.py and load_generator agree; `--eval false`, the released behaviour, takes each image's own statistics."""
+    """test.py and load_generator agree; `--eval false`, as released, takes each image's own statistics."""
     folder = make_run(tmp_path / "ck", "--normG", "batch")
     state = read_weights(folder / "latest_net_G.pth")
     for name, value in state.items():

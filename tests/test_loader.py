@@ -1,4 +1,4 @@
-"""The loader: the same batches with any number of workers, from any position; clear ends; options in, loader out."""
+"""The loader: the same batches with any number of workers, from any position; clear errors and ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -283,6 +282,9 @@ SCRIPT = """
 import json, sys
 from argparse import Namespace
 from data import create_loader
+from data.loader import Loader
+close = Loader.close
+Loader.close = lambda self: (print("running", *[w.is_alive() for w in self._iterator._workers]), close(self))
 loader = create_loader(Namespace(**json.loads(sys.argv[1])), "cpu")
 batches = loader.epoch(1)
 next(batches)
@@ -293,16 +295,11 @@ raise KeyboardInterrupt
 @forked
 def test_a_program_that_fails_in_mid_epoch_ends_at_once(images):
     opt = vars(options(images, num_threads=2, max_dataset_size=7))
-    start = time.monotonic()
     program = [sys.executable, "-c", SCRIPT, json.dumps(opt)]
     ended = subprocess.run(program, cwd=PROJECT, capture_output=True, text=True, timeout=120)
-    took = time.monotonic() - start
     assert "KeyboardInterrupt" in ended.stderr and ended.stderr.count("Traceback") == 1
-    import_time = float(subprocess.run(
-        [sys.executable, "-c", "import time; t = time.monotonic(); import data; print(time.monotonic() - t)"],
-        cwd=PROJECT, capture_output=True, text=True, check=True,
-    ).stdout)  # fmt: skip
-    assert took < import_time + 6
+    # This loader ended them, before torch's own handler waited for each of them until its timeout.
+    assert ended.stdout == "running True True\n"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

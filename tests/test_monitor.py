@@ -1,4 +1,4 @@
-"""What a run writes about itself: logs to the letter, curves, page, images; and that a bad disk cannot stop it."""
+"""What a run writes about itself: logs to the letter, curves, page, images; nothing of it stops the run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 import math
 import os
 import re
-import time
 import warnings
 import xml.etree.ElementTree as ElementTree
+from argparse import Namespace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -21,9 +21,10 @@ from PIL import Image
 from util.images import save_png, to_uint8
 from util.watch import html_page
 from util.watch.html_page import HtmlPage
-from util.watch.loss_log import LossLog, read_loss_records
-from util.watch.loss_plot import LossHistory, draw_losses, nice_ticks, smooth
-from util.watch.monitor import Monitor
+from util.watch.loss_log import LossLog, LossRecord, read_loss_records
+from util.watch.loss_plot import PANELS, LossHistory, draw_losses, nice_ticks, smooth
+from util.watch.monitor import Monitor, create_monitor
+from util.watch.training_page import TrainingPage
 
 LOSSES = {"G_GAN": 0.349, "D_real": 0.303, "D_fake": 0.277, "G": 5.105, "NCE": 4.756, "NCE_Y": 4.581}
 LINE = (
@@ -34,11 +35,19 @@ HEADER = r"={16} Training Loss \(\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}\) ={16
 GREY = np.full((8, 8, 3), 127, np.uint8)
 
 
-def log(watcher: Monitor, images: int, epoch: int = 1, losses: dict[str, float] = LOSSES) -> None:
-    watcher.losses(
-        epoch=epoch, iters=images, images=images, losses=losses, seconds_per_image=0.1234, data_seconds=0.0016,
-        lr=2e-4, epoch_progress=images / 1000,
-    )  # fmt: skip
+def record(images: int, epoch: int = 1, losses: dict[str, float] = LOSSES) -> LossRecord:
+    """After so many images of epochs of 1000."""
+    return LossRecord(
+        epoch, images % 1000, images, epoch - 1 + images % 1000 / 1000, losses, 0.1234, 0.0016, lr=2e-4
+    )
+
+
+def log(monitor: Monitor, *arguments, **named) -> None:
+    monitor.losses(record(*arguments, **named))
+
+
+def with_page(folder: Path, run: str = "run", **settings) -> Monitor:
+    return Monitor(folder, [TrainingPage(folder, run, **settings)])
 
 
 class Links(HTMLParser):
@@ -63,13 +72,13 @@ class Links(HTMLParser):
 
 
 def test_loss_log_has_the_released_format_to_the_letter(tmp_path):
-    log(Monitor(tmp_path, "run", html=False), 100)
+    log(Monitor(tmp_path), 100)
     assert re.fullmatch(HEADER + re.escape(LINE), (tmp_path / "loss_log.txt").read_text())
 
 
 def test_each_session_starts_with_a_header(tmp_path):
     for _ in range(2):
-        monitor = Monitor(tmp_path, "run", html=False)
+        monitor = Monitor(tmp_path)
         log(monitor, 100)
         log(monitor, 200)
     kinds = "".join("H" if re.fullmatch(HEADER, line) else "L" for line in open(tmp_path / "loss_log.txt"))
@@ -77,25 +86,17 @@ def test_each_session_starts_with_a_header(tmp_path):
 
 
 def test_json_lines_hold_the_same_and_more(tmp_path):
-    monitor = Monitor(tmp_path, "run", html=False)
-    log(monitor, 100)
-    monitor.event("checkpoint", epoch=5, path=Path("5_net_G.pth"), fid=np.float32(41.5))
-    losses, event = map(json.loads, open(tmp_path / "log.jsonl"))
+    log(Monitor(tmp_path), 100)
+    (losses,) = map(json.loads, open(tmp_path / "log.jsonl"))
     assert losses.pop("time").startswith("20")
     assert losses == {
         "type": "losses", "epoch": 1, "iters": 100, "images": 100, "epochs_done": 0.1, "lr": 2e-4,
         "seconds_per_image": 0.1234, "data_seconds": 0.0016, "losses": LOSSES,
     }  # fmt: skip
-    assert (event["type"], event["epoch"], event["path"], event["fid"]) == (
-        "checkpoint",
-        5,
-        "5_net_G.pth",
-        41.5,
-    )
 
 
 def test_numbers_that_are_not_finite_stay_valid_json(tmp_path):
-    log(Monitor(tmp_path, "run"), 100, losses={"G": math.nan, "D": math.inf})
+    log(Monitor(tmp_path), 100, losses={"G": math.nan, "D": math.inf})
 
     def refuse(constant):
         raise AssertionError(constant)
@@ -106,12 +107,12 @@ def test_numbers_that_are_not_finite_stay_valid_json(tmp_path):
 
 
 def test_a_resume_drops_what_was_logged_after_its_checkpoint(tmp_path):
-    first = Monitor(tmp_path, "run", html=False)
+    first = Monitor(tmp_path)
     log(first, 100)
     state = json.loads(json.dumps(first.state_dict()))
     before = {name: (tmp_path / name).read_bytes() for name in ("loss_log.txt", "log.jsonl")}
     log(first, 200)
-    second = Monitor(tmp_path, "run", html=False)
+    second = Monitor(tmp_path)
     second.load_state_dict(state)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     log(second, 200)
@@ -177,7 +178,7 @@ def test_plot_is_well_formed_and_stands_alone(count):
     root = ElementTree.fromstring(svg)
     assert root.tag.endswith("svg") and "http" not in svg.replace("http://www.w3.org/2000/svg", "")
     titles = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text") if t.get("class") == "title"]
-    assert titles == (["Adversarial", "Contrastive", "Generator, total", "Other losses"] if count else [])
+    assert titles == (["Contrastive", "Adversarial", "Generator, total", "Other losses"] if count else [])
     assert "nan" not in svg and "inf" not in svg
 
 
@@ -188,15 +189,28 @@ def test_plot_stays_cheap_for_a_full_run():
     assert len(draw_losses(history.rows())) < 250_000
 
 
+def test_losses_of_two_generators_have_their_panels():
+    names = "D_A G_A cycle_A idt_A D_B G_B cycle_B idt_B NCE1 G D_real attention"
+    svg = draw_losses([(1.0, dict.fromkeys(names.split(), 1.0))])
+    groups = {title: set(re.findall(r"</tspan> (\w+) <", part)) for title, part in zip(
+        [title for title in PANELS if title in svg], svg.split("<g ")[1:], strict=True)}  # fmt: skip
+    assert groups == {
+        "Contrastive": {"NCE1"},
+        "Adversarial": {"D_A", "G_A", "D_B", "G_B", "D_real"},
+        "Generator, total": {"G"},
+        "Reconstruction": {"cycle_A", "cycle_B", "idt_A", "idt_B"},
+        "Other losses": {"attention"},
+    }
+
+
 # Page and images
 
 
 def test_page_shows_every_epoch_newest_first_with_the_curves(tmp_path):
-    monitor = Monitor(tmp_path, "my <run>")
+    monitor = with_page(tmp_path, "my <run>")
     for epoch in (1, 2, 10):
-        log(monitor, 100 * epoch, epoch)
         monitor.images(epoch, {"real_A": GREY, "fake_B": GREY}, save=epoch != 2)
-        monitor.epoch_end(epoch)
+        log(monitor, 1000 * epoch - 900, epoch)
     links = Links(tmp_path / "web/index.html")
     assert links.files[:2] == ["./losses.svg"] * 2
     assert links.files[2::2] == [
@@ -209,30 +223,124 @@ def test_page_shows_every_epoch_newest_first_with_the_curves(tmp_path):
 
 
 def test_page_of_a_resumed_run_still_shows_earlier_epochs_but_none_of_the_future(tmp_path):
-    first = Monitor(tmp_path, "run")
+    first = with_page(tmp_path)
     log(first, 100)
     first.images(1, {"real_B": GREY, "fake_B": GREY, "real_A": GREY}, save=True)
     state = first.state_dict()
-    log(first, 200, epoch=2)
+    log(first, 1200, epoch=2)
     first.images(2, {"fake_B": GREY}, save=True)
-    second = Monitor(tmp_path, "run")
+    second = with_page(tmp_path)
     second.load_state_dict(state)
-    second.epoch_end(1)
+    second.close()
     files = Links(tmp_path / "web/index.html").files[2::2]
-    assert files == [f"./images/epoch001_{label}.png" for label in ("real_A", "fake_B", "real_B")]
+    assert files == [f"./images/epoch001_{label}.png" for label in ("fake_B", "real_A", "real_B")]
+
+
+def test_images_stand_in_the_order_of_the_model(tmp_path):
+    labels = ["real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B", "idt_B"]
+    with_page(tmp_path).images(1, dict.fromkeys(["old", *labels], GREY), save=True)
+    with_page(tmp_path).images(2, dict.fromkeys(labels, GREY), save=True)  # another session, one label less
+    files = Links(tmp_path / "web/index.html").files[2::2]
+    assert files == [f"./images/epoch00{e}_{label}.png" for e, more in ((2, []), (1, ["old"]))
+                     for label in labels + more]  # fmt: skip
+
+
+def test_page_says_how_far_the_run_is_and_what_it_is(tmp_path):
+    (tmp_path / "train_opt.txt").write_text("all of them")
+    log(with_page(tmp_path, epochs=400, options={"model": "qs", "lr": 2e-4}), 35_500, epoch=36)
+    links = Links(tmp_path / "web/index.html")
+    for part in ("epoch36 of 400", "modelqs", "lr0.0002", "time left12:29:39"):  # 364.5 epochs of 123.4 s
+        assert part in links.text
+    assert "./../train_opt.txt" in links.files
+    assert record(500).seconds_left(2) == pytest.approx(1500 * 0.1234)
 
 
 def test_without_html_there_is_no_web_folder(tmp_path):
-    monitor = Monitor(tmp_path, "run", html=False)
+    monitor = Monitor(tmp_path)
     log(monitor, 100)
     monitor.images(1, {"fake_B": GREY}, save=True)
     monitor.close()
     assert sorted(os.listdir(tmp_path)) == ["log.jsonl", "loss_log.txt"]
 
 
+def test_the_options_choose_the_watchers(tmp_path):
+    opt = Namespace(name="run", no_html=False, n_epochs=3, n_epochs_decay=1, display_winsize=64, display_id=0)
+    opt.model, opt.lr = "cut", 2e-4
+    monitor = create_monitor(opt, tmp_path)
+    log(monitor, 1100, epoch=2)
+    text = Links(tmp_path / "web/index.html").text
+    assert "epoch2 of 4" in text and "modelcut" in text and "QS_mode" not in text
+    opt.no_html = True
+    assert [watcher.name for watcher in monitor.watchers] == ["the web page"]
+    assert create_monitor(opt, tmp_path).watchers == []
+
+
+class Recorder:
+    """A watcher that keeps its calls, and fails or blocks as told."""
+
+    name, live = "the recorder", True
+
+    def __init__(self, fail: bool = False, block: float = 0.0):
+        self.calls, self.now, self.fail, self.block = [], 0.0, fail, block
+
+    def _called(self, *call):
+        self.calls.append(call)
+        self.now += self.block
+        if self.fail:
+            raise ZeroDivisionError("division by zero")
+
+    def resume(self, records):
+        self._called("resume", [record.images for record in records])
+
+    def losses(self, record):
+        self._called("losses", record.images)
+
+    def images(self, epoch, images):
+        self._called("images", epoch, *images)
+
+    def close(self):
+        self._called("close")
+
+
+def run_through(monitor: Monitor) -> None:
+    log(monitor, 100)
+    monitor.load_state_dict(monitor.state_dict())
+    monitor.images(1, {"fake_B": GREY}, save=False)
+    monitor.images(1, {"real_A": GREY, "fake_B": GREY}, save=True)
+    monitor.close()
+
+
+ALL_CALLS = [
+    ("losses", 100), ("resume", [100]), ("images", 1, "fake_B"), ("images", 1, "real_A", "fake_B"), ("close",)
+]  # fmt: skip
+
+
+def test_every_watcher_is_told_everything_it_wants(tmp_path):
+    live, keeping = Recorder(), Recorder()
+    keeping.live = False
+    run_through(Monitor(tmp_path, [live, keeping]))
+    assert live.calls == ALL_CALLS
+    assert keeping.calls == [call for call in ALL_CALLS if call != ("images", 1, "fake_B")]
+
+
+def test_a_watcher_that_fails_costs_one_warning_and_the_others_nothing(tmp_path):
+    failing, well = Recorder(fail=True), Recorder()
+    with pytest.warns(RuntimeWarning, match="the recorder: division by zero; training goes on") as caught:
+        run_through(Monitor(tmp_path, [failing, well]))
+    assert len(caught) == 1 and well.calls == failing.calls == ALL_CALLS
+
+
+def test_a_watcher_that_blocks_is_dropped(tmp_path):
+    blocking, well = Recorder(block=60), Recorder()
+    with pytest.warns(RuntimeWarning, match="the recorder: a call took more than 10 s") as caught:
+        run_through(Monitor(tmp_path, [blocking, well], clock=lambda: blocking.now))
+    assert len(caught) == 1 and well.calls == ALL_CALLS and blocking.calls == ALL_CALLS[:1]
+
+
 HOSTILE = [
-    "new\nline", 'quo"te\'s', "<script>alert(1)</script>", "100%25 & more#x?y", "javascript:alert(1)", "bidi\u202e",
-    os.fsdecode(b"latin\xe91"), "日本語", " spaces ", "semi;colon", "back\\slash", "--><!--", "bell\x07\x1b[31m",
+    "new\nline", 'quo"te\'s', "<script>alert(1)</script>", "100%25 & more#x?y", "javascript:alert(1)",
+    "bidi\u202e", os.fsdecode(b"latin\xe91"), "日本語", " spaces ", "semi;colon", "back\\slash", "--><!--",
+    "bell\x07\x1b[31m",
 ]  # fmt: skip
 
 
@@ -251,50 +359,36 @@ def test_any_file_name_is_linked_and_shown(tmp_path, name):
     assert "script" not in links.tags and not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", links.text)
 
 
-def test_page_can_reload_itself(tmp_path):
-    for refresh in (0, 30):
-        HtmlPage(tmp_path, "run", refresh).save()
-        found = re.search(r'<meta content="30" http-equiv="refresh">', (tmp_path / "index.html").read_text())
-        assert bool(found) == bool(refresh)
+def test_a_jump_list_leads_to_each_row(tmp_path):
+    page = HtmlPage(tmp_path, "results")
+    page.add_jump_list(HOSTILE)
+    for name in HOSTILE:
+        page.add_images(name, [], [])
+    page.save()
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    anchors = re.findall(r'<a href="#([^"]+)"', text)
+    assert len(set(anchors)) == len(HOSTILE) and anchors == re.findall(r'<section [^>]*id="([^"]+)"', text)
 
 
-def test_without_dominate_there_is_one_warning_and_all_but_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(html_page, "dominate", None)
-    html_page._warn_once_without_dominate.cache_clear()
-    with pytest.warns(RuntimeWarning, match="dominate is not installed") as caught:
-        monitor = Monitor(tmp_path, "run")
-        log(monitor, 100)
-        monitor.images(1, {"fake_B": GREY}, save=True)
-        monitor.epoch_end(1)
-        monitor.close()
-    assert len(caught) == 1
-    assert sorted(os.listdir(tmp_path / "web")) == ["images", "losses.svg"]
-
-
-def test_a_disk_that_refuses_costs_one_warning(tmp_path):
+def test_a_disk_that_refuses_costs_a_warning_each(tmp_path):
     (tmp_path / "run").write_text("a file where the folder should be")
-    with pytest.warns(RuntimeWarning, match="cannot write the log or the page") as caught:
-        monitor = Monitor(tmp_path / "run", "run")
-        log(monitor, 100)
-        monitor.images(1, {"fake_B": GREY}, save=True)
-        monitor.epoch_end(1)
-        monitor.event("end")
-        monitor.load_state_dict(monitor.state_dict())
-        monitor.close()
-    assert len(caught) == 1
+    with pytest.warns(RuntimeWarning) as caught:
+        run_through(with_page(tmp_path / "run"))
+    assert [str(warning.message).split(":")[0] for warning in caught] == ["the loss log", "the web page"]
 
 
-def test_watching_is_cheap_at_the_end_of_a_long_run(tmp_path):
-    monitor = Monitor(tmp_path, "run")
-    labels = {label for label in ("real_A", "fake_B", "real_B", "idt_B")}
-    monitor._labels = {epoch: labels for epoch in range(1, 401)}
-    for n in range(5336):
-        monitor._history.add(n / 13.34, LOSSES)
-    log(monitor, 533_600, epoch=400)
-    monitor.epoch_end(400)
-    start = time.perf_counter()
-    monitor.epoch_end(400)
-    assert time.perf_counter() - start < 1  # about 10 ms on an idle machine
+def test_watching_is_cheap_at_the_end_of_a_long_run(tmp_path, monkeypatch):
+    """A page with 400 epochs of images draws at most 1000 points per curve and builds only the new row."""
+    page = TrainingPage(tmp_path, "run")
+    page._labels = {epoch: {"real_A", "fake_B", "real_B", "idt_B"} for epoch in range(1, 401)}
+    page.resume([record(100 * n + 1, epoch=n // 10 + 1) for n in range(4000)])
+    page.images(400, {"fake_B": GREY})
+    assert len(page._history.rows()) <= 1001
+    built, section = [], html_page.tags.section
+    monkeypatch.setattr(html_page.tags, "section", lambda *a, **k: built.append(1) or section(*a, **k))
+    page._labels[401] = {"fake_B"}
+    page.images(401, {"fake_B": GREY})
+    assert len(built) == 1
 
 
 def test_images_become_rounded_uint8():
@@ -317,7 +411,7 @@ def test_png_is_the_array(tmp_path):
 def test_nothing_is_said_when_all_goes_well(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        monitor = Monitor(tmp_path, "run", refresh=10)
+        monitor = with_page(tmp_path)
         log(monitor, 100)
         monitor.images(1, {"fake_B": GREY}, save=True)
         monitor.close()

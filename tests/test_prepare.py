@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import shutil
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_a_source_is_a_folder_or_an_archive(tmp_path):
     for source, prefix in ((ImageSource(tmp_path / "set"), ""), (ImageSource(tmp_path / "set.zip"), "set/")):
         assert source.images() == [f"{prefix}a.png", f"{prefix}b.JPG"]
         assert source.read(f"{prefix}a.png").getpixel((0, 0)) == (1, 2, 3)
-        with pytest.raises(UserError, match="b.JPG is no usable image"):
+        with pytest.raises(UserError, match="b.JPG is not a usable image"):
             source.read(f"{prefix}b.JPG")
     with pytest.raises(UserError, match="does not exist"):
         ImageSource(tmp_path / "no")
@@ -73,7 +74,7 @@ def test_a_source_is_a_folder_or_an_archive(tmp_path):
 
 @pytest.fixture
 def cityscapes(tmp_path):
-    """The official layout, one image of 64 x 32 per city; the label map is red on its left half, blue on its right."""
+    """The official layout, one 64 x 32 image per city; label maps are red on the left, blue on the right."""
     label = Image.new("RGBA", (64, 32), (255, 0, 0, 255))
     label.paste((0, 0, 255, 255), (33, 0, 64, 32))  # an edge that no interpolation could keep
     for phase, city in (("train", "aachen"), ("train", "bonn"), ("val", "lindau")):
@@ -171,3 +172,17 @@ def test_pairs_that_are_none(tmp_path):
     for convert in (split_pairs, join_pairs):
         with pytest.raises(UserError, match="holds no images"):
             convert(tmp_path / "none", tmp_path / "out")
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("script", ["make_stripes", "prepare_afhq", "prepare_cityscapes", "unpack_dataset"])
+def test_help_names_every_default(script, capsys):
+    module = importlib.import_module(f"datasets.{script}")
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    optional = capsys.readouterr().out.split("options:")[1].split("\n  -")[1:]
+    required = ("--afhq", "--leftImg8bit", "--gtFine", "h, --help")
+    for text in optional:
+        assert "default: " in " ".join(text.split()) or f"-{text}".startswith(required) or text[:1] == "h"

@@ -63,6 +63,7 @@ def test_every_image_is_translated_and_shown_beside_its_source(
         assert np.array_equal(open_rgb(results / "images" / "real_B" / name), open_rgb(partner))
     page = (results / "index.html").read_text()
     assert all(f'src="./{file}"' in page for file in files) and "5 of 5" in page
+    assert all(f'href="#A{number}"' in page and f'id="A{number}"' in page for number in range(5))
 
 
 def difference(path, image) -> np.ndarray:
@@ -82,10 +83,12 @@ def test_an_earlier_result_is_replaced_and_nothing_of_it_left(command, dataset, 
     assert command() == 0
     results = tmp_path / "results" / "run" / "test_latest"
     (results / "evaluation.json").write_text("{}")  # not test.py's: it stays
+    draw(results / "images" / "rec_A" / "A4.png")  # of a model with other pictures
     assert command("--num_test", 2) == 0
     assert "translated 2 of 5 images" in capsys.readouterr().out
     names = [path for path in written(results) if path.startswith("images/fake_B")]
     assert names == ["images/fake_B/A0.png", "images/fake_B/A1.png"] and "evaluation.json" in written(results)
+    assert not [path for path in written(results) if "rec_A" in path]
     (dataset / "testA" / "A1.png").write_bytes(b"broken")
     assert command() == 2
     assert "A1.png" in capsys.readouterr().err

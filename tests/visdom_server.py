@@ -1,7 +1,8 @@
 """A real visdom server for tests, started without internet.
 
-`python -m visdom.server` first downloads the assets of its page and dies where it cannot. Its application needs none
-of them to take data and give it back, so this file, run as a program, starts the application itself on a free port.
+`python -m visdom.server` first downloads the assets of its page and dies where it cannot. Its application
+needs none of them to take data and give it back, so this file, run as a program, starts the application
+itself on a free port.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Training in several processes, started by `torchrun`: who this process is, and what the processes share.
+"""Training in several processes, started by `torchrun`: the rank of this process, and what they exchange.
 
-Every process draws the same random positions (same seed, same draws) and sees its own part of each global batch, so the
-mean of their gradients is the gradient of one process with the global batch.
+Every process draws the same random positions (same seed, same draws) and sees its own part of each global
+batch, so the mean of their gradients is the gradient of one process with the global batch.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.rendezvous import rendezvous
 
-TIMEOUT = datetime.timedelta(minutes=10)  # a process that has not answered for so long counts as dead
-
-CONNECT_SECONDS = 60  # for finding the others, which torchrun has started at the same moment
+TIMEOUT = datetime.timedelta(minutes=10)  # after which a process that does not answer counts as dead
+CONNECT_SECONDS = 60  # for connecting to the others, which torchrun starts at the same moment
 
 T = TypeVar("T")
 
@@ -34,56 +33,55 @@ class ProcessLostError(RuntimeError):
 
 @contextlib.contextmanager
 def session(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun started (NCCL on GPUs, gloo elsewhere), if any; a GPU becomes torch's current one.
+    """Join the other processes that torchrun started, if any; a GPU becomes torch's current device.
 
     Raises:
-        ProcessLostError: in place of the error with which a lost process shows.
+        ProcessLostError: in place of the various errors that a lost process causes.
     """
-    if device.type == "cuda":  # random states and events are the current device's where none is named
+    if device.type == "cuda":  # the default device of random states and events
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     try:
-        # host-side messages go by gloo beside the gradients, off the GPU's stream
+        # Host-side messages use gloo, off the GPU's stream.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         with give_up_after(CONNECT_SECONDS):
             store, number, count = next(rendezvous("env://", timeout=TIMEOUT))
-            # torchrun keeps its store over restarts: under the same names a restart may find the addresses of dead processes
+            # torchrun keeps its store over restarts: without a prefix, addresses of dead processes may be
+            # found.
             store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
             dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
         yield
-        largest(0)  # else the first to be done would look lost to those still saving
+        largest(0)  # a barrier: else the first to end would look lost to those still saving
         dist.destroy_process_group()
     except dist.DistError as error:
         raise ProcessLostError(str(error)) from error
-    except RuntimeError as error:  # gloo tells of a closed connection so
+    except RuntimeError as error:  # gloo reports a closed connection as RuntimeError
         if "gloo" in str(error).lower() or "connection" in str(error).lower():
             raise ProcessLostError(str(error)) from error
         raise
 
 
 def restarted_job() -> tuple[str, bool]:
-    """The torchrun job that this process belongs to ("" without one), and whether torchrun has restarted it."""
+    """The torchrun job of this process ("" without one), and whether torchrun has restarted it."""
     run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    if run_id == "none":  # torchrun's name for a job without one: its own process tells jobs apart
+    if run_id == "none":  # torchrun was given no --rdzv_id: its own process identifies the job
         run_id = f"{socket.gethostname()}:{os.getppid()}"
     return run_id, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 @contextlib.contextmanager
 def give_up_after(seconds: float) -> Iterator[None]:
-    """End this process with status 1 and a message where the block takes longer, so that torchrun can start it again.
+    """End this process with status 1 and a message if the block takes longer, so that torchrun can restart
+    it.
 
-    Gloo has been seen to wait for a process that had died (torch 2.15), heedless of its own timeout.
+    Gloo can wait for a dead process beyond its own timeout (seen with torch 2.15).
     """
 
     def end() -> None:
-        print(
-            f"error: the processes did not find each other in {seconds:.0f} s; stopping",
-            file=sys.stderr,
-            flush=True,
-        )
+        problem = f"error: the processes did not find each other in {seconds:.0f} s; stopping"
+        print(problem, file=sys.stderr, flush=True)
         os._exit(1)
 
     timer = threading.Timer(seconds, end)
@@ -101,12 +99,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This process among them; 0 alone writes files."""
+    """The number of this process; only process 0 writes files."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace each gradient by its mean over the processes: with equal batches, the gradient of the global batch's mean loss."""
+    """Replace each gradient by its mean over the processes: with equal batches, that of the global batch."""
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -129,7 +127,7 @@ def mean(values: list[float]) -> list[float]:
 
 
 def largest(value: int) -> int:
-    """The largest of a host-side number over the processes: so all of them stop at the same step."""
+    """The largest of a host-side number over the processes, so that all of them stop at the same step."""
     if world_size() == 1:
         return value
     tensor = torch.tensor(value)
@@ -147,7 +145,7 @@ def gather(value: T) -> list[T]:
 
 
 def from_first(decide: Callable[[], T]) -> T:
-    """What process 0 alone decides, for all; a small picklable object."""
+    """The result of `decide` in process 0, for all; a small picklable object."""
     decision = [decide() if rank() == 0 else None]
     if world_size() > 1:
         dist.broadcast_object_list(decision, src=0, device=torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""A tensor on its way from the device to the host."""
+"""An asynchronous copy from the device to the host."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class HostCopy:
-    """A tensor on its way from the device to the host; on CUDA nothing waits for it until it is asked for."""
+    """A copy of a tensor on the host; on CUDA nothing waits for it until its values are needed."""
 
     def __init__(self, tensor: Tensor):
         self._arrived = None
@@ -20,7 +20,7 @@ class HostCopy:
             self._host = tensor.cpu()
 
     def numpy(self) -> np.ndarray:
-        """The values, once they are here."""
+        """The values, once they have arrived."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._host.numpy()

@@ -1,8 +1,9 @@
-"""Finding image files and decoding them: whatever lies in a user's folder becomes 8-bit RGB, or one clear error.
+"""Finding image files and decoding them: whatever is in a user's folder becomes 8-bit RGB, or one clear
+error.
 
-Cameras, scanners and annotation tools leave grey, palette, 16-bit, CMYK, transparent and rotated images in a data set, and
-downloads leave broken ones. `open_rgb` turns the former into RGB and raises `ImageError` for the latter; `list_images` finds the
-files. Nothing here knows about training.
+Cameras, scanners and annotation tools leave grey, palette, 16-bit, CMYK, transparent and rotated images in a
+data set, and downloads leave broken ones. `open_rgb` converts the former and raises `ImageError` for the
+latter.
 """
 
 from __future__ import annotations
@@ -15,70 +16,59 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from util.errors import UserError
 
-IMAGE_EXTENSIONS = frozenset(
-    ".jpg .jpeg .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm".split()
-)  # compared in lower case
+# Compared in lower case.
+IMAGE_EXTENSIONS = frozenset(".jpg .jpeg .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm".split())
 
-# Only these decoders are ever tried, whatever a file is called: Pillow knows others that start external programs (EPS).
+# Only these decoders are tried, whatever a file is called: others of Pillow's start external programs (EPS).
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it only warns: 256 MiB of RGB
 MAX_SIDE = 65_535
 
-# The EXIF orientation and the turn that puts such an image upright.
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-EXIF_ORIENTATION = 0x0112
-
-# Pillow remarks on odd metadata, and on large images, which are refused below. Set once and not per call: the warning filters
-# belong to the process, and images are decoded from several threads.
+# Pillow warns of odd metadata, and of large images, which are refused below. Set once, not per call: the
+# filters belong to the process, and images are decoded from several threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 REMEDY = "Replace or remove the file; training can also go on without it: --on_bad_image skip"
 
+# What phones write, which Pillow cannot decode by itself: the brand at byte 8 of an ISO media file.
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+HEIC_EXTENSIONS = (".heic", ".heif")
+HEIC_REMEDY = "Convert it to JPEG or PNG, for example with ImageMagick: magick photo.heic photo.jpg"
+
 
 class ImageError(UserError):
-    """An image file that cannot be used. `path` is the file, `found` what is wrong with it, `remedy` what to do."""
+    """An image file that cannot be used: its path, what was found, and what to do."""
 
     def __init__(self, path: str | os.PathLike, found: str, remedy: str = REMEDY) -> None:
-        # All three become args, so that pickle carries the error from a worker as it is.
+        # All three become args, so that pickle carries the error out of a worker unchanged.
         super().__init__(os.fspath(path), found, remedy)
         self.path, self.found, self.remedy = self.args
 
     def __str__(self) -> str:
-        # !r, because names may hold newlines and bytes that are no text.
+        # !r, because names may hold newlines and bytes that are not text.
         return f"cannot use the image {self.path!r}: {self.found}. {self.remedy}."
 
 
 def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path]:
     """The image files under `folder`, in the order of their names' bytes, at most `limit` of them.
 
-    Nested folders and symlinks are followed, each real folder once (so a link to a parent is no loop). Hidden names and
-    names without an image extension are passed over. A dangling link counts as a file: opening it says what it is.
-    Raises `UserError` when the folder is missing, is unreadable or holds no image.
+    Nested folders and symlinks are followed, each real folder once, so a link to a parent folder ends the
+    descent. Hidden names and names without an image extension are skipped. A dangling or circular link counts
+    as a file; opening it raises. Raises `UserError` when the folder is missing, unreadable or without images.
     """
     folder = Path(folder)
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
-        raise UserError(
-            f"the image folder {str(folder)!r} {found}. Check the path, and --dataroot and --phase that lead to it."
-        )
+        raise UserError(f"the image folder {str(folder)!r} {found}. Check the path, --dataroot and --phase.")
 
     def stop(error: OSError) -> None:
-        raise UserError(
-            f"cannot list the folder {error.filename!r}: {error.strerror}. Check its permissions."
-        ) from error
+        found = f"cannot list the folder {error.filename!r}: {error.strerror}"
+        raise UserError(f"{found}. Check its permissions.") from error
 
     images: list[Path] = []
     others: Counter[str] = Counter()
@@ -100,10 +90,10 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
                 others[extension or "no extension"] += 1
     if not images:
         found = ", ".join(f"{count} of {kind!r}" for kind, count in others.most_common(5)) or "nothing"
-        known = " ".join(sorted(IMAGE_EXTENSIONS))
-        raise UserError(
-            f"no images in the folder {str(folder)!r} (found there: {found}). Put images into it; known are {known}."
-        )
+        remedy = f"Put images into it; known are {' '.join(sorted(IMAGE_EXTENSIONS))}."
+        if others.keys() & set(HEIC_EXTENSIONS):
+            remedy += f" HEIC cannot be read. {HEIC_REMEDY}."
+        raise UserError(f"no images in the folder {str(folder)!r} (found there: {found}). {remedy}")
     images.sort(key=os.fsencode)
     return images if limit == math.inf else images[: int(limit)]
 
@@ -114,26 +104,30 @@ def open_rgb(path: str | os.PathLike) -> Image.Image:
 
 
 def decode(path: str | os.PathLike) -> tuple[Image.Image, str]:
-    """Decode an image file of any common mode to 8-bit RGB, upright. Returns the image and Pillow's name for the file's mode.
+    """Decode an image file to 8-bit RGB, upright. Returns the image and Pillow's name for the file's mode.
 
-    EXIF orientation is applied; transparency is laid over white; 16-bit, 32-bit and float grey are scaled to 0..255, not
-    clipped; of an animation the first frame is taken. Raises `ImageError`, and nothing else, for whatever cannot be read.
+    EXIF orientation is applied; transparency is composited over white; 16-bit, 32-bit and float grey are
+    scaled to 0..255, not clipped; an animation gives its first frame. Raises nothing but `ImageError`.
     """
     _require_file(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
             _require_size(path, *image.size)
-            image.load()
-            return to_rgb(_upright(image)), image.mode
+            ImageOps.exif_transpose(image, in_place=True)
+            return to_rgb(image), image.mode
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(path, f"it is not an image of a known format ({_beginning(path)})") from error
+        with open(path, "rb") as file:
+            start = file.read(12)
+        if start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS:
+            raise ImageError(path, "it is a HEIC image, which cannot be read", HEIC_REMEDY) from error
+        raise ImageError(path, f"it is not an image of a known format (it begins with {start!r})") from error
     except Image.DecompressionBombError as error:
         raise ImageError(path, f"it declares more than the {MAX_PIXELS} pixels that are accepted") from error
     except MemoryError as error:
         raise ImageError(path, "decoding it needs more memory than there is") from error
-    except Exception as error:  # decoders meet damaged data with exceptions of every type
+    except Exception as error:  # decoders raise exceptions of every type for damaged data
         raise ImageError(path, f"it is damaged or cut short ({type(error).__name__}: {error})") from error
 
 
@@ -141,17 +135,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow image as 8-bit RGB: transparency over white, deep grey scaled to 0..255."""
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
-    if image.mode in ("La", "RGBa"):  # premultiplied alpha
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
+    if image.has_transparency_data:
+        image = to_rgba(image)
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def to_rgba(image: Image.Image) -> Image.Image:
+    """An 8-bit Pillow image of any mode with its alpha channel."""
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha, which Pillow does not convert to RGBA in one step
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    return image.convert("RGBA")
+
+
 def _eight_bits(grey: np.ndarray) -> np.ndarray:
-    """Deep grey values (H, W) as uint8. White is 65535 for integers; for floats the least of 1, 255, 65535 that holds them
-    all. Values outside any of these ranges are stretched from their least to their greatest."""
+    """Grey values of more than 8 bits (H, W) as uint8.
+
+    White is 65535 for integers, for floats the least of 1, 255 and 65535 that no value exceeds. Values
+    outside these ranges are stretched from their least to their greatest.
+    """
     whites = (65535.0,) if np.issubdtype(grey.dtype, np.integer) else (1.0, 255.0, 65535.0)
     grey = grey.astype(np.float64)
     low, high = grey.min(), grey.max()
@@ -163,13 +165,8 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
     return np.rint(grey * (255 / white)).astype(np.uint8)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    turn = UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
-    return image if turn is None else image.transpose(turn)
-
-
 def _require_file(path: str | os.PathLike) -> None:
-    """Only regular files are opened: reading a pipe or a device would wait or go on for ever."""
+    """Only regular files are opened: reading a pipe or a device might never end."""
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
@@ -191,10 +188,7 @@ def _require_size(path: str | os.PathLike, width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise ImageError(path, f"it has no pixels ({width} x {height})")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        found = f"it declares {width} x {height} pixels; accepted are up to {MAX_PIXELS} pixels and {MAX_SIDE} a side"
+        found = (
+            f"it declares {width} x {height} pixels; accepted are {MAX_PIXELS} pixels, {MAX_SIDE} per side"
+        )
         raise ImageError(path, found, "If it is a real photograph, scale it down; else remove it")
-
-
-def _beginning(path: str | os.PathLike) -> str:
-    with open(path, "rb") as file:
-        return f"it begins with {file.read(12)!r}"

@@ -1,4 +1,4 @@
-"""From the tensors of the networks to pictures people look at: uint8 arrays and PNG files."""
+"""From the networks' tensors to pictures: uint8 arrays and PNG files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from PIL import Image
 
 
 def to_pixels(images: torch.Tensor) -> torch.Tensor:
-    """A batch as numbers a screen shows, on the device it is on.
+    """A batch as 8-bit RGB, on the same device.
 
     Args:
-        images: (B, C, H, W), any float type and device, values in [-1, 1]; what lies outside is clipped, NaN becomes
-            black. Fewer than three channels: the first is shown as grey; more: three.
+        images: (B, C, H, W), any float type and device, values in [-1, 1]; values outside are clipped, NaN
+            becomes black. With fewer than three channels the first is shown as grey, with more the first
+            three.
 
     Returns:
         (B, H, W, 3) uint8: -1 is 0, 1 is 255, rounded to the nearest.
@@ -26,13 +27,13 @@ def to_pixels(images: torch.Tensor) -> torch.Tensor:
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """The first image of a batch (B, C, H, W), or an image (C, H, W), as `to_pixels` but (H, W, 3) on the host."""
+    """`to_pixels` of an image (C, H, W), or of the first of a batch (B, C, H, W): (H, W, 3) on the host."""
     return to_pixels(images[:1] if images.ndim == 4 else images[None])[0].cpu().numpy()
 
 
 def save_png(image: np.ndarray, path: str | Path) -> None:
-    """Write an (H, W, 3) uint8 array as a PNG file, its folder made where missing. Raises OSError."""
+    """Write an (H, W, 3) uint8 array as a PNG file; a missing folder is made. Raises OSError."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Weak compression: a third of the time for a tenth more bytes, and training waits for this.
+    # Training waits for this: weak compression takes a third of the time for a tenth more bytes.
     Image.fromarray(image).save(path, format="PNG", compress_level=1)

@@ -1,20 +1,23 @@
-"""A photograph before and after its translation: colours for the network, transparency kept aside, a name for the result."""
+"""A photograph before and after its translation: its colours, its alpha channel, and the result's name."""
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from util.image_files import FORMATS, MAX_PIXELS, ImageError, decode, to_rgb
+from util.image_files import FORMATS, MAX_PIXELS, ImageError, decode, to_rgb, to_rgba
+
+MAX_NAME = 255  # bytes of a file's name on all common file systems
 
 
 class Photo(NamedTuple):
-    """Colours (H, W, 3) uint8, upright, and the alpha channel of that size where the image has one."""
+    """Colours (H, W, 3) uint8, upright, and the alpha channel of the same size, if there is one."""
 
     pixels: np.ndarray
     alpha: Image.Image | None
@@ -26,12 +29,20 @@ class Photo(NamedTuple):
 
 
 def to_photo(image: Image.Image) -> Photo:
-    """Any Pillow image as a photo: EXIF orientation applied, deep grey and palettes as RGB, alpha taken off.
+    """Any Pillow image as a photo: EXIF orientation applied, all modes as RGB, the alpha channel apart.
 
-    Colours are taken as they are, not blended with a background, since the alpha channel is put back later; where nothing of
-    them shows, they are white.
+    Colours are not blended with a background, since the alpha channel is put back later; they are white where
+    the image is fully transparent.
     """
-    return _split(ImageOps.exif_transpose(image))
+    image = ImageOps.exif_transpose(image)
+    # Grey of 16 bits has no alpha channel, at most one transparent value.
+    if not image.has_transparency_data or image.mode.startswith("I"):
+        return Photo(np.asarray(to_rgb(image)), None)
+    image = to_rgba(image)
+    alpha = image.getchannel("A")
+    shows = alpha.point(lambda value: 255 * (value > 0))
+    colours = Image.composite(image.convert("RGB"), Image.new("RGB", image.size, "white"), shows)
+    return Photo(np.asarray(colours), alpha)
 
 
 def read_photo(path: Path, shorter_side: int | None = None) -> Photo:
@@ -40,39 +51,23 @@ def read_photo(path: Path, shorter_side: int | None = None) -> Photo:
     Args:
         shorter_side: scale it to this many pixels first (bicubic, aspect kept).
     """
-    image = decode(path)[0]  # upright RGB, and the file is known to be sound
+    image = decode(path)[0]  # upright RGB; raises if the file is damaged
     with Image.open(path, formats=FORMATS) as file:
         photo = to_photo(file) if file.has_transparency_data else Photo(np.asarray(image), None)
     return photo if shorter_side is None else _scaled(photo, shorter_side, path)
-
-
-def _split(image: Image.Image) -> Photo:
-    if not image.has_transparency_data or image.mode.startswith(
-        "I"
-    ):  # deep grey names at most one transparent value
-        return Photo(np.asarray(to_rgb(image)), None)
-    if image.mode in ("La", "RGBa"):  # premultiplied alpha
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    image = image.convert("RGBA")
-    alpha = image.getchannel("A")
-    shows = alpha.point(lambda value: 255 * (value > 0))
-    colours = Image.composite(image.convert("RGB"), Image.new("RGB", image.size, "white"), shows)
-    return Photo(np.asarray(colours), alpha)
 
 
 def _scaled(photo: Photo, shorter_side: int, path: Path) -> Photo:
     scale = shorter_side / min(photo.size)
     width, height = (max(shorter_side, round(side * scale)) for side in photo.size)
     if width * height > MAX_PIXELS:
-        raise ImageError(
-            path,
-            f"--load_size {shorter_side} would enlarge it to {width} x {height} pixels",
-            "Lower --load_size",
-        )
-    image = Image.fromarray(photo.pixels).resize((width, height), Image.Resampling.BICUBIC)
-    return Photo(
-        np.asarray(image), photo.alpha and photo.alpha.resize((width, height), Image.Resampling.BICUBIC)
+        found = f"--load_size {shorter_side} would enlarge it to {width} x {height} pixels"
+        raise ImageError(path, found, "Lower --load_size")
+    colours, alpha = (
+        image and image.resize((width, height), Image.Resampling.BICUBIC)
+        for image in (Image.fromarray(photo.pixels), photo.alpha)
     )
+    return Photo(np.asarray(colours), alpha)
 
 
 def finished(pixels: np.ndarray, alpha: Image.Image | None) -> Image.Image:
@@ -84,10 +79,11 @@ def finished(pixels: np.ndarray, alpha: Image.Image | None) -> Image.Image:
 
 
 def output_names(paths: Iterable[str | os.PathLike]) -> list[Path]:
-    """Where each of some files' results goes, relative: the same nested folders and stems, as .png.
+    """A relative path for the result of each file: the same nested folders and stems, as .png.
 
-    The folders are those below the deepest one that holds all files. Where two names would be one (a.jpg beside a.png, or
-    differing in case alone, which some file systems ignore), the later keeps its extension, or is numbered.
+    The folders are those below the deepest one that holds all files. If two names would be equal (a.jpg and
+    a.png, or names that differ only in case, which some file systems ignore), the later one keeps its
+    extension or is numbered. Names too long for a file system are shortened.
     """
     paths = [Path(path) for path in paths]
     root = os.path.commonpath([path.parent for path in paths]) if paths else ""
@@ -95,16 +91,21 @@ def output_names(paths: Iterable[str | os.PathLike]) -> list[Path]:
     names = []
     for path in paths:
         place = path.relative_to(root)
-        candidates = (place.with_name(f"{stem}.png") for stem in _stems(place))
+        candidates = map(place.with_name, _candidates(place))
         name = next(name for name in candidates if name.as_posix().casefold() not in taken)
         taken.add(name.as_posix().casefold())
         names.append(name)
     return names
 
 
-def _stems(path: Path) -> Iterable[str]:
-    yield path.stem
-    number = 1
-    while True:
-        yield path.name if number == 1 else f"{path.name}_{number}"
-        number += 1
+def _candidates(path: Path) -> Iterator[str]:
+    """Names for the result of `path`, in order of preference."""
+    yield _shortened(path.stem, ".png")
+    yield _shortened(path.name, ".png")
+    for number in itertools.count(2):
+        yield _shortened(path.name, f"_{number}.png")
+
+
+def _shortened(stem: str, end: str) -> str:
+    """stem + end in at most `MAX_NAME` bytes."""
+    return os.fsdecode(os.fsencode(stem)[: MAX_NAME - len(end)]) + end

@@ -1,4 +1,4 @@
-"""The results of test.py on a data set: PNG files by label, written by threads, and the page that shows them."""
+"""The results of test.py on a data set: PNG files by label, and the page that shows them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from util.images import save_png, to_pixels
 from util.translate.translate_files import THREADS
 from util.watch.html_page import HtmlPage
 
-LABELS = ("real_A", "fake_B", "real_B")
-
 
 class ResultPage:
-    """images/{real_A,fake_B,real_B}/NAME.png and, when all are there, index.html. Files are written by threads, while inside."""
+    """Writes images/LABEL/NAME.png by threads, inside its `with` block, and index.html once all are there."""
 
     def __init__(self, folder: Path, opt: Namespace):
         self.folder, self.opt = folder, opt
@@ -38,26 +36,24 @@ class ResultPage:
             self._pool.shutdown(cancel_futures=True)
 
     def clear(self, names: set[Path]) -> None:
-        """Remove what an earlier call left: its page, which says that it was finished, and images that are not in this one."""
+        """Remove an earlier call's page, which means that it was complete, and images not among `names`."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "index.html").unlink(missing_ok=True)
-            for label in LABELS:
-                folder = self.folder / "images" / label
-                for path in folder.rglob("*.png"):
-                    if path.relative_to(folder) not in names:
-                        path.unlink()
+            for path in self.folder.glob("images/*/**/*.png"):
+                if Path(*path.relative_to(self.folder).parts[2:]) not in names:
+                    path.unlink()
         except OSError as error:
-            raise UserError(
-                f"the results cannot be written to {self.folder} ({error}): give another --results_dir"
-            ) from None
+            found = f"the results cannot be written to {self.folder} ({error})"
+            raise UserError(f"{found}: give another --results_dir") from None
 
     def add(self, names: list[Path], images: Mapping[str, Tensor]) -> None:
         """Write the images by label, each (B, C, H, W) in [-1, 1], under `names`."""
         copies = {label: HostCopy(to_pixels(batch)) for label, batch in images.items()}
         for number, name in enumerate(names):
             for label, copy in copies.items():
-                self._writes.append(self._pool.submit(self._write, copy, number, self._file(label, name)))
+                path = self.folder / "images" / label / name
+                self._writes.append(self._pool.submit(_write, copy, number, path))
             self.rows.append((name, list(copies)))
         self._collect(keep=4 * THREADS * len(images))
 
@@ -66,22 +62,21 @@ class ResultPage:
         opt = self.opt
         page = HtmlPage(self.folder, f"{opt.name}: {opt.phase}, epoch {opt.epoch}")
         page.add_facts({"images": count, "from": f"{opt.dataroot} ({opt.direction})"})
+        page.add_jump_list([name.with_suffix("").as_posix() for name, _ in self.rows])
         for name, labels in self.rows:
-            files = [self._file(label, name).relative_to(self.folder).as_posix() for label in labels]
+            files = [f"images/{label}/{name.as_posix()}" for label in labels]
             page.add_images(name.with_suffix("").as_posix(), files, labels, opt.display_winsize)
         page.save()
 
-    def _file(self, label: str, name: Path) -> Path:
-        return self.folder / "images" / label / name
-
-    def _write(self, copy: HostCopy, number: int, path: Path) -> None:
-        save_png(copy.numpy()[number], path)
-
     def _collect(self, keep: int) -> None:
+        """Wait for all but the last `keep` files to be written."""
         while len(self._writes) > keep:
             try:
                 self._writes.popleft().result()
             except OSError as error:
-                raise UserError(
-                    f"a result cannot be written ({error}): make room, or give another --results_dir"
-                ) from None
+                found = f"a result cannot be written ({error})"
+                raise UserError(f"{found}: make room, or give another --results_dir") from None
+
+
+def _write(copy: HostCopy, number: int, path: Path) -> None:
+    save_png(copy.numpy()[number], path)

@@ -1,14 +1,15 @@
-"""Translate image files: threads read ahead and write behind while the device translates what was read.
+"""Translate image files: threads read the next files and write the last results while the device translates.
 
-A file that fails (unreadable, too large for the memory, unwritable) is named, and the others go on.
+A file that fails (unreadable, too large for the memory, unwritable) is reported, and the others continue.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -27,7 +28,7 @@ FAR = 2.0  # times larger or smaller than the training images: worth a warning
 
 
 class Translator(Protocol):
-    """What translates: `models.inference.Translator`."""
+    """Such as `models.inference.Translator`."""
 
     device: torch.device
 
@@ -49,6 +50,9 @@ class Failure(NamedTuple):
     reason: str
 
 
+Batch = list[tuple[Job, Photo]]
+
+
 def translate_files(
     translator: Translator,
     jobs: Sequence[Job],
@@ -60,13 +64,17 @@ def translate_files(
     """Translate every job's file, under a progress bar; return those that failed.
 
     Args:
-        batch_size: at most so many images of one size at a time.
+        batch_size: images of one size at a time, at most.
         shorter_side: scale each image to this first, pixels.
-        trained_size: side of the training images, pixels; a warning tells of the first image far from it.
+        trained_size: side of the training images, pixels; the first image far from it gives a warning.
     """
     failures: list[Failure] = []
     writes: deque[tuple[Job, Future]] = deque()
-    warned = trained_size is None
+    ahead = 2 * (batch_size + THREADS)  # files being read, or being written, at any time
+
+    def fail(job: Job, reason: str) -> None:
+        failures.append(Failure(job.source, reason))
+        bar.update()
 
     def collect(keep: int) -> None:
         """Wait for all but the last `keep` files to be written."""
@@ -74,37 +82,38 @@ def translate_files(
             job, future = writes.popleft()
             try:
                 future.result()
+                bar.update()
             except OSError as error:
-                failures.append(Failure(job.source, f"{job.target} cannot be written ({error})"))
-            bar.update()
+                fail(job, f"{job.target} cannot be written ({error})")
 
     with (
         tqdm(total=len(jobs), unit="image", dynamic_ncols=True, disable=None) as bar,
         ThreadPoolExecutor(THREADS) as readers,
         ThreadPoolExecutor(THREADS) as writers,
     ):
-        photos = _read_ahead(
-            jobs, readers, shorter_side, ahead=2 * (batch_size + THREADS), failures=failures, bar=bar
-        )
-        for batch in _batches(photos, batch_size):
-            size = batch[0][1].size
-            if not warned and not 1 / FAR <= (size[0] * size[1]) ** 0.5 / trained_size <= FAR:
-                warned = True
-                tqdm.write(
-                    f"warning: {batch[0][0].source} is {size[0]} x {size[1]} pixels, far from the {trained_size} x "
-                    f"{trained_size} of the training images, so its translation may be weak (said once). --load_size "
-                    f"{trained_size} would scale the shorter side to that first.",
-                    file=sys.stderr,
-                )
-            for part, result in _translated(translator, batch, failures, bar):
+        for batch in _batches(_read_ahead(jobs, readers, shorter_side, ahead, fail), batch_size):
+            if trained_size is not None and _is_far(batch[0][1].size, trained_size):
+                _warn_of_size(*batch[0], trained_size)
+                trained_size = None
+            for part, result in _translated(translator, batch, fail):
                 for number, (job, photo) in enumerate(part):
                     writes.append((job, writers.submit(_write, job.target, result, number, photo)))
-            collect(keep=2 * (batch_size + THREADS))
+            collect(keep=ahead)
         collect(keep=0)
     return failures
 
 
-Batch = list[tuple[Job, Photo]]
+def _is_far(size: tuple[int, int], trained_size: int) -> bool:
+    return not 1 / FAR <= (size[0] * size[1]) ** 0.5 / trained_size <= FAR
+
+
+def _warn_of_size(job: Job, photo: Photo, trained_size: int) -> None:
+    tqdm.write(
+        f"warning: {job.source} is {photo.size[0]} x {photo.size[1]} pixels, far from the {trained_size} x "
+        f"{trained_size} of the training images, so its translation may be poor (this warning comes once). "
+        f"--load_size {trained_size} scales the shorter side to that first.",
+        file=sys.stderr,
+    )
 
 
 def _read_ahead(
@@ -112,29 +121,25 @@ def _read_ahead(
     readers: ThreadPoolExecutor,
     shorter_side: int | None,
     ahead: int,
-    failures: list[Failure],
-    bar: tqdm,
+    fail: Callable[[Job, str], None],
 ) -> Iterator[tuple[Job, Photo]]:
-    """The photos in order, up to `ahead` of them being read at any time."""
+    """The photos in order, while the next `ahead` are being read."""
     waiting: deque[tuple[Job, Future]] = deque()
     jobs = iter(jobs)
     while True:
-        while len(waiting) < ahead and (job := next(jobs, None)) is not None:
+        for job in itertools.islice(jobs, ahead - len(waiting)):
             waiting.append((job, readers.submit(read_photo, job.source, shorter_side)))
         if not waiting:
             return
         job, future = waiting.popleft()
         try:
-            photo = future.result()
+            yield job, future.result()
         except ImageError as error:
-            failures.append(Failure(job.source, f"{error.found}. {error.remedy.split(';')[0]}"))
-            bar.update()
-            continue
-        yield job, photo
+            fail(job, f"{error.found}. {error.remedy.split(';')[0]}")
 
 
 def _batches(photos: Iterable[tuple[Job, Photo]], batch_size: int) -> Iterator[Batch]:
-    """Batches of equal size. Sizes that do not fill theirs wait, but not so many that memory would fill."""
+    """Batches of images of one size. Incomplete batches wait, up to 4 batches' images in all."""
     waiting: dict[tuple[int, int], Batch] = {}
     for job, photo in photos:
         group = waiting.setdefault(photo.size, [])
@@ -147,29 +152,26 @@ def _batches(photos: Iterable[tuple[Job, Photo]], batch_size: int) -> Iterator[B
 
 
 def _translated(
-    translator: Translator, batch: Batch, failures: list[Failure], bar: tqdm
+    translator: Translator, batch: Batch, fail: Callable[[Job, str], None]
 ) -> Iterator[tuple[Batch, HostCopy]]:
-    """The batch and its translation; where memory does not suffice for it, each image by itself."""
+    """The batch and its translation; if memory does not suffice, each image separately."""
     try:
-        result = translator.translate([photo.pixels for _, photo in batch])
+        yield batch, translator.translate([photo.pixels for _, photo in batch])
+        return
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        result = None
-    if result is not None:
-        yield batch, result
-    elif len(batch) > 1:
+    if len(batch) > 1:
         for item in batch:
-            yield from _translated(translator, [item], failures, bar)
+            yield from _translated(translator, [item], fail)
     else:
         job, photo = batch[0]
-        told = f"{photo.size[0]} x {photo.size[1]} pixels need more memory than {translator.device} has; give --load_size"
-        failures.append(Failure(job.source, told))
-        bar.update()
+        size = f"{photo.size[0]} x {photo.size[1]} pixels"
+        fail(job, f"{size} need more memory than {translator.device} has; give --load_size")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """torch tells of the CPU's memory by a bare RuntimeError."""
+    """On the CPU, torch reports it as a plain RuntimeError."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return "allocate" in str(error) and "memory" in str(error)

@@ -1,24 +1,16 @@
-"""A page of images that opens from disk, offline: the training's `web/index.html` and the results of test.py.
-
-Built with dominate, which escapes what it is given. Where dominate is not installed there is one warning
-and no page; images and logs do not depend on it.
-"""
+"""A page of images that opens from disk, offline: of a training, and of the results of test.py."""
 
 from __future__ import annotations
 
 import functools
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-try:
-    import dominate
-    from dominate import tags
-    from dominate.util import raw
-except ImportError:  # a bare machine trains all the same
-    dominate = None
+import dominate
+from dominate import tags
+from dominate.util import raw
 
 STYLE = """
 :root{color-scheme:light dark;
@@ -26,7 +18,7 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{
 --page:#14171c;--card:#1c2128;--text:#e6eaf0;--faint:#9aa4b1;--line:#2a3039;--link:#6cb6ff}}
 *{box-sizing:border-box}
-body{margin:0 auto;padding:1.5rem clamp(1rem,3vw,2.5rem) 4rem;max-width:100rem;
+body{margin:0 auto;padding:1.5rem clamp(1rem,3vw,2.5rem) 4rem;
 background:var(--page);color:var(--text);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 h1{font-size:1.5rem;line-height:1.25;margin:0 0 1rem;overflow-wrap:anywhere}
@@ -45,6 +37,8 @@ figure{margin:0;max-width:100%}
 figure img{display:block;max-width:100%;height:auto;aspect-ratio:auto 1;
 background:var(--line);border-radius:3px}
 figcaption{color:var(--faint);font-size:.85rem;margin-top:.25rem;overflow-wrap:anywhere}
+.images{display:inline-block;vertical-align:top;max-width:100%;margin-right:.9rem}
+nav{display:flex;flex-wrap:wrap;gap:.1rem 1rem;max-height:12rem;overflow-y:auto}
 a{color:var(--link)}
 """
 
@@ -52,41 +46,45 @@ a{color:var(--link)}
 class HtmlPage:
     """A page put together from top to bottom, then saved as `folder/index.html`.
 
-    Every file it shows is given relative to `folder`. Names may hold anything a file system allows: they
-    are quoted as URLs, and what cannot be printed (a newline, a byte that is not UTF-8) is shown as its
-    escape.
-
-    Args:
-        folder: where `index.html` goes.
-        title: of the window and the first heading.
-        refresh: reload the page every so many seconds; 0: never.
+    Files are given relative to `folder`. Names may hold anything a file system allows: they are quoted as
+    URLs, and characters that cannot be printed (a newline, a byte that is not UTF-8) are shown as escapes.
     """
 
-    def __init__(self, folder: str | Path, title: str, refresh: int = 0):
+    def __init__(self, folder: str | Path, title: str):
         self.folder = Path(folder)
         self.title = printable(title)
-        self.refresh = refresh
         self._parts: list[str] = []  # finished HTML
+
+    def add(self, tag: tags.html_tag) -> None:
+        """Any tag of dominate."""
+        self._parts.append(tag.render(pretty=False))
 
     def add_header(self, text: str) -> None:
         """A heading above what follows."""
-        if dominate:
-            self._parts.append(tags.h2(printable(text)).render(pretty=False))
+        self.add(tags.h2(printable(text)))
+
+    def add_link(self, file: str, text: str) -> None:
+        """A line that links to a file."""
+        self.add(tags.p(tags.a(printable(text), href=url(file))))
 
     def add_facts(self, facts: Mapping[str, str]) -> None:
-        """A line of named values, such as the state of a run."""
-        if dominate:
-            entries = [tags.div(tags.dt(printable(k)), tags.dd(printable(v))) for k, v in facts.items()]
-            self._parts.append(tags.dl(*entries, cls="facts card").render(pretty=False))
+        """A line of named values, such as the state of a run; nothing if there are none."""
+        entries = [tags.div(tags.dt(printable(name)), tags.dd(printable(v))) for name, v in facts.items()]
+        if entries:
+            self.add(tags.dl(*entries, cls="facts card"))
 
     def add_plot(self, file: str, description: str) -> None:
         """A drawing as wide as the page, linked to its file."""
-        if dominate:
-            image = tags.img(src=url(file), alt=printable(description))
-            self._parts.append(tags.div(tags.a(image, href=url(file)), cls="plot card").render(pretty=False))
+        image = tags.img(src=url(file), alt=printable(description))
+        self.add(tags.div(tags.a(image, href=url(file)), cls="plot card"))
+
+    def add_jump_list(self, captions: Sequence[str]) -> None:
+        """Links to the rows of images with these captions."""
+        links = [tags.a(printable(caption), href=f"#{_anchor(caption)}") for caption in captions]
+        self.add(tags.nav(*links, cls="card"))
 
     def add_images(self, caption: str, files: Sequence[str], labels: Sequence[str], width: int = 256) -> None:
-        """A row of images side by side, each linked to its file.
+        """Images side by side, each linked to its file. Several such rows stand side by side if they fit.
 
         Args:
             caption: above the row (an epoch, the name of the input).
@@ -94,21 +92,15 @@ class HtmlPage:
             labels: one text per image, shown below it.
             width: of an image on the screen, in pixels.
         """
-        if dominate:
-            self._parts.append(_image_row(caption, tuple(files), tuple(labels), width))
+        self._parts.append(_image_row(caption, tuple(files), tuple(labels), width))
 
     def save(self) -> None:
-        """Write the page, replacing an older one in one move; nothing without dominate. Raises OSError."""
-        if dominate is None:
-            _warn_once_without_dominate()
-            return
+        """Write the page, replacing an older one in one move. Raises OSError."""
         document = dominate.document(title=self.title)
         document["lang"] = "en"
         with document.head:
             tags.meta(charset="utf-8")
             tags.meta(name="viewport", content="width=device-width, initial-scale=1")
-            if self.refresh:
-                tags.meta(http_equiv="refresh", content=str(self.refresh))
             tags.style(raw(STYLE))
         document.body.add(tags.h1(self.title), raw("\n".join(self._parts)))
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -117,29 +109,20 @@ class HtmlPage:
         os.replace(unfinished, self.folder / "index.html")
 
 
-# A training page is written again and again with the rows it had: each is built once.
+# Cached because a training page is written again and again with the rows it had.
 @functools.lru_cache(maxsize=10_000)
 def _image_row(caption: str, files: tuple[str, ...], labels: tuple[str, ...], width: int) -> str:
     figures = []
     for file, label in zip(files, labels, strict=True):
         image = tags.img(src=url(file), alt=printable(label), width=width, loading="lazy")
         figures.append(tags.figure(tags.a(image, href=url(file)), tags.figcaption(printable(label))))
-    return tags.section(tags.h3(printable(caption)), tags.div(*figures, cls="row"), cls="card").render(
-        pretty=False
-    )
-
-
-@functools.cache
-def _warn_once_without_dominate() -> None:
-    warnings.warn(
-        "dominate is not installed, so no HTML page is written (images and logs are); pip install dominate",
-        RuntimeWarning,
-        stacklevel=3,
-    )
+    heading = tags.h3(printable(caption))
+    row = tags.section(heading, tags.div(*figures, cls="row"), cls="images card", id=_anchor(caption))
+    return row.render(pretty=False)
 
 
 def printable(text: str) -> str:
-    """The text with what cannot be shown, or not be saved as UTF-8, as its escape: a newline becomes \\n."""
+    """The text with escapes for what cannot be shown or saved as UTF-8: a newline becomes \\n."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
@@ -147,3 +130,8 @@ def url(file: str) -> str:
     """A relative path as a relative URL; bytes that are not UTF-8 keep their value."""
     # "./" so that a colon in the first part cannot be read as a scheme.
     return "./" + quote(os.fsencode(Path(file).as_posix()))
+
+
+def _anchor(caption: str) -> str:
+    """The id of a row of images, fit for a URL as it is."""
+    return quote(os.fsencode(caption), safe="")

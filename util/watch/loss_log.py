@@ -1,8 +1,7 @@
-"""The two logs of a training run: `loss_log.txt`, which users parse, and `log.jsonl`, which programs read.
+"""The two logs of a training run: `loss_log.txt` for people and parsers, `log.jsonl` for programs.
 
-`loss_log.txt` keeps the line format of the released code to the letter. `log.jsonl` holds one JSON object a
-line: the records of type "losses", and whatever else is told through `event`. Both only ever grow, except
-that going back to a checkpoint cuts them to what they held when it was written.
+`loss_log.txt` has the line format of the released code, to the letter. `log.jsonl` holds one JSON object per
+line. Both only grow, except that resuming from a checkpoint cuts them to their lengths at that checkpoint.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,75 +19,69 @@ from typing import Any
 TEXT, JSON_LINES = "loss_log.txt", "log.jsonl"
 
 
-def loss_line(
-    epoch: int, iters: int, seconds_per_image: float, data_seconds: float, losses: Mapping[str, float]
-) -> str:
-    """A line of loss_log.txt, which training prints too."""
-    head = f"(epoch: {epoch}, iters: {iters}, time: {seconds_per_image:.3f}, data: {data_seconds:.3f}) "
-    return head + "".join(f"{name}: {value:.3f} " for name, value in losses.items())
+@dataclass(frozen=True)
+class LossRecord:
+    """The losses of one moment of a training.
+
+    Attributes:
+        epoch: the running epoch, from 1.
+        iters: images seen in this epoch.
+        images: images seen in the whole training.
+        epochs_done: the same in epochs, as a fraction: 1.5 is halfway through epoch 2.
+        losses: name -> value, in the order to print; None for a value that was not finite when it was logged.
+        seconds_per_image: time per image, waiting for data included.
+        data_seconds: time per image spent waiting for data.
+        lr: learning rate.
+    """
+
+    epoch: int
+    iters: int
+    images: int
+    epochs_done: float
+    losses: Mapping[str, float | None]
+    seconds_per_image: float
+    data_seconds: float
+    lr: float
+
+    def line(self) -> str:
+        """The line of loss_log.txt, which training prints too."""
+        head = f"(epoch: {self.epoch}, iters: {self.iters}"
+        head += f", time: {self.seconds_per_image:.3f}, data: {self.data_seconds:.3f}) "
+        return head + "".join(f"{name}: {value:.3f} " for name, value in self.losses.items())
+
+    def seconds_left(self, epochs: float) -> float:
+        """Time until `epochs` epochs are done, at this record's speed."""
+        images_per_epoch = self.iters / (self.epochs_done - (self.epoch - 1))
+        return (epochs - self.epochs_done) * images_per_epoch * self.seconds_per_image
 
 
 class LossLog:
-    """Appends to the two logs of a run folder. Every method raises OSError where the disk refuses.
+    """Appends records to the logs of a run's folder. Every method raises OSError if the disk refuses.
 
-    Files are opened for each line: nothing is lost in a crash, at a cost of microseconds.
+    The files are opened for each record: a crash loses nothing, at a cost of microseconds.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self._headed = False  # the header of this session comes with its first line, hence after a truncation
+        self._has_header = False  # written with this session's first line, hence after a truncation
 
-    def losses(
-        self,
-        *,
-        epoch: int,
-        iters: int,
-        images: int,
-        epochs_done: float,
-        losses: Mapping[str, float],
-        seconds_per_image: float,
-        data_seconds: float,
-        lr: float,
-    ) -> None:
-        """Write one line in each log.
-
-        Args:
-            epoch: number of the running epoch, from 1.
-            iters: images seen in this epoch.
-            images: images seen in the whole training.
-            epochs_done: the same in epochs, as a fraction: 1.5 is half-way through epoch 2.
-            losses: name -> value, in the order to print.
-            seconds_per_image: computing time.
-            data_seconds: time spent waiting for data.
-            lr: learning rate.
-        """
-        if not self._headed:
+    def losses(self, record: LossRecord) -> None:
+        """Append one line to each log; in log.jsonl, values that are not finite become null."""
+        if not self._has_header:
             self._append(TEXT, f"================ Training Loss ({time.ctime()}) ================\n")
-            self._headed = True
-        self._append(TEXT, loss_line(epoch, iters, seconds_per_image, data_seconds, losses) + "\n")
-        self.event(
-            "losses",
-            epoch=epoch,
-            iters=iters,
-            images=images,
-            epochs_done=epochs_done,
-            lr=lr,
-            seconds_per_image=seconds_per_image,
-            data_seconds=data_seconds,
-            losses=dict(losses),
-        )
-
-    def event(self, type: str, **fields: Any) -> None:
-        """Write a record of another type to `log.jsonl`; numbers that are not finite become null."""
-        record = {"type": type, **fields, "time": datetime.now().astimezone().isoformat(timespec="seconds")}
-        self._append(JSON_LINES, json.dumps(_jsonable(record), allow_nan=False) + "\n")
+            self._has_header = True
+        self._append(TEXT, record.line() + "\n")
+        finite = {name: value if math.isfinite(value) else None for name, value in record.losses.items()}
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        entry = {"type": "losses", **asdict(record), "losses": finite, "time": now}
+        self._append(JSON_LINES, json.dumps(entry) + "\n")
 
     def state_dict(self) -> dict[str, int]:
-        """The length of each log in bytes, to be kept in a checkpoint."""
+        """The length of each log in bytes, for a checkpoint."""
         return {name: _size(self.folder / name) for name in (TEXT, JSON_LINES)}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Cut the logs back to the lengths of a checkpoint. A file that is missing or shorter stays as is."""
+        """Cut the logs to the lengths of a checkpoint. A file that is missing or shorter stays as it is."""
         for name in (TEXT, JSON_LINES):
             if _size(self.folder / name) > state.get(name, math.inf):
                 os.truncate(self.folder / name, state[name])
@@ -99,10 +93,10 @@ class LossLog:
 
 
 def read_loss_records(folder: str | Path) -> list[dict[str, Any]]:
-    """The records of type "losses" in a run folder, in order; [] where there is no log.
+    """The records of a run's `log.jsonl`, in order, as dicts with the fields of `LossRecord`.
 
-    A line torn by a crash is passed over. Where a run was started anew or resumed, the later records replace
-    earlier ones, so that the number of images seen always increases.
+    Lines torn by a crash are skipped. After a restart, later records replace earlier ones, so that `images`
+    always increases.
     """
     records: list[dict[str, Any]] = []
     path = Path(folder) / JSON_LINES
@@ -121,20 +115,11 @@ def read_loss_records(folder: str | Path) -> list[dict[str, Any]]:
     return records
 
 
+def logged_records(folder: str | Path) -> list[LossRecord]:
+    """`read_loss_records` as `LossRecord`s."""
+    names = [field.name for field in fields(LossRecord)]
+    return [LossRecord(**{name: record[name] for name in names}) for record in read_loss_records(folder)]
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _jsonable(value: Any) -> Any:
-    """The value in JSON's own types: no NaN or infinity, and text for what JSON does not know."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
-    try:
-        number = float(value)  # a float, or a scalar of NumPy or torch
-    except (TypeError, ValueError):
-        return str(value)
-    return number if math.isfinite(number) else None

@@ -1,21 +1,31 @@
-"""The loss curves of a run as one SVG file, crisp at any size, in the reader's light or dark colours.
+"""The loss curves of a run as one SVG file, in light or dark colours as the reader's system.
 
-A run may log half a million times. `LossHistory` therefore keeps at most a thousand points, each the mean
-of as many records as it takes, so that drawing costs the same milliseconds at the end of a run as at its
-start.
+A run may log half a million times. `LossHistory` keeps at most a thousand points, each the mean of
+consecutive records, so drawing costs the same few milliseconds at any time of a run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
 
-GROUPS = ("Adversarial", "Contrastive", "Generator, total", "Other losses")  # the panels, in order
+from util.watch.loss_log import LossRecord
+
+# The panels in order, and the names of their losses; a name goes to the first panel that matches.
+PANELS = {
+    "Contrastive": re.compile("NCE"),
+    "Adversarial": re.compile("GAN|D$|D_|G_"),
+    "Generator, total": re.compile("G$"),
+    "Reconstruction": re.compile("cycle|idt|rec|L1"),
+    "Other losses": re.compile(""),
+}
 
 Row = tuple[float, dict[str, float]]  # (epochs done, {loss name: value}), finite values only
+Curves = dict[str, tuple[np.ndarray, np.ndarray]]  # loss name -> (epochs done (n,), values (n,))
 
 WIDTH, PER_ROW = 1200, 3  # of the drawing in pixels; panels side by side
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 52, 38  # what surrounds the axes of a panel
@@ -42,14 +52,16 @@ text{fill:#9aa4b1}.title,.value{fill:#e6eaf0}.grid{stroke:#2a3039}.axis{stroke:#
 class LossHistory:
     """The losses of a run, thinned by averaging neighbours so that at most `capacity` rows stay."""
 
-    def __init__(self, capacity: int = 1000):
+    def __init__(self, records: Iterable[LossRecord] = (), capacity: int = 1000):
         self.capacity = capacity
         self._rows: list[Row] = []
         self._group: list[Row] = []  # the newest records, fewer than make a row
         self._records_per_row = 1
+        for record in records:
+            self.add(record.epochs_done, record.losses)
 
     def add(self, epochs_done: float, losses: Mapping[str, float | None]) -> None:
-        """Take in one record; values that are None or not finite are left out."""
+        """Add one record, without the values that are None or not finite."""
         finite = {name: float(v) for name, v in losses.items() if v is not None and math.isfinite(v)}
         self._group.append((epochs_done, finite))
         if len(self._group) == self._records_per_row:
@@ -60,24 +72,21 @@ class LossHistory:
             self._records_per_row *= 2
 
     def rows(self) -> list[Row]:
-        """All rows up to the newest record, as a list of its own."""
+        """A copy of all rows up to the newest record."""
         return self._rows + ([_mean_row(self._group)] if self._group else [])
 
 
-def curves(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Each loss as its points: name -> (epochs done (n,), values (n,)), in the order of first appearance."""
-    points: dict[str, list[tuple[float, float]]] = {}
-    for epochs_done, losses in rows:
-        for name, value in losses.items():
-            points.setdefault(name, []).append((epochs_done, value))
-    return {name: (np.array([x for x, _ in p]), np.array([y for _, y in p])) for name, p in points.items()}
+def _mean_row(rows: Sequence[Row]) -> Row:
+    names = dict.fromkeys(name for _, losses in rows for name in losses)  # a set that keeps the order
+    means = {name: float(np.mean([losses[name] for _, losses in rows if name in losses])) for name in names}
+    return sum(x for x, _ in rows) / len(rows), means
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
     """Running mean, twice: (n,) -> (n,).
 
-    At the start the window shrinks on both sides alike, so that the first, steep fall keeps its height; at
-    the end it only loses its future, so that the newest value does not jump about.
+    At the start the window shrinks on both sides, so that the first, steep fall keeps its height; at the end
+    it only shrinks on the right, so that the newest value does not jump.
     """
     n = len(values)
     reach = round(min(max(SMOOTHING * n, 5), n / 8))
@@ -91,12 +100,15 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def draw_losses(rows: Sequence[Row]) -> str:
     """The SVG document: a panel for each group of losses, smooth curves over faint raw ones, x in epochs."""
-    by_name = curves(rows)
-    groups = [(title, [name for name in by_name if _group_of(name) == title]) for title in GROUPS]
-    panels = {title: {name: by_name[name] for name in names} for title, names in groups if names}
+    panels: dict[str, Curves] = {title: {} for title in PANELS}
+    for name in dict.fromkeys(name for _, losses in rows for name in losses):
+        title = next(title for title, pattern in PANELS.items() if pattern.match(name))
+        points = [(epochs_done, losses[name]) for epochs_done, losses in rows if name in losses]
+        panels[title][name] = tuple(np.array(points).T)  # (points,) each
+    panels = {title: losses for title, losses in panels.items() if losses}
     columns = min(PER_ROW, max(1, len(panels)))
     height = HEIGHT * math.ceil(max(1, len(panels)) / columns)
-    last = max((x for x, _ in rows), default=0.0) or 1.0
+    last = max((epochs_done for epochs_done, _ in rows), default=0.0) or 1.0
     last = math.ceil(last) if last > 10 else last
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}"'
@@ -106,23 +118,19 @@ def draw_losses(rows: Sequence[Row]) -> str:
         parts.append(_text(WIDTH / 2, height / 2, "No losses logged yet", anchor="middle"))
     for index, (title, losses) in enumerate(panels.items()):
         x, y = index % columns * WIDTH / columns, index // columns * HEIGHT
-        parts.append(_panel(title, losses, x, y, WIDTH / columns, last, index))
+        parts += [
+            f'<g transform="translate({x:.1f},{y})">',
+            *_panel(title, losses, WIDTH / columns, last),
+            "</g>",
+        ]
     return "\n".join(parts) + "\n</svg>\n"
 
 
-def _panel(
-    title: str,
-    losses: dict[str, tuple[np.ndarray, np.ndarray]],
-    x0: float,
-    y0: float,
-    width: float,
-    last: float,
-    index: int,
-) -> str:
-    """One set of axes with its curves at (x0, y0); `last` is the right end of the x axis in epochs."""
+def _panel(title: str, losses: Curves, width: float, last: float) -> list[str]:
+    """One set of axes with its curves, `width` wide; `last` is the right end of the x axis in epochs."""
     smoothed = {name: smooth(values) for name, (_, values) in losses.items()}
     low, high = _value_range([values for _, values in losses.values()], list(smoothed.values()))
-    left, right, top, bottom = x0 + LEFT, x0 + width - RIGHT, y0 + TOP, y0 + HEIGHT - BOTTOM
+    left, right, top, bottom = LEFT, width - RIGHT, TOP, HEIGHT - BOTTOM
 
     def to_x(epochs):
         return left + (right - left) * epochs / last
@@ -130,31 +138,30 @@ def _panel(
     def to_y(values):
         return bottom - (bottom - top) * (values - low) / (high - low)
 
-    parts = [_text(left, y0 + 18, escape(title), kind="title")]
+    parts = [_text(left, 18, escape(title), kind="title")]
     for tick in nice_ticks(low, high, 5):
         y = to_y(tick)
         parts += [_line(left, y, right, y, "grid"), _text(left - 7, y + 4, f"{tick:g}", anchor="end")]
     for tick in nice_ticks(0, last, 6):
         x = to_x(tick)
-        parts += [
-            _line(x, bottom, x, bottom + 4, "axis"),
-            _text(x, bottom + 18, f"{tick:g}", anchor="middle"),
-        ]
+        parts.append(_line(x, bottom, x, bottom + 4, "axis"))
+        parts.append(_text(x, bottom + 18, f"{tick:g}", anchor="middle"))
     parts.append(_line(left, bottom, right, bottom, "axis"))
     parts.append(_text((left + right) / 2, bottom + 34, "epochs", anchor="middle"))
 
-    legend, paths = [], []
+    legend, raw_paths, smooth_paths = [], [], []
     for number, (name, (epochs, values)) in enumerate(losses.items()):
         colour = number % COLOURS
         newest = f'<tspan class="value">{smoothed[name][-1]:.3f}</tspan>'
         legend.append(f'<tspan class="k{colour}">●</tspan> {escape(name)} {newest}')
-        paths.append(_path(to_x(epochs), to_y(values), f"raw c{colour}"))
-        paths.append(_path(to_x(epochs), to_y(smoothed[name]), f"smooth c{colour}"))
-    parts.append(_text(left, y0 + 38, "&#160;&#160;&#160;".join(legend)))
-    paths.sort(key=lambda path: 'class="smooth' in path)  # all raw curves lie under all smooth ones
-    box = f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"/>'
-    parts.append(f'<clipPath id="panel{index}">{box}</clipPath><g clip-path="url(#panel{index})">')
-    return "\n".join([*parts, *paths, "</g>"])
+        raw_paths.append(_path(to_x(epochs), to_y(values), f"raw c{colour}"))
+        smooth_paths.append(_path(to_x(epochs), to_y(smoothed[name]), f"smooth c{colour}"))
+    parts.append(_text(left, 38, "&#160;&#160;&#160;".join(legend)))
+    # The inner svg clips its content; its viewBox keeps the panel's coordinates.
+    box = f"{left:.1f} {top:.1f} {right - left:.1f} {bottom - top:.1f}"
+    x, y, wide, high = box.split()
+    clip = f'<svg x="{x}" y="{y}" width="{wide}" height="{high}" viewBox="{box}">'
+    return [*parts, clip, *raw_paths, *smooth_paths, "</svg>"]
 
 
 def _text(x: float, y: float, markup: str, kind: str = "", anchor: str = "start") -> str:
@@ -187,21 +194,3 @@ def _value_range(raw: Sequence[np.ndarray], smoothed: Sequence[np.ndarray]) -> t
         low = 0.0
     margin = 0.06 * (high - low) or 0.5 * abs(high) or 1.0
     return (low if low == 0 else low - margin), high + margin
-
-
-def _group_of(name: str) -> str:
-    """The panel of a loss, one of GROUPS, by its name."""
-    if "NCE" in name:
-        return "Contrastive"
-    if "GAN" in name or name.startswith(("D", "G_")):
-        return "Adversarial"
-    return "Generator, total" if name == "G" else "Other losses"
-
-
-def _mean_row(rows: Sequence[Row]) -> Row:
-    names = dict.fromkeys(name for _, losses in rows for name in losses)  # a set that keeps the order
-    means = {}
-    for name in names:
-        values = [losses[name] for _, losses in rows if name in losses]
-        means[name] = sum(values) / len(values)
-    return sum(x for x, _ in rows) / len(rows), means

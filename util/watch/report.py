@@ -1,4 +1,4 @@
-"""What a training prints and shows as it runs: the progress bar, lines of losses, and images, when each is due."""
+"""What a training prints and shows as it runs, and when: progress bar, lines of losses, images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from util import distributed
 from util.console import say
 from util.run.checkpoint import Progress
 from util.run.clock import Clock
-from util.watch.loss_log import loss_line
+from util.watch.loss_log import LossRecord
 from util.watch.monitor import Monitor
 
 
@@ -55,7 +55,7 @@ class Report:
         )
 
     def step(self) -> None:
-        """A step is done: show what is due."""
+        """Report a step: show what is due."""
         opt, progress = self.opt, self.progress
         self.bar.update(self.global_batch)
         if self._sum is not None:
@@ -75,23 +75,22 @@ class Report:
         losses = self.model.get_current_losses()
         losses = dict(zip(losses, distributed.mean(list(losses.values())), strict=True))
         seconds, data_seconds = self.clock.per_image()
-        say(loss_line(progress.epoch, progress.position, seconds, data_seconds, losses))
-        if self.monitor:
-            self.monitor.losses(
-                epoch=progress.epoch,
-                iters=progress.position,
-                images=progress.images,
-                losses=losses,
-                seconds_per_image=seconds,
-                data_seconds=data_seconds,
-                lr=self.model.learning_rate,
-                epoch_progress=progress.position / self.epoch_images,
-            )
-        left = (self.last_epoch - progress.epoch + 1) * self.epoch_images - progress.position
-        headline = ", ".join(f"{name} {losses[name]:.3f}" for name in self.model.headline)
-        self.bar.set_postfix_str(
-            f"{headline}, {tqdm.format_interval(left * seconds)} left in all", refresh=False
+        record = LossRecord(
+            epoch=progress.epoch,
+            iters=progress.position,
+            images=progress.images,
+            epochs_done=progress.epoch - 1 + progress.position / self.epoch_images,
+            losses=losses,
+            seconds_per_image=seconds,
+            data_seconds=data_seconds,
+            lr=self.model.learning_rate,
         )
+        say(record.line())
+        if self.monitor:
+            self.monitor.losses(record)
+        headline = ", ".join(f"{name} {losses[name]:.3f}" for name in self.model.headline)
+        left = tqdm.format_interval(record.seconds_left(self.last_epoch))
+        self.bar.set_postfix_str(f"{headline}, {left} left in all", refresh=False)
 
     def save_mean(self) -> None:
         """Put the sum of the headline loss into the progress, which a checkpoint saves."""
@@ -99,13 +98,11 @@ class Report:
             self.progress.loss_G_sum = float(self._sum)
 
     def mean_headline(self) -> float | None:
-        """The epoch's mean of the headline loss over all processes, for a plateau schedule; None for others."""
+        """The epoch's mean headline loss over all processes, for a plateau schedule; None for others."""
         if self._sum is None:
             return None
         return distributed.mean([float(self._sum) / max(self.progress.epoch_steps, 1)])[0]
 
     def end_epoch(self) -> None:
-        """Close the progress bar and renew the page."""
+        """Close the progress bar."""
         self.bar.close()
-        if self.monitor:
-            self.monitor.epoch_end(self.progress.epoch - (self.progress.position == 0))

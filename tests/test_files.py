@@ -1,0 +1,66 @@
+"""Atomic writes: the old file or the new one, under any name, and equal contents in equal files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from util.files import remove_leftovers, write_atomically
+
+WEIGHTS = {"layer.weight": torch.arange(12.0).view(3, 4), "layer.bias": torch.ones(3)}
+
+
+def test_equal_weights_give_equal_files_under_any_name(tmp_path):
+    for name in ("latest_net_G.pth", "5_net_G.pth"):
+        write_atomically(tmp_path / name, lambda path: torch.save(WEIGHTS, path))
+    first, second = (path.read_bytes() for path in tmp_path.iterdir())
+    assert first == second
+    assert torch.equal(torch.load(tmp_path / "5_net_G.pth")["layer.weight"], WEIGHTS["layer.weight"])
+
+
+@pytest.mark.parametrize("length", [1, 250, 255])
+def test_names_of_any_length(tmp_path, length):
+    write_atomically(tmp_path / ("n" * length), lambda path: path.write_text("whole"))
+    assert [(len(path.name), path.read_text()) for path in tmp_path.iterdir()] == [(length, "whole")]
+
+
+def fail(error: Exception):
+    def write(path: Path) -> None:
+        path.write_text("half")
+        raise error
+
+    return write
+
+
+def refuse(path: Path) -> None:
+    raise OSError(f"found {path.read_text()!r}")
+
+
+@pytest.mark.parametrize(
+    ("write", "verify", "message"),
+    [
+        (
+            fail(RuntimeError("PytorchStreamWriter failed\nstack")),
+            None,
+            "f could not be written, with .* MB free",
+        ),
+        (fail(OSError("no space")), None, "no space"),
+        (lambda path: path.write_text("bad"), refuse, "f, read back after writing: found 'bad'"),
+    ],
+)
+def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path, write, verify, message):
+    (tmp_path / "f").write_text("old")
+    with pytest.raises(OSError, match=message):
+        write_atomically(tmp_path / "f", write, **({"verify": verify} if verify else {}))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("f", "old")]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / ".x1y2.tmp").mkdir()
+    (tmp_path / ".x1y2.tmp" / "archive").write_text("half")
+    (tmp_path / ".latest_state.pth.123.tmp").write_text("of an earlier version")
+    (tmp_path / "kept.tmp").write_text("")
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.tmp"]
