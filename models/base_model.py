@@ -201,7 +201,7 @@ class BaseModel:
         self.training_step()
 
     def update(self, group: str, loss: Tensor, losses: Sequence[str]) -> None:
-        """Descend `loss` in the networks of `group`, unless one of named in `losses` or the gradient is not finite."""
+        """Descend `loss` in the networks of `group`, unless a named loss or the gradient is not finite."""
         names = self.groups[group]
         optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
         for optimizer in optimizers:

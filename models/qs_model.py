@@ -97,7 +97,7 @@ def check_query_selection(opt: Namespace) -> None:
 
 
 def pooled_features(opt: Namespace, number: int, features: Tensor) -> Tensor:
-    """Features (B, C, H, W) of the `number`-th of `--nce_layers`, on QS-Attn layers averaged to `--qs_pool`."""
+    """Features (B, C, H, W) of the `number`-th of `--nce_layers`, on QS-Attn layers pooled."""
     side = opt.qs_pool
     if side and opt.nce_layers[number] in opt.qs_layers and max(features.shape[2:]) > side:
         return F.adaptive_avg_pool2d(features, [min(side, length) for length in features.shape[2:]])
@@ -110,7 +110,7 @@ def _check_released_local(opt: Namespace) -> None:
     found = sorted({channels[layer] for layer in opt.qs_layers})
     if found != [opt.num_patches] or opt.batch_size > 1:
         raise UserError(
-            "--qs_variant released with --QS_mode local works, as the released code does, for --batch_size 1 and "
-            f"as many --num_patches as each of --qs_layers has channels; found --batch_size {opt.batch_size}, "
-            f"--num_patches {opt.num_patches}, and {' and '.join(map(str, found))} channels"
+            "--qs_variant released with --QS_mode local works, as the released code does, for --batch_size 1 "
+            f"and as many --num_patches as each of --qs_layers has channels; found --batch_size "
+            f"{opt.batch_size}, --num_patches {opt.num_patches}, and {' and '.join(map(str, found))} channels"
         )

@@ -66,8 +66,8 @@ def select_queries_released(
         if indices.shape[1] != c:
             raise UserError(
                 "--qs_variant released with --QS_mode local pairs patches with channels, as the released "
-                f"code does, and needs as many of both; found {indices.shape[1]} patches of {h} x {w} positions, {c} "
-                "channels: change --num_patches, --qs_layers or the image size"
+                f"code does, and needs as many of both; found {indices.shape[1]} patches of {h} x {w} "
+                f"positions, {c} channels: change --num_patches, --qs_layers or the image size"
             )
         return ReleasedLocalSelection(indices, rows, window)
     return QuerySelection(indices, rows)

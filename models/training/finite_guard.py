@@ -60,7 +60,7 @@ class FiniteGuard:
         return self._places[names]
 
     def failure(self, wait: bool = False) -> Failure | None:
-        """What went wrong, if anything. On CUDA, without `wait`, it reads a copy that may be a few steps old."""
+        """What went wrong, if anything. On CUDA, without `wait`, from a copy a few steps old."""
         if self.found.is_cuda and not wait:
             if self._copied is None:
                 self._copy = torch.empty(self.report.shape, dtype=self.report.dtype, pin_memory=True)
