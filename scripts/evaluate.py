@@ -19,10 +19,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from options.saved import option_values, run_folder
+from options.saved import option_values
 from scripts.evaluation.judge import Judge, print_numbers, warn
 from scripts.evaluation.options import EvaluateOptions
-from scripts.evaluation.sweep import checkpoints, draw_sweep, last_and_best
+from scripts.evaluation.sweep import checkpoints, draw_sweep, last_and_best, weights_of
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.metrics.evaluation import Evaluation
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def evaluate_run(opt: Namespace, judge: Judge) -> dict[str, Any]:
     """What test.py made of one checkpoint."""
-    folder, checkpoint = fake_folder(opt, opt.epoch), run_folder(vars(opt)) / f"{opt.epoch}_net_G.pth"
+    folder, checkpoint = fake_folder(opt, opt.epoch), weights_of(opt, opt.epoch)
     if not folder.is_dir():
         command = f"python test.py --name {opt.name} --epoch {opt.epoch}"
         raise UserError(f"there are no translations in {folder}; make them: {command}")

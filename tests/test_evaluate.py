@@ -214,6 +214,19 @@ def test_a_sweep_reports_last_and_best(tmp_path, monkeypatch, capsys) -> None:
     assert "6_net_G.pth" in capsys.readouterr().err
 
 
+def test_a_sweep_takes_the_network_that_translates(tmp_path) -> None:
+    """Of CycleGAN G_A, or G_B against the direction of training."""
+    (tmp_path / "train_opt.json").write_text('{"model": "cycle_gan", "direction": "AtoB"}')
+    for name in ("5_net_G_A", "latest_net_G_A", "5_net_G_B"):
+        (tmp_path / f"{name}.pth").write_bytes(name.encode())
+    words = ["--checkpoints_dir", str(tmp_path.parent), "--name", tmp_path.name]
+    for direction, expected in {"AtoB": ["5_net_G_A", "latest_net_G_A"], "BtoA": ["5_net_G_B"]}.items():
+        opt = evaluate.EvaluateOptions().parse(
+            [*words, f"--direction={direction}", "--epochs=all", "--gpu_ids=-1"]
+        )
+        assert [path.stem for path in evaluate.checkpoints(opt).values()] == expected
+
+
 def test_label_maps_are_scored(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("label", "pred"):

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from models import MODELS
+from models.weights import weights_file
 from options.saved import run_folder
 from util.errors import UserError
 from util.metrics.evaluation import higher_is_better
@@ -23,20 +25,26 @@ def checkpoints(opt: Namespace) -> dict[str, Path]:
 
     `all` includes latest only if it differs from the last numbered one.
     """
-    folder = run_folder(vars(opt))
     if opt.epochs != "all":
         names = [name.strip() for name in opt.epochs.split(",")]
     else:
-        found = [path.name.removesuffix("_net_G.pth") for path in folder.glob("*_net_G.pth")]
-        names = sorted((name for name in found if name.isdigit()), key=int)
-        last, latest = (folder / f"{name}_net_G.pth" for name in (names[-1] if names else "", "latest"))
+        pattern = weights_of(opt, "*")
+        end = pattern.name.removeprefix("*")
+        names = [path.name.removesuffix(end) for path in pattern.parent.glob(pattern.name)]
+        names = sorted((name for name in names if name.isdigit()), key=int)
+        last, latest = (weights_of(opt, name) for name in (names[-1] if names else "", "latest"))
         if latest.is_file() and not (last.is_file() and sha256(last) == sha256(latest)):
             names.append("latest")
-    found = {name: folder / f"{name}_net_G.pth" for name in names}
+    found = {name: weights_of(opt, name) for name in names}
     missing = [path for path in found.values() if not path.is_file()]
     if missing or not found:
-        raise UserError(f"--epochs {opt.epochs}: there is no {(missing or [folder / '*_net_G.pth'])[0]}")
+        raise UserError(f"--epochs {opt.epochs}: there is no {(missing or [weights_of(opt, '*')])[0]}")
     return found
+
+
+def weights_of(opt: Namespace, epoch: str) -> Path:
+    """The file of the network that translates, at an epoch of the run."""
+    return weights_file(run_folder(vars(opt)), epoch, MODELS[opt.model].translating(opt)[0])
 
 
 def last_and_best(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
