@@ -1,12 +1,16 @@
-"""Time the training step against the textbook one: python scripts/benchmark.py [--modes global,local] [--size 256] [options of train.py]
+"""Time the training step against the textbook step.
 
-Two sides, each with its own networks of the same weights: the plain step (`models/textbook`: released order, full attention
-matrices, float32, eager, NCHW; on CUDA with TF32 convolutions and cuDNN's search, as PyTorch ships and the released code sets
-them) and the step that trains, under the speed options given (--precision, --channels_last, --compile, --cuda_graph, --fast).
-Steps of the two alternate, so that whatever else a machine does meets both; each is timed between synchronisations, and
-medians with quartiles are given. A first untimed step compiles and captures. Peak memory is taken in a process for each side.
+    python scripts/benchmark.py [--modes global,local] [--size 256] [options of train.py]
 
-Images are synthetic unless --dataroot names a data set. Needs PyTorch alone, no visdom, no dominate.
+Two sides, each with its own networks of the same weights: the plain step (`models/textbook`: released
+order, full attention matrices, float32, eager, NCHW; on CUDA with TF32 convolutions and cuDNN's search, as
+PyTorch ships and the released code sets them), and the training step under the speed options given
+(--precision, --channels_last, --compile, --cuda_graph, --fast). The sides alternate step by step, so that
+other load on the machine affects both; each step is timed between synchronisations and reported as median and
+quartiles. A first, untimed step compiles and captures. Peak memory is measured in a separate process for each
+side.
+
+Images are synthetic unless --dataroot names a data set.
 """
 
 from __future__ import annotations
@@ -35,8 +39,10 @@ from models.qs_attn import QuerySelection
 from models.textbook import cut as textbook_cut
 from models.textbook import textbook_step
 from options.train_options import TrainOptions
-from scripts.measuring import StageClock, peak_memory, seconds, spread, versions_and_hardware
+from scripts.measuring import StageClock, format_spread, markdown_table, peak_memory, seconds, spread
+from util.arguments import ArgumentParser, integer
 from util.errors import UserError, entry_point
+from util.metrics.receipt import versions_and_hardware
 
 MODES = {
     "global": ["--QS_mode", "global"],
@@ -44,45 +50,47 @@ MODES = {
     "local_global": ["--QS_mode", "local_global"],
     "cut": ["--model", "cut"],
 }
-UNHURRIED = {
-    "precision": "fp32",
-    "channels_last": False,
-    "compile": False,
-    "cuda_graph": False,
-    "fast": False,
-}
+# The speed options of the plain side.
+PLAIN = {"precision": "fp32", "channels_last": False, "compile": False, "cuda_graph": False, "fast": False}
 STAGES = ("data", "generate", "D", "encode", "select", "route", "NCE", "backward", "optimiser", "other")
 
 
 class Side:
-    """One way to run the step: `name` is "plain" or "fast", the options those of the fast side."""
+    """One way to run the step.
 
-    def __init__(self, name: str, opt: Namespace):
-        self.name = name
-        self.opt = opt if name == "fast" else Namespace(**{**vars(opt), **UNHURRIED})
+    Args:
+        name: "plain" for the textbook step, "fast" for the training step.
+        opt: options of train.py; the plain side takes none of the speed options.
+        search: whether the plain side lets cuDNN search for the fastest algorithms.
+    """
+
+    def __init__(self, name: str, opt: Namespace, search: bool = True):
+        self.name, self.search = name, search
+        self.opt = opt if name == "fast" else Namespace(**{**vars(opt), **PLAIN})
         torch.manual_seed(opt.seed)
         self.model = create_model(self.opt)
         self.runner = self.model if name == "fast" else textbook_step(self.model)
         self.networks = self.runner.networks
 
     def step(self, batch: dict) -> None:
+        """One training step."""
         self._set_switches()
         self.model.set_input(batch)
         self.runner.optimize_parameters()
 
     def translate(self, images: Tensor) -> None:
-        """Translate images (B, C, H, W): one after the other on the plain side, at once on the fast one."""
+        """Translate images (B, C, H, W): one at a time on the plain side, all at once on the fast side."""
         self._set_switches()
         self.runner.translate(images.to(self.model.device))
 
     def _set_switches(self) -> None:
-        """cuDNN's switches are the process's; the fast side sets its own in each step."""
+        """cuDNN's switches are global; the fast side sets its own in each step."""
         if self.name == "plain":
-            torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = True, self.search
 
 
-def batches_of(opt: Namespace, dataroot: str | None) -> Iterator[dict]:
-    """Batches without end: of a data set, on the device, or a few synthetic ones in turn, in pinned memory on CUDA."""
+def endless_batches(opt: Namespace, dataroot: str | None) -> Iterator[dict]:
+    """Batches without end: of a data set, on the device, or four synthetic ones in turn (pinned on CUDA)."""
     if dataroot:
         from data import create_loader
         from util.device import get_device
@@ -113,14 +121,12 @@ def time_steps(sides: list[Side], batches: Iterator[dict], warmup: int, steps: i
                 first[side.name] = took
             elif number > warmup:
                 times[side.name].append(took)
-    timed = {
-        name: {"step_ms": spread(of_side), "first_step_s": first[name]} for name, of_side in times.items()
-    }
+    timed = {name: {"step_ms": spread(times[name]), "first_step_s": first[name]} for name in times}
     return {**timed, "data_wait_ms": spread(waits[-steps:])}
 
 
 def time_images(sides: list[Side], batch: int, rounds: int) -> dict[str, dict]:
-    """Milliseconds an image of inference, of `batch` images at a time, the sides in turn."""
+    """Milliseconds per image of inference, `batch` images at a time, the sides in turn."""
     size = sides[0].opt.crop_size
     images, times = torch.rand(batch, 3, size, size) * 2 - 1, defaultdict(list)
     for number in range(2 + rounds):
@@ -131,8 +137,11 @@ def time_images(sides: list[Side], batch: int, rounds: int) -> dict[str, dict]:
     return {name: spread(of_side) for name, of_side in times.items()}
 
 
-def stages_of(side: Side, batches: Iterator[dict], steps: int) -> dict[str, float]:
-    """Milliseconds a step spends in each of STAGES, with a synchronisation at each border; the plain side routes as it selects."""
+def time_stages(side: Side, batches: Iterator[dict], steps: int) -> dict[str, float]:
+    """Milliseconds of a step in each of STAGES, synchronised between stages.
+
+    On the plain side routing counts as "select": one function does both.
+    """
     model, networks = side.model, side.networks
     places = [
         ("data", model, "set_input"),
@@ -163,7 +172,7 @@ def stages_of(side: Side, batches: Iterator[dict], steps: int) -> dict[str, floa
 
 
 def memory_in_a_process(argv: list[str], mode: str, side: str) -> int | None:
-    """Peak memory of two steps of a side by itself; None, with the reason on stderr, where it fails."""
+    """Peak memory of two steps of one side in a new process; None, with the reason on stderr, if it fails."""
     command = [sys.executable, __file__, *argv, "--modes", mode, "--memory_of", side]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
@@ -172,104 +181,71 @@ def memory_in_a_process(argv: list[str], mode: str, side: str) -> int | None:
     return int(run.stdout.split()[-1])
 
 
-def table(rows: list[list[str]]) -> str:
-    """A Markdown table; the first row is its head."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-def written(times: dict[str, float] | None) -> str:
-    if times is None:
-        return "-"
-    return f"{times['median']:.4g} ({times['low']:.4g}-{times['high']:.4g})"
-
-
 def report(results: list[dict]) -> str:
     """The Markdown tables of all modes."""
-    head = "mode|plain, ms a step (quartiles)|fast|times|plain, ms an image|fast|times|plain, peak GB|fast|first fast step, s"
-    rows = [head.split("|")]
+    head = ["mode", "plain, ms per step (quartiles)", "fast", "speed-up", "plain, ms per image", "fast"]
+    head += ["speed-up", "plain, peak GB", "fast", "first fast step, s"]
+    rows = []
     for result in results:
         row = [result["mode"]]
-        for what in ("steps", "images"):
-            sides = result.get(what, {})
-            times = [
-                sides[side].get("step_ms", sides[side]) if side in sides else None
-                for side in ("plain", "fast")
-            ]
-            ratio = f"{times[0]['median'] / times[1]['median']:.2f}" if all(times) else "-"
-            row += [*map(written, times), ratio]
+        images = result.get("images", {})
+        steps = {side: timed["step_ms"] for side, timed in result["steps"].items() if "step_ms" in timed}
+        for times in (steps, images):
+            plain, fast = times.get("plain"), times.get("fast")
+            ratio = f"{plain['median'] / fast['median']:.2f}" if plain and fast else "-"
+            row += [format_spread(plain), format_spread(fast), ratio]
         memory = [result.get("memory", {}).get(side) for side in ("plain", "fast")]
         row += [f"{peak / 1e9:.2f}" if peak else "-" for peak in memory]
         rows.append([*row, f"{result['steps']['fast']['first_step_s']:.1f}"])
-    text = table(rows)
+    text = markdown_table(head, rows)
     for result in results:
         if "stages" in result:
-            body = [
-                [side, *(f"{ms[stage]:.4g}" for stage in STAGES)] for side, ms in result["stages"].items()
-            ]
-            title = f"\n\nStages of a step, {result['mode']}, ms (eager, not captured):\n\n"
-            text += title + table([["side", *STAGES], *body])
+            rows = [[side, *(f"{ms:.4g}" for ms in of.values())] for side, of in result["stages"].items()]
+            text += f"\n\nStages of a step, {result['mode']}, ms (eager, not captured):\n\n"
+            text += markdown_table(["side", *STAGES], rows)
     return text
 
 
 def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
-    """The benchmark's own options, and the words that are train.py's."""
-    parser = argparse.ArgumentParser(
-        description="Time the training step against the textbook one.",
-        epilog="All other options are those of train.py, such as --precision, --compile, --fast, --ngf, --batch_size.",
-        allow_abbrev=False,
+    """The benchmark's own options, and the words for train.py."""
+    parser = ArgumentParser(prog="scripts/benchmark.py", description=__doc__.splitlines()[0])
+    parser.epilog = (
+        "All other options are those of train.py, such as --precision, --fast, --ngf, --batch_size."
     )
-    parser.add_argument(
-        "--modes", default="global,local,local_global,cut", help="which of these (%(default)s)"
-    )
-    parser.add_argument("--size", type=int, default=256, help="side of the images, in pixels (%(default)s)")
-    parser.add_argument("--device", choices=("cuda", "mps", "cpu"), help="where (the first that is there)")
-    parser.add_argument("--steps", type=int, default=10, help="timed steps of each side (%(default)s)")
-    parser.add_argument(
-        "--warmup", type=int, default=3, help="untimed steps before them, and one more (%(default)s)"
-    )
-    parser.add_argument(
-        "--images", type=int, default=10, help="timed batches of inference; 0: none (%(default)s)"
-    )
-    parser.add_argument("--inference_batch", type=int, default=8, help="images in each (%(default)s)")
-    parser.add_argument("--stages", action="store_true", help="also where a step spends its time")
-    parser.add_argument(
-        "--no_plain", action="store_true", help="the fast side alone, where the plain one does not fit"
-    )
-    parser.add_argument("--no_memory", action="store_true", help="without the processes that measure memory")
-    parser.add_argument("--dataroot", help="a data set to take the images from, instead of synthetic ones")
-    parser.add_argument("--json", metavar="FILE", help="write all numbers there")
-    parser.add_argument("--memory_of", choices=("plain", "fast"), help=argparse.SUPPRESS)
-    own, rest = parser.parse_known_args(argv)
-    for mode in own.modes.split(","):
+    add = parser.add
+    add("--modes", ",".join(MODES), "modes to time")
+    add("--size", 256, "side of the images in pixels", type=integer(1))
+    add("--device", None, "where", choices=("cuda", "mps", "cpu"), shown="the first available")
+    add("--steps", 10, "timed steps of each side", type=integer(1))
+    add("--warmup", 3, "untimed steps before them, after a first one", type=integer(0))
+    add("--images", 10, "timed batches of inference; 0: none", type=integer(0))
+    add("--inference_batch", 8, "images in each", type=integer(1))
+    add("--stages", False, "also time the stages of a step")
+    add("--no_plain", False, "the fast side alone, where the plain one does not fit")
+    add("--no_memory", False, "do not measure memory in separate processes")
+    add("--dataroot", None, "a data set to take the images from", shown="synthetic images")
+    add("--json", None, "file to write all numbers to", type=Path)
+    add("--memory_of", None, argparse.SUPPRESS, choices=("plain", "fast"))
+    given, rest = parser.parse_known_args(argv)
+    own = Namespace(**{**parser.defaults, **vars(given)})
+    own.modes = own.modes.split(",")
+    for mode in own.modes:
         if mode not in MODES:
             raise UserError(f"--modes names {mode!r}, but there are {', '.join(MODES)}")
-    for name, least in (("steps", 1), ("warmup", 0), ("images", 0), ("inference_batch", 1)):
-        if getattr(own, name) < least:
-            raise UserError(f"--{name} is {getattr(own, name)}, but must be at least {least}")
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    own.device = own.device or next(name for name, found in there.items() if found)
-    if not there[own.device]:
-        raise UserError(
-            f"--device {own.device} was not found; there are {', '.join(name for name in there if there[name])}"
-        )
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [name for name in found if found[name]]
+    own.device = own.device or available[0]
+    if own.device not in available:
+        raise UserError(f"--device {own.device} was not found; there are {', '.join(available)}")
     return own, rest
 
 
 def options_of(own: Namespace, rest: list[str], mode: str) -> Namespace:
     """The options of the fast side in a mode."""
-    load = math.ceil(own.size * 286 / 256)
-    words = [
-        "--gpu_ids",
-        "-1" if own.device == "cpu" else "0",
-        "--crop_size",
-        str(own.size),
-        "--load_size",
-        str(load),
-    ]
-    return TrainOptions().parse(
-        [*words, *(["--dataroot", own.dataroot] if own.dataroot else []), *MODES[mode], *rest]
-    )
+    words = ["--gpu_ids", "-1" if own.device == "cpu" else "0", "--crop_size", str(own.size)]
+    words += ["--load_size", str(math.ceil(own.size * 286 / 256))]
+    words += ["--dataroot", own.dataroot] if own.dataroot else []
+    return TrainOptions().parse([*words, *MODES[mode], *rest])
 
 
 def measure(own: Namespace, rest: list[str], argv: list[str], mode: str) -> dict:
@@ -277,15 +253,15 @@ def measure(own: Namespace, rest: list[str], argv: list[str], mode: str) -> dict
     opt = options_of(own, rest, mode)
     names = ["fast"] if own.no_plain else ["plain", "fast"]
     sides = [Side(name, opt) for name in names]
-    batches = batches_of(opt, own.dataroot)
-    speed = {name: getattr(opt, name) for name in UNHURRIED}
+    batches = endless_batches(opt, own.dataroot)
+    speed = {name: getattr(opt, name) for name in PLAIN}
     result = {"mode": mode, "size": own.size, "batch_size": opt.batch_size, "speed": speed}
     result["steps"] = time_steps(sides, batches, own.warmup, own.steps)
     if own.images:
         result["images"] = time_images(sides, own.inference_batch, own.images)
     if own.stages:
         eager = Namespace(**{**vars(opt), "cuda_graph": False})
-        result["stages"] = {name: stages_of(Side(name, eager), batches, own.steps) for name in names}
+        result["stages"] = {name: time_stages(Side(name, eager), batches, own.steps) for name in names}
     del sides
     if not own.no_memory:
         result["memory"] = {name: memory_in_a_process(argv, mode, name) for name in names}
@@ -296,27 +272,28 @@ def measure(own: Namespace, rest: list[str], argv: list[str], mode: str) -> dict
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     own, rest = parse(argv)
-    modes = own.modes.split(",")
     if own.memory_of:
-        side = Side(own.memory_of, options_of(own, rest, modes[0]))
-        batches = batches_of(side.opt, None)
+        side = Side(own.memory_of, options_of(own, rest, own.modes[0]))
+        batches = endless_batches(side.opt, None)
         for _ in range(2):
             side.step(next(batches))
         print(peak_memory(side.model.device))
         return
-    facts = versions_and_hardware(torch.device(own.device))
+    machine = versions_and_hardware(torch.device(own.device))
     results = []
-    for mode in modes:
+    for mode in own.modes:
         results.append(measure(own, rest, argv, mode))
-        print(f"{mode}: {written(results[-1]['steps']['fast']['step_ms'])} ms a step", file=sys.stderr)
+        print(
+            f"{mode}: {format_spread(results[-1]['steps']['fast']['step_ms'])} ms per step", file=sys.stderr
+        )
     speed = ", ".join(f"{name} {value}" for name, value in results[0]["speed"].items())
     print(f"{own.size} x {own.size}, batch {results[0]['batch_size']}; fast: {speed}")
-    print(", ".join(f"{name} {value}" for name, value in facts.items()), end="\n\n")
+    facts = {**machine["versions"], "device": machine["device"], **machine["hardware"]}
+    print(", ".join(f"{name} {value}" for name, value in facts.items() if value is not None), end="\n\n")
     print(report(results))
     if own.json:
-        Path(own.json).write_text(
-            json.dumps({"machine": facts, "command": argv, "results": results}, indent=1) + "\n"
-        )
+        numbers = {"machine": machine, "command": argv, "results": results}
+        own.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Check a data set before training on it: python scripts/check_dataset.py DATAROOT
 
-Decodes every image and reports counts, sizes and modes by folder, and what is wrong: unusable files, images that are too small
-or of nearly one colour, and pictures that are there twice (in train and test above all).
-Exit status: 0 nothing found, 1 problems found, 2 wrong call.
+Decodes every image and reports counts, sizes and modes for each folder, and problems: unusable files, images
+that are too small or of almost one colour, and duplicates, above all between train and test.
+
+Exit status: 0 no problems, 1 problems, 2 wrong call.
 """
 
 from __future__ import annotations
@@ -21,16 +22,11 @@ from util.errors import entry_point
 
 @entry_point
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Check the images of a data set: counts, sizes, modes, and what is wrong."
-    )
-    parser.add_argument(
-        "dataroot", help="the data set: a folder with trainA, trainB, testA, testB (or train, test of pairs)"
-    )
-    parser.add_argument(
-        "--min_side", type=int, default=MIN_SIDE, metavar="PIXELS", help="least shorter side (%(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser = argparse.ArgumentParser(description="Check the images of a data set and report problems.")
+    add = parser.add_argument
+    add("dataroot", help="the data set: a folder with trainA, trainB, testA, testB (or train, test of pairs)")
+    add("--min_side", type=int, default=MIN_SIDE, metavar="PIXELS", help="least shorter side (%(default)s)")
+    add("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(argv)
 
     report = inspect(folders_under(options.dataroot), options.min_side)

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# From a fresh clone to a trained translation: set up, draw the embedded set, train QS-Attn on it, translate the test images,
-# measure. A rerun goes on where the last one stopped and repeats nothing that is done.
+# From a fresh clone to a trained translation: set up, draw the embedded set, train QS-Attn on it, translate
+# the test images, measure. A rerun continues where the last one stopped and repeats nothing that is done.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-# ---- the preset: everything that decides how long it takes and how good it gets ----
-# Batch norm in the generator, since an instance norm takes each picture's own tint away, and giving it back takes a small
-# network longer than these minutes; batches of 4, which use two cores better than single images.
+# ---- the preset: everything that determines time and quality ----
+# Batch norm in the generator: an instance norm removes each picture's own tint, and a small network needs
+# more than these minutes to restore it. Batches of 4 use two cores better than single images.
 name=stripes_qsattn_global
 data=(--size 64 --train 200 --test 20 --seed 0)
 networks=(--netG resnet_4blocks --ngf 16 --normG batch --netD n_layers --n_layers_D 2 --ndf 16 --netF_nc 64
     --nce_layers 0,4,8,12,14 --num_patches 64)
-training=(--load_size 72 --crop_size 64 --batch_size 4 --lr 0.0007 --lambda_NCE 4 --n_epochs 20 --n_epochs_decay 16 --seed 0
-    --save_epoch_freq 12 --print_freq 200 --update_html_freq 200 --display_id 0 --num_threads 2)
+training=(--load_size 72 --crop_size 64 --batch_size 4 --lr 0.0007 --lambda_NCE 4 --n_epochs 20
+    --n_epochs_decay 16 --seed 0 --save_epoch_freq 12 --print_freq 200 --update_html_freq 200 --display_id 0
+    --num_threads 2)
 testing=(--preprocess none --eval)
 
 run=checkpoints/$name

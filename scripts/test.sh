@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up, then ruff and the tests. Arguments go to pytest: bash scripts/test.sh -k entropy -n 0
+# Set up, run ruff and the tests. Arguments go to pytest: bash scripts/test.sh -k entropy -n 0
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -10,6 +10,6 @@ python=.venv/bin/python
 "$python" -m ruff format --check .
 .venv/bin/lint-imports
 
-# The tensors are tiny: threads within an operation cost more than they give, so the cores run tests side by side.
+# The tensors are tiny: threads within an operation would slow them down, so the cores run tests in parallel.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec "$python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"

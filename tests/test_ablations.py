@@ -54,7 +54,7 @@ def test_one_setting_goes_on_where_it_stopped(capsys, tmp_path):
 
 def test_refusals(capsys):
     assert ablations.main(["layers", "--only", "all"]) == 2
-    assert "name one of last_two, all_five" in capsys.readouterr().err
+    assert "there are last_two, all_five" in capsys.readouterr().err
     with pytest.raises(SystemExit) as exit:
         ablations.main(["queries", "--print", "--", "--n_epoch", "3"])
     assert exit.value.code == 2 and "did you mean --n_epochs?" in capsys.readouterr().err

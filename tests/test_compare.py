@@ -1,4 +1,4 @@
-"""The study launcher: its statistics on made-up numbers, what it refuses, and a study of two configurations from end to end."""
+"""The study launcher: statistics on made-up numbers, refusals, and a whole study of two configurations."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ import math
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from datasets.make_stripes import make_stripes
 from scripts import compare
 from scripts.study.command import run_command
-from scripts.study.page import format_summary, spaced, verdict_sentence
-from scripts.study.runs import BEYOND, HINT, WITHIN, differences, holm, study_results, summarise
+from scripts.study.page import count_pairs, format_summary, spaced, verdict_sentence
+from scripts.study.plots import plot_losses
+from scripts.study.statistics import BEYOND, HINT, WITHIN, differences, holm, study_results, summarise
+from scripts.study.study import Run, Study, trained_images
 from util.run.stop_signal import StopSignal
 
 TINY = (
-    "--netG resnet_4blocks --nce_layers 0,4,8 --ngf 2 --ndf 2 --netF_nc 4 --num_patches 4 --load_size 32 --crop_size 32 "
-    "--max_dataset_size 3 --num_threads 0 --print_freq 1 --no_html"
+    "--netG resnet_4blocks --nce_layers 0,4,8 --ngf 2 --ndf 2 --netF_nc 4 --num_patches 4 --load_size 32 "
+    "--crop_size 32 --max_dataset_size 3 --num_threads 0 --print_freq 1 --no_html"
 ).split()
 
 
@@ -33,7 +37,7 @@ def test_summary_is_mean_and_sample_deviation() -> None:
     summary = summarise([1.0, 2.0, 6.0])
     assert (summary.mean, summary.count) == (3.0, 3)
     assert summary.std == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
-    assert math.isnan(summarise([5.0]).std)  # one seed has no spread, and not one of 0
+    assert math.isnan(summarise([5.0]).std)  # one seed has no spread, which is not a spread of 0
     with pytest.raises(ValueError, match="no values"):
         summarise([])
 
@@ -55,7 +59,7 @@ def test_difference_in_pooled_deviations() -> None:
 
 
 def test_verdicts() -> None:
-    """Far apart; apart only while nobody counts how many pairs were looked at; and within the spread."""
+    """Far apart; apart only without Holm's correction; within the spread."""
     found = differences({"a": [1.0, 1.01, 0.99], "b": [5.0, 5.01, 4.99], "c": [1.025, 1.05, 1.04]})
     assert {(d.first, d.second): d.verdict for d in found} == {
         ("a", "b"): BEYOND,
@@ -84,7 +88,7 @@ def test_no_spread_at_all() -> None:
 
 
 def test_holm() -> None:
-    """Holm's own rule, step by step: reject the smallest while p <= level / (tests left)."""
+    """Holm's rule, step by step: reject the smallest while p <= level / (tests left)."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
     rng = np.random.default_rng(0)
@@ -99,7 +103,7 @@ def test_holm() -> None:
 
 
 def test_chance_declares_a_difference_in_few_studies() -> None:
-    """Five configurations that are all alike, three seeds: at most one study in twenty may claim anything."""
+    """Five equal configurations, three seeds: at most one study in twenty may declare a difference."""
     rng = np.random.default_rng(1)
     claims = sum(
         any(d.verdict == BEYOND for d in differences({name: rng.normal(size=3) for name in "abcde"}))
@@ -121,6 +125,36 @@ def test_words() -> None:
     assert format_summary({"mean": 0.5, "std": None}) == "0.5"
     assert spaced(20, 6) == [0, 3, 6, 10, 13, 16]
     assert spaced(2, 6) == [0, 1]
+
+
+def test_one_pair_is_not_a_plural() -> None:
+    assert (count_pairs([1]), count_pairs([1, 2])) == ("1 pair", "2 pairs")
+    pair = {"first": "a", "second": "b", "verdict": WITHIN}
+    assert verdict_sentence("SWD", [pair]).endswith("(1 pair)")
+
+
+def test_a_curve_of_one_point_shows(tmp_path) -> None:
+    """As a dot: the panel holds pixels of its colour."""
+    log = tmp_path / "runs" / "cut_s0" / "log.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps({"type": "losses", "images": 100, "losses": {"G": 2.5}}) + "\n")
+    figure = plot_losses(tmp_path, [{"name": "cut_s0", "label": "cut"}])
+    for line in figure.axes[0].lines:
+        assert (list(line.get_xdata()), list(line.get_ydata())) == ([100], [2.5])
+    figure.legends[0].remove()
+    figure.savefig(tmp_path / "losses.png")
+    pixels = np.asarray(Image.open(tmp_path / "losses.png").convert("RGB")).astype(int)
+    blue = (pixels[..., 2] - pixels[..., 0]) > 100
+    assert blue.sum() > 10
+
+
+def test_lines_of_two_threads_are_written_whole() -> None:
+    """Text and line end in one write, so that nothing comes between them."""
+    written = []
+    study = Study.__new__(Study)
+    study.console = SimpleNamespace(write=written.append, flush=lambda: None)
+    study.say("cut_s0: training")
+    assert written == ["cut_s0: training\n"]
 
 
 # The command line
@@ -146,11 +180,11 @@ def test_wrong_calls_are_refused(argv, message, capsys) -> None:
 
 def test_every_configuration_has_one_budget_and_fastcut_its_own_loss() -> None:
     opt = compare.parse(["--n_epochs", "3", "--n_epochs_decay", "2", "--queries", "16,64", "--gpu_ids", "-1"])
-    study = compare.Study.__new__(compare.Study)
+    study = Study.__new__(Study)
     study.opt = opt
     parsed = {}
     for config, queries in itertools.product(opt.configs, opt.queries):
-        run = compare.Run(config, queries, 0)
+        run = Run(config, queries, 0)
         parsed[run.label] = compare.TrainOptions().parse([*study.train_words(run), "--gpu_ids=-1"])
     assert len(parsed) == 10
     assert {(p.n_epochs, p.n_epochs_decay) for p in parsed.values()} == {(3, 2)}
@@ -176,22 +210,23 @@ def stripes(tmp_path_factory) -> Path:
 
 def test_a_study_is_made_once_and_names_what_fails(stripes, tmp_path, capsys) -> None:
     out = tmp_path / "study"
-    argv = [
-        "--dataroot",
-        str(stripes),
-        "--out",
-        str(out),
-        "--configs",
-        "qs_local,cut",
-        "--seeds",
-        "4",
+    argv = ["--dataroot", str(stripes), "--out", str(out), "--configs", "qs_local,cut", "--seeds", "4"]
+    argv += [
         "--gpu_ids",
         "-1",
+        "--n_epochs",
+        "1",
+        "--n_epochs_decay",
+        "0",
+        "--jobs",
+        "2",
+        "--samples",
+        "2",
+        "--",
+        *TINY,
     ]
-    argv += ["--n_epochs", "1", "--n_epochs_decay", "0", "--jobs", "2", "--samples", "2", "--", *TINY]
-    broken = (
-        out / "runs" / "cut_s4" / "latest_state.pth"
-    )  # something that was interrupted, and cannot be continued
+    # A run that was interrupted and cannot be continued.
+    broken = out / "runs" / "cut_s4" / "latest_state.pth"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"torn")
     assert compare.main(argv) == 1
@@ -212,10 +247,16 @@ def test_a_study_is_made_once_and_names_what_fails(stripes, tmp_path, capsys) ->
     page = (out / "index.html").read_text()
     assert "fewer than two seeds" in page and "http" not in re.sub(r"http://www\.w3\.org\S*", "", page)
     shown = re.findall(r'<img[^>]*src="\./([^"]+)"', page)
-    assert len(shown) == 2 + 2 * (
-        1 + 2 + 1
-    )  # two drawings; two test images: source, two translations, a target
+    # Two drawings; two test images: source, two translations, a target.
+    assert len(shown) == 2 + 2 * (1 + 2 + 1)
+    assert "<h1>Study of qs_local, cut</h1>" in page
     assert all((out / file).is_file() for file in shown)
+
+    # The images are those of the saved state, not of the last log line.
+    assert trained_images(out / "runs" / "cut_s4") == 3
+    log = out / "runs" / "cut_s4" / "log.jsonl"
+    log.write_text(log.read_text().splitlines()[0] + "\n")
+    assert trained_images(out / "runs" / "cut_s4") == 3
 
     with pytest.raises(SystemExit):
         compare.main([*argv, "--ngf", "-3"])
@@ -227,7 +268,8 @@ def test_a_study_is_made_once_and_names_what_fails(stripes, tmp_path, capsys) ->
 
 
 def test_a_command_out_of_time_is_asked_to_end(tmp_path) -> None:
-    patient = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); print('up', flush=True); time.sleep(99)"
+    patient = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); print('up', flush=True)"
+    patient += "; time.sleep(99)"
     log = tmp_path / "log"
     assert run_command([sys.executable, "-c", patient], log, StopSignal(), limit=3) == (143, True)
     assert log.read_text().splitlines()[-1] == "up"

@@ -1,4 +1,4 @@
-"""Feature networks from files, and scripts/evaluate.py on folders, runs and sweeps: numbers, receipts and refusals."""
+"""Feature networks, and scripts/evaluate.py on folders, runs and sweeps: numbers, receipts, refusals."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read(path: str | Path) -> dict:
 
 
 def test_classifier_features_are_what_the_last_layer_sees(squeezenet) -> None:
-    """For squeezenet1_1: the mean over space of its 512 feature maps, of the image as torchvision prepares it."""
+    """For squeezenet1_1 the mean over space of its 512 feature maps, preprocessed as by torchvision."""
     network = features.load_classifier("squeezenet1_1", squeezenet)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
     found, classes = features.extract(network, [image])
@@ -101,7 +101,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(folders, squeezenet) -> No
 
 
 def test_an_image_set_against_itself_is_zero(folders, squeezenet) -> None:
-    """The kernel distance alone falls below: unbiased, it expects two draws and not the same one twice."""
+    """Only the kernel distance is below 0: it is unbiased for two draws, not for one set taken twice."""
     same = ImageSet(folders[0], progress=False)
     network = features.load_classifier("squeezenet1_1", squeezenet)
     numbers = Evaluator(same, frechet=[network], kernel=[network], swd_size=32).evaluate(same).numbers
@@ -111,6 +111,19 @@ def test_an_image_set_against_itself_is_zero(folders, squeezenet) -> None:
 
 
 # The script
+
+
+def test_help_leads_with_its_own_options_and_leaves_out_those_of_training(capsys) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.main(["--help"])
+    told = capsys.readouterr().out
+    assert told.index("--fake") < told.index("--metrics") < told.index("--name")
+    assert "--results_dir" in told and "python test.py --help" in told
+    for name in ("init_type", "netD", "ndf", "serial_batches", "QS_mode", "display_winsize", "input"):
+        assert f"--{name} " not in told, name
+    # Hidden options are still taken: those of the run's networks, for sweeps.
+    opt = evaluate.EvaluateOptions().parse(["--gpu_ids=-1", "--ngf=8", "--epochs=all"])
+    assert opt.ngf == 8
 
 
 def test_two_folders_leave_a_receipt(folders, squeezenet, capsys) -> None:
@@ -134,7 +147,7 @@ def test_two_folders_leave_a_receipt(folders, squeezenet, capsys) -> None:
     assert receipt["versions"]["torch"] == torch.__version__.split("+")[0]
     assert receipt["device"] == "cpu" and receipt["date"] and "evaluation 1" in receipt["protocol"]
     printed = capsys.readouterr().out
-    assert "6 translations against 8 images" in printed and "6 images a side" in printed
+    assert "6 translations against 8 images" in printed and "6 images per side" in printed
     assert "FID" not in printed
 
 
@@ -159,8 +172,8 @@ def test_a_run_is_judged_against_its_data_set(tmp_path, monkeypatch, capsys) -> 
     assert "no images in the folder" in capsys.readouterr().err
 
 
-def test_a_sweep_tells_last_and_best_apart(tmp_path, monkeypatch, capsys) -> None:
-    """Checkpoint 10 translates into the real images themselves; latest is the same file as 20 and is not done twice."""
+def test_a_sweep_reports_last_and_best(tmp_path, monkeypatch, capsys) -> None:
+    """Checkpoint 10 translates into the real images; latest equals 20 and is not judged twice."""
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "set" / "testA", 3)
     write_images(tmp_path / "set" / "testB", 3, seed=1)
@@ -201,6 +214,19 @@ def test_a_sweep_tells_last_and_best_apart(tmp_path, monkeypatch, capsys) -> Non
     assert "6_net_G.pth" in capsys.readouterr().err
 
 
+def test_a_sweep_takes_the_network_that_translates(tmp_path) -> None:
+    """Of CycleGAN G_A, or G_B against the direction of training."""
+    (tmp_path / "train_opt.json").write_text('{"model": "cycle_gan", "direction": "AtoB"}')
+    for name in ("5_net_G_A", "latest_net_G_A", "5_net_G_B"):
+        (tmp_path / f"{name}.pth").write_bytes(name.encode())
+    words = ["--checkpoints_dir", str(tmp_path.parent), "--name", tmp_path.name]
+    for direction, expected in {"AtoB": ["5_net_G_A", "latest_net_G_A"], "BtoA": ["5_net_G_B"]}.items():
+        opt = evaluate.EvaluateOptions().parse(
+            [*words, f"--direction={direction}", "--epochs=all", "--gpu_ids=-1"]
+        )
+        assert [path.stem for path in evaluate.checkpoints(opt).values()] == expected
+
+
 def test_label_maps_are_scored(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("label", "pred"):
@@ -225,7 +251,7 @@ def test_label_maps_are_scored(tmp_path, monkeypatch, capsys) -> None:
         (["--metrics", "class"], "needs --class_index"),
         (["--metrics", "stripes"], "set with masks"),
         (["--metrics", "segmentation"], "--pred DIR --label DIR"),
-        (["--epochs", "all"], "--fake is made already"),
+        (["--epochs", "all"], "--fake names existing ones"),
         (["--pred", "fake"], "--pred and --label go together"),
         (["--swd_size", "100"], "must be 16, 32, 64"),
         (["--metrics", "swd", "--kid_subsets", "0"], "at least 1"),
@@ -233,8 +259,8 @@ def test_label_maps_are_scored(tmp_path, monkeypatch, capsys) -> None:
         (["--real", "nowhere"], "does not exist"),
     ],
 )
-def test_impossible_wishes_are_refused(folders, options, message, capsys) -> None:
-    """With status 2 and one line, by the options' parser (which exits) or by the work (which returns)."""
+def test_wrong_calls_are_refused(folders, options, message, capsys) -> None:
+    """With status 2 and one line, by the parser (which exits) or later (which returns)."""
     try:
         status = evaluate.main(["--fake", "fake", "--real", "real", "--gpu_ids", "-1", *options])
     except SystemExit as stopped:
@@ -268,7 +294,7 @@ def test_the_embedded_set_has_stripe_scores(tmp_path, monkeypatch) -> None:
 
 
 def test_a_sweep_translates_by_test_py(tmp_path, monkeypatch) -> None:
-    """The whole way, with two small generators: their translations are there, and judged."""
+    """With two small generators: their translations are written and judged."""
     from models.generator import ResnetGenerator
 
     monkeypatch.chdir(tmp_path)

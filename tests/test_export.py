@@ -37,7 +37,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def quiet_traces():
-    """torch writes thousands of debugging records while it traces, as soon as anything listens, as pytest does."""
+    """torch writes thousands of debugging records while it traces if pytest captures them."""
     logger = logging.getLogger("torch.__trace")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

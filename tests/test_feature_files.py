@@ -1,4 +1,4 @@
-"""Weights files of feature networks: the FID Inception network as pytorch-fid has it, and files that are refused."""
+"""Weights files of feature networks: FID's Inception as in pytorch-fid, and files that are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from util.metrics import features
 
 
 def test_inception_is_that_of_pytorch_fid(tmp_path, monkeypatch) -> None:
-    """The same 2048 numbers as the library's own class and preprocessing, by random weights in its file's layout."""
+    """The same 2048 numbers as the library's own class, with random weights in the layout of its file."""
     library = pytest.importorskip("pytorch_fid.inception")
     torch.manual_seed(0)
     bare = {"weights": None, "aux_logits": False, "init_weights": False}
@@ -64,7 +64,7 @@ def test_missing_weights_say_what_to_fetch(tmp_path) -> None:
         features.load_inception(tmp_path / "none.pth")
     with pytest.raises(UserError, match=r"--classifier_weights: not given.*Fetch https://.*/resnet18-"):
         features.load_classifier("resnet18", None)
-    with pytest.raises(UserError, match="no torchvision classifier; there are alexnet"):
+    with pytest.raises(UserError, match="not a torchvision classifier; there are alexnet"):
         features.load_classifier("inception_v9", tmp_path / "none.pth")
 
 
@@ -82,11 +82,11 @@ def test_wrong_weights_are_named(tmp_path) -> None:
 
 
 def test_files_that_hold_no_state_dict_are_refused(tmp_path) -> None:
-    """Among them a pickle that would run code, which weights_only keeps from running."""
+    """Among them a pickle that could run code, which weights_only prevents."""
     (tmp_path / "page.pth").write_bytes(b"<html>404</html>")
     (tmp_path / "empty.pth").touch()
     torch.save(types.SimpleNamespace(a=1), tmp_path / "object.pth")
     torch.save({"epoch": 3}, tmp_path / "other.pth")
     for name in ("page", "empty", "object", "other"):
-        with pytest.raises(UserError, match=rf"{name}.pth (is no|holds no plain) state dict"):
+        with pytest.raises(UserError, match=rf"{name}.pth (is not|does not hold) a state dict"):
             features.load_classifier("squeezenet1_1", tmp_path / f"{name}.pth")

@@ -1,41 +1,38 @@
-"""Pictures of the chosen queries: positions are those of the selection, pixels those that a position sees, and the page works
-in a browser."""
+"""Pictures of the chosen queries: positions, the pixels that they see, and the page in a browser."""
 
 from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trained_run import make_run
 
 from datasets.make_stripes import draw_animal_scene
 from models.generator import ResnetGenerator
 from models.layers.initialisation import initialise
 from models.qs_attn import log_entropy, select_queries
-from models.query_pictures.overview import (
-    CHOSEN,
-    attention_level,
-    coverage,
-    draw_figure,
-    heat_picture,
-    query_overview,
-    score_level,
-)
+from models.query_pictures.overview import CHOSEN, attention_level, heat_picture, query_overview, score_level
 from models.query_pictures.view import pixel_centres, upsample, view_queries
 from scripts import visualize_queries
+from scripts.queries.coverage import coverage
 from scripts.queries.page import write_page
 from util.errors import UserError
 from util.images import to_uint8
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MODES = ("global", "local", "local_global")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +49,8 @@ def scene():
     return SimpleNamespace(net=net, image=image, picture=picture, mask=mask, target=target, views=views)
 
 
-# ---- positions ------------------------------------------------------------------------------------------------
+# ---- positions
+# ------------------------------------------------------------------------------------------------
 
 
 def test_views_show_what_select_queries_chooses(scene):
@@ -84,9 +82,7 @@ def test_views_show_what_select_queries_chooses(scene):
 def test_a_position_lies_at_the_pixel_in_the_middle_of_what_it_sees(layer, grid, stride, border):
     net = ResnetGenerator(ngf=2, n_blocks=5, norm="none")
     for parameter in net.parameters():
-        torch.nn.init.constant_(
-            parameter, 0.05
-        )  # all taps alike, so that the gradient is symmetric about its centre
+        torch.nn.init.constant_(parameter, 0.05)  # equal weights: the gradient is symmetric about its centre
     image = torch.ones(1, 3, 48, 64, requires_grad=True)
     features = net.encode(image, [layer])[0]
     assert features.shape[2:] == grid
@@ -96,9 +92,8 @@ def test_a_position_lies_at_the_pixel_in_the_middle_of_what_it_sees(layer, grid,
     middle = [(seen.sum(1) * torch.arange(48)).sum().item(), (seen.sum(0) * torch.arange(64)).sum().item()]
     places = pixel_centres(np.array([y * grid[1] + x, 0]), grid, (48, 64))
     assert places[0].tolist() == [stride * y - border, stride * x - border]
-    assert middle == pytest.approx(
-        places[0].tolist(), abs=0.6 if layer == 16 else 0.01
-    )  # wider than the image there
+    # At layer 16 the receptive field is wider than the image.
+    assert middle == pytest.approx(places[0].tolist(), abs=0.6 if layer == 16 else 0.01)
     assert places[1].tolist() == [border, border]  # the padding mirrors: three outside is three inside
 
 
@@ -131,13 +126,14 @@ def test_scales():
 
 
 def test_layers_and_modes_that_do_not_exist_are_named(scene):
-    with pytest.raises(UserError, match="layer 99 .* 0 to"):
+    with pytest.raises(UserError, match="no layer 99.* 0 to"):
         view_queries(scene.net, scene.image, [99], ["global"])
     with pytest.raises(ValueError, match="mode is 'nearby'"):
         view_queries(scene.net, scene.image, [8], ["nearby"])
 
 
-# ---- coverage -------------------------------------------------------------------------------------------------
+# ---- coverage
+# -------------------------------------------------------------------------------------------------
 
 
 def test_coverage_counts_positions_on_the_body():
@@ -149,7 +145,8 @@ def test_coverage_counts_positions_on_the_body():
     assert np.isnan(coverage(np.array([0]), np.zeros((16, 16), bool), (4, 4)).ratio)
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------
+# ---- pictures
+# -------------------------------------------------------------------------------------------------
 
 
 def test_overview_marks_the_queries_and_draws_no_random_number(scene):
@@ -163,9 +160,17 @@ def test_overview_marks_the_queries_and_draws_no_random_number(scene):
         assert np.abs(dot - CHOSEN).max() < 40
 
 
+def test_the_overview_of_a_training_needs_no_matplotlib():
+    code = "import sys, models.query_pictures.overview; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("ending", ["png", "pdf"])
 def test_figures(scene, tmp_path, ending):
     pytest.importorskip("matplotlib")
+    from scripts.queries.figure import draw_figure
+
     path = tmp_path / "new" / f"figure.{ending}"
     draw_figure(scene.views[1], scene.picture, scene.target, path, rank=3, width=5)
     if ending == "png":
@@ -174,7 +179,8 @@ def test_figures(scene, tmp_path, ending):
         assert path.read_bytes().startswith(b"%PDF")
 
 
-# ---- the page -------------------------------------------------------------------------------------------------
+# ---- the page
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -193,14 +199,18 @@ def test_the_page_is_one_file(page):
 
 
 def in_browser(page, tmp_path, fragment: str, script: str = "") -> tuple[dict[str, str], dict]:
-    """Open a page in Chromium: what it says of the current query, and what `script`, run when it is ready, left in `result`."""
-    ready = """<script>const wait = setInterval(() => { if (!("query" in $("facts").dataset)) return; clearInterval(wait);
-        const result = {}; SCRIPT; document.body.dataset.result = JSON.stringify(result); }, 20);</script></body>"""
+    """Open a page in Chromium: the facts of the query, and the `result` of `script`, run when ready."""
+    ready = """<script>const wait = setInterval(() => {
+        if (!("query" in $("facts").dataset)) return;
+        clearInterval(wait);
+        const result = {}; SCRIPT; document.body.dataset.result = JSON.stringify(result);
+    }, 20);</script></body>"""
     probe = tmp_path / "probe.html"
     probe.write_text(page.read_text().replace("</body>", ready.replace("SCRIPT", script)))
     options = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --window-size=1200,900 --virtual-time-budget=4000 --dump-dom"
+        "--disable-component-update --disable-sync --window-size=1200,900 --virtual-time-budget=4000 "
+        "--dump-dom"
     ).split()
     command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", f"{probe.as_uri()}#{fragment}"]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
@@ -234,45 +244,63 @@ def test_the_address_chooses_and_rows_arrive_whole(scene, page, tmp_path):
     np.testing.assert_allclose(result["row"], attention_level(view.row_map(5)).ravel(), atol=0.5 / 255 + 1e-6)
 
 
+POINT_AND_PRESS = """
+const canvas = $("target"), box = canvas.getBoundingClientRect();
+const query = () => Number($("facts").dataset.query);
+const key = name => canvas.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true}));
+const at = {
+    clientX: box.left + (X + .5) / 64 * box.width,
+    clientY: box.top + (Y + .5) / 48 * box.height,
+    bubbles: true,
+};
+canvas.dispatchEvent(new PointerEvent("pointermove", at));
+result.hovered = query();
+result.hoverKept = $("facts").dataset.kept;
+canvas.dispatchEvent(new MouseEvent("click", at));
+result.clicked = query();
+result.hash = location.hash;
+const heat = id => {
+    const c = $(id), s = c.width / 64;
+    return [...c.getContext("2d").getImageData((X + .5) * s, (Y + .5) * s, 1, 1).data];
+};
+$("chosen").checked = false;
+draw();
+result.source = heat("source");
+result.target = heat("target");
+key("PageUp"); result.previous = query();
+key("Home"); result.first = query();
+key("End"); result.last = query();
+const before = view.chosen[query()];
+key("ArrowUp");
+result.up = before[0] - view.chosen[query()][0];
+key("Escape"); result.kept = $("facts").dataset.kept;
+result.focusable = document.querySelectorAll("canvas[tabindex='0'], input").length;
+"""
+
+
 @needs_browser
 def test_pointer_and_keys_choose_queries_and_both_pictures_show_the_row(scene, page, tmp_path):
     view = next(view for view in scene.views if view.mode == "global" and view.layer == 8)
     y, x = (int(value) for value in pixel_centres(view.indices[11:12], view.grid, view.image_shape)[0])
-    script = (
-        f"const [Y, X] = [{y}, {x}];"
-        + """
-      const canvas = $("target"), box = canvas.getBoundingClientRect();
-      const at = (y, x) => ({clientX: box.left + (x + .5) / 64 * box.width, clientY: box.top + (y + .5) / 48 * box.height, bubbles: true});
-      const query = () => Number($("facts").dataset.query), key = name => canvas.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true}));
-      canvas.dispatchEvent(new PointerEvent("pointermove", at(Y, X))); result.hovered = query(); result.hoverKept = $("facts").dataset.kept;
-      canvas.dispatchEvent(new MouseEvent("click", at(Y, X))); result.clicked = query(); result.hash = location.hash;
-      const heat = id => { const c = $(id), s = c.width / 64, d = c.getContext("2d").getImageData((X + .5) * s, (Y + .5) * s, 1, 1).data; return [...d]; };
-      $("chosen").checked = false; draw(); result.source = heat("source"); result.target = heat("target");
-      key("PageUp"); result.previous = query(); key("Home"); result.first = query();
-      key("End"); result.last = query(); const before = view.chosen[query()]; key("ArrowUp"); const after = view.chosen[query()]; result.up = before[0] - after[0];
-      key("Escape"); result.kept = $("facts").dataset.kept;
-      result.focusable = [...document.querySelectorAll("canvas[tabindex='0'], input")].length;
-    """
-    )
+    script = f"const [Y, X] = [{y}, {x}];" + POINT_AND_PRESS
     _, result = in_browser(page, tmp_path, "layer=8&mode=global", script)
     assert (result["hovered"], result["hoverKept"]) == (11, "false")
     assert result["clicked"] == 11 and "query=11" in result["hash"]
     level = attention_level(view.row_map(11))
-    for name, picture in (
-        ("source", scene.picture),
-        ("target", scene.target),
-    ):  # the page's colours are the figures'
+    # The page's colours are the figures'.
+    for name, picture in {"source": scene.picture, "target": scene.target}.items():
         np.testing.assert_allclose(result[name][:3], heat_picture(view, level, picture)[y, x], atol=4)
     assert (result["previous"], result["first"], result["last"]) == (10, 0, 19)
     assert result["up"] >= 0 and result["kept"] == "false" and result["focusable"] > 8
 
 
-# ---- the command ----------------------------------------------------------------------------------------------
+# ---- the command
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two drawn images with masks, of a size that is no multiple of 4, and a broken one."""
+    """Two drawn images with masks, of a size that is not a multiple of 4, and a broken one."""
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     for number in range(2):
@@ -284,35 +312,63 @@ def folder(tmp_path):
 
 
 def run(folder, *words: str) -> int:
-    common = [
-        "--random_weights",
-        "--ngf",
-        "2",
-        "--gpu_ids",
-        "-1",
-        "--input",
-        str(folder / "images"),
-        "--num_patches",
-        "12",
-    ]
-    return visualize_queries.main([*common, "--output", str(folder / "out"), *words])
+    common = "--random_weights --ngf 2 --gpu_ids -1 --num_patches 12".split()
+    where = ["--input", str(folder / "images"), "--output", str(folder / "out")]
+    return visualize_queries.main([*common, *where, *words])
 
 
 def test_a_folder_of_images_with_masks(folder, capsys):
-    assert (
-        run(folder, "--masks", str(folder / "masks"), "--layers", "16", "--figures", "none") == 1
-    )  # for the broken one
+    words = ("--masks", str(folder / "masks"), "--layers", "16", "--figures", "none")
+    assert run(folder, *words) == 1  # for the broken one
     out, err = capsys.readouterr()
-    assert "broken.jpg" in err and sorted(path.name for path in (folder / "out").iterdir()) == [
-        "0.html",
-        "1.html",
+    assert "broken.jpg" in err
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["0.html", "1.html"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[-3:]]
+    assert "mean over 2 images" in out and [row[1] for row in rows] == list(MODES)
+    values = [float(cell.rstrip("%")) for cell in rows[0][2:]]
+    assert all(0 <= value <= 100 for value in values)
+    assert values[2] == pytest.approx(values[0] / values[1], abs=0.05)
+
+
+def test_layers_window_and_queries_are_those_of_the_run(folder, tmp_path, capsys):
+    """Of a 4-block generator's 8 x 8 map, as the run was trained: 5 of 64 positions, in windows of 3 x 3."""
+    words = "--QS_mode local --qs_layers 13,15 --qs_window 3 --num_patches 5 --nce_layers 8,13,15"
+    make_run(tmp_path / "runs", *words.split())
+    name = ["--name", "run", "--checkpoints_dir", str(tmp_path / "runs"), "--gpu_ids", "-1"]
+    where = [
+        "--input",
+        str(folder / "images" / "0.png"),
+        "--output",
+        str(folder / "out"),
+        "--load_size",
+        "32",
     ]
-    lines = out.splitlines()
-    assert "mean over 2 images" in out and [line.split()[1] for line in lines[-3:]] == list(MODES)
-    values = [float(word.rstrip("%")) for word in lines[-3].split()[2:]]
-    assert all(0 <= value <= 100 for value in values) and values[2] == pytest.approx(
-        values[0] / values[1], abs=0.05
+    assert visualize_queries.main([*name, *where, "--modes", "local", "--figures", "none"]) == 0
+    out = capsys.readouterr().out
+    assert "layer 13, local: 5 of 64 positions" in out and "layer 15, local: 5 of 64 positions" in out
+    data = json.loads(re.search(r'id="data">(.*?)</script>', (folder / "out" / "0.html").read_text())[1])
+    assert [(view["layer"], view["window"], len(view["positions"])) for view in data["views"]] == [
+        (13, 3, 5),
+        (15, 3, 5),
+    ]
+    assert (
+        visualize_queries.main([*name, *where, "--num_patches", "9", "--modes", "local", "--figures", "none"])
+        == 0
     )
+    assert "layer 13, local: 9 of 64 positions" in capsys.readouterr().out
+    assert visualize_queries.main([*name, *where, "--layers", "12,16"]) == 2
+    assert "layer 16 is in the decoder" in capsys.readouterr().err
+
+
+def test_a_file_name_that_is_not_utf_8(folder, capsys):
+    name = os.fsdecode(b"na\xefve {{data}}.png")
+    (folder / "images" / "0.png").rename(folder / "images" / name)
+    (folder / "images" / "broken.jpg").unlink()
+    assert run(folder, "--layers", "16", "--modes", "global") == 0
+    out = capsys.readouterr().out.encode().decode()  # whatever is printed is UTF-8
+    assert "na\\udcefve" in out and "1.html" in out
+    text = (folder / "out" / name).with_suffix(".html").read_text()
+    assert "<h1>na\\udcefve {{data}}.png: queries of random weights</h1>" in text
 
 
 def test_masks_of_other_images_are_refused(folder, capsys):

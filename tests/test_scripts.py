@@ -1,4 +1,4 @@
-"""The two commands' own logic, in copies of the project that hold little else; nothing is downloaded."""
+"""The logic of setup.sh and quickstart.sh, in small copies of the project; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_scripts_parse_and_stop_at_errors(script):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A set-up project in a path with a space, whose one requirement is a wheel beside it, marked as visdom is."""
+    """A set-up project in a path with a space; its one requirement is a wheel, marked as visdom is."""
     project = tmp_path_factory.mktemp("a project")
     (project / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/setup.sh", project / "scripts")
@@ -66,7 +66,7 @@ def project(tmp_path_factory):
     return project
 
 
-def test_setup_installs_what_plain_pip_passes_over(project):
+def test_setup_installs_what_plain_pip_skips(project):
     assert subprocess.run([project / ".venv/bin/python", "-c", "import demo"]).returncode == 0
 
 
@@ -81,14 +81,14 @@ def test_setup_again_does_nothing_at_once(project):
 def test_setup_after_an_interruption_begins_again(project):
     more = project / "more.txt"
     more.write_text("--no-index\nno-such-package\n")
-    for _ in range(2):  # what failed is no less missing the second time
+    for _ in range(2):  # the second call fails as well
         done = bash(project / "scripts/setup.sh", "requirements.txt", "more.txt")
         assert done.returncode == 1 and "no-such-package" in done.stderr
     more.write_text("--no-index\n")
     assert "installing more.txt" in bash(project / "scripts/setup.sh", "requirements.txt", "more.txt").stdout
     assert bash(project / "scripts/setup.sh", "requirements.txt", "more.txt").stdout == ""
 
-    for pip in project.glob(".venv/lib/python*/site-packages/pip"):  # a .venv whose making was interrupted
+    for pip in project.glob(".venv/lib/python*/site-packages/pip"):  # an interrupted creation of .venv
         shutil.rmtree(pip)
     (project / ".venv/installed-requirements.txt").unlink()
     done = bash(project / "scripts/setup.sh", "requirements.txt", "more.txt")
@@ -107,7 +107,7 @@ def test_setup_names_what_is_wrong(project, tmp_path):
     assert done.returncode == 2 and "no nothing.txt" in done.stderr
 
 
-def test_requirements_name_visdom_for_setup_and_pass_it_over_for_pip():
+def test_requirements_name_visdom_for_setup_and_hide_it_from_pip():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     (visdom,) = (line for line in lines if line.startswith("visdom"))
     assert re.fullmatch(r'visdom>=[\d.]+,<[\d.]+; extra == "visdom"', visdom)
@@ -116,19 +116,23 @@ def test_requirements_name_visdom_for_setup_and_pass_it_over_for_pip():
 # ---- quickstart.sh ----
 
 FAKE_PYTHON = """#!/usr/bin/env bash
-# Notes what it is asked to run and leaves the files that would leave.
+# Records what it is asked to run and creates the files that this would create.
 echo "$@" >>calls
 name=stripes_qsattn_global
 case $1 in
-    train.py) mkdir -p "checkpoints/$name" && touch "checkpoints/$name/latest_net_G.pth" && [[ ! -e interrupt ]] ;;
-    test.py) sleep 0.02 && mkdir -p "results/$name/test_latest" && touch "results/$name/test_latest/index.html" ;;
+    train.py)
+        mkdir -p "checkpoints/$name" && touch "checkpoints/$name/latest_net_G.pth" && [[ ! -e interrupt ]]
+        ;;
+    test.py)
+        sleep 0.02 && mkdir -p "results/$name/test_latest" && touch "results/$name/test_latest/index.html"
+        ;;
 esac
 """
 
 
 @pytest.fixture
 def quickstart(tmp_path):
-    """Returns a function that runs the copy and gives its result and the commands it ran."""
+    """A function that runs the copy and returns its result and the commands it ran."""
     for file, text in (("scripts/setup.sh", ""), (".venv/bin/python", FAKE_PYTHON)):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_text(text)
@@ -189,5 +193,5 @@ def test_quickstart_gives_options_that_exist():
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_no_pipe_ends_in_a_quiet_grep(script):
-    """It leaves at the first match; what still writes is then killed, and with `pipefail` the match is a failure, at times."""
+    """It exits at the first match; the writer may then be killed, which `pipefail` reports as a failure."""
     assert not re.search(r"\|\s*grep\s+-\w*q", script.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
-"""What query selection saw in one image: entropies, chosen positions and their attention rows, as arrays to draw.
+"""The query selection of one image as arrays to draw: entropies, chosen positions and their attention rows.
 
-Everything comes from `models.qs_attn` on the encoder's features; nothing is selected here. A position of a feature map is
-drawn at the pixel in the middle of its receptive field, which in the ResNet generator is exact: the 3 x 3 convolutions and
-the blurs keep centres, so position i of a map with stride s lies at pixel s * i (and not half a stride further).
+All of it comes from `models.qs_attn` on the encoder's features. A position of a feature map is drawn at the
+pixel in the middle of its receptive field. In the ResNet generator this is exact: 3 x 3 convolutions and
+blurs keep centres, so position i of a map with stride s lies at pixel s * i (not half a stride further).
 
 Shapes: H x W the image, h x w the feature map, N queries, M keys of a query (h * w, or k * k in a window).
 """
@@ -25,13 +25,13 @@ from util.errors import UserError
 class QueryView:
     """The selection of one layer and mode on one image.
 
-    log_entropy: (h, w) float32, log H of each position's row, of the attention that ranks in this mode.
+    log_entropy: (h, w) float32, log H of each position's row, of the attention that this mode ranks by.
     indices: (N,) int64, the chosen positions by ascending entropy.
     attention: (N, M) float32, their rows, each of sum 1.
-    scores: (N, h * w) float32, the dot products f_i . f_j of the chosen positions with all. Unscaled, they often leave a row
-        with a single weight that is not 0; they still say what else the query resembles.
+    scores: (N, h * w) float32, the dot products f_i . f_j of the chosen positions with all positions. As they
+        are not scaled, a row often has a single weight above 0; scores show what else a query resembles.
     window: k where the keys are the k x k window around each query, None where they are all positions.
-    random: (N,) int64, as many positions as CUT would have drawn them.
+    random: (N,) int64, the same number of positions, drawn as CUT draws them.
     image_shape: (H, W) of the image the encoder saw.
     """
 
@@ -53,7 +53,7 @@ class QueryView:
     def row_map(self, rank: int) -> np.ndarray:
         """The attention row of the query of this rank as a map over the image's positions: (h, w) float32.
 
-        Weights on padded keys of a window lie outside of the map and are left out.
+        Weights on padded keys of a window lie outside the map and are left out.
         """
         h, w = self.grid
         if self.window is None:
@@ -61,9 +61,8 @@ class QueryView:
         reach = self.window // 2
         row, column = divmod(int(self.indices[rank]), w)
         padded = np.zeros((h + 2 * reach, w + 2 * reach), np.float32)
-        padded[row : row + self.window, column : column + self.window] = self.attention[rank].reshape(
-            self.window, -1
-        )
+        weights = self.attention[rank].reshape(self.window, self.window)
+        padded[row : row + self.window, column : column + self.window] = weights
         return padded[reach : reach + h, reach : reach + w]
 
 
@@ -77,13 +76,13 @@ def view_queries(
     window: int = 7,
     seed: int = 0,
 ) -> list[QueryView]:
-    """The views of an image (1, C, H, W) in [-1, 1], H and W multiples of 4, layer by layer and in each mode by mode.
+    """The views of an image (1, C, H, W) in [-1, 1], H and W multiples of 4, for each layer and mode.
 
     Args:
-        netG: a generator with `encode`; the image goes to its device.
+        netG: a generator with `encode`; the image is moved to its device.
         layers: taps, as in `--nce_layers`.
         modes: of "global", "local", "local_global".
-        seed: of the random positions; the state of the global random numbers is left as it was.
+        seed: of the random positions; the global random state is not changed.
 
     Raises:
         UserError: a layer that the generator does not have.
@@ -94,9 +93,7 @@ def view_queries(
     last = len(netG.tap_channels()) - 1
     for layer in layers:
         if not 0 <= layer <= last:
-            raise UserError(
-                f"layer {layer} was asked for, but the generator has layers 0 to {last}; name some of these"
-            )
+            raise UserError(f"there is no layer {layer}: the generator has layers 0 to {last}")
     device = next(netG.parameters()).device
     views = []
     for layer, features in zip(layers, netG.encode(image.to(device), layers), strict=True):
@@ -126,19 +123,19 @@ def view_queries(
 
 
 def random_positions(num_locations: int, num_patches: int, seed: int) -> np.ndarray:
-    """Positions as CUT draws them, (min(num_patches, num_locations),) int64, without touching the global random state."""
+    """Positions as CUT draws them, (min(num_patches, num_locations),) int64, with their own random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return patch_sampler.random_locations(num_locations, num_patches, "cpu").numpy()
 
 
 def pixel_centres(indices: np.ndarray, grid: tuple[int, int], image_shape: tuple[int, int]) -> np.ndarray:
-    """The pixels in the middle of what positions see: (N, 2) int64, row and column.
+    """The pixels in the middle of the positions' receptive fields: (N, 2) int64, row and column.
 
     Args:
         indices: (N,) positions of a feature map.
-        grid: (h, w) of that map: smaller than the image by a whole stride, or larger by its padding (layer 0), whose
-            positions are drawn at the pixels they mirror.
+        grid: (h, w) of that map: smaller than the image by a whole stride, or larger by its padding
+            (layer 0). Positions in the padding are drawn at the pixels they mirror.
         image_shape: (H, W).
     """
     places = np.stack(np.divmod(np.asarray(indices), grid[1]), axis=1)  # (N, 2)
@@ -155,7 +152,7 @@ def axis_geometry(cells: int, pixels: int) -> tuple[int, int]:
 
 
 def upsample(values: np.ndarray, image_shape: tuple[int, int], smooth: bool) -> np.ndarray:
-    """A map (h, w) over the image, (H, W) float32: each position at its pixel centre, bilinear or the nearest position."""
+    """A map (h, w) over the image: (H, W) float32, bilinear (`smooth`) or by the nearest position."""
     for axis, pixels in enumerate(image_shape):
         cells = values.shape[axis]
         stride, border = axis_geometry(cells, pixels)

@@ -1,7 +1,8 @@
-"""One HTML file in which a person looks through the chosen queries of an image: no server, no other file, no network.
+"""One HTML file to look through the chosen queries of an image: no server, no other file, no network.
 
-The page is `query_page.html` with the pictures and the rows put into it. Rows are quantised to a byte an entry and deflated;
-the browser inflates those of the view that is looked at. Colours and scales are those of `models.query_pictures.overview`.
+`page.html` is the template; pictures and rows are put into it. Rows are quantised to one byte per entry and
+deflated, and the browser inflates those of the view on screen. Colours and scales are those of
+`models.query_pictures.overview`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import base64
 import html
 import io
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,19 +19,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.query_pictures.overview import (
-    CHOSEN,
-    FLOOR,
-    RAMPS,
-    RANDOM,
-    attention_level,
-    entropy_range,
-    score_level,
-)
+from models.query_pictures import overview
 from models.query_pictures.view import QueryView, axis_geometry, pixel_centres
+from util.watch.html_page import printable
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-SCORE_STEPS = 63  # a dot product is compared by eye: 64 levels, which deflate well
+SCORE_STEPS = 63  # 64 levels of dot products: enough for the eye, and they deflate well
 
 
 def write_page(
@@ -40,34 +35,28 @@ def write_page(
     Args:
         views: every layer and mode to switch between, each layer in each mode.
         source, target: the photograph and its translation, (H, W, 3) uint8 each.
-        title: names the image and the run.
+        title: names the image and the run; may hold bytes that are not UTF-8.
     """
     data = {
-        "title": title,
         "source": _png(source),
         "target": _png(target),
-        "ramps": {name: anchors.astype(int).tolist() for name, anchors in RAMPS.items()},
-        "markers": {"chosen": CHOSEN, "random": RANDOM},
-        "floor": FLOOR,
+        "ramps": {name: anchors.astype(int).tolist() for name, anchors in overview.RAMPS.items()},
+        "markers": {"chosen": overview.CHOSEN, "random": overview.RANDOM},
+        "floor": overview.FLOOR,
         "scoreSteps": SCORE_STEPS,
         "views": [_view(view) for view in views],
     }
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace(
-        "<", "\\u003c"
-    )  # never ends the script element
-    page = (
-        TEMPLATE.read_text(encoding="utf-8")
-        .replace("{{title}}", html.escape(title))
-        .replace("{{data}}", text)
-    )
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    # In one pass, so that a title cannot hold the other placeholder.
+    parts = {"title": html.escape(printable(title)), "data": text}
+    page = re.sub(r"{{(title|data)}}", lambda match: parts[match[1]], TEMPLATE.read_text(encoding="utf-8"))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(page, encoding="utf-8")
 
 
 def _view(view: QueryView) -> dict:
-    low, high = entropy_range(view.log_entropy)
-    level = (high - np.nan_to_num(view.log_entropy, neginf=low)) / (high - low)
     axes = [axis_geometry(cells, pixels) for cells, pixels in zip(view.grid, view.image_shape, strict=True)]
+    log_entropy = np.nan_to_num(view.log_entropy.flat[view.indices])
     return {
         "layer": view.layer,
         "mode": view.mode,
@@ -78,18 +67,16 @@ def _view(view: QueryView) -> dict:
         "positions": view.indices.tolist(),
         "chosen": pixel_centres(view.indices, view.grid, view.image_shape).tolist(),
         "random": pixel_centres(view.random, view.grid, view.image_shape).tolist(),
-        "logEntropy": [
-            round(float(value), 3) for value in np.nan_to_num(view.log_entropy.flat[view.indices])
-        ],
-        "entropyRange": [low, high],
-        "entropy": _packed(level, 255),
-        "attention": _packed(attention_level(view.attention), 255),
-        "scores": _packed(score_level(view.scores), SCORE_STEPS),
+        "logEntropy": [round(float(value), 3) for value in log_entropy],
+        "entropyRange": overview.entropy_range(view.log_entropy),
+        "entropy": _packed(overview.entropy_level(view.log_entropy), 255),
+        "attention": _packed(overview.attention_level(view.attention), 255),
+        "scores": _packed(overview.score_level(view.scores), SCORE_STEPS),
     }
 
 
 def _packed(levels: np.ndarray, steps: int) -> str:
-    """Levels in [0, 1] as whole numbers up to `steps`, a byte each, deflated (zlib), in base64."""
+    """Levels in [0, 1] as integers from 0 to `steps`, one byte each, deflated (zlib), in base64."""
     whole = np.rint(np.clip(levels, 0, 1) * steps).astype(np.uint8)
     return base64.b64encode(zlib.compress(whole.tobytes(), 9)).decode("ascii")
 

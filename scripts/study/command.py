@@ -1,4 +1,4 @@
-"""Running another program with its output in a log file, until it ends, is asked to stop, or runs out of time."""
+"""Run a program with its output in a log file, until it ends, is asked to stop or runs out of time."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def run_command(
     limit: float | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, bool]:
-    """Run `words` to the end; with `stop` or after `limit` seconds it gets a SIGTERM, once, and all the time it then needs.
+    """Run `words` to the end; on `stop` or after `limit` seconds send SIGTERM once, and wait for the end.
 
-    The command and its output are appended to `log`. Returns the exit status, negative for the signal that killed it, and
-    whether it ran out of time.
+    The command and its output are appended to `log`. Returns the exit status, negative for the signal that
+    killed the program, and whether it ran out of time.
     """
     began, out_of_time, asked = time.monotonic(), False, False
     with open(log, "a", encoding="utf-8") as file:
         file.write(f"\n$ {shlex.join(words)}\n")
         file.flush()
-        # In a session of its own, so that Ctrl-C in the terminal reaches it once: from here.
+        # In a session of its own: Ctrl-C in the terminal reaches it only once, from here.
         process = subprocess.Popen(words, stdout=file, stderr=file, env=environment, start_new_session=True)
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):

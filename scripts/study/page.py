@@ -1,4 +1,4 @@
-"""The page of a study: a table of means and spreads, what differs, loss curves, and the same test images of every run."""
+"""The page of a study: means and spreads, differences, loss curves, and the test images of every run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import numpy as np
 from dominate import tags
 from dominate.util import raw
 
-from scripts.study.runs import BEYOND, HINT
-from util.metrics.evaluation import higher_is_better
+from scripts.plots import save
+from scripts.study.plots import arrow, plot_losses, plot_seeds
+from scripts.study.statistics import BEYOND, HINT
 from util.watch.html_page import HtmlPage, printable, url
-from util.watch.loss_log import read_loss_records
-from util.watch.loss_plot import smooth
 
 STYLE = """
 .wide{overflow-x:auto}
@@ -32,28 +31,16 @@ td small,th small{display:block;color:var(--faint);font-weight:400}
 details summary{cursor:pointer;color:var(--link)}
 p{max-width:60rem;margin:.4rem 0}
 """
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#6f5bb5", "#56b4e9", "#8c564b")
-GREY = "#808893"  # readable on a light page and on a dark one
-PANELS = 3  # side by side in a drawing
-TITLE = {"color": GREY, "fontsize": 9.5}
 
 
 class StudyPage(HtmlPage):
-    """An `HtmlPage` with tables, paragraphs and a grid of images."""
+    """An `HtmlPage` that also takes tags and paragraphs."""
 
     def add(self, tag: Any) -> None:
         self._parts.append(tag.render(pretty=False))
 
     def add_text(self, text: str) -> None:
         self.add(tags.p(printable(text)))
-
-    def add_table(self, head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> None:
-        """Cells are text or tags; the first of a row heads it."""
-        table = tags.table(tags.thead(tags.tr(*(tags.th(cell) for cell in head))))
-        body = table.add(tags.tbody())
-        for first, *others in rows:
-            body.add(tags.tr(tags.th(first), *(cell if _is_cell(cell) else tags.td(cell) for cell in others)))
-        self.add(tags.div(table, cls="card wide"))
 
 
 def write_page(out: Path, results: Mapping[str, Any], facts: Mapping[str, str], samples: int) -> None:
@@ -66,7 +53,7 @@ def write_page(out: Path, results: Mapping[str, Any], facts: Mapping[str, str], 
     """
     runs, summaries = results["runs"], results["summaries"]
     labels = list(dict.fromkeys(run["label"] for run in runs))
-    page = StudyPage(out, f"Study: {out.resolve().name}")
+    page = StudyPage(out, f"Study of {', '.join(labels)}")
     page.add(tags.style(raw(STYLE)))
     page.add_facts(facts)
     for run in runs:
@@ -76,35 +63,30 @@ def write_page(out: Path, results: Mapping[str, Any], facts: Mapping[str, str], 
     _add_numbers(page, results, labels)
     if summaries:
         page.add_text("A dot is a seed, a bar their mean, the dotted line the source images as they are.")
-        draw_seeds(out / "seeds.svg", runs, list(summaries), results["untranslated"])
+        save(plot_seeds(runs, list(summaries), results["untranslated"]), out / "seeds.svg", transparent=True)
         page.add_plot("seeds.svg", "Each seed's number, by metric and configuration")
     page.add_header("Which differences exceed the spread between seeds")
     _add_differences(page, results)
-    if draw_curves(out, runs):
+    if curves := plot_losses(out, runs):
+        save(curves, out / "curves.svg", transparent=True)
         page.add_header("Losses while training")
         page.add_text("Thin: each seed; thick: their mean, smoothed. NCE contains lambda_NCE.")
         page.add_plot("curves.svg", "Loss curves of all runs")
-    _add_samples(page, out, runs, labels, samples)
+    _add_samples(page, runs, samples)
     page.save()
 
 
 def _add_numbers(page: StudyPage, results: Mapping[str, Any], labels: Sequence[str]) -> None:
     runs, summaries = results["runs"], results["summaries"]
-    head = [
-        "configuration",
-        *(f"{metric} {_arrow(metric)}" for metric in summaries),
-        "images",
-        "training, minutes",
-    ]
     rows = []
     for label in labels:
         mine = [run for run in runs if run["label"] == label]
         cells: list[Any] = [label]
-        for metric, rows_of in summaries.items():
-            if label in rows_of:
+        for metric, by_label in summaries.items():
+            if label in by_label:
                 seeds = [run["numbers"][metric] for run in mine if run["numbers"]]
                 each = ", ".join("–" if value is None else format_number(value) for value in seeds)
-                cells.append(tags.td(format_summary(rows_of[label]), tags.small(each)))
+                cells.append(tags.td(format_summary(by_label[label]), tags.small(each)))
             else:
                 cells.append("–")
         images = sorted({run["images"] for run in mine})
@@ -114,15 +96,17 @@ def _add_numbers(page: StudyPage, results: Mapping[str, Any], labels: Sequence[s
     reference = results["untranslated"]
     cells = [format_number(reference[metric]) if metric in reference else "–" for metric in summaries]
     rows.append([tags.span("not translated", cls="no"), *cells, "", ""])
-    page.add_table(head, rows)
+    metrics = [f"{metric} {arrow(metric)}" for metric in summaries]
+    page.add(_table(["configuration", *metrics, "images trained", "training, minutes"], rows))
     page.add_text(
-        "Below each mean the seeds' numbers, in the order of the seeds. The last row judges the source images as they are. "
-        "The minutes are of the wall clock and include what else the machine did."
+        "Below each mean the seeds' numbers, in the order of the seeds. The last row judges the source "
+        "images as they are. Minutes are of the wall clock, and so depend on the other load of the machine."
     )
 
 
 def _add_differences(page: StudyPage, results: Mapping[str, Any]) -> None:
     page.add_text(results["rule"])
+    head = ["pair", "difference", "in pooled standard deviations", "t", "p", "p, Holm", ""]
     for metric, found in results["differences"].items():
         if not found:
             page.add_text(f"{metric}: fewer than two seeds of each, so there is no spread to compare with.")
@@ -133,66 +117,47 @@ def _add_differences(page: StudyPage, results: Mapping[str, Any]) -> None:
             kind = "yes" if pair["verdict"] == BEYOND else "" if pair["verdict"] == HINT else "no"
             numbers = [f"{pair['difference']:+.4g}", f"{pair['in_spreads']:.1f}", f"{pair['t']:.2f}"]
             numbers += [format_p(pair["p"]), format_p(pair["p_holm"]), pair["verdict"]]
-            rows.append(
-                [f"{pair['first']} − {pair['second']}", *(tags.td(text, cls=kind) for text in numbers)]
-            )
-        details = StudyPage(page.folder, "")
-        details.add_table(
-            ["pair", "difference", "in pooled standard deviations", "t", "p", "p, Holm", ""], rows
-        )
-        page.add(
-            tags.details(tags.summary(f"all {len(found)} pairs in {metric}"), raw("".join(details._parts)))
-        )
+            cells = [tags.td(text, cls=kind) for text in numbers]
+            rows.append([f"{pair['first']} − {pair['second']}", *cells])
+        page.add(tags.details(tags.summary(f"{count_pairs(found)} in {metric}"), _table(head, rows)))
 
 
-def _add_samples(
-    page: StudyPage, out: Path, runs: Sequence[Mapping[str, Any]], labels: Sequence[str], count: int
-) -> None:
-    folders = {
-        run["name"]: out / "results" / run["name"] / "test_latest" / "images"
-        for run in runs
-        if run["numbers"]
-    }
-    if not folders:
+def _add_samples(page: StudyPage, runs: Sequence[Mapping[str, Any]], count: int) -> None:
+    columns: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        if run["numbers"]:
+            columns.setdefault(run["label"], []).append(run)
+    if not columns:
         return
-    first = next(iter(folders.values()))
-    names = sorted(path.relative_to(first / "real_A") for path in (first / "real_A").rglob("*.png"))
-    chosen = [names[index] for index in spaced(len(names), count)]
-    columns = {
-        label: [run for run in runs if run["label"] == label and run["name"] in folders] for label in labels
-    }
-    columns = {label: mine for label, mine in columns.items() if mine}
 
-    def image(folder: Path, domain: str, name: Path) -> tags.td:
-        if not (folder / domain / name).is_file():
-            return tags.td()
-        file = (folder / domain / name).relative_to(out).as_posix()
+    def images(run: Mapping[str, Any], domain: str) -> Path:
+        return page.folder / "results" / run["name"] / "test_latest" / "images" / domain
+
+    def cell(run: Mapping[str, Any], domain: str, name: Path, first: bool = True) -> tags.td:
+        path, kind = images(run, domain) / name, "first" if first else ""
+        if not path.is_file():
+            return tags.td(cls=kind)
+        file = url(path.relative_to(page.folder).as_posix())
         return tags.td(
-            tags.a(tags.img(src=url(file), alt=f"{domain} {name}", loading="lazy"), href=url(file))
+            tags.a(tags.img(src=file, alt=f"{domain} {name}", loading="lazy"), href=file), cls=kind
         )
 
-    top = [
-        tags.th("source"),
-        *(tags.th(label, colspan=len(mine), cls="first") for label, mine in columns.items()),
-    ]
-    seeds = [tags.th()]
-    for mine in columns.values():
-        seeds += [
-            tags.th(tags.small(f"seed {run['seed']}"), cls="" if i else "first") for i, run in enumerate(mine)
-        ]
-    table = tags.table(
-        tags.thead(tags.tr(*top, tags.th("a target", cls="first")), tags.tr(*seeds)), cls="grid"
+    any_run = next(iter(columns.values()))[0]
+    names = sorted(
+        path.relative_to(images(any_run, "real_A")) for path in images(any_run, "real_A").rglob("*.png")
     )
-    for name in chosen:
-        row = [image(first, "real_A", name)]
-        for mine in columns.values():
-            for i, run in enumerate(mine):
-                cell = image(folders[run["name"]], "fake_B", name)
-                cell["class"] = "" if i else "first"
-                row.append(cell)
-        target = image(first, "real_B", name)
-        target["class"] = "first"
-        table.add(tags.tr(*row, target))
+    places = [(run, number == 0) for mine in columns.values() for number, run in enumerate(mine)]
+    top = [tags.th(label, colspan=len(mine), cls="first") for label, mine in columns.items()]
+    seeds = [
+        tags.th(tags.small(f"seed {run['seed']}"), cls="first" if first else "") for run, first in places
+    ]
+    head = tags.thead(
+        tags.tr(tags.th("source"), *top, tags.th("a target", cls="first")), tags.tr(tags.th(), *seeds)
+    )
+    table = tags.table(head, cls="grid")
+    for name in (names[index] for index in spaced(len(names), count)):
+        made = [cell(run, "fake_B", name, first) for run, first in places]
+        table.add(tags.tr(cell(any_run, "real_A", name, False), *made, cell(any_run, "real_B", name)))
     page.add_header("The same test images, translated by every run")
     page.add_text(
         "Evenly spaced in the order of their names, none picked. A target is a real image of B, not a pair."
@@ -200,122 +165,32 @@ def _add_samples(
     page.add(tags.div(table, cls="card wide"))
 
 
-# ---- drawings ----
-
-
-def draw_seeds(
-    path: Path, runs: Sequence[Mapping[str, Any]], metrics: Sequence[str], reference: Mapping[str, float]
-) -> None:
-    """A panel a metric: every seed's number as a dot, their mean as a bar, the untranslated images as a dashed line."""
-    labels = list(dict.fromkeys(run["label"] for run in runs))
-    figure, panels = _figure(len(metrics), height=3.0)
-    for axes, metric in zip(panels, metrics, strict=True):
-        for place, label in enumerate(labels):
-            values = [run["numbers"].get(metric) for run in runs if run["label"] == label and run["numbers"]]
-            values = [value for value in values if value is not None]
-            colour = COLOURS[place % len(COLOURS)]
-            if values:
-                axes.plot(
-                    [place - 0.28, place + 0.28], [np.mean(values)] * 2, color=colour, linewidth=3, alpha=0.5
-                )
-            axes.plot([place] * len(values), values, "o", color=colour, markersize=5)
-        if reference.get(metric) is not None:
-            axes.axhline(reference[metric], color=GREY, linestyle=":", linewidth=1)
-        axes.set_title(f"{metric} {_arrow(metric)}", **TITLE)
-        axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
-        axes.set_xlim(-0.6, len(labels) - 0.4)
-    _save(figure, path)
-
-
-def draw_curves(out: Path, runs: Sequence[Mapping[str, Any]]) -> bool:
-    """Write curves.svg, a panel a loss with a colour a configuration; False where nothing was logged."""
-    from matplotlib.ticker import LogFormatter
-
-    labels = list(dict.fromkeys(run["label"] for run in runs))
-    curves: dict[
-        str, dict[str, list[tuple[np.ndarray, np.ndarray]]]
-    ] = {}  # loss -> label -> (images, values) a seed
-    for run in runs:
-        points: dict[str, list[tuple[float, float]]] = {}
-        for record in read_loss_records(out / "runs" / run["name"]):
-            for loss, value in record["losses"].items():
-                if value is not None:
-                    points.setdefault(loss, []).append((record["images"], value))
-        for loss, pairs in points.items():
-            images, values = np.array(pairs, float).T
-            curves.setdefault(loss, {}).setdefault(run["label"], []).append((images, smooth(values)))
-    if not curves:
-        return False
-    figure, panels = _figure(len(curves), height=2.6)
-    for axes, (loss, by_label) in zip(panels, curves.items(), strict=True):
-        levels = []
-        for label, seeds in by_label.items():
-            colour = COLOURS[labels.index(label) % len(COLOURS)]
-            for images, values in seeds:
-                axes.plot(images, values, color=colour, linewidth=0.7, alpha=0.35)
-            end = min(images[-1] for images, _ in seeds)
-            at = seeds[0][0][seeds[0][0] <= end]
-            mean = np.mean([np.interp(at, images, values) for images, values in seeds], axis=0)
-            axes.plot(at, mean, color=colour, linewidth=1.8, label=label)
-            levels.append(mean[-1])
-        if min(levels) > 0 and max(levels) > 4 * min(levels):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(LogFormatter())
-            axes.yaxis.set_minor_formatter(LogFormatter())
-        axes.set_title(loss, **TITLE)
-        axes.set_xlabel("images")
-    handles = {line.get_label(): line for axes in panels for line in axes.get_legend_handles_labels()[0]}
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside upper center",
-        ncols=len(handles),
-        frameon=False,
-        labelcolor=GREY,
-    )
-    _save(figure, out / "curves.svg")
-    return True
-
-
-def _figure(count: int, height: float) -> tuple[Any, list[Any]]:
-    """A figure with `count` panels, `PANELS` a row, in colours for light and dark pages."""
-    from matplotlib.figure import Figure
-
-    columns = min(PANELS, count)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(4.2 * columns, height * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in panels[count:]:
-        axes.remove()
-    for axes in panels[:count]:
-        axes.set_facecolor("none")
-        axes.tick_params(which="both", colors=GREY, labelsize=8)
-        axes.xaxis.label.set(color=GREY, fontsize=8.5)
-        axes.grid(color=GREY, alpha=0.2)
-        for side, spine in axes.spines.items():
-            spine.set(color=GREY, visible=side in ("left", "bottom"))
-    return figure, panels[:count]
-
-
-def _save(figure: Any, path: Path) -> None:
-    from matplotlib import rc_context
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.hashsalt": "study"}):  # the same drawing gives the same file
-        figure.savefig(path, transparent=True, metadata={"Date": None})
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> tags.div:
+    """A table on a card. Cells are text or tags; the first of a row heads it."""
+    table = tags.table(tags.thead(tags.tr(*map(tags.th, head))))
+    body = table.add(tags.tbody())
+    for first, *others in rows:
+        cells = (cell if isinstance(cell, tags.td) else tags.td(cell) for cell in others)
+        body.add(tags.tr(tags.th(first), *cells))
+    return tags.div(table, cls="card wide")
 
 
 # ---- words ----
 
 
 def verdict_sentence(metric: str, found: Sequence[Mapping[str, Any]]) -> str:
-    """What the comparisons of one metric amount to."""
+    """The comparisons of one metric in a sentence."""
 
     def listed(verdict: str) -> str:
         named = [f"{p['first']} vs {p['second']}" for p in found if p["verdict"] == verdict]
         return ", ".join(named) or "none"
 
-    return f"{metric}: beyond the spread: {listed(BEYOND)}. Hints: {listed(HINT)}. ({len(found)} pairs)"
+    return f"{metric}: beyond the spread: {listed(BEYOND)}. Hints: {listed(HINT)}. ({count_pairs(found)})"
+
+
+def count_pairs(found: Sequence[object]) -> str:
+    """1 pair, 3 pairs."""
+    return f"{len(found)} pair{'s' * (len(found) != 1)}"
 
 
 def format_summary(summary: Mapping[str, Any]) -> str:
@@ -328,7 +203,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
 
 
 def format_number(value: float) -> str:
-    """Four significant digits, never in powers of ten for what a metric gives."""
+    """Four significant digits, without an exponent for large numbers."""
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
@@ -337,14 +212,6 @@ def format_p(p: float) -> str:
 
 
 def spaced(total: int, count: int) -> list[int]:
-    """`count` indices (all, where there are fewer) evenly spaced over `total`, without repeats."""
+    """`count` indices (all, if there are fewer) evenly spaced over `total`, without repeats."""
     count = min(total, count)
     return [index * total // count for index in range(count)]
-
-
-def _arrow(metric: str) -> str:
-    return "↑" if higher_is_better(metric) else "↓"
-
-
-def _is_cell(cell: Any) -> bool:
-    return isinstance(cell, tags.td)

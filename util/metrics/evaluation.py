@@ -1,6 +1,6 @@
-"""Numbers of a set of translations against a set of real images, by the metrics and networks asked for.
+"""Numbers of a set of translations against a set of real images, by the chosen metrics and networks.
 
-An `Evaluator` holds the real side, which is worked through once however many sets are compared with it.
+An `Evaluator` holds the real side, which is processed once for any number of sets compared with it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from util.errors import UserError
 from util.metrics.features import FeatureNetwork, extract
-from util.metrics.frechet import frechet_distance_of_features
+from util.metrics.frechet import frechet_distance
 from util.metrics.image_set import ImageSet
 from util.metrics.kernel import kernel_inception_distance
 from util.metrics.sliced_wasserstein import level_sizes, pyramid_distance, pyramid_patches
@@ -22,7 +22,7 @@ from util.metrics.sliced_wasserstein import level_sizes, pyramid_distance, pyram
 
 @dataclass
 class Evaluation:
-    """What comes of one comparison: a number per name, and under the same names what it was made from."""
+    """The result of one comparison: a number per name, and under the same names what it was computed from."""
 
     numbers: dict[str, float] = field(default_factory=dict)
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -33,17 +33,19 @@ class Evaluation:
 
 
 def higher_is_better(name: str) -> bool:
-    """Whether a number of this name improves by growing; distances do not."""
+    """Whether a larger number of this name is better; of distances the smaller is."""
     return name.startswith("class-") or name == "stripes-gained"
 
 
 class Evaluator:
     """Compares image sets with one real set.
 
-    frechet, kernel: the networks whose distances are wanted; classes: pairs of a classifier and a class
-    index, for the percentage of images put into it; swd_size: side in pixels at which patches are compared,
-    None for no SWD; kid_subsets, kid_subset_size: see `kernel_inception_distance`; seed: of every random
-    draw.
+    Args:
+        frechet, kernel: the networks for Frechet and kernel distances.
+        classes: pairs of a classifier and a class index, for the percentage of images assigned to it.
+        swd_size: side in pixels at which patches are compared; None: no SWD.
+        kid_subsets, kid_subset_size: see `kernel_inception_distance`.
+        seed: of every random draw.
     """
 
     def __init__(
@@ -64,28 +66,26 @@ class Evaluator:
         self.real, self.frechet, self.kernel, self.classes = real, frechet, kernel, classes
         self.swd_size, self.kid_subsets, self.kid_subset_size = swd_size, kid_subsets, kid_subset_size
         self.batch_size, self.seed = batch_size, seed
-        self._real_features = cache(lambda network: self._features(network, real))
+        self._features_of_real = cache(lambda network: self._features(network, real))
 
     def evaluate(self, fake: ImageSet) -> Evaluation:
-        """Every metric of `fake` against the real set; deterministic, and up to rounding so at any batch size."""
+        """Every metric of `fake` against the real set; the batch size changes only rounding."""
         result = Evaluation()
-        fake_features = cache(lambda network: self._features(network, fake))
+        features_of_fake = cache(lambda network: self._features(network, fake))
+
+        def pair(network: FeatureNetwork) -> tuple[np.ndarray, np.ndarray]:
+            return features_of_fake(network)[0], self._features_of_real(network)[0]
+
         for network in self.frechet:
-            fake_side, real_side = fake_features(network)[0], self._real_features(network)[0]
-            distance = frechet_distance_of_features(fake_side, real_side)
-            result.add(network.frechet_label, distance, network=network.name)
+            result.add(network.frechet_label, frechet_distance(*pair(network)), network=network.name)
         for network in self.kernel:
-            fake_side, real_side = fake_features(network)[0], self._real_features(network)[0]
-            distance = kernel_inception_distance(
-                fake_side, real_side, self.kid_subsets, self.kid_subset_size, self.seed
-            )
+            options = (self.kid_subsets, self.kid_subset_size, self.seed)
+            distance = kernel_inception_distance(*pair(network), *options)
             subsets = {"subsets": self.kid_subsets, "subset_size": distance.subset_size}
             result.add(network.kernel_label, distance.mean, network=network.name, std=distance.std, **subsets)
         for network, index in self.classes:
-            fake_share, real_share = (
-                100 * float((features(network)[1] == index).mean())
-                for features in (fake_features, self._real_features)
-            )
+            sides = (features_of_fake(network), self._features_of_real(network))
+            fake_share, real_share = (100 * float((found == index).mean()) for _, found in sides)
             name = f"class-{index}-{network.name}"
             result.add(name, fake_share, network=network.name, unit="%", real=real_share)
         if self.swd_size is not None:
@@ -93,21 +93,22 @@ class Evaluator:
         return result
 
     def _add_swd(self, result: Evaluation, fake: ImageSet) -> None:
-        """SWD of equally many images a side: of the larger set a random part, drawn by the seed."""
-        fake_patches = pyramid_patches(fake.squares(self.swd_size), self.swd_size, self.seed)
+        """SWD of equally many images per side: of the larger set a random part, drawn by the seed."""
         images = min(len(fake), len(self.real))
         sides = []
-        for patches in (fake_patches, self._real_patches):
-            count = len(patches[0])
-            chosen = np.sort(np.random.default_rng(self.seed).choice(count, images, replace=False))
-            sides.append([level[chosen] for level in patches])
+        for patches in (self._patches(fake), self._patches_of_real):
+            chosen = np.random.default_rng(self.seed).choice(len(patches[0]), images, replace=False)
+            sides.append([level[np.sort(chosen)] for level in patches])
         distances = pyramid_distance(*sides, seed=self.seed)
         levels = dict(zip(map(str, level_sizes(self.swd_size)), distances, strict=True))
         result.add("SWD", np.mean(distances), images_per_side=images, size=self.swd_size, levels=levels)
 
     @cached_property
-    def _real_patches(self) -> list[np.ndarray]:
-        return pyramid_patches(self.real.squares(self.swd_size), self.swd_size, self.seed)
+    def _patches_of_real(self) -> list[np.ndarray]:
+        return self._patches(self.real)
+
+    def _patches(self, images: ImageSet) -> list[np.ndarray]:
+        return pyramid_patches(images.squares(self.swd_size), self.swd_size, self.seed)
 
     def _features(self, network: FeatureNetwork, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
         features, classes = extract(network, images.images(network.name), self.batch_size)

@@ -1,9 +1,8 @@
-"""Feature networks from the user's own weight files: the FID Inception network, any torchvision classifier.
+"""Feature networks from the user's weights files: the FID Inception network, or a torchvision classifier.
 
-The features are what the network's last layer sees, averaged over space where they still have one (2048
-numbers for Inception, 512 for squeezenet1_1). Nothing is downloaded: a missing file is named with the address
-to fetch it from. Only the Inception network gives numbers that may be called FID and KID; a classifier's are
-`FD-name` and `KD-name`.
+The features are the input of the network's last layer, averaged over space (2048 numbers for Inception, 512
+for squeezenet1_1). Nothing is downloaded: the message about a missing file names its address. Only the
+numbers of the Inception network may be called FID and KID; a classifier's are `FD-name` and `KD-name`.
 """
 
 from __future__ import annotations
@@ -25,10 +24,11 @@ from torchvision.transforms.functional import to_tensor
 
 from util.errors import UserError
 
-INCEPTION_URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
-INCEPTION_SHA256 = "6726825d"  # its first digits, as the file's name says
+_RELEASES = "https://github.com/mseitzer/pytorch-fid/releases/download"
+INCEPTION_URL = f"{_RELEASES}/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_SHA256 = "6726825d"  # its first digits, as in the file's name
 
-# What tells a state dict's network: a key of it, and which network that is.
+# Keys of state dicts, and the networks they identify.
 _SIGNATURES = [
     ("Mixed_5b.branch1x1.conv.weight", "an Inception v3 network"),
     ("features.3.squeeze.weight", "a SqueezeNet"),
@@ -46,7 +46,7 @@ _SIGNATURES = [
 
 @dataclass(frozen=True, eq=False)
 class FeatureNetwork:
-    """A network ready for use: an RGB image -> `prepare` -> (3, S, S) -> `module` -> features (B, D), logits."""
+    """A loaded network: an RGB image -> `prepare` -> (3, S, S) -> `module` -> features (B, D), logits."""
 
     name: str  # "inception", or torchvision's name
     module: nn.Module
@@ -63,7 +63,7 @@ class FeatureNetwork:
 
 
 class PenultimateFeatures(nn.Module):
-    """A classifier, and what its last layer sees: images (B, 3, H, W) -> features (B, D), logits (B, K)."""
+    """A classifier and the input of its last layer: images (B, 3, H, W) -> features (B, D), logits (B, K)."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -80,9 +80,8 @@ class PenultimateFeatures(nn.Module):
 def load_inception(weights: str | Path | None, device: torch.device | str = "cpu") -> FeatureNetwork:
     """The FID Inception network and the preprocessing of pytorch-fid, from its weights file.
 
-    The image in RGB, scaled to 299 x 299 bilinearly without antialiasing, from [0, 1] to [-1, 1]; 2048
-    features. Raises `UserError` for a missing file, another network's weights, or where pytorch-fid is not
-    installed.
+    The image in RGB, scaled to 299 x 299 bilinearly without antialiasing, in [-1, 1]; 2048 features. Raises
+    `UserError` for a missing file, another network's weights, or if pytorch-fid is not installed.
     """
     state = read_state_dict(weights, "--inception_weights", "the FID Inception network", INCEPTION_URL)
     try:
@@ -91,7 +90,7 @@ def load_inception(weights: str | Path | None, device: torch.device | str = "cpu
         raise UserError("FID and KID need the package pytorch-fid: pip install pytorch-fid") from error
     bare = {"weights": None, "init_weights": False}
     network = torchvision.models.inception_v3(**bare, num_classes=1008, aux_logits=False)
-    # The TensorFlow graph that FID is defined by pools otherwise than torchvision's network in nine blocks.
+    # The TensorFlow graph that defines FID pools differently from torchvision's network in nine blocks.
     network.Mixed_5b = blocks.FIDInceptionA(192, pool_features=32)
     network.Mixed_5c = blocks.FIDInceptionA(256, pool_features=64)
     network.Mixed_5d = blocks.FIDInceptionA(288, pool_features=64)
@@ -113,13 +112,13 @@ def load_inception(weights: str | Path | None, device: torch.device | str = "cpu
 def load_classifier(
     name: str, weights: str | Path | None, device: torch.device | str = "cpu"
 ) -> FeatureNetwork:
-    """A torchvision classifier, such as "squeezenet1_1", with its own weights file and its own preprocessing.
+    """A torchvision classifier, such as "squeezenet1_1", with its own weights file and preprocessing.
 
     Raises `UserError` for an unknown name, a missing file or another network's weights.
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise UserError(f"--classifier {name} is no torchvision classifier; there are {', '.join(known)}")
+        raise UserError(f"--classifier {name} is not a torchvision classifier; there are {', '.join(known)}")
     published = torchvision.models.get_model_weights(name).DEFAULT
     state = read_state_dict(weights, "--classifier_weights", f"torchvision's {name}", published.url)
     extra = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
@@ -139,9 +138,9 @@ def load_classifier(
 def extract(
     network: FeatureNetwork, images: Iterable[Image.Image], batch_size: int = 32
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, D), float64, and the likeliest class (N,), int64, of RGB images of any sizes, in their order.
+    """Features (N, D) float64 and most likely class (N,) int64 of RGB images of any size, in order.
 
-    Computed in float32 without TF32, each image apart from the others: the batch size moves only the rounding.
+    Computed in float32 without TF32, each image independently: the batch size changes only rounding.
     """
     device = next(network.module.parameters()).device
     features, classes, waiting = [], [], []
@@ -165,7 +164,7 @@ def extract(
 
 
 def read_state_dict(path: str | Path | None, option: str, network: str, url: str) -> dict[str, Tensor]:
-    """The state dict in a weights file, on the CPU. `UserError` where it is missing or holds anything else."""
+    """The state dict in a weights file, on the CPU. `UserError` if it is missing or holds anything else."""
     advice = f"Fetch {url} and pass it with {option} FILE"
     if path is None or not Path(path).is_file():
         missing = "not given, but needed for" if path is None else f"no file {path} with"
@@ -174,10 +173,10 @@ def read_state_dict(path: str | Path | None, option: str, network: str, url: str
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(
-            f"{option}: {path} is no state dict that torch.load reads safely ({_first_line(error)}). {advice}"
+            f"{option}: {path} is not a state dict that torch.load can read ({_first_line(error)}). {advice}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{option}: {path} holds no plain state dict of tensors. {advice}")
+        raise UserError(f"{option}: {path} does not hold a state dict of tensors. {advice}")
     return state
 
 
@@ -191,8 +190,8 @@ def sha256(path: str | Path) -> str:
 
 
 def _fill(network: nn.Module, state: dict[str, Tensor], path: str | Path, label: str, url: str) -> None:
-    """Load a state dict strictly, or say whose weights the file holds."""
-    # Counters of the batch norms: older files lack them, and nothing here reads them.
+    """Load a state dict strictly, or report whose weights the file holds."""
+    # Counters of batch norms are ignored: older files lack them, and nothing here reads them.
     wanted, found = (
         {key: value.shape for key, value in tensors.items() if "num_batches_tracked" not in key}
         for tensors in (network.state_dict(), state)
@@ -207,7 +206,7 @@ def _fill(network: nn.Module, state: dict[str, Tensor], path: str | Path, label:
 
 
 def _owner(shapes: dict[str, torch.Size]) -> str:
-    """Which network has parameters of these names, as far as they tell."""
+    """The network that has parameters of these names, if it is known."""
     owner = next((owner for key, owner in _SIGNATURES if key in shapes), "an unknown network")
     classes = next((shape[0] for key, shape in reversed(shapes.items()) if key.endswith("bias")), None)
     return owner if classes is None or "project" in owner else f"{owner} with {classes} classes"
@@ -215,7 +214,7 @@ def _owner(shapes: dict[str, torch.Size]) -> str:
 
 @contextmanager
 def _exact_convolutions() -> Iterator[None]:
-    """CUDA convolutions in full float32; torch would round to TF32. Since 2.9 it has a new name for the switch."""
+    """CUDA convolutions in full float32 instead of TF32, torch's default. Torch 2.9 renamed the switch."""
     if hasattr(torch.backends.cudnn, "conv"):
         switch, name, exact = torch.backends.cudnn.conv, "fp32_precision", "ieee"
     else:

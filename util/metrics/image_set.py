@@ -1,8 +1,9 @@
-"""A folder of images as one side of a comparison: its files in order, their sizes, a checksum over them all."""
+"""A folder of images as one side of a comparison: its files in order, their sizes, and a checksum."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
@@ -16,7 +17,10 @@ from util.image_files import list_images, open_rgb
 
 
 class ImageSet:
-    """The images of a folder by name, decoded to RGB anew at each pass. `UserError` for none or a broken one."""
+    """The images of a folder in the order of their names, decoded to RGB again in each pass.
+
+    Raises `UserError` if there are none, or for one that cannot be read.
+    """
 
     def __init__(self, folder: str | Path, progress: bool = True) -> None:
         self.folder, self.progress = Path(folder), progress
@@ -26,13 +30,13 @@ class ImageSet:
         return len(self.paths)
 
     def images(self, what: str) -> Iterator[Image.Image]:
-        """Every image in RGB, in order, under a progress bar that says `what` is done."""
+        """Every image in RGB, in order, under a progress bar labelled `what`."""
         label = f"{what}: {self.folder.name}"
         for path in tqdm(self.paths, label, unit="image", leave=False, disable=not self.progress):
             yield open_rgb(path)
 
     def squares(self, size: int) -> Iterator[np.ndarray]:
-        """Every image as uint8 (3, size, size), scaled bicubically where it has another size."""
+        """Every image as uint8 (3, size, size), scaled bicubically if it has another size."""
         for image in self.images("patches"):
             if image.size != (size, size):
                 image = image.resize((size, size), Image.Resampling.BICUBIC)
@@ -45,9 +49,9 @@ class ImageSet:
 
     @cached_property
     def record(self) -> dict[str, object]:
-        """For the receipt: folder, count, the sizes with their counts, a checksum of all names and bytes."""
+        """For the receipt: folder, count, sizes with their counts, a checksum of all names and bytes."""
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+            digest.update(os.fsencode(path.name) + b"\0" + path.read_bytes())
         sizes = {f"{width}x{height}": count for (width, height), count in self.sizes.most_common()}
         return {"folder": str(self.folder), "count": len(self), "sizes": sizes, "sha256": digest.hexdigest()}

@@ -1,35 +1,57 @@
-"""The receipt of an evaluation: all that is needed to get the same numbers again, as one JSON file."""
+"""The receipt of an evaluation: all that is needed to reproduce its numbers, as one JSON file."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
+
 PROTOCOL = "qs-attn evaluation 1 (docs/evaluation.md)"
-_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pytorch-fid")
+PACKAGES = ("torch", "torchvision", "triton", "numpy", "scipy", "pillow", "pytorch-fid")
 
 
-def make_receipt(options: dict[str, Any], results: dict[str, Any], device: str) -> dict[str, Any]:
-    """A receipt around the `results` of an evaluation: its numbers, the sets and networks they come from."""
+def make_receipt(options: dict[str, Any], results: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A receipt around the `results` of an evaluation: its numbers, and the image sets and networks used."""
     return {
         "protocol": PROTOCOL,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **results,
         "options": {key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-        "device": device,
+        **versions_and_hardware(device),
     }
 
 
 def write_receipt(path: str | Path, receipt: dict[str, Any]) -> None:
-    """Write the JSON file, with the folders above it where they are missing. NaN becomes null."""
+    """Write the JSON file, creating its folder. NaN becomes null."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_without_nan(receipt), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def versions_and_hardware(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, to keep beside every number: {"versions", "device", "hardware"}."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    hardware = {
+        "platform": platform.platform(),
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        hardware |= {"gpu": gpu.name, "gpu_memory_GB": round(gpu.total_memory / 1e9, 1)}
+        hardware |= {"multiprocessors": gpu.multi_processor_count, "capability": f"{gpu.major}.{gpu.minor}"}
+        hardware |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    return {"versions": versions, "device": str(device), "hardware": hardware}
 
 
 def _version(package: str) -> str | None:

@@ -1,8 +1,8 @@
 """Scores of Cityscapes label maps: mean intersection over union, pixel and class accuracy of 19 classes.
 
 A label map is a single-channel image of train ids (0 ... 18, 255 ignored), one of Cityscapes' own ids (a file
-named *_labelIds.png), or a colour map, where every pixel takes the nearest colour of the Cityscapes palette
-(JPEG and resizing move colours); the palette's void colours are ignored.
+named *_labelIds.png), or a colour map, whose pixels are assigned to the nearest colour of the Cityscapes
+palette (JPEG and resizing change colours). The palette's void colours are ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from util.image_files import list_images
 
 IGNORED = 255
 
-# name, Cityscapes id, colour; the place in the list is the train id
+# Name, Cityscapes id, colour; the index in the list is the train id.
 CLASSES = [
     ("road", 7, (128, 64, 128)), ("sidewalk", 8, (244, 35, 232)), ("building", 11, (70, 70, 70)),
     ("wall", 12, (102, 102, 156)), ("fence", 13, (190, 153, 153)), ("pole", 17, (153, 153, 153)),
@@ -30,7 +30,7 @@ CLASSES = [
     ("truck", 27, (0, 0, 70)), ("bus", 28, (0, 60, 100)), ("train", 31, (0, 80, 100)),
     ("motorcycle", 32, (0, 0, 230)), ("bicycle", 33, (119, 11, 32)),
 ]  # fmt: skip
-# unlabelled, dynamic, ground, parking, rail track, guard rail, bridge, tunnel, caravan, trailer
+# Unlabelled, dynamic, ground, parking, rail track, guard rail, bridge, tunnel, caravan, trailer
 VOID_COLOURS = [
     (0, 0, 0), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140),
     (180, 165, 180), (150, 100, 100), (150, 120, 90), (0, 0, 90), (0, 0, 110),
@@ -42,16 +42,16 @@ _TRAIN_ID_OF_CITYSCAPES_ID[[number for _, number, _ in CLASSES]] = range(len(CLA
 
 
 class SegmentationScores(NamedTuple):
-    """Shares in [0, 1]. The IoU of a class that neither side shows is NaN."""
+    """Shares in [0, 1]. The IoU of a class that neither side contains is NaN."""
 
-    mean_iou: float  # over the classes that either side shows
-    pixel_accuracy: float  # of the pixels that are labelled
-    class_accuracy: float  # mean over the labelled classes of the share of their pixels found
+    mean_iou: float  # over the classes that either side contains
+    pixel_accuracy: float  # of the labelled pixels
+    class_accuracy: float  # mean recall of the labelled classes
     class_iou: list[float]
 
 
 def nearest_palette_ids(colours: np.ndarray) -> np.ndarray:
-    """Colours (..., 3), 0 ... 255, to the train ids (...) of the nearest palette colours, 255 for a void one."""
+    """The train ids (...) of the palette's colours nearest to (..., 3) in 0..255; 255 for void colours."""
     flat = colours.reshape(-1, 3).astype(np.int64)
     distinct, where = np.unique(flat @ (65536, 256, 1), return_inverse=True)
     distinct = np.stack([distinct >> 16, distinct >> 8 & 255, distinct & 255], axis=1)  # (K, 3)
@@ -62,8 +62,8 @@ def nearest_palette_ids(colours: np.ndarray) -> np.ndarray:
 def read_label_map(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """The train ids (H, W), int64, of a label map file.
 
-    `size`: (width, height) to scale it to by the nearest pixel. Raises `UserError` for a file that is no image or
-    holds ids that are none of the 19.
+    `size`: (width, height) to scale it to by the nearest pixel. Raises `UserError` for a file that is not an
+    image or holds other ids.
     """
     try:
         with Image.open(path) as image:
@@ -89,12 +89,10 @@ def read_label_map(path: str | Path, size: tuple[int, int] | None = None) -> np.
 def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int = len(CLASSES)) -> np.ndarray:
     """Counts (classes, classes + 1) of two id maps of one shape; row: label, column: prediction.
 
-    Pixels whose label is 255 count nowhere; predictions of 255 fill the last column. Sum the matrices of a set.
+    Pixels labelled 255 are not counted; predictions of 255 fill the last column. Sum the matrices of a set.
     """
     if label.shape != prediction.shape:
-        raise UserError(
-            f"segmentation: a label map of {label.shape} against a prediction of {prediction.shape}"
-        )
+        raise UserError(f"segmentation: a label map {label.shape} against a prediction {prediction.shape}")
     labelled = label != IGNORED
     rows, columns = label[labelled], np.minimum(prediction[labelled], classes)
     counts = np.bincount(rows * (classes + 1) + columns, minlength=classes * (classes + 1))
@@ -102,10 +100,10 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int = l
 
 
 def score_label_folders(label: str | Path, prediction: str | Path) -> tuple[SegmentationScores, int]:
-    """Scores over two folders of label maps, and how many pairs there are.
+    """Scores over two folders of label maps, and the number of pairs.
 
-    Files pair off by name, less the endings _leftImg8bit, _gtFine_labelIds, ...; predictions are scaled to
-    the label's size by the nearest pixel. Raises `UserError` for a label map without prediction.
+    Files are paired by name without the endings _leftImg8bit, _gtFine_labelIds, ...; predictions are scaled
+    to the label's size by the nearest pixel. Raises `UserError` for a label map without prediction.
     """
     predictions = {_frame(path): path for path in list_images(prediction)}
     labels = list_images(label)
@@ -119,12 +117,12 @@ def score_label_folders(label: str | Path, prediction: str | Path) -> tuple[Segm
 
 
 def _frame(path: Path) -> str:
-    """What the files of one Cityscapes frame have in common."""
+    """The part of a name that all files of one Cityscapes frame share."""
     return re.sub(r"_(leftImg8bit|gt(Fine|Coarse)_\w+)$", "", path.stem)
 
 
 def segmentation_scores(confusion: np.ndarray) -> SegmentationScores:
-    """Scores of a `confusion_matrix`, (K, K + 1) or (K, K). `UserError` where no pixel is labelled."""
+    """Scores of a `confusion_matrix`, (K, K + 1) or (K, K). `UserError` if no pixel is labelled."""
     confusion = np.asarray(confusion, np.float64)
     hits, labelled = np.diag(confusion), confusion.sum(axis=1)
     if labelled.sum() == 0:

@@ -1,12 +1,13 @@
 """Sliced Wasserstein distance over Laplacian pyramids (Karras et al., 2018, arXiv 1710.10196, section 5).
 
-Every level of an image's Laplacian pyramid shows one band of detail. From each level of each image come 128
-random 7 x 7 patches; a level's patches are normalised per colour channel to mean 0 and deviation 1 over the
-set; and two sets are compared along random directions, where the optimal transport of points on a line is
-sorting. 4 x 128 directions, times 1000, averaged over the levels from the image's size (256) down to 16.
+Each level of an image's Laplacian pyramid holds one band of detail. 128 random 7 x 7 patches are taken from
+each level of each image, and a level's patches are normalised per colour channel to mean 0 and deviation 1
+over the set. Two sets are compared along 4 x 128 random directions, where optimal transport of points on a
+line is sorting. The result is multiplied by 1000 and averaged over the levels, from the image's size (256)
+down to 16.
 
-Patch positions depend on the seed, the image's place in its set and the level alone. So the order of work and
-the batch size change nothing, and a set against itself is exactly 0.
+Patch positions depend only on the seed, the image's index in its set and the level. The batch size therefore
+changes nothing, and a set against itself is exactly 0.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
 
 
 def level_sizes(size: int) -> list[int]:
-    """Sides in pixels of the levels of an image: size, size / 2, ..., 16. `UserError` unless size is 16 * 2^k."""
+    """Sides of an image's levels in pixels: size, size / 2, ..., 16. `UserError` unless it is 16 * 2^k."""
     sizes = [size]
     while sizes[-1] > SMALLEST_LEVEL and sizes[-1] % 2 == 0:
         sizes.append(sizes[-1] // 2)
@@ -36,7 +37,7 @@ def level_sizes(size: int) -> list[int]:
 
 
 def fitting_size(side: int, largest: int = 256) -> int:
-    """The side in pixels at which to compare images of this shorter side: the greatest 16 * 2^k up to both."""
+    """The greatest 16 * 2^k up to `side`, the shorter side of the images in pixels, and `largest`."""
     size = SMALLEST_LEVEL
     while 2 * size <= min(side, largest):
         size *= 2
@@ -44,7 +45,7 @@ def fitting_size(side: int, largest: int = 256) -> int:
 
 
 def laplacian_pyramid(image: np.ndarray, levels: int) -> list[np.ndarray]:
-    """Bands of an image (C, H, W), float32: (C, H, W), (C, H/2, W/2), ... The last is what the others leave."""
+    """Bands of an image (C, H, W), float32: (C, H, W), (C, H/2, W/2), ... The last is the remainder."""
     bands = [image.astype(np.float32)]
     for _ in range(levels - 1):
         smaller = _blur(bands[-1])[:, ::2, ::2]
@@ -56,7 +57,7 @@ def laplacian_pyramid(image: np.ndarray, levels: int) -> list[np.ndarray]:
 
 
 def pyramid_patches(images: Iterable[np.ndarray], size: int, seed: int = 0) -> list[np.ndarray]:
-    """Patches of N images (3, size, size), in any value range: a float32 array (N, 128, 3, 7, 7) per level."""
+    """Patches of N images (3, size, size) of any value range: a float32 array (N, 128, 3, 7, 7) per level."""
     sizes = level_sizes(size)
     levels = [[] for _ in sizes]
     for index, image in enumerate(images):
@@ -90,12 +91,12 @@ def sliced_wasserstein(
 ) -> float:
     """Mean Wasserstein-1 distance of two point sets (N, D) along repeats * directions random unit vectors.
 
-    Raises `UserError` for sets of different shapes: the sorted points pair off one to one.
+    Raises `UserError` for sets of different shapes, since sorted points are compared one to one.
     """
     if points1.shape != points2.shape:
         raise UserError(
-            f"sliced Wasserstein: points of shape {points1.shape} against {points2.shape}; both sets need equally "
-            "many images of one size"
+            f"sliced Wasserstein: points of shape {points1.shape} against {points2.shape}; both sets need "
+            "equally many images of one size"
         )
     rng = np.random.default_rng(seed)
     distances = []
@@ -111,7 +112,7 @@ def sliced_wasserstein(
 def pyramid_distance(
     patches1: Sequence[np.ndarray], patches2: Sequence[np.ndarray], seed: int = 0
 ) -> list[float]:
-    """SWD * 1000 of each level of two sets' `pyramid_patches`, finest first; their mean is what is reported."""
+    """SWD * 1000 of each level of two sets' `pyramid_patches`, finest first; their mean is reported."""
     return [
         1000 * sliced_wasserstein(normalise_patches(one), normalise_patches(two), seed=seed)
         for one, two in zip(patches1, patches2, strict=True)
@@ -119,6 +120,6 @@ def pyramid_distance(
 
 
 def _blur(image: np.ndarray) -> np.ndarray:
-    """The separable 5 x 5 binomial filter, mirrored at the edge without repeating it."""
+    """The separable 5 x 5 binomial filter; edges are mirrored without being repeated."""
     blurred = ndimage.correlate1d(image, _BINOMIAL, axis=1, mode="mirror")
     return ndimage.correlate1d(blurred, _BINOMIAL, axis=2, mode="mirror")

@@ -1,9 +1,9 @@
-"""Did the animals get their stripes, and did the background keep still? For sets with masks of the animals.
+"""How striped are the translated animals, and how much did the background change? For sets with masks.
 
-Stripes are contrast at a certain scale, in one direction at a time. `stripedness` keeps the band of the
-luminance that stripes live in, measured against the animal and not against the picture, and counts its
-contrast only as far as the structure tensor finds a single direction there. So shading and brightness fall
-out as too coarse, and noise, spots and checks as having no direction.
+Stripes are contrast at a certain scale, in a single direction at each place. `stripedness` takes the band of
+the luminance that stripes occupy, in units of the animal's size, and weights its contrast by how far the
+structure tensor finds a single direction there. Shading and brightness are too coarse to count; noise, spots
+and checks have no single direction.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ from util.errors import UserError
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 # Standard deviations of Gaussians, in units of the animal's radius: that of the largest disc inside its mask.
 FINE, COARSE, PATCH = 0.08, 0.35, 0.35
-MARGIN = (
-    1 / 32
-)  # of the longer side: this close to an animal is neither animal nor background, as edges are soft
+# Of the longer side: pixels this close to an animal count neither as animal nor as background, as edges are
+# soft.
+MARGIN = 1 / 32
 
 
 def stripedness(image: np.ndarray, mask: np.ndarray) -> float:
     """How striped the coat inside a mask is: 1 for straight bands of black and white, 0 for an even coat.
 
-    `image` is (H, W, 3) in 0..255, `mask` (H, W) bool. With a the local contrast in the band of stripes (peak
-    to peak, as a fraction of the way from black to white) and c in 0..1 the coherence of the structure tensor
-    there, the result is the mean of a * c**2 over the mask. Of the drawn set at 64 x 64, plain animals read
-    0.03 and striped ones, whose bands bend and meet, 0.27. The reading does not depend on the picture's size
-    as long as stripes repeat every 4 pixels or more. Raises `ValueError` for an empty mask or a wrong shape.
+    With a the local contrast in the band of stripes (peak to peak, 1 from black to white) and c in [0, 1] the
+    coherence of the structure tensor, the result is the mean of a * c**2 over the mask. In the drawn set at
+    64 x 64, plain animals score 0.03 and striped ones, whose bands bend and meet, 0.27. The score does not
+    depend on the picture's size as long as stripes repeat every 4 pixels or more.
+
+    Args:
+        image: (H, W, 3) in 0..255.
+        mask: (H, W) bool. Raises `ValueError` if it is empty or of another shape.
     """
     mask = _checked(mask, image)
     radius = ndimage.distance_transform_edt(np.pad(mask, 1)).max()
@@ -39,31 +42,28 @@ def stripedness(image: np.ndarray, mask: np.ndarray) -> float:
     light = image.astype(np.float64) @ LUMINANCE / 255  # (H, W)
 
     def smooth(values: np.ndarray, sigma: float) -> np.ndarray:
-        """Gaussian mean over the mask's pixels only: what lies outside must not leak in."""
+        """Gaussian mean over the mask's pixels only, so that nothing leaks in from outside."""
         weight = ndimage.gaussian_filter(inside, sigma * radius, mode="constant")
-        return ndimage.gaussian_filter(values * inside, sigma * radius, mode="constant") / np.maximum(
-            weight, 1e-6
-        )
+        total = ndimage.gaussian_filter(values * inside, sigma * radius, mode="constant")
+        return total / np.maximum(weight, 1e-6)
 
     band = smooth(light, FINE) - smooth(light, COARSE)
     dy, dx = np.gradient(band)
     xx, yy, xy = smooth(dx * dx, PATCH), smooth(dy * dy, PATCH), smooth(dx * dy, PATCH)
     coherence = np.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-12)
-    contrast = 2 * np.sqrt(2 * smooth(band * band, PATCH))  # of the sine wave that has this energy
+    contrast = 2 * np.sqrt(2 * smooth(band * band, PATCH))  # of the sine wave with this energy
     return float((contrast * coherence**2)[mask].mean())
 
 
 def background_change(real: np.ndarray, fake: np.ndarray, mask: np.ndarray) -> float:
     """Mean absolute change of the background from `real` to `fake`, in levels of 0..255.
 
-    Both are (H, W, 3) in 0..255. Background is what lies outside `mask`, (H, W) bool, grown by 1/32 of
-    the picture. Raises `ValueError` where shapes differ, the mask is empty or no background is left.
+    Both are (H, W, 3) in 0..255. The background lies outside `mask`, (H, W) bool, grown by 1/32 of the
+    picture. Raises `ValueError` if shapes differ, the mask is empty or no background is left.
     """
     mask = _checked(mask, real)
     if fake.shape != real.shape:
-        raise ValueError(
-            f"the real picture is {real.shape}, the fake one {fake.shape}: they must have one shape"
-        )
+        raise ValueError(f"the real picture is {real.shape}, the fake one {fake.shape}: give both one shape")
     background = ndimage.distance_transform_edt(~mask) > MARGIN * max(mask.shape)
     if not background.any():
         raise ValueError("the mask leaves no background to compare")
@@ -73,33 +73,34 @@ def background_change(real: np.ndarray, fake: np.ndarray, mask: np.ndarray) -> f
 def stripe_report(
     real_a: str | Path, fake_b: str | Path, real_b: str | Path, masks: str | Path
 ) -> dict[str, float]:
-    """Measure a folder of translated pictures against the set they came from.
+    """Measure a folder of translated pictures against the set that they come from. All files are PNG.
 
-    `real_a` and `real_b` are the set's test folders, `masks` holds the folders `testA` and `testB`; a
-    translation in `fake_b` bears the name of its real A, and any A without one is left out. All are PNG.
-    The dict returned holds
+    Args:
+        real_a, real_b: the set's test folders.
+        fake_b: the translations, named as their sources; sources without one are left out.
+        masks: holds the folders `testA` and `testB`.
 
-    - `images`: how many translations were found
-    - `real_A`, `fake_B`, `real_B`: mean `stripedness`; of A, over the translated pictures only
-    - `gained`: where fake B stands between real A (0) and real B (1)
-    - `background`: mean `background_change` from real A to fake B, in levels of 0..255
+    Returns:
+        images: number of translations.
+        real_A, fake_B, real_B: mean `stripedness`; of A, over the translated pictures only.
+        gained: where fake B stands between real A (0) and real B (1).
+        background: mean `background_change` from real A to fake B, in levels of 0..255.
 
-    Raises `UserError` for an empty folder, a missing partner or mask, and a picture not of its mask's size.
+    Raises:
+        UserError: an empty folder, a missing source or mask, a picture that does not have its mask's size.
     """
-    sources, targets = _pictures(real_a), _pictures(real_b)
+    sources = _pictures(real_a)
     stripes: dict[str, list[float]] = {"real_A": [], "fake_B": [], "real_B": []}
     changes = []
     for name, path in _pictures(fake_b).items():
         if name not in sources:
-            raise UserError(
-                f"{path}: no picture of that name in {real_a}: give the folder it was translated from"
-            )
+            raise UserError(f"{path}: no picture of that name in {real_a}: give the folder of its sources")
         mask = _mask(Path(masks) / "testA" / name)
         real, fake = _picture(sources[name], mask), _picture(path, mask)
         stripes["real_A"].append(stripedness(real, mask))
         stripes["fake_B"].append(stripedness(fake, mask))
         changes.append(background_change(real, fake, mask))
-    for name, path in targets.items():
+    for name, path in _pictures(real_b).items():
         mask = _mask(Path(masks) / "testB" / name)
         stripes["real_B"].append(stripedness(_picture(path, mask), mask))
     means = {name: float(np.mean(values)) for name, values in stripes.items()}

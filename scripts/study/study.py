@@ -1,0 +1,267 @@
+"""A study: the folder of its runs, how each is trained and judged, and what is kept of it.
+
+runs/       trainings: checkpoints, logs, and compare.json, the record of what is done
+results/    translations and receipts
+logs/       what train.py, test.py and evaluate.py printed
+study.json, index.html, untranslated.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+import traceback
+from argparse import Namespace
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.folders import domain_folders
+from options.train_options import TrainOptions
+from scripts.study.command import run_command
+from scripts.study.page import write_page
+from scripts.study.statistics import study_results
+from util.device import get_device
+from util.errors import UserError
+from util.files import write_atomically
+from util.metrics.receipt import make_receipt, write_receipt
+from util.run.checkpoint import STATE_FILE
+from util.run.stop_signal import StopSignal
+
+ROOT = Path(__file__).resolve().parents[2]
+# FastCUT has its own loss (lambda_NCE 10, no identity term, flip equivariance), but the study's budget.
+CONFIGS = {
+    "qs_global": ("--model=qs", "--QS_mode=global"),
+    "qs_local": ("--model=qs", "--QS_mode=local"),
+    "qs_local_global": ("--model=qs", "--QS_mode=local_global"),
+    "cut": ("--model=cut",),
+    "fastcut": ("--model=fastcut",),
+}
+# Options of evaluate.py.
+JUDGED_WITH = ("inception_weights", "classifier", "classifier_weights", "class_index")
+# Status of train.py after SIGTERM: once it has saved, and before it handles signals.
+ENDED_BY_US = (128 + signal.SIGTERM, -signal.SIGTERM)
+ENDLESS = 10**6  # epochs, if --minutes ends the training
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a configuration, its number of queries if the study varies it, and a seed."""
+
+    config: str
+    queries: int | None
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return self.config if self.queries is None else f"{self.config}_q{self.queries}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}_s{self.seed}"
+
+
+class Study:
+    """The runs that the options of `scripts/compare.py` describe."""
+
+    def __init__(self, opt: Namespace):
+        self.opt = opt
+        self.runs = [Run(c, q, s) for c in opt.configs for q in opt.queries for s in opt.seeds]
+        self.console = sys.stdout  # while a run is judged, standard output goes to its log
+        self.gpu = "--gpu_ids=" + (",".join(map(str, opt.gpu_ids)) or "-1")
+        for run in self.runs:  # refuse a wrong option once, before any run
+            TrainOptions().parse([*self.train_words(run), self.gpu])
+        self.sources, self.targets = domain_folders(opt.dataroot, "test")
+        judged = {name: getattr(opt, name) for name in JUDGED_WITH}
+        self.judge_words = [f"--{name}={value}" for name, value in judged.items() if value is not None]
+
+    def train_words(self, run: Run) -> list[str]:
+        """What defines a training, as words for train.py: not its folder, nor the device."""
+        opt = self.opt
+        budget = (opt.n_epochs, opt.n_epochs_decay) if opt.minutes is None else (ENDLESS, 0)
+        words = [f"--dataroot={opt.dataroot}", *CONFIGS[run.config], f"--seed={run.seed}"]
+        words += [f"--n_epochs={budget[0]}", f"--n_epochs_decay={budget[1]}"]
+        words += [f"--num_patches={run.queries}"] if run.queries is not None else []
+        return words + opt.train
+
+    # ---- all runs ----
+
+    def work(self, stop: StopSignal) -> dict[str, str]:
+        """Train and judge what is not done yet; returns failures by the run's name."""
+        (self.opt.out / "logs").mkdir(parents=True, exist_ok=True)
+        for run in self.runs:
+            self.check_record(run)
+        failures: dict[str, str] = {}
+        with ThreadPoolExecutor(self.opt.jobs) as pool:
+            trainings = {pool.submit(self.train, run, stop): run for run in self.runs}
+            for number, future in enumerate(as_completed(trainings), 1):
+                run = trainings[future]
+                if failure := future.result() or (None if stop.received else self.judge(run)):
+                    failures[run.name] = failure
+                    self.say(f"failed: {run.name}: {failure}")
+                elif self.read_record(run)["judged"] is not None:
+                    self.say(f"{run.name}: done ({number} of {len(self.runs)})")
+        return failures
+
+    def report(self, failures: dict[str, str]) -> None:
+        """Write study.json and the page of the runs done so far."""
+        rows = []
+        for run in self.runs:
+            record = self.read_record(run)
+            judged = record["judged"] is not None and self.receipt(run).is_file()
+            row = {"name": run.name, "label": run.label, "seed": run.seed, "train": record["train"]}
+            row |= {"images": trained_images(self.folder(run)), "seconds": record["seconds"]}
+            row["numbers"] = json.loads(self.receipt(run).read_text())["numbers"] if judged else None
+            row["failure"] = failures.get(run.name)
+            rows.append(row)
+        results = {"runs": rows, "untranslated": self.untranslated(), **study_results(rows)}
+        receipt = make_receipt(vars(self.opt), results, get_device(self.opt.gpu_ids))
+        write_receipt(self.opt.out / "study.json", receipt)
+        write_page(self.opt.out, results, self.facts(), self.opt.samples)
+        self.say(f"{self.opt.out / 'index.html'}")
+
+    def untranslated(self) -> dict[str, float]:
+        """The numbers of the source images themselves, which a translation must improve on."""
+        receipt, log = self.opt.out / "untranslated.json", self.opt.out / "logs" / "untranslated.log"
+        words = [f"--fake={self.sources}", f"--real={self.targets}", f"--receipt={receipt}", self.gpu]
+        if not call_here("evaluate", words + self.judge_words, log):
+            raise UserError(f"the source images cannot be judged: {last_line(log)}")
+        numbers = json.loads(receipt.read_text())["numbers"]
+        masks = Path(self.opt.dataroot, "masks").is_dir()
+        return numbers | ({"stripes-gained": 0.0, "stripes-background": 0.0} if masks else {})
+
+    def facts(self) -> dict[str, str]:
+        """The named values at the head of the page."""
+        opt = self.opt
+        epochs = f"{opt.n_epochs} + {opt.n_epochs_decay} epochs"
+        budget = f"{opt.minutes:g} minutes" if opt.minutes else epochs
+        facts = {"data": str(opt.dataroot), "budget of each run": budget}
+        facts["seeds"] = ", ".join(map(str, opt.seeds))
+        return facts | ({"options of every run": shlex.join(opt.train)} if opt.train else {})
+
+    def say(self, text: str) -> None:
+        # One write for text and line end, since several threads print.
+        self.console.write(f"{text}\n")
+        self.console.flush()
+
+    # ---- one run ----
+
+    def train(self, run: Run, stop: StopSignal) -> str | None:
+        """Train to the end of the budget, from where the run stands. None, or what went wrong."""
+        record = self.read_record(run)
+        if record["trained"] or stop.received:
+            return None
+        self.say(f"{run.name}: training")
+        state = self.folder(run) / STATE_FILE
+        words = [sys.executable, str(ROOT / "train.py"), *self.train_words(run), self.gpu, "--display_id=0"]
+        words += [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}"]
+        words += ["--continue_train"] if state.is_file() else []
+        limit = None if self.opt.minutes is None else 60 * self.opt.minutes - record["seconds"]
+        began = time.monotonic()
+        status, out_of_time = run_command(words, self.log(run), stop, limit, self.environment())
+        record["seconds"] += time.monotonic() - began
+        record["trained"] = status == 0 or (out_of_time and status in ENDED_BY_US and state.is_file())
+        self.write_record(run, record)
+        if record["trained"] or stop.received:
+            return None
+        return f"training ended with status {status}: {last_line(self.log(run))}"
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a training: trainings side by side share the cores equally."""
+        if self.opt.jobs == 1:
+            return dict(os.environ)
+        return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.opt.jobs)), **os.environ}
+
+    def judge(self, run: Run) -> str | None:
+        """Translate the test images and evaluate them, unless that is done. None, or what went wrong."""
+        record = self.read_record(run)
+        if not record["trained"] or (record["judged"] == self.judge_words and self.receipt(run).is_file()):
+            return None
+        self.say(f"{run.name}: translating and judging")
+        where = [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}", self.gpu]
+        where += [f"--results_dir={self.opt.out / 'results'}", "--num_threads=0"]
+        for script, words in {"test": where, "evaluate": where + self.judge_words}.items():
+            if not call_here(script, words, self.log(run)):
+                return f"{script}.py failed: {last_line(self.log(run))}"
+        self.write_record(run, {**record, "judged": self.judge_words})
+        return None
+
+    # ---- what is kept of a run ----
+
+    def folder(self, run: Run) -> Path:
+        return self.opt.out / "runs" / run.name
+
+    def log(self, run: Run) -> Path:
+        return self.opt.out / "logs" / f"{run.name}.log"
+
+    def receipt(self, run: Run) -> Path:
+        return self.opt.out / "results" / run.name / "test_latest" / "evaluation.json"
+
+    def read_record(self, run: Run) -> dict[str, Any]:
+        path = self.folder(run) / "compare.json"
+        return json.loads(path.read_text()) if path.is_file() else self.new_record(run)
+
+    def new_record(self, run: Run) -> dict[str, Any]:
+        words = shlex.join(self.train_words(run))
+        return {"train": words, "minutes": self.opt.minutes, "seconds": 0.0, "trained": False, "judged": None}
+
+    def write_record(self, run: Run, record: dict[str, Any]) -> None:
+        self.folder(run).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(record, indent=1) + "\n"
+        write_atomically(self.folder(run) / "compare.json", lambda path: path.write_text(text))
+
+    def check_record(self, run: Run) -> None:
+        """Write the record of the run; `UserError` if its folder holds one of other options or budget."""
+        record, now = self.read_record(run), self.new_record(run)
+        words, words_now = (f"{r['train']} for {r['minutes'] or 'any'} minutes" for r in (record, now))
+        if words != words_now:
+            raise UserError(
+                f"{self.opt.out} holds {run.name} trained with other options: {words} there, {words_now} "
+                "now. Give another --out to keep both, or remove that folder"
+            )
+        self.write_record(run, record)
+
+
+def trained_images(folder: Path) -> int:
+    """How many images the run in `folder` was trained on, by its saved state; 0 without a readable one."""
+    try:
+        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
+        return state["progress"]["images"]
+    except Exception:  # torch raises exceptions of every type; train.py reports a damaged state
+        return 0
+
+
+def call_here(script: str, words: Sequence[str], log: Path) -> bool:
+    """Call test.py or scripts/evaluate.py in this process, its output in the log; whether it succeeded."""
+    import test as translation  # the project's test.py, which comes before Python's own on the path
+    from scripts import evaluate
+
+    main = {"test": translation.main, "evaluate": evaluate.main}[script]
+    with (
+        open(log, "a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        print(f"\n$ {script}.py {shlex.join(words)}")
+        try:
+            return not main(words)
+        except SystemExit as end:
+            return not end.code
+        except Exception:  # reported as any failure, with its traceback in the log
+            traceback.print_exc()
+            return False
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log, and which log that is."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return f"{[line for line in lines if line][-1][:300]} ({log})"
