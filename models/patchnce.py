@@ -18,11 +18,22 @@ class PatchNCELoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Losses (B, P) of unit vectors `queries` (B, P, D) of the translation against `keys` (B, P, D) of the source."""
+        """Losses (B, P) of unit vectors `queries` (B, P, D) of the translation against `keys` (B, M, D) of the source.
+
+        Query p finds key p; the others of the M >= P keys are negatives.
+        """
         # 1 / T would make 0.06 of bfloat16's rounding
         with torch.autocast(queries.device.type, enabled=False):
-            logits = queries.float() @ keys.detach().float().transpose(1, 2) / self.temperature  # (B, P, P)
-            positives = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
+            logits = queries.float() @ keys.detach().float().transpose(1, 2) / self.temperature  # (B, P, M)
+            positives = torch.arange(queries.shape[1], device=logits.device).expand(logits.shape[:2])
             # as rows: with classes along the second of three axes CUDA's kernel is 40 times slower
             losses = F.cross_entropy(logits.flatten(0, 1), positives.flatten(), reduction="none")
             return losses.view(positives.shape)
+
+    def of_layers(self, queries: list[Tensor], keys: list[Tensor]) -> Tensor:
+        """The mean loss of each layer (N of them) and image: (N, B). At once, where the layers have as many patches."""
+        count = len(keys)
+        if len({of_layer.shape for of_layer in keys}) == 1:
+            queries, keys = [torch.cat(queries)], [torch.cat(keys)]
+        means = [self(q, k).mean(1) for q, k in zip(queries, keys, strict=True)]
+        return torch.cat(means).view(count, -1)
