@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers.precision import full
+
 
 class PatchNCELoss(nn.Module):
     """-log( exp(q_p.k_p / T) / sum_m exp(q_p.k_m / T) ): patch p of the translation must find patch p of its source.
@@ -24,7 +26,7 @@ class PatchNCELoss(nn.Module):
         """
         # 1 / T would make 0.06 of bfloat16's rounding
         with torch.autocast(queries.device.type, enabled=False):
-            logits = queries.float() @ keys.detach().float().transpose(1, 2) / self.temperature  # (B, P, M)
+            logits = full(queries) @ full(keys.detach()).transpose(1, 2) / self.temperature  # (B, P, M)
             positives = torch.arange(queries.shape[1], device=logits.device).expand(logits.shape[:2])
             # as rows: with classes along the second of three axes CUDA's kernel is 40 times slower
             losses = F.cross_entropy(logits.flatten(0, 1), positives.flatten(), reduction="none")
