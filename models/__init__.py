@@ -8,6 +8,8 @@ from models import build, qs_attn
 from models.base_model import BaseModel
 from models.cut_model import CUTModel, FastCUTModel
 from models.cycle_gan_model import CycleGANModel
+from models.dcl_model import DCLModel
+from models.qs_dual_model import QSDualModel
 from models.qs_model import QSModel
 from models.speed import qs_kernels
 
@@ -18,6 +20,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "cut": CUTModel,
     "fastcut": FastCUTModel,
     "cycle_gan": CycleGANModel,
+    "dcl": DCLModel,
+    "qs_dual": QSDualModel,
 }
 
 

@@ -41,32 +41,18 @@ class CUTModel(BaseModel):
 
     @classmethod
     def add_options(cls, add) -> None:
-        add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=real_number(0))
-        add("--lambda_NCE", 1.0, "weight of the contrastive loss", type=real_number(0))
+        add_contrast_options(add)
         add("--nce_idt", True, "contrast B with its own translation too")
-        add(
-            "--nce_layers",
-            [0, 4, 8, 12, 16],
-            "generator layers contrasted",
-            type=layer_list,
-            shown="0,4,8,12,16; U-Nets 0,1,2,3,4",
-        )
-        add("--netF", "mlp_sample", "heads of the features; sample: none", choices=("mlp_sample", "sample"))
-        add("--netF_nc", 256, "width of the heads", type=integer(1), only={"netF": ("mlp_sample",)})
-        add("--nce_T", 0.07, "temperature of PatchNCE", type=real_number(0, above=True))
-        add("--num_patches", 256, "patches (queries) per image and layer", type=integer(1))
         add("--flip_equivariance", False, "mirror the input in half of the steps, and the features back")
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
-        build.layer_channels(opt)
+        check_contrast(opt)
         if opt.input_nc != opt.output_nc and opt.lambda_NCE > 0:
             raise UserError(
                 f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the contrastive loss "
                 "encodes translations with the encoder of the source: give both the same, or --lambda_NCE 0"
             )
-        if opt.lambda_GAN == 0 and opt.lambda_NCE == 0:
-            raise UserError("--lambda_GAN and --lambda_NCE are both 0: there is nothing to learn from")
 
     @classmethod
     def differentiated_twice(cls, opt: Namespace) -> tuple[str, ...]:
@@ -225,11 +211,7 @@ class CUTModel(BaseModel):
             target = self.prepare_features(number, target.flip(3) if self.mirrored else target)
             queries.append(self.netF(number, source.selection.route(target)))
         keys = [source.keys for source in sources]
-        if len({of_layer.shape for of_layer in keys}) == 1:  # as many patches everywhere: all layers at once
-            layers = [self.patchnce(torch.cat(queries), torch.cat(keys)).mean(1).view(len(keys), -1)]
-        else:
-            layers = [self.patchnce(q, k).mean(1)[None] for q, k in zip(queries, keys, strict=True)]
-        return self.opt.lambda_NCE * torch.cat(layers).mean(0)
+        return self.opt.lambda_NCE * self.patchnce.of_layers(queries, keys).mean(0)
 
     def prepare_features(self, number: int, features: Tensor) -> Tensor:
         """Features (B, C, H, W) of the `number`-th tapped layer, as patches are taken from them."""
@@ -256,3 +238,27 @@ class FastCUTModel(CUTModel):
         "n_epochs": 150,
         "n_epochs_decay": 50,
     }
+
+
+def add_contrast_options(add) -> None:
+    """Declare the options of contrasting patches, which several models share, with `add(flag, default, help, ...)`."""
+    add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=real_number(0))
+    add("--lambda_NCE", 1.0, "weight of the contrastive loss", type=real_number(0))
+    add(
+        "--nce_layers",
+        [0, 4, 8, 12, 16],
+        "generator layers contrasted",
+        type=layer_list,
+        shown="0,4,8,12,16; of dcl and qs_dual 4,8,12,16; U-Nets 0,1,2,3,4",
+    )
+    add("--netF", "mlp_sample", "heads of the features; sample: none", choices=("mlp_sample", "sample"))
+    add("--netF_nc", 256, "width of the heads", type=integer(1), only={"netF": ("mlp_sample",)})
+    add("--nce_T", 0.07, "temperature of PatchNCE", type=real_number(0, above=True))
+    add("--num_patches", 256, "patches (queries) per image and layer", type=integer(1))
+
+
+def check_contrast(opt: Namespace) -> None:
+    """UserError where the options of contrasting patches leave nothing to learn, or name layers that are not there."""
+    build.layer_channels(opt)
+    if opt.lambda_GAN == 0 and opt.lambda_NCE == 0:
+        raise UserError("--lambda_GAN and --lambda_NCE are both 0: there is nothing to learn from")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.layers.precision import full
+
 
 def random_locations(num_locations: int, num_patches: int, device: torch.device | str) -> Tensor:
     """min(num_patches, num_locations) positions out of `num_locations`, int64, uniform and without repeats.
@@ -55,8 +57,8 @@ class PatchHeads(nn.Module):
             self.add_module(name, nn.Sequential(nn.Linear(c, width), nn.ReLU(), nn.Linear(width, width)))
 
     def forward(self, number: int, patches: Tensor) -> Tensor:
-        """Embed patches (B, P, C) of the `number`-th tapped layer as float32 unit vectors (B, P, D)."""
+        """Embed patches (B, P, C) of the `number`-th tapped layer as unit vectors (B, P, D), never in half precision."""
         if self.heads:
             patches = getattr(self, self.heads[number])(patches)
-        patches = patches.float()
+        patches = full(patches)
         return patches / (patches.norm(dim=-1, keepdim=True) + 1e-7)

@@ -69,7 +69,7 @@ class QuerySelection:
             else:
                 values = _windows(features, self.indices, self.window)  # (B, N, M, C)
                 routed = torch.einsum("bnm,bnmc->bnc", attention, values)
-        return routed.float()
+        return _widened(routed)
 
 
 def route_values(features: Tensor, selection: QuerySelection) -> Tensor:

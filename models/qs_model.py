@@ -6,9 +6,10 @@ from argparse import Namespace
 
 import numpy as np
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import build
+from models.base_model import BaseModel
 from models.cut_model import CUTModel
 from models.patch_sampler import PatchSelection
 from models.qs_attn import MODES, QuerySelection, select_queries
@@ -18,8 +19,8 @@ from util.arguments import integer, layer_list
 from util.errors import UserError
 
 
-class QSModel(CUTModel):
-    """`--model qs`: query-selected attention on `--qs_layers`, random positions on the others."""
+class QuerySelected(BaseModel):
+    """Query-selected attention on `--qs_layers` of a model that contrasts patches and has `choose_patches`."""
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -30,7 +31,7 @@ class QSModel(CUTModel):
             None,
             "layers with QS-Attn, of --nce_layers",
             type=layer_list,
-            shown="all but the first three",
+            shown="qs: all but the first three; qs_dual: the last two",
         )
         add(
             "--qs_pool",
@@ -45,20 +46,19 @@ class QSModel(CUTModel):
             type=integer(1),
             only={"QS_mode": ("local", "local_global")},
         )
-        add(
-            "--qs_variant",
-            "paper",
-            "paper: the method; released: the released code's arithmetic",
-            choices=("paper", "released"),
-        )
         add("--display_queries", False, "show where the queries of a source image are, beside the images")
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
         super().check(opt)
+        if opt.qs_layers is None:
+            opt.qs_layers = cls.default_qs_layers(opt.nce_layers)
         check_query_selection(opt)
-        if (opt.qs_variant, opt.QS_mode) == ("released", "local"):
-            _check_released_local(opt)
+
+    @staticmethod
+    def default_qs_layers(nce_layers: list[int]) -> list[int]:
+        """The `--qs_layers` where none are given."""
+        raise NotImplementedError
 
     def prepare_features(self, number: int, features: Tensor) -> Tensor:
         """Large maps of QS-Attn layers averaged to at most `--qs_pool` a side (the supplement's model B)."""
@@ -68,22 +68,58 @@ class QSModel(CUTModel):
         """The `--num_patches` queries of least entropy in each image, with their attention."""
         if self.opt.nce_layers[number] not in self.opt.qs_layers:
             return super().choose_patches(number, features)
-        select = select_queries_released if self.opt.qs_variant == "released" else select_queries
-        return select(features, self.opt.QS_mode, self.opt.num_patches, self.opt.qs_window)
+        return self.select(features)
+
+    def select(self, features: Tensor) -> QuerySelection:
+        """The selection on features (B, C, H, W) of a QS-Attn layer."""
+        opt = self.opt
+        return select_queries(features, opt.QS_mode, opt.num_patches, opt.qs_window)
+
+    def picture_of_queries(self, netG: nn.Module, images: Tensor) -> np.ndarray:
+        """Where the queries of the first of some images (B, C, H, W) are that `netG` encodes: (H, W, 3) uint8."""
+        opt = self.opt
+        return query_overview(netG, images[:1], opt.qs_layers, opt.QS_mode, opt.num_patches, opt.qs_window)
+
+
+class QSModel(QuerySelected, CUTModel):
+    """`--model qs`: query-selected attention on `--qs_layers`, random positions on the other `--nce_layers`."""
+
+    @classmethod
+    def add_options(cls, add) -> None:
+        super().add_options(add)
+        add(
+            "--qs_variant",
+            "paper",
+            "paper: the method; released: the released code's arithmetic",
+            choices=("paper", "released"),
+        )
+
+    @classmethod
+    def check(cls, opt: Namespace) -> None:
+        super().check(opt)
+        if (opt.qs_variant, opt.QS_mode) == ("released", "local"):
+            _check_released_local(opt)
+
+    @staticmethod
+    def default_qs_layers(nce_layers: list[int]) -> list[int]:
+        """The released code's rule: the deeper layers, all but the first three."""
+        return nce_layers[3:] if len(nce_layers) > 3 else nce_layers[-1:]
+
+    def select(self, features: Tensor) -> QuerySelection:
+        if self.opt.qs_variant == "paper":
+            return super().select(features)
+        opt = self.opt
+        return select_queries_released(features, opt.QS_mode, opt.num_patches, opt.qs_window)
 
     def pictures(self) -> dict[str, np.ndarray]:
         pictures = super().pictures()
         if self.opt.display_queries:
-            opt = self.opt
-            choice = (opt.qs_layers, opt.QS_mode, opt.num_patches, opt.qs_window)
-            pictures["queries"] = query_overview(self.netG, self.batch["A"][:1], *choice)
+            pictures["queries"] = self.picture_of_queries(self.netG, self.batch["A"])
         return pictures
 
 
 def check_query_selection(opt: Namespace) -> None:
-    """Settle `--qs_layers`, and refuse layers and windows that cannot be. UserError."""
-    if opt.qs_layers is None:  # the released code's rule: the deeper layers
-        opt.qs_layers = opt.nce_layers[3:] if len(opt.nce_layers) > 3 else opt.nce_layers[-1:]
+    """UserError for `--qs_layers` and a `--qs_window` that cannot be."""
     outside = [layer for layer in opt.qs_layers if layer not in opt.nce_layers]
     if outside:
         raise UserError(

@@ -117,6 +117,16 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         gradient.copy_(mean)
 
 
+def with_others(tensor: Tensor, dim: int) -> Tensor:
+    """This process's tensor and, behind it along `dim`, those of the others, of the same shape; without gradient."""
+    if world_size() == 1:
+        return tensor.detach()
+    tensor = tensor.detach().contiguous()
+    tensors = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(tensors, tensor)
+    return torch.cat(tensors[rank() :] + tensors[: rank()], dim)
+
+
 def mean(values: list[float]) -> list[float]:
     """The means of host-side numbers over the processes."""
     if world_size() == 1:

@@ -22,7 +22,7 @@ from models import patch_sampler
 from models.cut_model import CUTModel
 from models.gan_loss import gradient_penalty
 from models.qs_attn import MODES
-from models.qs_model import QSModel
+from models.qs_model import QuerySelected
 from models.textbook.base import TextbookStep
 from util.errors import UserError
 
@@ -95,7 +95,7 @@ class TextbookCUT(TextbookStep):
     def patches(self, number: int, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The patches of the `number`-th tapped layer of source and target (B, C, H, W): two of (B, N, C)."""
         opt = self.opt
-        if isinstance(self.model, QSModel) and opt.nce_layers[number] in opt.qs_layers:
+        if isinstance(self.model, QuerySelected) and opt.nce_layers[number] in opt.qs_layers:
             return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window, self.rank)
         indices = patch_sampler.random_locations(source[0, 0].numel(), opt.num_patches, source.device)
         return source.flatten(2).mT[:, indices], target.flatten(2).mT[:, indices]

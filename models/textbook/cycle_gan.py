@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from models.gan_loss import gradient_penalty
-from models.textbook.base import TextbookStep
+from models.textbook.two_sided import TextbookTwoSided
 
 
-class TextbookCycleGAN(TextbookStep):
-    """Forward, both generators, both discriminators (each with a backward pass of its own)."""
+class TextbookCycleGAN(TextbookTwoSided):
+    """Forward, both generators, both discriminators."""
 
     def optimize_parameters(self) -> None:
         opt, nets, losses = self.opt, self.networks, self.losses
@@ -33,18 +30,4 @@ class TextbookCycleGAN(TextbookStep):
         )
         self.update("G", losses["G"])
 
-        self.freeze("D", False)
-        for optimizer in (self.optimizers["D_A"], self.optimizers["D_B"]):
-            optimizer.zero_grad()
-        losses["D_A"] = self._discriminator_loss("D_A", real_B, fake_B)
-        losses["D_B"] = self._discriminator_loss("D_B", real_A, fake_A)
-        losses["D_A"].backward()
-        losses["D_B"].backward()
-        for optimizer in (self.optimizers["D_A"], self.optimizers["D_B"]):
-            optimizer.step()
-
-    def _discriminator_loss(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
-        fake = self.model.pools[name](fake)
-        net, gan_loss = self.networks[name], self.model.gan_loss
-        loss = (gan_loss(net(real), True) + gan_loss(net(fake), False)) * 0.5
-        return loss + gradient_penalty(net, real, fake) if self.opt.gan_mode == "wgangp" else loss
+        self.update_discriminators(fake_A, fake_B)

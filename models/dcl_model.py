@@ -1,0 +1,188 @@
+"""DCLGAN: contrastive translation both ways (Han et al., CVPR Workshops 2021).
+
+The encoders of two generators and two heads of features contrast a source image with its translation: a source is encoded
+by the generator that translates it, its translation by the other one, which takes images of that domain. So neither
+encoder sees a domain it does not translate from.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import torch
+from torch import Tensor, nn
+
+from data.transforms import crops
+from models import build, patch_sampler
+from models.cut_model import Source, add_contrast_options, check_contrast
+from models.cycle_gan_model import l1
+from models.patch_sampler import PatchSelection
+from models.patchnce import PatchNCELoss
+from models.two_sided import TwoSidedModel
+from util import distributed
+from util.arguments import real_number
+from util.errors import UserError
+
+# term: the generator and head that encode the source, and those that encode its translation
+TERMS = {"NCE1": ("G_A", "F1", "G_B", "F2"), "NCE2": ("G_B", "F2", "G_A", "F1")}
+
+
+class DCLModel(TwoSidedModel):
+    """`--model dcl`. With a of A and b of B, the loss of generators and heads is (sec. 3)
+
+        lambda_GAN (GAN(D_A, G_A(a)) + GAN(D_B, G_B(b))) / 2
+        + lambda_NCE (PatchNCE(F1(G_A a), F2(G_B G_A(a))) + PatchNCE(F2(G_B b), F1(G_A G_B(b)))) / 2
+        + lambda_IDT (|G_A(b) - b| + |G_B(a) - a|) / 2
+
+    where the G of a PatchNCE are encoders. Keys, of the sources, are constants: an encoder learns from the term in which
+    it encodes translations. All patches of a batch are negatives of each other, as in the released code (in CUT: those of
+    one image), and also those of the other processes that train with this one.
+    """
+
+    network_names = ("G_A", "G_B", "D_A", "D_B", "F1", "F2")
+    groups = {"D": ("D_A", "D_B"), "G": ("G_A", "G_B", "F1", "F2")}
+    headline = ("G", "NCE1", "NCE2")
+    defaults = {"gan_mode": "hinge", "lambda_NCE": 2.0, "nce_layers": [4, 8, 12, 16]}
+
+    @classmethod
+    def add_options(cls, add) -> None:
+        add_contrast_options(add)
+        add("--lambda_IDT", 1.0, "weight of the identity terms", type=real_number(0))
+
+    @classmethod
+    def check(cls, opt: Namespace) -> None:
+        check_contrast(opt)
+        if opt.lambda_IDT > 0 and opt.input_nc != opt.output_nc:
+            raise UserError(
+                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the identity term gives each "
+                "generator images of its target: give both the same, or --lambda_IDT 0"
+            )
+
+    @classmethod
+    def process_obstacle(cls, opt: Namespace) -> str | None:
+        if not crops(opt.preprocess) and opt.lambda_NCE > 0:
+            return (
+                f"--preprocess {opt.preprocess} could give processes images of different sizes, but they compare "
+                "patches with each other: use a mode that crops, such as resize_and_crop"
+            )
+        return super().process_obstacle(opt)
+
+    def __init__(self, opt: Namespace):
+        super().__init__(opt)
+        if opt.isTrain:
+            self.patchnce = PatchNCELoss(opt.nce_T)
+
+    def build_network(self, name: str) -> nn.Module:
+        if name.startswith("F"):
+            return build.build_heads(self.opt, self.networks["G_A" if name == "F1" else "G_B"])
+        return super().build_network(name)
+
+    def optimizer_settings(self, name: str) -> dict[str, object]:
+        """The heads have Adam's own defaults, whatever `--lr` and `--beta1` are, as in the released code."""
+        if name.startswith("F"):
+            return {"lr": 1e-3, "betas": (0.9, 0.999)}
+        return super().optimizer_settings(name)
+
+    @property
+    def loss_names(self) -> list[str]:
+        return ["D_A", "G_A", "NCE1", "idt_A", "D_B", "G_B", "NCE2", "idt_B", "G"]
+
+    @property
+    def visual_names(self) -> list[str]:
+        identity = self.opt.lambda_IDT > 0
+        return ["real_A", "fake_B"] + ["idt_B"] * identity + ["real_B", "fake_A"] + ["idt_A"] * identity
+
+    def training_step(self) -> None:
+        """Forward both ways, the discriminators' update, the update of generators and heads."""
+        with self.autocast():
+            images, features = self.forward()
+        self.results = {name: image.detach() for name, image in images.items()}
+        self.update_discriminators(self.results["fake_A"], self.results["fake_B"])
+        self.freeze("D")
+        # Apart from the queries: weight casts cached under no_grad would be reused for them, without gradient.
+        with self.autocast():
+            sources = self.contrast_sources(features)
+        with self.autocast():
+            loss_G = self.generator_loss(images, sources)
+        self.update("G", loss_G, [name for name in self.loss_names if not name.startswith("D_")])
+
+    def forward(self) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
+        """Translations and, where they have a weight, identities by name; and of each term the features of its sources."""
+        real_A, real_B = self.batch["A"], self.batch["B"]
+        images, features = {}, {}
+        images["fake_B"], images["idt_A"], features["NCE1"] = self.generate_from("G_A", real_A, real_B)
+        images["fake_A"], images["idt_B"], features["NCE2"] = self.generate_from("G_B", real_B, real_A)
+        return {name: image for name, image in images.items() if image is not None}, features
+
+    def generate_from(
+        self, name: str, source: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """G(source), G(target) (None where the identity has no weight), and the features of the source.
+
+        One pass, where images of a pass do not mix. With dropout the features are of a pass with a mask of its own.
+        """
+        net, layers = self.networks[name], self.opt.nce_layers
+        if self.opt.lambda_IDT == 0:
+            (fake, features), identity = net(source, layers), None
+        elif self.images_mix:
+            (fake, features), identity = net(source, layers), net(target)
+        else:
+            both, features = net(torch.cat([source, target]), layers)
+            fake, identity = both.split([len(source), len(target)])
+            features = [of_layer[: len(source)] for of_layer in features]
+        return fake, identity, features if self.opt.no_dropout else net.encode(source, layers)
+
+    def contrast_sources(self, features: dict[str, list[Tensor]]) -> dict[str, list[Source]]:
+        """The patches chosen at each tapped layer of the sources of each term, and their embeddings.
+
+        Positions are drawn layer by layer, those of NCE1 before those of NCE2.
+        """
+        sources: dict[str, list[Source]] = {term: [] for term in TERMS}
+        if self.opt.lambda_NCE == 0:
+            return sources
+        for number in range(len(self.opt.nce_layers)):
+            for term, (_, head, _, _) in TERMS.items():
+                of_layer = self.prepare_features(number, features[term][number])
+                selection = self.choose_patches(number, of_layer)
+                with torch.no_grad():
+                    keys = self.networks[head](number, selection.route(of_layer))
+                sources[term].append(Source(selection, keys))
+        return sources
+
+    def generator_loss(self, images: dict[str, Tensor], sources: dict[str, list[Source]]) -> Tensor:
+        """The class's formula; each weighted term under its name in `losses`."""
+        opt, losses = self.opt, self.losses
+        losses["G_A"] = opt.lambda_GAN * self.adversarial("D_A", images["fake_B"])
+        losses["G_B"] = opt.lambda_GAN * self.adversarial("D_B", images["fake_A"])
+        losses["NCE1"] = self.contrastive("NCE1", sources["NCE1"], images["fake_B"])
+        losses["NCE2"] = self.contrastive("NCE2", sources["NCE2"], images["fake_A"])
+        losses["idt_A"] = losses["idt_B"] = losses["G_A"].new_zeros(())
+        if opt.lambda_IDT > 0:
+            losses["idt_A"] = opt.lambda_IDT * l1(images["idt_A"], self.batch["B"])
+            losses["idt_B"] = opt.lambda_IDT * l1(images["idt_B"], self.batch["A"])
+        terms = ("G_A", "G_B", "NCE1", "NCE2", "idt_A", "idt_B")
+        losses["G"] = sum(losses[name] for name in terms) / 2
+        return losses["G"]
+
+    def contrastive(self, term: str, sources: list[Source], fake: Tensor) -> Tensor:
+        """lambda_NCE * PatchNCE of translations (B, C, H, W) against their sources, mean over patches and layers."""
+        if self.opt.lambda_NCE == 0:
+            return fake.new_zeros((), dtype=torch.float32)
+        _, _, encoder, head = TERMS[term]
+        features = self.networks[encoder].encode(fake, self.opt.nce_layers)
+        queries, keys = [], []
+        for number, (source, of_layer) in enumerate(zip(sources, features, strict=True)):
+            patches = source.selection.route(self.prepare_features(number, of_layer))
+            queries.append(self.networks[head](number, patches).flatten(0, 1)[None])  # (1, B*P, D)
+            keys.append(distributed.with_others(source.keys.flatten(0, 1)[None], 1))  # (1, B*P of all, D)
+        return self.opt.lambda_NCE * self.patchnce.of_layers(queries, keys).mean()
+
+    def prepare_features(self, number: int, features: Tensor) -> Tensor:
+        """The features (B, C, H, W) of the `number`-th tapped layer as patches are chosen and taken from them."""
+        return features
+
+    def choose_patches(self, number: int, features: Tensor) -> PatchSelection:
+        """Random positions of features (B, C, H, W), the same for all images."""
+        b, _, h, w = features.shape
+        locations = patch_sampler.random_locations(h * w, self.opt.num_patches, features.device)
+        return PatchSelection(locations.expand(b, -1))

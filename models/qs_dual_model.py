@@ -1,0 +1,33 @@
+"""Two-sided QS-Attn: DCLGAN whose deeper layers choose patches by attention entropy and route them, in both directions.
+
+The QS-Attn supplement names bi-directional translation as untried and expected to work.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.dcl_model import DCLModel
+from models.qs_model import QuerySelected
+
+
+class QSDualModel(QuerySelected, DCLModel):
+    """`--model qs_dual`: dcl with query-selected attention on `--qs_layers`.
+
+    Of DCLGAN: networks, losses and their weights, hinge, the heads' optimiser, `--nce_layers` 4,8,12,16, negatives from the
+    whole batch. Of QS-Attn: on `--qs_layers` the source's rows of least entropy are chosen and route source and translation
+    alike, and the losses' gradient reaches the source's encoder through them. They are the last two of `--nce_layers`,
+    12 and 16, as in the paper, where the three before them contrast random patches. So qs_dual differs from dcl in the
+    choice of patches alone, and from qs in being two-sided.
+    """
+
+    @staticmethod
+    def default_qs_layers(nce_layers: list[int]) -> list[int]:
+        return nce_layers[-2:]
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        pictures = super().pictures()
+        if self.opt.display_queries:
+            pictures["queries_A"] = self.picture_of_queries(self.networks["G_A"], self.batch["A"])
+            pictures["queries_B"] = self.picture_of_queries(self.networks["G_B"], self.batch["B"])
+        return pictures
