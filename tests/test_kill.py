@@ -85,7 +85,7 @@ def test_a_signal_lets_it_finish_its_step_save_and_say_so(dataroot, tmp_path, wo
     os.killpg(training.pid, number)  # as Ctrl-C in a terminal: to the workers too
     assert training.wait() == 128 + number
     output = training.output()
-    assert "Stopping after this step" in output and "Continue: python train.py" in output
+    assert "Stopping after this step" in output and "Continue:  python train.py" in output
     assert "Traceback" not in output
     assert steps_saved(tmp_path) == len(losses(tmp_path)) >= 3
 
@@ -95,7 +95,7 @@ def test_a_second_signal_ends_it_at_once(dataroot, tmp_path):
     training = TrainingProcess(argv, tmp_path / "log", change=step_without_end)
     training.wait_until(lambda: "in a step" in training.output())
     os.killpg(training.pid, signal.SIGINT)
-    training.wait_until(lambda: "Again: exit at once" in training.output())
+    training.wait_until(lambda: "exits at once" in training.output())
     os.killpg(training.pid, signal.SIGTERM)
     assert training.wait() == 143
     assert "Traceback" not in training.output()
