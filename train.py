@@ -39,8 +39,8 @@ from util.watch.monitor import Monitor, create_monitor
 from util.watch.report import Report
 
 
-@entry_point
 @lasting_output()
+@entry_point
 def main(argv: list[str] | None = None) -> int:
     """Train as a command line says; return the exit status."""
     options = TrainOptions()

@@ -51,9 +51,9 @@ def closing(opt: Namespace, folder: Path, complete: bool) -> str:
     """Where the page is, and the commands that translate with the run and continue it."""
     of_the_call = []
     if "checkpoints_dir" in opt.given:
-        of_the_call.append(f"--checkpoints_dir={opt.checkpoints_dir}")
+        of_the_call += ["--checkpoints_dir", opt.checkpoints_dir]
     if "gpu_ids" in opt.given:
-        of_the_call.append(f"--gpu_ids={','.join(map(str, opt.gpu_ids)) or -1}")
+        of_the_call += ["--gpu_ids", ",".join(map(str, opt.gpu_ids)) or "-1"]
     words = shlex.join(["--name", opt.name, *of_the_call])
     lines = [] if opt.no_html else [f"Page:      {_page(folder)}"]
     lines.append(f"Translate: python test.py {words}")
