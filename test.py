@@ -3,7 +3,7 @@
     python test.py --name NAME                    the data set's test images, into results/NAME/test_latest/index.html
     python test.py --name NAME --input PHOTO      any photograph, or a folder of them, of any size; no data set needed
 
-Only the generator is loaded, and no training data. See options/test_options.py for all there is to choose.
+Only what translates is loaded, and no training data. `python test.py --help` lists all options.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data import create_loader
-from models.inference import translator_of_run
+from models.inference import Translator, translator_of_run
 from options.test_options import TestOptions
 from util.errors import UserError, entry_point
 from util.image_files import list_images
@@ -29,20 +29,28 @@ from util.translate.translate_files import Job, translate_files
 
 @entry_point
 def main(argv: Sequence[str] | None = None) -> int:
-    """Translate as the words of a command line say; return the exit status, 1 where some photographs failed."""
+    """Translate as a command line says; return the exit status, 1 if some photographs failed."""
     opt = TestOptions().parse(argv)
     if opt.normG == "batch" and not opt.eval and opt.batch_size > 1:
         print(
-            "note: one image at a time, as the statistics of a batch norm would mix them (--eval would not).",
+            "note: --eval false translates one image at a time, since batch statistics would mix the images.",
             file=sys.stderr,
         )
         opt.batch_size = 1
     return translate_input(opt) if opt.input else translate_test_set(opt)
 
 
-def translate_test_set(opt: Namespace) -> int:
-    """The images of --dataroot, with those of the target domain beside them, and a page to look through."""
+def load(opt: Namespace) -> Translator:
+    """The translator of the run; with --verbose its network is printed."""
     translator = translator_of_run(opt)
+    if opt.verbose:
+        print(translator.net)
+    return translator
+
+
+def translate_test_set(opt: Namespace) -> int:
+    """Translate the test images of --dataroot and make a page of them, with images of the target domain."""
+    translator = load(opt)
     loader = create_loader(opt, translator.device)
     sources = loader.dataset.stores["A"].paths
     count = int(min(opt.num_test, len(sources)))
@@ -73,9 +81,9 @@ def translate_test_set(opt: Namespace) -> int:
 
 
 def translate_input(opt: Namespace) -> int:
-    """A photograph or a folder of them; those that fail are named, and the others translated."""
+    """Translate a photograph or a folder of them; those that fail are named, the others are translated."""
     jobs = find_jobs(opt)
-    translator = translator_of_run(opt)
+    translator = load(opt)
     began = time.perf_counter()
     failures = translate_files(
         translator,
@@ -94,7 +102,11 @@ def translate_input(opt: Namespace) -> int:
 
 
 def find_jobs(opt: Namespace) -> list[Job]:
-    """What --input names, and the PNG file for each. UserError where there is no image, or one would be written over."""
+    """The images that --input names, each with the PNG file to write.
+
+    Raises:
+        UserError: there is no image, or one would be written over.
+    """
     source = Path(opt.input)
     if not source.exists():
         raise UserError(f"--input {opt.input} does not exist: give an image or a folder of images")
@@ -104,14 +116,14 @@ def find_jobs(opt: Namespace) -> list[Job]:
         if target.is_file():
             raise UserError(f"--output {target} is a file, but --input is a folder: give a folder")
         inside = target.resolve()
-        paths = [
-            path
-            for path in list_images(source)
-            if inside == source.resolve() or inside not in path.resolve().parents
-        ]
+        if inside == source.resolve():  # a second call would take the translations for inputs
+            raise UserError(
+                f"--output {target} is the folder of --input: give another, such as {source}_translated"
+            )
+        paths = [path for path in list_images(source) if inside not in path.resolve().parents]
         if not paths:
             raise UserError(
-                f"--input {opt.input} holds no images but those in the --output folder {target}: give another"
+                f"--input {opt.input} holds no images besides those in the --output folder {target}: give another"
             )
         jobs = [Job(path, target / name) for path, name in zip(paths, output_names(paths), strict=True)]
     elif opt.output and target.suffix.lower() == ".png" and not target.is_dir():

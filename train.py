@@ -14,28 +14,32 @@ from pathlib import Path
 import torch
 
 from data import create_loader
+from data.fingerprint import changes, fingerprint
+from data.loader import Loader
 from data.preflight import quick_check
 from models import MODELS, create_model
 from models.base_model import BaseModel
 from models.weights import weights_file
 from options.describe import banner, closing, describe
-from options.saved import refuse_another_run, run_folder, write_options
-from options.train_options import OF_THE_CALL, TrainOptions
+from options.saved import changed_options, holds_run, refuse_another_run, run_folder, write_options
+from options.train_options import OF_THE_CALL, WATCHING, TrainOptions
 from util import distributed
 from util.arguments import ArgumentParser
-from util.console import say, show_warnings_as_lines
+from util.console import lasting_output, say, show_warnings_as_lines
 from util.device import get_device
 from util.errors import UserError, entry_point
-from util.run.checkpoint import Checkpoints, Progress, seed_everything
+from util.run.checkpoint import STATE_FILE, WITHOUT_STATE, Checkpoints, Progress, seed_everything
 from util.run.claim import claim_folder
 from util.run.clock import Clock
 from util.run.failures import FailureReport
 from util.run.lock import RunLock
+from util.run.replaced import clear_logs, drop_replaced, has_replaced, put_back, set_aside
 from util.run.stop_signal import StopSignal
 from util.watch.monitor import Monitor, create_monitor
 from util.watch.report import Report
 
 
+@lasting_output()
 @entry_point
 def main(argv: list[str] | None = None) -> int:
     """Train as a command line says; return the exit status."""
@@ -44,25 +48,23 @@ def main(argv: list[str] | None = None) -> int:
     device = get_device(opt.gpu_ids)
     show_warnings_as_lines()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (obstacle := MODELS[opt.model].process_obstacle(opt)):
-        raise UserError(
-            f"{obstacle}, or a single process"
-        )  # before the processes connect: each says the same
+        raise UserError(f"{obstacle}, or a single process")  # before the processes connect: each refuses
     try:
         with distributed.session(device), StopSignal() as stop:
             return train(opt, options.parser, device, stop)
     except distributed.ProcessLostError as error:
         print(
-            f"error: another process of this training was lost ({str(error).splitlines()[0][:200]}); stopping. Start "
-            "the training again with --continue_train, unless torchrun does (--max-restarts)",
+            f"error: another process of this training was lost ({str(error).splitlines()[0][:200]}); stopping. "
+            "Start the training again with --continue_train, unless torchrun does (--max-restarts)",
             file=sys.stderr,
             flush=True,
         )
-        os._exit(1)  # an orderly end would wait for work on the GPU that needs the lost process
+        os._exit(1)  # a normal exit would wait for work on the GPU that needs the lost process
 
 
 def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: StopSignal) -> int:
     """Train to the last epoch, or until `stop`; return the exit status."""
-    # the run's folder; the data is checked first, so that a start without data leaves no folder
+    # the run's folder; the data is checked first, so that a start without data makes no folder
     if distributed.rank() == 0:
         for problem in quick_check(opt):
             say(f"note: {problem}", file=sys.stderr)
@@ -79,20 +81,22 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
         print(describe(opt, model, loader))
         return 0
 
-    # where to begin, and what to show
-    global_batch = opt.batch_size * distributed.world_size()
-    monitor = create_monitor(opt, run.folder) if run.writes else None
-    progress = run.begin(model, monitor, global_batch)
-    last_epoch = opt.n_epochs + opt.n_epochs_decay
-    epoch_images = len(loader) * global_batch  # an incomplete last batch is left out
-    report = Report(monitor, model, progress, opt, epoch_images, global_batch)
-    failures = FailureReport(model, progress)
-    if progress.epoch > last_epoch:
-        say(f"The run is complete: {last_epoch} epochs. Raise --n_epochs or --n_epochs_decay to continue.")
-    else:
-        say(banner(opt, model, loader, run.folder))
-
     try:
+        # where to begin, and what to show
+        global_batch = opt.batch_size * distributed.world_size()
+        epoch_images = len(loader) * global_batch  # an incomplete last batch is left out
+        progress = run.begin(model, loader, global_batch)
+        monitor = run.monitor
+        last_epoch = opt.n_epochs + opt.n_epochs_decay
+        report = Report(monitor, model, progress, opt, epoch_images, global_batch)
+        failures = FailureReport(model, progress)
+        if progress.epoch > last_epoch:
+            say(
+                f"The run is complete: {last_epoch} epochs. Raise --n_epochs or --n_epochs_decay to continue."
+            )
+        else:
+            say(banner(opt, model, loader, run.folder, progress.epoch))
+
         while progress.epoch <= last_epoch:
             epoch, clock = progress.epoch, Clock()
             report.begin_epoch(clock)
@@ -109,7 +113,10 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
                 if stopping or progress.crossed(opt.save_latest_freq, global_batch):
                     failures.check(wait=True)  # a resume would otherwise start after the failure
                     report.save_mean()
-                    run.save(f"iter_{progress.images}" if opt.save_by_iter else "latest")
+                    names = [f"iter_{progress.images}"] if opt.save_by_iter else []
+                    if stopping or not names:
+                        names.append("latest")
+                    run.save(*names)
                 if stopping:
                     stop.received = stopping
                     report.end_epoch()
@@ -133,18 +140,18 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
         return 0
     finally:
         loader.close()
-        if monitor:
-            monitor.close()
-        run.release()
+        run.close()
 
 
 class Run:
-    """The run's folder: claimed at the start, continued from or begun, and saved to. The first process alone writes."""
+    """The run's folder: claimed at the start, continued from or begun, and saved to. Only the first process writes."""
 
     def __init__(self, opt: Namespace, parser: ArgumentParser, folder: Path):
         self.opt, self.parser, self.folder = opt, parser, folder
         self.writes = distributed.rank() == 0 and not opt.dry_run
         self.lock: RunLock | None = None
+        self.monitor: Monitor | None = None
+        self.replacing = False  # another run is set aside until this one has saved
         # --epoch counts only where it was given; otherwise it may be what an earlier call has saved
         self.epoch = opt.epoch if "epoch" in opt.given else "latest"
         self.start = "nothing" if opt.dry_run else distributed.from_first(self._claim)
@@ -162,41 +169,94 @@ class Run:
         )
         return start
 
-    def begin(self, model: BaseModel, monitor: Monitor | None, global_batch: int) -> Progress:
+    def begin(self, model: BaseModel, loader: Loader, global_batch: int) -> Progress:
         """Where training begins: the exact place where the run stopped, given weights, or a fresh start."""
-        opt = self.opt
-        logs = {"logs": (monitor.state_dict, monitor.load_state_dict)} if monitor else {}
-        self.checkpoints = Checkpoints(self.folder, model, logs, self.writes)
-        self.progress = Progress(epoch=opt.epoch_count)
+        opt, progress = self.opt, Progress(epoch=self.opt.epoch_count)
+        if self.start == "nothing" and opt.pretrained_name:
+            found = model.load_networks(Path(opt.checkpoints_dir) / opt.pretrained_name, opt.epoch)
+            say(f"Starting from the weights of {opt.pretrained_name}, epoch {opt.epoch}: {', '.join(found)}.")
+        elif self.start == "nothing" and opt.continue_train:
+            say(f"Nothing was saved in {self.folder} yet: starting at the beginning.")
+        if self.start == "nothing" and self.writes:
+            self._clear()  # only now: nothing that could fail before the first step has
+        logs = {}
+        if self.writes:
+            self.monitor = create_monitor(opt, self.folder)
+            logs["logs"] = (self.monitor.state_dict, self.monitor.load_state_dict)
+        files = fingerprint(loader.dataset, opt.dataroot)
+        differences: list[str] = []
+        data = {"data": (lambda: files, lambda before: differences.extend(changes(before, files)))}
+        self.checkpoints = Checkpoints(self.folder, model, {**logs, **data}, self.writes)
         if self.start == "state":
-            self.progress = self.checkpoints.resume()
-            if self.progress.position % global_batch:
-                raise UserError(
-                    f"the run stopped after {self.progress.position} images of its epoch, which is no multiple of the "
-                    f"global batch, {global_batch} (batch size x processes): resume with the global batch it was "
-                    "trained with"
-                )
-            say(f"Continuing in epoch {self.progress.epoch} after {self.progress.images} images.")
+            progress = self.checkpoints.resume()
+            self._check_place(progress, len(loader) * global_batch, global_batch, bool(differences))
+            say(f"Continuing in epoch {progress.epoch} after {progress.images} images.")
             # a killed run may not have come to saving these
             self._write(lambda: model.save_networks(self.folder, "latest"))
         elif self.start == "weights":
             found = model.load_networks(self.folder, self.epoch)
             say(
                 f"{self.folder} has no exact state of this epoch: continuing from the weights alone "
-                f"({', '.join(found)}) in epoch {self.progress.epoch}, with fresh optimisers."
+                f"({', '.join(found)}) in epoch {progress.epoch}, with fresh optimisers."
             )
-        elif opt.pretrained_name:
-            found = model.load_networks(Path(opt.checkpoints_dir) / opt.pretrained_name, opt.epoch)
-            say(f"Starting from the weights of {opt.pretrained_name}, epoch {opt.epoch}: {', '.join(found)}.")
-        elif opt.continue_train:
-            say(f"Nothing was saved in {self.folder} yet: starting at the beginning.")
+        if self.start != "nothing":
+            self._note_changes(differences)
         if self.writes:
             write_options(self.folder, opt, self.parser.defaults)
-        return self.progress
+        self.progress = progress
+        return progress
+
+    def _clear(self) -> None:
+        """Make room for a fresh start: set another run aside, or drop the logs of a start that saved nothing."""
+        try:
+            if holds_run(self.folder) or has_replaced(self.folder):
+                set_aside(self.folder)
+                self.replacing = True
+            else:
+                clear_logs(self.folder)
+        except OSError as error:
+            raise UserError(
+                f"the run in {self.folder} cannot be set aside: {error}; choose another --name"
+            ) from None
+
+    def _check_place(
+        self, progress: Progress, epoch_images: int, global_batch: int, other_data: bool
+    ) -> None:
+        """UserError where a training cannot go on from the place at which the state was saved."""
+        if progress.position > epoch_images and not other_data:
+            raise UserError(
+                f"{self.folder / STATE_FILE} is damaged (it stands at image {progress.position} of an epoch of "
+                f"{epoch_images}); {WITHOUT_STATE}"
+            )
+        if progress.position % global_batch:
+            raise UserError(
+                f"the run stopped after {progress.position} images of its epoch, which is no multiple of the "
+                f"global batch, {global_batch} (batch size x processes): resume with the global batch it was "
+                "trained with"
+            )
+
+    def _note_changes(self, data: list[str]) -> None:
+        """Say which images and options are no longer those that the run was saved with, and what follows."""
+        if data:
+            say(
+                f"note: the images are not those of the run so far: {'; '.join(data)}. The rest of this epoch and "
+                "those to come are drawn from the images there are now, in another order than without the change."
+            )
+        if changed := changed_options(self.opt, self.folder, self.parser, (*OF_THE_CALL, *WATCHING)):
+            say(
+                f"note: options are not those of the run so far: {'; '.join(changed)}. Training goes on with the new "
+                "values, which are saved with the run; losses before and after them may not compare."
+            )
 
     def save(self, *names: str) -> None:
         """Save the run under `names`. All processes call it together."""
-        self._write(lambda: self.checkpoints.save(self.progress, *names))
+        self._write(lambda: self._save(*names))
+
+    def _save(self, *names: str) -> None:
+        self.checkpoints.save(self.progress, *names)
+        if self.replacing:
+            drop_replaced(self.folder)
+            self.replacing = False
 
     def _write(self, save: Callable[[], None]) -> None:
         """Call `save`; where that fails, do as --on_save_error says."""
@@ -216,8 +276,19 @@ class Run:
                 ) from None
             say(f"warning: {problem}, and training continues.")
 
-    def release(self) -> None:
-        """Let others train in the folder."""
+    def close(self) -> None:
+        """Finish the page and let others train in the folder. A run that was set aside for nothing comes back."""
+        if self.monitor:
+            self.monitor.close()
+        if self.replacing:
+            try:
+                put_back(self.folder)
+                say(f"Nothing was saved: the earlier run is back in {self.folder}.")
+            except OSError as error:
+                say(
+                    f"warning: the earlier run in {self.folder} could not be put back yet ({error}); the next "
+                    "training of this name will do it."
+                )
         if self.lock:
             self.lock.release()
 

@@ -25,6 +25,7 @@ from data.base_dataset import BaseDataset
 from data.collate import BatchMaker, HostBatch
 from data.sampler import EpochSampler
 from util.errors import UserError
+from util.run.stop_signal import SIGNALS
 
 Batch = dict[str, Any]  # "A", "B": (B, C, h, w) float32 in [-1, 1]; "A_paths", "B_paths": list[str]
 
@@ -182,7 +183,11 @@ def _as_is(batch: HostBatch | UserError) -> HostBatch | UserError:
 
 
 def _prepare_worker(worker: int) -> None:
-    """Ignore SIGINT and delay SIGTERM: the main process may finish a step and save first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave signals to the main process, which finishes its step and saves; SIGTERM ends a worker some time later.
+
+    A closed terminal and a batch system send theirs to every process.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))

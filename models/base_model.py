@@ -24,7 +24,7 @@ from models import build
 from models.speed.accelerator import Accelerator
 from models.training.finite_guard import FiniteGuard
 from models.training.schedules import make_scheduler
-from models.weights import load_weights, save_weights, weights_file
+from models.weights import load_weights, misfit, save_weights, weights_file
 from util import distributed
 from util.device import get_device
 from util.errors import UserError
@@ -264,7 +264,14 @@ class BaseModel:
         return {**state, "memories": memories}
 
     def load_training_state(self, state: dict) -> None:
-        """Continue from `training_state()`; each process takes one of the memories saved."""
+        """Continue from `training_state()`; with another number of processes, each takes one of the saved memories.
+
+        Raises:
+            UserError: a network does not fit; the option that differs is named.
+        """
+        for name, net in self.networks.items():
+            if problem := misfit(net, state["networks"][name]):
+                raise UserError(f"net{name}: {problem}")
         for part, items in self._parts().items():
             for name, item in items.items():
                 item.load_state_dict(state[part][name])

@@ -1,12 +1,13 @@
-"""Weights in the released format: `{latest|N|iter_N}_net_{G,D,F}.pth`, each a bare state dict of CPU tensors.
+"""Weights in the released format: `{latest|N|iter_N}_net_NAME.pth`, each a bare state dict of CPU tensors.
 
-The names of the keys are those of the released QS-Attn and CUT code, so files go both ways. Reading one executes nothing that
-it holds (`weights_only`), and what is wrong with it is told in the user's terms.
+The names of the keys are those of the released QS-Attn and CUT code, so either code loads the other's files. Reading a
+file executes nothing in it (`weights_only`), checks its checksums, and reports what is wrong in terms of options.
 """
 
 from __future__ import annotations
 
 import pickle
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 
@@ -15,12 +16,10 @@ from torch import Tensor, nn
 
 from models.architecture import architecture, differences
 from util.errors import UserError
-from util.files import write_atomically
+from util.files import verify_archive, write_atomically
 
-WRAPPERS = (
-    "module.",
-    "_orig_mod.",
-)  # DataParallel's, DistributedDataParallel's and torch.compile's names for what they hold
+# Prefixes that DataParallel, DistributedDataParallel and torch.compile give to the keys of the network inside.
+WRAPPERS = ("module.", "_orig_mod.")
 
 
 def weights_file(folder: Path, epoch: str, network: str) -> Path:
@@ -34,7 +33,7 @@ def saved_weights(folder: Path) -> list[Path]:
 
 
 def checkpoint_file(checkpoints_dir: str | Path, name: str, epoch: str, network: str = "G") -> Path:
-    """The weights file of a run. UserError where there is none, which lists what there is instead."""
+    """The weights file of a run. UserError if there is none; it lists the epochs or runs that there are."""
     run = Path(checkpoints_dir) / name
     path = weights_file(run, epoch, network)
     if path.is_file():
@@ -49,6 +48,7 @@ def checkpoint_file(checkpoints_dir: str | Path, name: str, epoch: str, network:
             {
                 file.parent.relative_to(checkpoints_dir).as_posix()
                 for file in Path(checkpoints_dir).rglob(f"*{end}")
+                if not file.parent.name.startswith(".")  # a run that is set aside
             }
         )
         there = (
@@ -60,10 +60,16 @@ def checkpoint_file(checkpoints_dir: str | Path, name: str, epoch: str, network:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a file, on the CPU, without the prefixes of wrappers. UserError for whatever is no such file."""
+    """The state dict in a file, on the CPU, without the prefixes of wrappers.
+
+    Raises:
+        UserError: the file is missing, damaged, or no state dict of finite numbers.
+    """
     path = Path(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):  # files older than torch 1.6 are none, and have no checksums
+            verify_archive(path)  # torch.load does not check them
     except FileNotFoundError:
         raise UserError(
             f"there is no weights file {path}: check --name, --epoch and --checkpoints_dir"
@@ -75,7 +81,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
                 f"cannot load {path}: {found}; save its bare state dict (tensors only) and load that"
             ) from None
         raise _not_a_checkpoint(path, error) from None
-    except Exception as error:  # torch meets damaged files with exceptions of every type
+    except Exception as error:  # torch raises exceptions of many types for damaged files
         raise _not_a_checkpoint(path, error) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         found = (
@@ -87,8 +93,30 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"cannot load {path}: it holds {found}, not the bare state dict of a network; save that one alone"
         )
     state = {_unwrapped(str(key)): value for key, value in state.items()}
+    _check_numbers(path, state)
     # Instance norms of old torch versions kept statistics that nothing used.
     return {key: value for key, value in state.items() if not _is_leftover_of_instance_norm(key, state)}
+
+
+def _check_numbers(path: Path, state: dict[str, Tensor]) -> None:
+    """UserError for tensors that are not plain arrays of finite numbers."""
+    for key, value in state.items():
+        kinds = {
+            "sparse": value.layout != torch.strided,
+            "quantised": value.is_quantized,
+            "meta (without data)": value.is_meta,
+            "complex": value.is_complex(),
+        }
+        if found := [kind for kind, is_so in kinds.items() if is_so]:
+            raise UserError(
+                f"cannot load {path}: {key} is a {found[0]} tensor; save the weights as plain dense tensors, "
+                "of float32 for instance"
+            )
+        if value.is_floating_point() and not value.float().isfinite().all():
+            raise UserError(
+                f"cannot load {path}: {key} holds numbers that are not finite (NaN or infinity), so its network "
+                "cannot work; load the weights of an earlier --epoch"
+            )
 
 
 def load_weights(net: nn.Module, path: str | Path, opt: Namespace | None = None) -> None:
@@ -101,31 +129,42 @@ def load_weights(net: nn.Module, path: str | Path, opt: Namespace | None = None)
         UserError: the file is no checkpoint, or one of another architecture; the option that differs is named.
     """
     state = read_weights(path)
+    if problem := misfit(net, state):
+        run = f" of the run {opt.name}" if opt is not None and hasattr(opt, "name") else ""
+        raise UserError(f"{path} does not fit the network{run}: {problem}")
+    with torch.no_grad():
+        for key, value in net.state_dict().items():
+            if (saved := state.get(_unwrapped(key))) is not None:  # a filter may be missing
+                value.copy_(saved)
+
+
+def misfit(net: nn.Module, state: dict[str, Tensor]) -> str | None:
+    """Why a state dict does not fit a network, in terms of options; None if it fits."""
+    state = {_unwrapped(key): value for key, value in state.items()}
     own = {_unwrapped(key): value for key, value in net.state_dict().items()}
     filled = {**{key: value for key, value in own.items() if key.endswith(".filt")}, **state}
     shapes, wanted = (
         {key: tuple(value.shape) for key, value in tensors.items()} for tensors in (filled, own)
     )
-    if shapes != wanted:
-        run = f" of the run {opt.name}" if opt is not None and hasattr(opt, "name") else ""
-        raise UserError(f"{path} does not fit the network{run}: {_explain(state, own, shapes, wanted)}")
-    with torch.no_grad():
-        for key, value in net.state_dict().items():
-            value.copy_(filled[_unwrapped(key)])
+    return None if shapes == wanted else _explain(state, own, shapes, wanted)
 
 
 def save_weights(net: nn.Module, path: str | Path) -> None:
-    """Write the network's state dict to `path` as contiguous CPU tensors (float32), all of it or nothing. Raises OSError."""
+    """Write the network's state dict to `path` as contiguous CPU tensors (float32), atomically.
+
+    Raises:
+        OSError: the file could not be written; what was at `path` is still there.
+    """
     state = {}
     for key, value in net.state_dict().items():
         dtype = torch.float32 if value.is_floating_point() else value.dtype
-        # A copy, since torch.save would write all the storage that a view belongs to.
+        # A copy: torch.save would write the whole storage of a view.
         state[_unwrapped(key)] = value.detach().to("cpu", dtype).clone(memory_format=torch.contiguous_format)
     write_atomically(Path(path), lambda temporary: torch.save(state, temporary))
 
 
 def _unwrapped(key: str) -> str:
-    for wrapper in WRAPPERS * 2:  # one may hold the other, in either order
+    for wrapper in WRAPPERS * 2:  # nested in either order
         key = key.removeprefix(wrapper)
     return key
 

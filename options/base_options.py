@@ -137,7 +137,7 @@ class BaseOptions:
         add("--compile", False, "compile the networks (torch.compile), on CUDA in place of the fused kernels")
         group("display")
         add("--display_winsize", 256, "side of a shown image, in pixels", type=integer(1))
-        add("--verbose", False, "print the networks, and a traceback for an unexpected error")
+        add("--verbose", False, "print the networks, module by module")
 
     def _declare_models(self) -> None:
         """The options of every model, grouped by the models that have them."""
@@ -161,7 +161,7 @@ class BaseOptions:
                 self.parser.add(flag, *args, **kwargs, only=only)
 
     def parse(self, argv: Sequence[str] | None = None) -> Namespace:
-        """The options as a namespace, `isTrain` and `given` (the names given) among them. A wrong call exits with status 2.
+        """The options as a namespace, with `isTrain` and `given` (the names given). A wrong call exits with status 2.
 
         Args:
             argv: words of a command line; None for the process's own.

@@ -1,17 +1,22 @@
-"""What a training is about to do, and what to do with it afterwards, in words."""
+"""What a training is about to do, and how to use it afterwards, in words."""
 
 from __future__ import annotations
 
+import os
+import shlex
 from argparse import Namespace
 from pathlib import Path
+
+import torch
 
 from data.loader import Loader
 from models.base_model import BaseModel
 from options.saved import option_values
+from util import distributed
 
 
 def describe(opt: Namespace, model: BaseModel, loader: Loader) -> str:
-    """Options, networks with their parameter counts (with --verbose their modules too), and the data set's counts."""
+    """All options, the networks with their parameter counts (with --verbose their modules too), and image counts."""
     lines = ["options"]
     for name, value in sorted(option_values(opt).items()):
         text = ",".join(map(str, value)) if isinstance(value, list) else value
@@ -20,30 +25,47 @@ def describe(opt: Namespace, model: BaseModel, loader: Loader) -> str:
     return "\n".join(lines)
 
 
-def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path) -> str:
-    """What starts now: model, device, data, length, and where to watch."""
-    last = opt.n_epochs + opt.n_epochs_decay
+def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path, epoch: int) -> str:
+    """What starts now: model, device, data, epochs, and where to watch.
+
+    Args:
+        epoch: the first one to train.
+    """
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
+    processes = distributed.world_size()
+    together = f" in each of {processes} processes" if processes > 1 else ""
     lines = [
-        f"Training {opt.model} on {model.device}: {_data(loader)}, {last} epochs, batch size {opt.batch_size}.",
-        f"Run folder: {folder}",
+        f"Training {opt.name} (--model {opt.model}) on {device}",
+        f"  data:       {opt.dataroot}: {_data(loader)}",
+        f"  epochs:     {epoch} to {opt.n_epochs + opt.n_epochs_decay}, batch size {opt.batch_size}{together}",
+        f"  run folder: {folder}",
     ]
     if not opt.no_html:
-        lines.append(f"Page: {folder / 'web' / 'index.html'}")
+        lines.append(f"  page:       {_page(folder)}")
     if opt.verbose:
         lines += _networks(opt, model)
     return "\n".join(lines)
 
 
 def closing(opt: Namespace, folder: Path, complete: bool) -> str:
-    """Where the results are and what to type next."""
-    where = f" --checkpoints_dir {opt.checkpoints_dir}" if "checkpoints_dir" in opt.given else ""
-    data = f" --dataroot {opt.dataroot}" if "dataroot" in opt.given else ""
-    gpu = f" --gpu_ids {','.join(map(str, opt.gpu_ids)) or -1}" if "gpu_ids" in opt.given else ""
-    commands = [("Translate", f"python test.py --name {opt.name}{where}{gpu}")]
+    """Where the page is, and the commands that translate with the run and continue it."""
+    of_the_call = []
+    if "checkpoints_dir" in opt.given:
+        of_the_call += ["--checkpoints_dir", opt.checkpoints_dir]
+    if "gpu_ids" in opt.given:
+        of_the_call += ["--gpu_ids", ",".join(map(str, opt.gpu_ids)) or "-1"]
+    words = shlex.join(["--name", opt.name, *of_the_call])
+    lines = [] if opt.no_html else [f"Page:      {_page(folder)}"]
+    lines.append(f"Translate: python test.py {words}")
     if not complete:
-        commands.append(("Continue", f"python train.py --name {opt.name}{where}{data}{gpu} --continue_train"))
-    lines = [] if opt.no_html else [f"Page: {folder / 'web' / 'index.html'}"]
-    return "\n".join(lines + [f"{what}: {command}" for what, command in commands])
+        local = os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size())
+        launcher = f"torchrun --nproc_per_node={local}" if distributed.world_size() > 1 else "python"
+        lines.append(f"Continue:  {launcher} train.py {words} --continue_train")
+    return "\n".join(lines)
+
+
+def _page(folder: Path) -> Path:
+    return folder / "web" / "index.html"
 
 
 def _networks(opt: Namespace, model: BaseModel) -> list[str]:
@@ -56,5 +78,5 @@ def _networks(opt: Namespace, model: BaseModel) -> list[str]:
 
 
 def _data(loader: Loader) -> str:
-    counts = ", ".join(f"{count} {domain}" for domain, count in loader.dataset.sizes.items())
+    counts = ", ".join(f"{count} images {domain}" for domain, count in loader.dataset.sizes.items())
     return f"{counts}; {len(loader)} steps per epoch"

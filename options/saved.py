@@ -75,6 +75,24 @@ def write_options(folder: Path, opt: Namespace, defaults: dict[str, object]) -> 
         write_atomically(folder / name, lambda path, data=data: path.write_bytes(data))
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a run in `folder` has saved anything that could be continued or translated with."""
+    return (folder / STATE_FILE).exists() or bool(saved_weights(folder))
+
+
+def changed_options(
+    opt: Namespace, folder: Path, parser: ArgumentParser, of_the_call: Collection[str]
+) -> list[str]:
+    """One line per option whose value differs from the one saved in `folder`, options `of_the_call` left out."""
+    saved = read_saved_options(folder, parser) or {}
+    before, now = option_values(Namespace(**saved)), option_values(opt)
+    return [
+        f"{name}: {before[name]} there, {now[name]} now"
+        for name in sorted(parser.defaults)
+        if name in before and name not in of_the_call and str(before[name]) != str(now[name])
+    ]
+
+
 def refuse_another_run(
     opt: Namespace, folder: Path, parser: ArgumentParser, of_the_call: Collection[str]
 ) -> None:
@@ -83,23 +101,9 @@ def refuse_another_run(
     Args:
         of_the_call: options that belong to one call and not to the run.
     """
-    if not (folder / STATE_FILE).exists() and not saved_weights(folder):
+    if opt.overwrite or not holds_run(folder):
         return
-    if opt.overwrite:
-        # A resume would take these for the new run's; checkpoints of single epochs go as new ones replace them.
-        for path in [folder / STATE_FILE, *folder.glob("latest_net_*.pth")]:
-            path.unlink(missing_ok=True)
-        return
-    saved = read_saved_options(folder, parser) or {}
-    now = option_values(opt)
-    differing = [
-        f"{name}: {saved[name]} there, {now[name]} now"
-        for name in sorted(parser.defaults)
-        if name in saved
-        and name not in of_the_call
-        and saved[name] != now[name]
-        and str(saved[name]) != str(now[name])
-    ]
+    differing = changed_options(opt, folder, parser, of_the_call)
     difference = "\nIts options differ:\n  " + "\n  ".join(differing) if differing else ""
     raise UserError(
         f"there is a run in {folder} already: give --continue_train to go on with it, another --name to keep both, "

@@ -26,6 +26,32 @@ OF_THE_CALL = (
 )
 
 
+# Options that change neither weights nor losses, of which a resume therefore says nothing.
+WATCHING = (
+    "epoch",
+    "epoch_count",
+    "num_threads",
+    "cache_gb",
+    "save_latest_freq",
+    "save_epoch_freq",
+    "save_by_iter",
+    "on_save_error",
+    "print_freq",
+    "display_freq",
+    "display_ncols",
+    "display_id",
+    "display_server",
+    "display_env",
+    "display_port",
+    "display_winsize",
+    "update_html_freq",
+    "no_html",
+    "eval",
+    "phase",
+    "dataroot",
+)
+
+
 class TrainOptions(BaseOptions):
     """python train.py [options]"""
 

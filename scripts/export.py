@@ -6,7 +6,7 @@
 The exported network takes `image` (B, input_nc, H, W) float32 in [-1, 1] and returns `translation`
 (B, output_nc, H, W) in [-1, 1], for any B, H and W, where H and W are multiples of 4 and at least 16 (for
 unet_128 multiples of 128 and at least 256, for unet_256 multiples of 256 and at least 512). Dropout is off
-and batch norm uses its running statistics, as with test.py --eval.
+and batch norm uses its running statistics, as in test.py.
 """
 
 from __future__ import annotations

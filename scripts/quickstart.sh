@@ -14,7 +14,6 @@ networks=(--netG resnet_4blocks --ngf 16 --normG batch --netD n_layers --n_layer
 training=(--load_size 72 --crop_size 64 --batch_size 4 --lr 0.0007 --lambda_NCE 4 --n_epochs 20
     --n_epochs_decay 16 --seed 0 --save_epoch_freq 12 --print_freq 200 --update_html_freq 200 --display_id 0
     --num_threads 2)
-testing=(--preprocess none --eval)
 
 run=checkpoints/$name
 results=results/$name/test_latest
@@ -48,7 +47,7 @@ step "translating the test images"
 if [[ "$results/index.html" -nt "$run/latest_net_G.pth" ]]; then
     echo "translated already: $results"
 else
-    "$python" test.py --dataroot ./datasets/stripes --name "$name" "${testing[@]}"
+    "$python" test.py --name "$name"
 fi
 
 step "what it measured"

@@ -27,3 +27,18 @@ def zipped(folder: Path, path: Path) -> Path:
         path,
         {file.relative_to(folder.parent).as_posix(): file.read_bytes() for file in folder.rglob("*.*")},
     )
+
+
+def flip_a_bit(path) -> None:
+    """Flip one bit in the middle of the largest tensor of a file of torch.save, as a bad disk or memory does."""
+    with zipfile.ZipFile(path) as archive:
+        member = max(archive.infolist(), key=lambda info: info.file_size)
+    content = bytearray(path.read_bytes())
+    names = content[
+        member.header_offset + 26 : member.header_offset + 30
+    ]  # lengths of its name and extra field
+    begin = (
+        member.header_offset + 30 + int.from_bytes(names[:2], "little") + int.from_bytes(names[2:], "little")
+    )
+    content[begin + member.file_size // 2] ^= 1
+    path.write_bytes(content)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from archives import flip_a_bit
 from training_process import PATIENCE, assert_same_run, losses, make_images, state_of, steps_saved, words
 
 import train
@@ -375,6 +376,29 @@ def test_files_that_are_no_checkpoints_or_carry_code(dataroot, whole, tmp_path, 
         assert name in said.splitlines()[-1] and said.splitlines()[-1].startswith("error: "), (kind, said)
     assert not (tmp_path / "executed").exists()
     assert path.read_bytes() == content  # it is not touched
+
+
+def test_one_flipped_bit_in_the_state_is_noticed(dataroot, whole, tmp_path, capsys):
+    shutil.copytree(whole / "run", tmp_path / "run")
+    flip_a_bit(tmp_path / "run" / "latest_state.pth")
+    assert train.main(words(dataroot, tmp_path, "--continue_train --n_epochs 9")) == 2
+    assert "its checksum" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("epoch", "x"), ("epoch", None), ("epoch", -5), ("epoch", 1.5), ("position", 10**9), ("position", -1)]
+    + [("position", True), ("steps", float("nan")), ("images", [1]), ("no_such", 1)],
+)
+def test_a_place_where_no_training_stands(dataroot, whole, tmp_path, capsys, name, value):
+    shutil.copytree(whole / "run", tmp_path / "run")
+    path = tmp_path / "run" / "latest_state.pth"
+    state = torch.load(path, weights_only=True)
+    state["progress"] |= {"epoch": 2, "position": 3, name: value}
+    torch.save(state, path)
+    assert train.main(words(dataroot, tmp_path, "--continue_train")) == 2
+    said = capsys.readouterr().err
+    assert "latest_state.pth is damaged" in said and "remove the file and use --continue_train" in said
 
 
 def test_train_py_itself_ends_with_a_message_and_no_traceback(dataroot, tmp_path):

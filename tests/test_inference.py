@@ -320,7 +320,7 @@ def test_wrong_inputs_end_with_status_2_and_say_what_to_do(command, runs, tmp_pa
     assert "no images in the folder" in refused("--input", folder)
     draw(folder / "a.png")
     assert "written over" in refused("--input", folder / "a.png", "--output", folder)
-    assert "written over" in refused("--input", folder, "--output", folder)
+    assert "is the folder of --input: give another" in refused("--input", folder, "--output", folder)
     (tmp_path / "file").write_text("")
     assert "is a file" in refused("--input", folder, "--output", tmp_path / "file")
     assert "cannot be made" in refused("--input", folder, "--output", tmp_path / "file" / "x")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from training_process import TrainingProcess, assert_same_run, losses, make_images, steps_saved, words
 
+from util.run.stop_signal import SIGNALS, StopSignal
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork, POSIX signals and locks")
 
 
@@ -77,7 +79,7 @@ def test_killed_at_random_moments_it_ends_as_if_never_killed(dataroot, tmp_path,
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_lets_it_finish_its_step_save_and_say_so(dataroot, tmp_path, workers, number):
     argv = words(dataroot, tmp_path, f"--num_threads {workers} --n_epochs 1000 --cache_gb 0")
     training = TrainingProcess(argv, tmp_path / "log")
@@ -85,7 +87,7 @@ def test_a_signal_lets_it_finish_its_step_save_and_say_so(dataroot, tmp_path, wo
     os.killpg(training.pid, number)  # as Ctrl-C in a terminal: to the workers too
     assert training.wait() == 128 + number
     output = training.output()
-    assert "Stopping after this step" in output and "Continue: python train.py" in output
+    assert "Stopping after this step" in output and "Continue:  python train.py" in output
     assert "Traceback" not in output
     assert steps_saved(tmp_path) == len(losses(tmp_path)) >= 3
 
@@ -95,10 +97,28 @@ def test_a_second_signal_ends_it_at_once(dataroot, tmp_path):
     training = TrainingProcess(argv, tmp_path / "log", change=step_without_end)
     training.wait_until(lambda: "in a step" in training.output())
     os.killpg(training.pid, signal.SIGINT)
-    training.wait_until(lambda: "Again: exit at once" in training.output())
+    training.wait_until(lambda: "exits at once" in training.output())
     os.killpg(training.pid, signal.SIGTERM)
     assert training.wait() == 143
     assert "Traceback" not in training.output()
+
+
+def test_a_repeated_warning_is_the_first_one_again():
+    """The kernel and the shell both report a closed terminal; SIGXCPU comes every second."""
+    with StopSignal() as stop:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU, signal.SIGTERM):
+            os.kill(os.getpid(), number)  # SIGTERM too, so shortly after
+        assert stop.received == signal.SIGHUP and stop.exit_status == 129
+
+
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def step_without_end():

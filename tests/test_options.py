@@ -269,7 +269,7 @@ def test_damaged_saved_options_are_named(tmp_path, text, capsys):
         TrainOptions().parse(
             ["--checkpoints_dir", str(tmp_path.parent), "--name", tmp_path.name, "--continue_train"]
         )
-    assert exit.value.code == 2 and "train_opt.json is no list of saved options" in capsys.readouterr().err
+    assert exit.value.code == 2 and "train_opt.json holds no saved options" in capsys.readouterr().err
 
 
 def test_continuing_takes_the_options_of_the_run(tmp_path):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trained_run import draw
 from training_process import assert_same
 
 import train
+from models.base_model import BaseModel
 from util.run.stop_signal import StopSignal
+from util.watch.loss_log import read_loss_records
 from util.watch.report import Report
 
 TINY = (
@@ -132,3 +136,76 @@ def test_stopping_and_continuing_changes_nothing(
     assert whole[1] == parts[1] and whole[1]["steps"] == 15
     assert_same(whole[0], parts[0])
     assert losses_of(whole[2]) == losses_of(parts[2]) and len(losses_of(whole[2])) == 15
+
+
+RESUME = "--name run --gpu_ids -1 --continue_train".split()
+
+
+def test_a_plateau_schedule_sees_the_mean_over_the_whole_epoch(dataroot, tmp_path, stop_after, monkeypatch):
+    """Of all its steps, those before a stop included."""
+    means, update = [], BaseModel.update_learning_rate
+    stop_after(3)
+    assert run(dataroot, tmp_path, "--lr_policy", "plateau") == 143
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        BaseModel, "update_learning_rate", lambda model, mean: (means.append(mean), update(model, mean))
+    )
+    assert train.main(["--checkpoints_dir", str(tmp_path), *RESUME]) == 0
+    logged: dict[int, list[float]] = {}
+    for record in read_loss_records(tmp_path / "run"):
+        logged.setdefault(record["epoch"], []).append(record["losses"]["G"])
+    assert [len(losses) for losses in logged.values()] == [5, 5, 5]
+    assert means == pytest.approx([sum(losses) / 5 for losses in logged.values()], rel=1e-6)
+
+
+@pytest.fixture
+def stopped(dataroot, tmp_path, stop_after, monkeypatch):
+    """A run stopped in its first epoch, with a data set of its own."""
+    shutil.copytree(dataroot, tmp_path / "data")
+    stop_after(3)
+    assert run(tmp_path / "data", tmp_path, "--model", "cut") == 143
+    monkeypatch.undo()
+    return tmp_path
+
+
+def resume(stopped, *more):
+    return train.main(["--checkpoints_dir", str(stopped), *RESUME, *more])
+
+
+def test_nothing_is_noted_where_nothing_changed(stopped, capsys):
+    (stopped / "data").rename(stopped / "elsewhere")
+    assert resume(stopped, "--dataroot", str(stopped / "elsewhere"), "--print_freq", "2") == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_images_that_changed_are_noted(stopped, capsys):
+    draw(stopped / "data" / "trainA" / "new.png", (30, 28))
+    (stopped / "data" / "trainB" / "3.png").rename(stopped / "data" / "trainB" / "other.png")
+    assert resume(stopped) == 0
+    said = capsys.readouterr().out
+    assert "note: the images are not those of the run so far" in said and "in another order" in said
+    assert "domain A: 5 images there, 6 now; domain B: 4 images as there, but with other names" in said
+
+
+def test_with_fewer_images_than_were_seen_the_epoch_ends(stopped, capsys):
+    for number in range(3):
+        (stopped / "data" / "trainA" / f"{number}.png").unlink()
+        (stopped / "data" / "trainB" / f"{number}.png").unlink()
+    assert resume(stopped) == 0
+    said = capsys.readouterr().out
+    assert "domain A: 5 images there, 2 now" in said and "End of epoch 3 / 3" in said
+    assert "(epoch: 1, iters: 4" not in said and "(epoch: 2, iters: 2" in said
+
+
+def test_options_that_changed_are_noted(stopped, capsys):
+    assert resume(stopped, "--num_patches", "4", "--crop_size", "36", "--lr", "0.001") == 0
+    said = capsys.readouterr().out
+    assert "note: options are not those of the run so far: crop_size: 32 there, 36 now; " in said
+    assert "lr: 0.0002 there, 0.001 now; num_patches: 8 there, 4 now" in said and "may not compare" in said
+
+
+def test_an_option_that_changes_the_networks_is_named(stopped, capsys):
+    assert resume(stopped, "--ngf", "8") == 2
+    said = capsys.readouterr().err
+    assert "latest_state.pth was saved with other networks than these options build: netG: " in said
+    assert "has 2 channels after its first convolution, but --ngf 8 asks for 8" in said and "--ngf 2" in said

@@ -252,7 +252,10 @@ def test_continuing_goes_on_with_the_options_of_the_run(dataroot, tmp_path):
 def test_a_dry_run_tells_all_and_writes_nothing(dataroot, tmp_path, capsys):
     assert train.main(words(dataroot, tmp_path / "runs", "--dry_run --QS_mode local")) == 0
     text = capsys.readouterr().out
-    assert re.search(r"QS_mode: local +\(given\)", text) and "7 A, 5 B; 7 steps per epoch on cpu" in text
+    assert (
+        re.search(r"QS_mode: local +\(given\)", text)
+        and "7 images A, 5 images B; 7 steps per epoch on cpu" in text
+    )
     assert len(re.findall(r"net[GDF]: \d\.\d+ M parameters", text)) == 3
     assert not (tmp_path / "runs").exists()
     assert train.main(words(dataroot, tmp_path / "runs", "--dry_run --verbose")) == 0

@@ -8,6 +8,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from archives import flip_a_bit
 from golden import DATA
 from torch import nn
 
@@ -260,6 +261,43 @@ def test_what_is_no_checkpoint_is_named_and_never_executed(tmp_path, monkeypatch
         load_weights(generator(), path)
     assert str(path) in str(error.value)
     assert not (tmp_path / "exploded").exists()
+
+
+def test_one_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "latest_net_G.pth"
+    save_weights(generator(), path)
+    read_weights(path)
+    flip_a_bit(path)
+    torch.load(path, weights_only=True)  # torch itself takes the number as it is
+    with pytest.raises(UserError, match="latest_net_G.pth: it is cut short or damaged"):
+        read_weights(path)
+
+
+def test_files_older_than_archives_still_load(tmp_path):
+    """torch before 1.6 wrote them, without checksums."""
+    net, path = generator(), tmp_path / "latest_net_G.pth"
+    torch.save(net.state_dict(), path, _use_new_zipfile_serialization=False)
+    assert read_weights(path).keys() == net.state_dict().keys()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda w: w.index_fill(0, torch.tensor([1]), float("nan")), "not finite"),
+        (lambda w: w.half() * 1e9, "not finite"),
+        (lambda w: w.to_sparse(), "a sparse tensor"),
+        (lambda w: torch.quantize_per_tensor(w.detach(), 0.1, 0, torch.qint8), "a quantised tensor"),
+        (lambda w: w.to("meta"), r"a meta \(without data\) tensor"),
+        (lambda w: w.to(torch.complex64), "a complex tensor"),
+    ],
+)
+def test_numbers_that_no_network_works_with_are_named(tmp_path, change, message):
+    state = generator().state_dict()
+    state["model.4.weight"] = change(state["model.4.weight"])
+    torch.save(state, tmp_path / "latest_net_G.pth")
+    with pytest.raises(UserError, match=f"model.4.weight .*{message}|model.4.weight is {message}"):
+        load_weights(generator(), tmp_path / "latest_net_G.pth")
 
 
 def test_a_missing_checkpoint_lists_those_there_are(tmp_path):

@@ -1,9 +1,12 @@
-"""Lines for the people who watch a command: printed above progress bars, by the first process only."""
+"""Output that cannot stop a training: lines above progress bars, and streams that outlive whoever reads them."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import warnings
+from collections.abc import Iterator
 from typing import TextIO
 
 from tqdm import tqdm
@@ -11,19 +14,90 @@ from tqdm import tqdm
 from util import distributed
 
 
+class LastingStream:
+    """A text stream whose reader may leave (a closed pipe, a closed terminal) and whose disk may be full.
+
+    What cannot be written is lost; everything else is the stream's own.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream.isatty()
+        except ValueError:
+            return False
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def lasting_output() -> Iterator[None]:
+    """Inside, writing to `sys.stdout` or `sys.stderr` never raises; afterwards the interpreter can exit normally."""
+    _open_standard_files()
+    before = sys.stdout, sys.stderr
+    with open(os.devnull, "w") as nowhere:  # a stream is None where its file was closed before Python started
+        sys.stdout, sys.stderr = (LastingStream(stream or nowhere) for stream in before)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+            for stream in before:
+                _let_go(stream)
+
+
+def _open_standard_files() -> None:
+    """Open the null device as 0, 1, 2 where they are closed: else a checkpoint may get the number of stderr."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Flush; where that fails, send the rest to the null device, so that the flush at exit cannot fail."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+            stream.flush()
+
+
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print a line to `file` (default: stdout). Output that cannot be written does not stop a training."""
+    """Print a line to `file` (default: stdout) above progress bars, at once, by the first process only."""
     if distributed.rank() == 0:
-        with contextlib.suppress(OSError, ValueError):  # a closed pipe, a full disk; a closed stream
-            tqdm.write(text, file=file)
+        file = sys.stdout if file is None else file
+        tqdm.write(text, file=file)
+        file.flush()  # a pipe or a log file would get it some thousand characters later
 
 
 def show_warnings_as_lines() -> None:
     """Show warnings as one line on stderr, without the line of code that they came from."""
-    import sys
 
     def show(message: Warning | str, category: type[Warning], *where) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            tqdm.write(f"warning: {message}", file=sys.stderr)
+        tqdm.write(f"warning: {message}", file=sys.stderr)
 
     warnings.showwarning = show

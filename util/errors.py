@@ -6,6 +6,7 @@ A `UserError` names the thing, what was found and what to do. Every command of t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -24,7 +25,8 @@ def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(*args, **kwargs) or 0
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            with contextlib.suppress(OSError, ValueError):  # stderr may be closed; the status still says it
+                print(f"error: {error}", file=sys.stderr)
             return 2
         except BrokenPipeError:  # the reader of our output has closed it, as `head` does
             # Keep Python's flush at exit from raising again.

@@ -1,8 +1,8 @@
 """Saving a run so that it can be continued exactly, and continuing it.
 
-`{latest|N|iter_N}_net_NAME.pth` are the weights in the released format, for everybody. `latest_state.pth` is the whole
-state of the training in one file, weights included, so a resume never mixes two saves: the file is written beside its
-place, flushed to disk, read back and checked, and only then replaces the one before.
+`{latest|N|iter_N}_net_NAME.pth` are the weights in the released format, for any program. `latest_state.pth` is the
+whole state of the training in one file, weights included, so a resume never mixes two saves: a temporary file is
+written, flushed to disk, read back and checked, and only then replaces the previous state.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from util.files import verify_archive, write_atomically
 
 FORMAT = 1
 STATE_FILE = "latest_state.pth"
+WITHOUT_STATE = "without it the run can continue from its weights alone: remove the file and use --continue_train --epoch latest"
 
 
 @dataclass
 class Progress:
-    """Where a training stands: the epoch (from 1), images done in it, images and steps done in all, over all processes."""
+    """Where a training stands: the epoch (from 1), images done in it, images and steps done in total, over all processes.
+
+    Raises:
+        ValueError: a count that no training reaches, in a damaged state.
+    """
 
     epoch: int = 1
     position: int = 0
@@ -33,6 +38,12 @@ class Progress:
     steps: int = 0
     loss_G_sum: float = 0.0  # of the headline loss over the steps of this epoch, for the plateau schedule
     epoch_steps: int = 0
+
+    def __post_init__(self):
+        for name in ("epoch", "position", "images", "steps", "epoch_steps"):
+            value = getattr(self, name)
+            if type(value) is not int or value < (name == "epoch"):
+                raise ValueError(f"its {name} is {value!r}")
 
     def advance(self, batch: int) -> None:
         """A step on `batch` images is done."""
@@ -65,7 +76,7 @@ class Checkpoints:
     """The checkpoints of one run folder.
 
     Args:
-        extra: name -> (state getter, state setter) of what else belongs to the state, such as logs.
+        extra: name -> (state getter, state setter) of other parts of the state, such as logs.
         writes: whether this process writes the files; all processes of a training call `save` together.
     """
 
@@ -82,10 +93,13 @@ class Checkpoints:
         self.extra = extra or {}
 
     def save(self, progress: Progress, *names: str) -> None:
-        """Save the weights under each of `names` ("latest", "5", "iter_5000"), and the state. OSError where that fails.
+        """Save the weights under each of `names` ("latest", "5", "iter_5000"), and the state.
 
-        Numbered weights come before the state, since a resume would not come back to them, and the latest after it, since
-        without a state they would pass for a run that has none.
+        Numbered weights are written before the state, since a resume from it would not write them again. The latest
+        ones are written after it, since without a state they would look like a run that never had one.
+
+        Raises:
+            OSError: a file could not be written.
         """
         model_state = self.model.training_state()
         if not self.writes:
@@ -107,37 +121,42 @@ class Checkpoints:
             self.model.save_networks(self.folder, "latest")
 
     def resume(self) -> Progress:
-        """Put model, random generators and logs back to where the state was saved. UserError where it cannot be read."""
+        """Put model, random generators and logs back to where the state was saved.
+
+        Raises:
+            UserError: the state is damaged, or was saved with other networks than the options build.
+        """
         path = self.folder / STATE_FILE
         try:
-            verify_archive(path)  # torch.load takes damaged numbers as they are
+            verify_archive(path)  # torch.load does not check checksums
             state = torch.load(path, map_location="cpu", weights_only=True)
             found = dict(state)["format"]
-        except Exception as error:  # torch meets damaged files with exceptions of every type
+        except Exception as error:  # torch raises exceptions of many types for damaged files
             raise UserError(
-                f"{path} is no readable state of a training ({_first_line(error)}); without it the run can go on from its "
-                "weights alone: remove the file and use --continue_train --epoch latest"
+                f"{path} is no readable state of a training ({_first_line(error)}); {WITHOUT_STATE}"
             ) from None
         if found != FORMAT:
             raise UserError(
                 f"{path} has format {found}, but this version reads format {FORMAT}: use the version that wrote it"
             )
         try:
+            progress = Progress(**state["progress"])
             self.model.load_training_state(state["model"])
             set_random_state(state["random"])
             for name, (_, put) in self.extra.items():
                 if name in state:
                     put(state[name])
-            return Progress(**state["progress"])
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return progress
+        except UserError as error:  # which network differs, and by which option
             raise UserError(
-                f"{path} was saved with other networks than these options build, or is damaged ({_first_line(error)}): "
-                "give --continue_train without options that change the networks"
+                f"{path} was saved with other networks than these options build: {error}"
             ) from None
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({_first_line(error)}); {WITHOUT_STATE}") from None
 
 
 def _first_line(error: Exception) -> str:
-    """The beginning of what an exception says, or its type where it says nothing."""
+    """The beginning of an exception's message, or its type if it has none."""
     return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
@@ -155,7 +174,7 @@ def random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
-    """Continue the random generators from `random_state()`; a GPU's only where there is one now."""
+    """Continue the random generators from `random_state()`; a GPU's only if there is a GPU now."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]

@@ -10,10 +10,8 @@ from util.errors import UserError
 from util.files import remove_leftovers
 from util.run.checkpoint import STATE_FILE
 from util.run.lock import RunLock
+from util.run.replaced import drop_replaced, has_replaced, interrupted, put_back
 from util.run.saved_options import FILE as OPTIONS_FILE
-from util.watch.loss_log import JSON_LINES, TEXT
-
-LOGS = (TEXT, JSON_LINES)
 
 
 def claim_folder(
@@ -26,7 +24,8 @@ def claim_folder(
 ) -> tuple[RunLock, str]:
     """Take the folder for this training: its lock, and what to start from: "nothing", "weights" or "state".
 
-    A training that torchrun restarted continues by itself, if it was this very job that had the folder before.
+    A training that torchrun restarted continues without --continue_train if the same job had the folder before.
+    A run that an earlier --overwrite set aside, and that nothing has replaced since, is put back first.
 
     Args:
         weights: the generator's file of the checkpoint that a run would continue from.
@@ -38,7 +37,7 @@ def claim_folder(
         UserError: the folder cannot be made or written, another process trains in it, a fresh start would replace a
             run, or there is nothing to continue from.
     """
-    if continues:
+    if continues and not has_replaced(folder):
         starting_point(folder, weights, default_start)  # before a folder is made for a mistyped name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,18 +45,26 @@ def claim_folder(
         remove_leftovers(folder)
         job, restarted = restarted_job()
         continues = continues or (restarted and lock.last_job == job)
+        _settle_replacement(folder, continues)
         if not continues:
             refuse()
         start = starting_point(folder, weights, default_start) if continues else "nothing"
-        if start == "nothing":
-            for log in LOGS:  # an earlier start that saved nothing may have begun them
-                (folder / log).unlink(missing_ok=True)
         lock.note_job(job)
     except OSError as error:
         raise UserError(
             f"the run's folder {str(folder)!r} cannot be used: {error}; choose another --checkpoints_dir"
         ) from None
     return lock, start
+
+
+def _settle_replacement(folder: Path, continues: bool) -> None:
+    """Finish what a killed --overwrite left: drop the run before it if the new one has saved, else put it back."""
+    if interrupted(folder):
+        put_back(folder)
+    elif (folder / STATE_FILE).is_file():
+        drop_replaced(folder)
+    elif not continues:  # to continue is to begin the new run again
+        put_back(folder)
 
 
 def starting_point(folder: Path, weights: Path, default_start: bool) -> str:

@@ -1,28 +1,36 @@
-"""Stopping on SIGINT and SIGTERM: the first asks the training to finish its step and save, the second exits at once."""
+"""Stopping on a signal: the training finishes its step and saves. A second SIGINT or SIGTERM exits at once."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 import time
 from types import FrameType
+
+INSISTENT = (signal.SIGINT, signal.SIGTERM)
+# Sent by a closed terminal, by SLURM before its time limit, and at the limit of CPU time (not on Windows).
+WARNINGS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGXCPU") if hasattr(signal, name))
+SIGNALS = (*INSISTENT, *WARNINGS)
 
 
 class StopSignal:
     """Within its `with` block, `received` is the number of the signal that asked to stop, or 0.
 
-    Under torchrun a second signal within a second counts as the first one: torchrun passes on what it is told to stop by, and
-    a batch system may have told every process of the job already.
+    SIGINT (Ctrl-C) and SIGTERM ask to stop, and so do SIGHUP, SIGUSR1 and SIGXCPU unless they are ignored, as
+    `nohup` ignores SIGHUP. A second SIGINT or SIGTERM exits at once. One signal may arrive twice: a closed terminal
+    is reported by the kernel and by the shell, and torchrun passes on what a batch system may have sent to every
+    process. So in these cases a second signal within a second counts as the first one.
     """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self):
         self.received = 0
-        self._echo = 1.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+        self._launched = "TORCHELASTIC_RUN_ID" in os.environ
 
     def __enter__(self) -> StopSignal:
-        self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        handled = [n for n in SIGNALS if n in INSISTENT or signal.getsignal(n) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
     def __exit__(self, *exc_info) -> None:
@@ -31,14 +39,20 @@ class StopSignal:
 
     @property
     def exit_status(self) -> int:
-        """128 + signal number, as shells have it."""
+        """128 + signal number, the convention of shells."""
         return 128 + self.received
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received:
-            if time.monotonic() - self._since < self._echo:
+            may_repeat = self._launched or self.received in WARNINGS
+            if number in WARNINGS or (may_repeat and time.monotonic() - self._since < 1.0):
                 return
-            os._exit(128 + number)  # a second signal means now
+            os._exit(128 + number)
         self.received, self._since = number, time.monotonic()
-        # os.write to stderr, since the signal may have come in the middle of a print
-        os.write(2, b"\nStopping after this step; the run will be saved. Again: exit at once.\n")
+        # os.write, since the signal may have interrupted a print. The terminal may be gone, or stderr closed.
+        if sys.__stderr__ is not None:
+            said = (
+                "Stopping after this step; the run will be saved. A second Ctrl-C or SIGTERM exits at once."
+            )
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{said}\n".encode())

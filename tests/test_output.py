@@ -1,0 +1,92 @@
+"""Output that cannot be written does not stop a training: readers that end, full disks, closed streams and terminals."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import shlex
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from training_process import PATIENCE, TrainingProcess, losses, make_images, steps_saved, words
+
+from util.console import LastingStream, lasting_output, say
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full and pseudo-terminals")
+PROJECT = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def dataroot(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images"))
+
+
+def command(dataroot, checkpoints, *more) -> list[str]:
+    return [sys.executable, str(PROJECT / "train.py"), *words(dataroot, checkpoints, *more)]
+
+
+@pytest.mark.parametrize("where", ["| head -n 1", "> /dev/full 2>&1", "2>&-"])
+def test_train_py_ends_well_whatever_becomes_of_its_output(dataroot, tmp_path, where):
+    """Two workers, since a closed stderr gives its number to the next file or pipe that is opened."""
+    line = shlex.join(
+        command(dataroot, tmp_path, "--n_epochs 1 --n_epochs_decay 0 --num_threads 2 --cache_gb 0")
+    )
+    script = f"{line} {where}; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, env=ENVIRONMENT
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr and "Exception ignored" not in ended.stderr
+    assert steps_saved(tmp_path) == len(losses(tmp_path)) == 5
+
+
+def test_a_closed_terminal_lets_it_save(dataroot, tmp_path):
+    """Its bar is shown, then the terminal goes away: SIGHUP comes, and every write fails."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        argv = command(dataroot, tmp_path, "--n_epochs 1000 --n_epochs_decay 0 --num_threads 2 --cache_gb 0")
+        os.execve(argv[0], argv, ENVIRONMENT)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # else the bar is empty
+    shown, end = b"", time.monotonic() + PATIENCE
+    while (b"epoch 1/1000" not in shown or len(losses(tmp_path)) < 3) and time.monotonic() < end:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 129, shown.decode()
+    assert steps_saved(tmp_path) == len(losses(tmp_path)) >= 3
+
+
+def no_room_on_stderr():
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+
+
+def test_an_error_that_cannot_be_printed_keeps_its_status(dataroot, tmp_path):
+    argv = words(dataroot, tmp_path, "--n_epochs 3 --lr 1e30")
+    assert TrainingProcess(argv, tmp_path / "log", change=no_room_on_stderr).wait() == 2
+
+
+def test_lines_come_at_once(capfd, tmp_path, monkeypatch):
+    """A log file or a pipe is buffered otherwise: the first line would be seen after a few thousand characters."""
+    with open(tmp_path / "log", "w", encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        with lasting_output():
+            say("first")
+            assert (tmp_path / "log").read_text() == "first\n"
+
+
+def test_a_stream_that_fails_loses_what_it_is_given_and_nothing_else():
+    with open("/dev/full", "w") as full:
+        stream = LastingStream(full)
+        assert stream.write("x" * 100_000) == 100_000
+        stream.flush()
+        assert stream.encoding == full.encoding and stream.fileno() == full.fileno() and not stream.isatty()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+    stream.write("closed")
+    assert not stream.isatty()

@@ -1,0 +1,230 @@
+"""A model of two generators and two discriminators in a few lines and one entry: all of the project works with it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from trained_run import draw
+from training_process import TrainingProcess, assert_same_run, losses, state_of, steps_saved
+
+import models
+import test as translation
+import train
+from models.base_model import BaseModel
+from models.inference import load_generator
+from scripts import compare, export
+from scripts.study import study
+from util.arguments import real_number
+from util.watch.report import Report
+
+
+class ToyModel(BaseModel):
+    """Least-squares GANs in both directions, with cycle consistency."""
+
+    network_names = ("G_A", "G_B", "D_A", "D_B")
+    groups = {"G": ("G_A", "G_B"), "D": ("D_A", "D_B")}
+    headline = ("G", "cycle")
+    loss_names = ("G", "cycle", "D")
+    visual_names = ("real_A", "fake_B", "back_A", "real_B", "fake_A")
+
+    @classmethod
+    def add_options(cls, add) -> None:
+        add("--toy_cycle", 10.0, "weight of the cycle", type=real_number(0))
+
+    @classmethod
+    def translating(cls, opt) -> tuple[str, ...]:
+        return ("G_A",) if opt.direction == getattr(opt, "trained_direction", opt.direction) else ("G_B",)
+
+    def build_network(self, name: str) -> nn.Module:
+        if name.startswith("D_"):
+            return nn.Conv2d(3, 1, 4, stride=2)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1), nn.Tanh()
+        )
+
+    def training_step(self) -> None:
+        G_A, G_B, D_A, D_B = self.networks.values()
+        real_A, real_B = self.batch["A"], self.batch["B"]
+        fake_B, fake_A = G_A(real_A), G_B(real_B)
+        back_A, back_B = G_B(fake_B), G_A(fake_A)
+        self.freeze("D")
+        self.losses["cycle"] = self.opt.toy_cycle * (F.l1_loss(back_A, real_A) + F.l1_loss(back_B, real_B))
+        adversarial = ((D_A(fake_B) - 1) ** 2).mean() + ((D_B(fake_A) - 1) ** 2).mean()
+        self.losses["G"] = adversarial + self.losses["cycle"]
+        self.update("G", self.losses["G"], ["G", "cycle"])
+        self.freeze("D", False)
+        pairs = ((D_A, real_B, fake_B), (D_B, real_A, fake_A))
+        self.losses["D"] = sum(((D(r) - 1) ** 2).mean() + (D(f.detach()) ** 2).mean() for D, r, f in pairs)
+        self.update("D", self.losses["D"], ["D"])
+        images = {"fake_B": fake_B, "fake_A": fake_A, "back_A": back_A}
+        self.results = {name: image.detach() for name, image in images.items()}
+
+
+def register() -> None:
+    """The one entry, in a process of its own."""
+    models.MODELS["toy"] = ToyModel
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "toy", ToyModel)
+
+
+@pytest.fixture(scope="module")
+def dataroot(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    for folder, count in {"trainA": 5, "trainB": 4, "testA": 3, "testB": 2}.items():
+        for number in range(count):
+            draw(root / folder / f"{number}.png", (36, 36), seed=number + 10 * count)
+    return root
+
+
+TINY = "--load_size 36 --crop_size 32 --print_freq 1 --num_threads 0 --display_id 0 --gpu_ids -1"
+
+
+def words(dataroot: Path, checkpoints: Path, more: str = "") -> list[str]:
+    options = f"--model toy --name run {TINY} --n_epochs 1 --n_epochs_decay 1 {more}"
+    return ["--dataroot", str(dataroot), "--checkpoints_dir", str(checkpoints), *options.split()]
+
+
+@pytest.fixture
+def trained(dataroot, tmp_path) -> Path:
+    assert train.main(words(dataroot, tmp_path)) == 0
+    return tmp_path
+
+
+def test_it_trains_and_shows_its_own_losses_and_pictures(trained, capsys):
+    run = trained / "run"
+    assert {path.name for path in run.glob("latest_net_*.pth")} == {
+        f"latest_net_{name}.pth" for name in ToyModel.network_names
+    }
+    assert len(losses(trained)) == 10 and all(
+        tuple(record) == ToyModel.loss_names for record in losses(trained)
+    )
+    assert losses(trained)[-1]["G"] != losses(trained)[0]["G"]
+    shown = {path.name for path in (run / "web" / "images").glob("epoch002_*")}
+    assert shown == {f"epoch002_{name}.png" for name in ToyModel.visual_names}
+    page = (run / "web" / "index.html").read_text()
+    assert all(name in page for name in (*ToyModel.loss_names, *ToyModel.visual_names))
+
+
+def test_its_option_is_its_own(dataroot, tmp_path, capsys):
+    assert train.main(words(dataroot, tmp_path, "--toy_cycle 0")) == 0
+    assert all(record["cycle"] == 0 for record in losses(tmp_path))
+    with pytest.raises(SystemExit):
+        train.main([*words(dataroot, tmp_path), "--model", "cut", "--toy_cycle", "3"])
+    assert "--toy_cycle has no effect with --model cut" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train.main(words(dataroot, tmp_path, "--num_patches 3"))
+    assert "--num_patches has no effect with --model toy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steps", [2, 5, 7])
+def test_a_resume_is_exact(dataroot, trained, tmp_path, monkeypatch, steps):
+    """Stopped in the first epoch, at its end, and in the second."""
+    parts = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        step, count = Report.step, iter(range(1, 100))
+
+        def stopping(report):
+            step(report)
+            if next(count) == steps:
+                signal_stop.received = 15
+
+        signal_stop = train.StopSignal()
+        patch.setattr(train, "StopSignal", lambda: signal_stop)
+        patch.setattr(Report, "step", stopping)
+        assert train.main(words(dataroot, parts)) == 143
+    assert steps_saved(parts) == steps
+    assert (
+        train.main(["--name", "run", "--checkpoints_dir", str(parts), "--gpu_ids", "-1", "--continue_train"])
+        == 0
+    )
+    assert_same_run(trained, parts)
+    assert set(state_of(parts)["model"]["optimizers"]) == set(ToyModel.network_names)
+
+
+def test_it_translates_in_both_directions(dataroot, trained):
+    """test.py on the test set, on a photograph, and load_generator agree; the networks are G_A and G_B."""
+    common = ["--name", "run", "--checkpoints_dir", str(trained), "--gpu_ids", "-1", "--num_threads", "0"]
+    translations = {}
+    for direction, domain, network in (("AtoB", "A", "G_A"), ("BtoA", "B", "G_B")):
+        results = trained / direction
+        assert translation.main([*common, "--direction", direction, "--results_dir", str(results)]) == 0
+        of_the_set = results / "run" / "test_latest" / "images" / "fake_B" / "0.png"
+        photo = dataroot / f"test{domain}" / "0.png"
+        Image.open(photo).resize((32, 32), Image.Resampling.BICUBIC).save(trained / "photo.png")
+        one = results / "one.png"
+        given = ["--direction", direction, "--input", str(trained / "photo.png"), "--output", str(one)]
+        assert translation.main([*common, *given]) == 0
+        image = Image.open(trained / "photo.png")
+        by_name = load_generator("run", trained, device="cpu", direction=direction)(image)
+        by_file = load_generator(trained / "run" / f"latest_net_{network}.pth", device="cpu")(image)
+        translations[direction] = np.asarray(by_name).astype(int)
+        for other in (Image.open(of_the_set), Image.open(one), by_file):
+            assert np.abs(translations[direction] - np.asarray(other)).max() <= 1
+    assert np.abs(translations["AtoB"] - translations["BtoA"]).max() > 1
+
+
+def test_it_is_exported(trained, capsys):
+    logger = logging.getLogger("torch.__trace")  # writes thousands of records as soon as pytest listens
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    path = trained / "toy.pt2"
+    given = [
+        "--name",
+        "run",
+        "--checkpoints_dir",
+        str(trained),
+        "--format",
+        "torch_export",
+        "--output",
+        str(path),
+    ]
+    assert export.main(given) == 0
+    logger.setLevel(level)
+    images = torch.rand(1, 3, 40, 24) * 2 - 1
+    with torch.inference_mode():
+        expected = load_generator("run", trained, device="cpu").net(images)
+    torch.testing.assert_close(torch.export.load(path).module()(images), expected)
+
+
+def test_it_is_compared(dataroot, tmp_path, monkeypatch, capsys):
+    """With a configuration of its own beside CUT; its trainings are processes, which need the entry too."""
+    start = f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(train.__file__).parent)]!r}; "
+    start += "import test_toy_model, train; test_toy_model.register(); sys.exit(train.main())"
+    run_command = study.run_command
+
+    def with_the_entry(command, *rest):
+        return run_command([sys.executable, "-c", start, *command[2:]], *rest)
+
+    monkeypatch.setattr(study, "run_command", with_the_entry)
+    monkeypatch.setitem(study.CONFIGS, "toy", ("--model=toy",))
+    options = (
+        f"--dataroot {dataroot} --out {tmp_path} --configs toy --seeds 0 --n_epochs 1 --n_epochs_decay 0"
+    )
+    tiny = "--load_size 36 --crop_size 32 --num_threads 0 --no_html"
+    assert compare.main([*options.split(), "--gpu_ids", "-1", "--", *tiny.split()]) == 0
+    assert "toy_s0: done" in capsys.readouterr().out
+    assert "toy_s0" in (tmp_path / "index.html").read_text()
+
+
+def test_a_killed_training_continues(dataroot, trained, tmp_path):
+    """In a process of its own."""
+    killed = tmp_path / "killed"
+    training = TrainingProcess(
+        words(dataroot, killed, "--save_latest_freq 1"), tmp_path / "log", change=register
+    )
+    training.wait_until(lambda: steps_saved(killed) >= 3)
+    training.kill()
+    argv = [*words(dataroot, killed), "--continue_train"]
+    assert TrainingProcess(argv, tmp_path / "again", change=register).wait() == 0
+    assert_same_run(trained, killed)
