@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from util.errors import UserError
-from util.metrics.features import _fill, read_state_dict
+from util.metrics.features import fill_network, read_state_dict
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 LABEL = "torchvision's VGG-16"
@@ -88,7 +88,9 @@ def load_vgg16(
         wanted = network.state_dict()
         fits = all(key in state and state[key].shape == value.shape for key, value in wanted.items())
         # Deeper layers and the classifier are left out. Where anything is missing, describe the whole file.
-        _fill(network, {key: state[key] for key in wanted} if fits else state, weights, LABEL, VGG16_URL)
+        fill_network(
+            network, {key: state[key] for key in wanted} if fits else state, weights, LABEL, VGG16_URL
+        )
         _check_finite(state, weights)
     return network.eval().requires_grad_(False).to(device)
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from util.errors import UserError
-from util.metrics.features import _fill, read_state_dict, sha256
+from util.metrics.features import fill_network, read_state_dict, sha256
 
 DINO_URL = "https://dl.fbaipublicfiles.com/dino/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth"
 LABEL = "DINO's ViT-B/8"
@@ -141,7 +141,7 @@ def load_dino(weights: str | Path | None, device: torch.device | str = "cpu") ->
             f"Fetch {DINO_URL}"
         )
     network.to_empty(device="cpu")
-    _fill(network, state, weights, LABEL, DINO_URL)
+    fill_network(network, state, weights, LABEL, DINO_URL)
     record = {"weights": Path(weights).name, "sha256": sha256(weights)}
     return DinoNetwork(network.eval().requires_grad_(False).to(device), record)
 

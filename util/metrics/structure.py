@@ -25,7 +25,7 @@ from torchvision import transforms
 
 from util.errors import UserError
 from util.metrics.dino import SIDE, DinoNetwork
-from util.metrics.features import _exact_convolutions
+from util.metrics.features import exact_convolutions
 
 prepare = transforms.Compose(
     [
@@ -51,7 +51,7 @@ def structure_distance(
     """
     device = next(network.module.parameters()).device
     distances: list[float] = []
-    with _exact_convolutions():
+    with exact_convolutions():
         for pairs in _batches(_prepared(inputs, translations), batch_size):
             keys = network.module.keys(pairs.flatten(0, 1).to(device))  # (2 n, T, D)
             maps = key_similarity(keys).unflatten(0, (-1, 2))  # (n, 2, T, T)
