@@ -1,9 +1,7 @@
 """Random changes of colour for a second view of an image: brightness, contrast, saturation, hue (LSeSim).
 
-The view has the same crop and mirroring as the plain one. As with windows, the numbers are drawn on the host
-from the sample's own generator (`draw_jitter`, after everything else the sample draws), and applied to the
-whole batch on the device (`jitter`). So a view is a pure function of seed, epoch and position, and a resumed
-run continues with the same views.
+The view has the crop and mirroring of the plain one. Its changes are drawn on the host (`draw_jitter`) and
+applied to a whole batch on the device (`jitter`).
 """
 
 from __future__ import annotations

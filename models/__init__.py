@@ -9,6 +9,7 @@ from models.base_model import BaseModel
 from models.cut_model import CUTModel, FastCUTModel
 from models.cycle_gan_model import CycleGANModel
 from models.qs_model import QSModel
+from models.sesim_model import SeSimModel
 from models.speed import qs_kernels
 
 qs_attn.kernels = qs_kernels.log_entropy
@@ -18,6 +19,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "cut": CUTModel,
     "fastcut": FastCUTModel,
     "cycle_gan": CycleGANModel,
+    "sesim": SeSimModel,
 }
 
 

@@ -1,4 +1,4 @@
-"""What models of one direction share: a generator G from A to B, a discriminator D of B, and D's part of the step."""
+"""What models with one generator share: G, D, the pool of translations, and D's part of the step."""
 
 from __future__ import annotations
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from util.errors import UserError
-from util.metrics.features import fill_network, read_state_dict
+from util.metrics.features import fill_network, read_state_dict, require_file
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 LABEL = "torchvision's VGG-16"
+OPTION = "--vgg_weights"
 RANDOM = "random"  # in place of a file
 
 CHANNELS = (64, 128, 256, 512, 512)  # of each stage; a 2 x 2 maximum stands between two stages
@@ -25,6 +26,12 @@ LAST_LAYER = sum(CONVOLUTIONS) - 1
 LAYERS = (4, 7, 9)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
+
+
+def reduction(layer: int) -> int:
+    """How many times smaller than the image the map of ReLU `layer` is, per side."""
+    stage = next(s for s in range(len(CONVOLUTIONS)) if layer < sum(CONVOLUTIONS[: s + 1]))
+    return 2**stage
 
 
 class VGG16Features(nn.Module):
@@ -71,6 +78,12 @@ class VGG16Features(nn.Module):
         return taps
 
 
+def require_weights(weights: str | Path | None) -> None:
+    """UserError where `weights` is neither "random" nor a file, without reading the file."""
+    if str(weights) != RANDOM:
+        require_file(weights, OPTION, LABEL, VGG16_URL)
+
+
 def load_vgg16(
     weights: str | Path | None, layers: Sequence[int] = LAYERS, device: torch.device | str = "cpu"
 ) -> VGG16Features:
@@ -84,7 +97,7 @@ def load_vgg16(
     if str(weights) == RANDOM:
         draw_weights(network)
     else:
-        state = read_state_dict(weights, "--vgg_weights", LABEL, VGG16_URL)
+        state = read_state_dict(weights, OPTION, LABEL, VGG16_URL)
         wanted = network.state_dict()
         fits = all(key in state and state[key].shape == value.shape for key, value in wanted.items())
         # Deeper layers and the classifier are left out. Where anything is missing, describe the whole file.
@@ -128,6 +141,6 @@ def _check_finite(state: dict[str, Tensor], path: str | Path | None) -> None:
     for key, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(
-                f"--vgg_weights: {path} holds numbers that are not finite in {key}: damaged, or the weights "
+                f"{OPTION}: {path} holds numbers that are not finite in {key}: damaged, or the weights "
                 f"of another training of VGG-16. Fetch {VGG16_URL}"
             )

@@ -10,6 +10,7 @@ from models.base_model import BaseModel
 from models.textbook.base import TextbookStep
 from models.textbook.cut import TextbookCUT
 from models.textbook.cycle_gan import TextbookCycleGAN
+from models.textbook.sesim import TextbookSeSim
 from util.errors import UserError
 
 TEXTBOOKS: dict[str, type[TextbookStep]] = {
@@ -17,6 +18,7 @@ TEXTBOOKS: dict[str, type[TextbookStep]] = {
     "cut": TextbookCUT,
     "fastcut": TextbookCUT,
     "cycle_gan": TextbookCycleGAN,
+    "sesim": TextbookSeSim,
 }
 
 

@@ -163,12 +163,17 @@ def extract(
     return torch.cat(features).numpy(), torch.cat(classes).numpy()
 
 
-def read_state_dict(path: str | Path | None, option: str, network: str, url: str) -> dict[str, Tensor]:
-    """The state dict in a weights file, on the CPU. `UserError` if it is missing or holds anything else."""
-    advice = f"Fetch {url} and pass it with {option} FILE"
+def require_file(path: str | Path | None, option: str, network: str, url: str) -> None:
+    """UserError where `option` names no file, with the address to fetch it from."""
     if path is None or not Path(path).is_file():
         missing = "not given, but needed for" if path is None else f"no file {path} with"
-        raise UserError(f"{option}: {missing} the weights of {network}. {advice}")
+        raise UserError(f"{option}: {missing} the weights of {network}. {_advice(option, url)}")
+
+
+def read_state_dict(path: str | Path | None, option: str, network: str, url: str) -> dict[str, Tensor]:
+    """The state dict in a weights file, on the CPU. `UserError` if it is missing or holds anything else."""
+    require_file(path, option, network, url)
+    advice = _advice(option, url)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -178,6 +183,10 @@ def read_state_dict(path: str | Path | None, option: str, network: str, url: str
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{option}: {path} does not hold a state dict of tensors. {advice}")
     return state
+
+
+def _advice(option: str, url: str) -> str:
+    return f"Fetch {url} and pass it with {option} FILE"
 
 
 def sha256(path: str | Path) -> str:
