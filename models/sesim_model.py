@@ -37,7 +37,7 @@ class SeSimModel(OneSidedModel):
     F has parameters with `--learned_attn` only.
 
     Attributes:
-        vgg: images (B, 3, H, W) in [-1, 1] -> features (B, C, H', W') at each of `--attn_layers`; not trained.
+        vgg: images (B, 3, H, W) in [-1, 1] -> features (B, C, H', W') at each of `--attn_layers`; fixed.
     """
 
     network_names = ("G", "D", "F")
@@ -74,8 +74,8 @@ class SeSimModel(OneSidedModel):
     def check(cls, opt: Namespace) -> None:
         if (opt.input_nc, opt.output_nc) != (3, 3):
             raise UserError(
-                f"--input_nc is {opt.input_nc} and --output_nc {opt.output_nc}, but --model sesim needs 3 for "
-                "both: VGG-16 takes RGB images"
+                f"--input_nc is {opt.input_nc} and --output_nc {opt.output_nc}, but --model sesim needs 3 "
+                "for both: VGG-16 takes RGB images"
             )
         if opt.lambda_GAN == 0 and opt.lambda_spatial == 0:
             raise UserError("--lambda_GAN and --lambda_spatial are both 0: there is nothing to learn from")
@@ -87,8 +87,8 @@ class SeSimModel(OneSidedModel):
         least = least_side(opt)
         if crops(opt.preprocess) and opt.crop_size < least:
             raise UserError(
-                f"--crop_size {opt.crop_size} is too small for --attn_layers {opt.attn_layers[-1]}, which needs "
-                f"{least} pixels"
+                f"--crop_size {opt.crop_size} is too small for --attn_layers {opt.attn_layers[-1]}, which "
+                f"needs {least} pixels"
             )
         if opt.patch_size is None:
             opt.patch_size = LEARNED_WINDOW if opt.learned_attn else WINDOW
@@ -138,8 +138,8 @@ class SeSimModel(OneSidedModel):
     def make_views(self) -> None:
         """Add a view of each image in other colours to the batch.
 
-        Colours are drawn from torch's generator on the host, which a resume restores. All processes draw those
-        of the whole global batch, and each takes its part, so that several processes train as one.
+        Colours are drawn from torch's generator on the host, which a resume restores. All processes draw
+        those of the whole global batch, and each takes its part, so that several processes train as one.
         """
         generator = random.Random(int(torch.randint(2**62, ())))
         for domain in "AB":

@@ -13,9 +13,11 @@ from util.run.stop_signal import StopSignal
 from util.watch.report import Report
 
 TINY = (
-    "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netF_nc 4 --num_patches 8 --netG resnet_4blocks "
-    "--load_size 40 --crop_size 32 --n_epochs 1 --n_epochs_decay 2 --nce_layers 0,4,8,12,15 --print_freq 1 --deterministic"
+    "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netG resnet_4blocks --load_size 40 --crop_size 32 "
+    "--n_epochs 1 --n_epochs_decay 2 --print_freq 1 --deterministic"
 ).split()
+CONTRAST = "--netF_nc 4 --num_patches 8 --nce_layers 0,4,8,12,15"
+SESIM = "--model sesim --vgg_weights random --attn_layers 2,4 --patch_nums 8 --patch_size 3"
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +76,13 @@ def stop_after(monkeypatch):
 
 
 VARIANTS = {
-    "global": "--QS_mode global",
-    "local": "--QS_mode local",
-    "local_global": "--QS_mode local_global",
-    "cut": "--model cut",
-    "fastcut": "--model fastcut --n_epochs 1 --n_epochs_decay 2",
+    "global": f"--QS_mode global {CONTRAST}",
+    "local": f"--QS_mode local {CONTRAST}",
+    "local_global": f"--QS_mode local_global {CONTRAST}",
+    "cut": f"--model cut {CONTRAST}",
+    "fastcut": f"--model fastcut --n_epochs 1 --n_epochs_decay 2 {CONTRAST}",
+    "fsesim": SESIM,
+    "lsesim": f"{SESIM} --learned_attn",
 }
 
 
@@ -86,6 +90,7 @@ VARIANTS = {
 CASES = [(variant, steps, 0) for variant in VARIANTS for steps in (3, 5, 8)] + [
     ("global", 3, 2),
     ("fastcut", 8, 2),
+    ("lsesim", 3, 2),
 ]
 
 

@@ -45,7 +45,7 @@ class TextbookSeSim(TextbookStep):
         self.update("G", self.G_loss(real_A, fake_B))
 
     def F_loss(self, trios: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        """The contrast of (image, other view of it, other image), each (B, 3, H, W), mean over trios and layers."""
+        """The contrast of (image, other view of it, other image), each (B, 3, H, W)."""
         source, target, other = (torch.cat(images) for images in zip(*trios, strict=True))
 
         def contrast(source: Tensor, target: Tensor, other: Tensor) -> Tensor:
