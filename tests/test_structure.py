@@ -255,9 +255,9 @@ def test_missing_and_foreign_files_are_refused_with_the_address(tmp_path):
     assert "no file" in refusal(tmp_path / "nowhere.pth")
     path = tmp_path / "file.pth"
     path.write_bytes(b"<html>")
-    assert "no state dict" in refusal(path)
+    assert "not a state dict" in refusal(path)
     torch.save({"student": {}, "epoch": 3}, path)
-    assert "no plain state dict" in refusal(path)
+    assert "state dict of tensors" in refusal(path)
     torch.save(small_transformer().state_dict(), path)
     message = refusal(path)
     assert (
