@@ -17,7 +17,7 @@ import train
 from models import create_model, sesim_model
 from models.inference import load_generator
 from models.textbook import textbook_step
-from models.vgg import VGG16_URL, VGG16Features, draw_weights
+from models.vgg import VGG16_URL, VGG16Features, draw_weights, load_vgg16
 from options.train_options import TrainOptions
 from scripts import export
 from util import distributed
@@ -315,6 +315,15 @@ def test_dry_run(dataroot, tmp_path, capsys):
     text = capsys.readouterr().out
     assert re.search(r"patch_size: 3 +\(given\)", text) and len(re.findall(r"net[GDF]: \d", text)) == 3
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_weights_of_another_network_end_a_training(dataroot, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sesim_model, "load_vgg16", load_vgg16)
+    torch.save({"features.3.squeeze.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    assert train.main(words(dataroot, tmp_path, f"--vgg_weights {tmp_path / 'other.pth'}")) == 2
+    told = capsys.readouterr().err
+    assert "but of a SqueezeNet" in told and VGG16_URL in told
+    assert not list((tmp_path / "run").glob("*.pth"))
 
 
 def test_images_of_any_size_train(dataroot, tmp_path):
