@@ -14,8 +14,9 @@ the rest is cut off. 0 is equal structure; img2img-turbo's tables print 100 time
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +62,17 @@ def structure_distance(
             "the structure distance is not finite: are the weights given with --dino_weights damaged?"
         )
     return distances
+
+
+def check_pairs(inputs: Sequence[Path], translations: Sequence[Path]) -> None:
+    """UserError unless the files, each in its order, belong together by name; endings may differ."""
+    for source, translation in zip_longest(inputs, translations):
+        if source is None or translation is None or source.stem != translation.stem:
+            found = [str(path) if path else "no further file" for path in (source, translation)]
+            raise UserError(
+                "structure distance: each translation needs the input of its name, but here "
+                f"{found[0]} meets {found[1]}"
+            )
 
 
 def key_similarity(keys: Tensor) -> Tensor:
