@@ -11,6 +11,7 @@ from models.cycle_gan_model import CycleGANModel
 from models.dcl_model import DCLModel
 from models.qs_dual_model import QSDualModel
 from models.qs_model import QSModel
+from models.sesim_model import SeSimModel
 from models.speed import qs_kernels
 
 qs_attn.kernels = qs_kernels.log_entropy
@@ -22,6 +23,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "cycle_gan": CycleGANModel,
     "dcl": DCLModel,
     "qs_dual": QSDualModel,
+    "sesim": SeSimModel,
 }
 
 

@@ -19,6 +19,7 @@ KINDS = {
     "patchgan": "a PatchGAN discriminator (--netD basic, n_layers or patch)",
     "pixel": "a per-pixel discriminator (--netD pixel)",
     "heads": "heads of features (netF)",
+    "maps": "convolutions of self-similarity maps (netF of --model sesim --learned_attn)",
     "unknown": "no network of this project",
 }
 
@@ -27,6 +28,7 @@ def architecture(state: Mapping[str, Tensor]) -> Architecture:
     """The options that a state dict with the released key names was built by; only {"network": "unknown"} where it is none."""
     patterns = {
         "heads": r"mlp_\d+\.0\.weight",
+        "maps": r"conv_\d+\.0\.weight",
         "pixel": r"net\.\d+\.weight",
         "unet": r"model\.model\.\d+\.weight",
         "resnet": r"model\.\d+\.conv_block\.\d+\.weight",

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from models import build, patch_sampler
-from models.base_model import BaseModel
-from models.gan_loss import GAN_LOSSES, gradient_penalty
+from models.one_sided import OneSidedModel
 from models.patch_sampler import PatchSelection
 from models.patchnce import PatchNCELoss
 from models.speed.streams import SideStream
-from models.training.image_pool import ImagePool
 from util.arguments import integer, layer_list, real_number
 from util.errors import UserError
 
@@ -32,7 +30,7 @@ class Source(NamedTuple):
     keys: Tensor
 
 
-class CUTModel(BaseModel):
+class CUTModel(OneSidedModel):
     """`--model cut`: G translates A to B, D judges B, the heads F embed patches."""
 
     network_names = ("G", "D", "F")
@@ -41,6 +39,7 @@ class CUTModel(BaseModel):
 
     @classmethod
     def add_options(cls, add) -> None:
+        super().add_options(add)
         add_contrast_options(add)
         add("--nce_idt", True, "contrast B with its own translation too")
         add("--flip_equivariance", False, "mirror the input in half of the steps, and the features back")
@@ -53,10 +52,6 @@ class CUTModel(BaseModel):
                 f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the contrastive loss "
                 "encodes translations with the encoder of the source: give both the same, or --lambda_NCE 0"
             )
-
-    @classmethod
-    def differentiated_twice(cls, opt: Namespace) -> tuple[str, ...]:
-        return ("D",) if opt.gan_mode == "wgangp" else ()
 
     @classmethod
     def capture_obstacle(cls, opt: Namespace) -> str | None:
@@ -72,26 +67,13 @@ class CUTModel(BaseModel):
         )  # the identity half, NCE(y, G(y))
         super().__init__(opt)
         if opt.isTrain:
-            self.gan_loss = GAN_LOSSES[opt.gan_mode]
             self.patchnce = PatchNCELoss(opt.nce_T)
             self.beside_D, self.beside_sources = SideStream(self.device), SideStream(self.device)
 
     def build_network(self, name: str) -> nn.Module:
         if name == "F":
             return build.build_heads(self.opt, self.netG)
-        return build.build_generator(self.opt) if name == "G" else build.build_discriminator(self.opt)
-
-    def build_memories(self) -> dict[str, nn.Module]:
-        self.pool = ImagePool(self.opt.pool_size)
-        return {"pool": self.pool} if self.opt.pool_size else {}
-
-    @property
-    def netG(self) -> nn.Module:
-        return self.networks["G"]
-
-    @property
-    def netD(self) -> nn.Module:
-        return self.networks["D"]
+        return super().build_network(name)
 
     @property
     def netF(self) -> nn.Module:
@@ -142,33 +124,6 @@ class CUTModel(BaseModel):
             domains = [self.netG.encode(domain, self.opt.nce_layers) for domain in images.chunk(2)]
             return [torch.cat(features) for features in zip(*domains, strict=True)]
         return self.netG.encode(images, self.opt.nce_layers)
-
-    def step_D(self, fake_B: Tensor) -> Tensor:
-        """Update and freeze D; return G's adversarial loss under the new D."""
-        with self.autocast():
-            loss_D = self.compute_D_loss(fake_B)
-        self.update("D", loss_D, ["D_real", "D_fake"])
-        self.freeze("D")
-        with self.autocast():
-            return self.compute_GAN_loss(fake_B)
-
-    def compute_D_loss(self, fake_B: Tensor) -> Tensor:
-        """Half the sum of D's terms for the translation and for a real B."""
-        fake, real = self.pool(fake_B), self.batch["B"]
-        if self.opt.normD == "batch":
-            scores_fake, scores_real = self.netD(fake), self.netD(real)
-        else:
-            scores_fake, scores_real = self.netD(torch.cat([fake, real])).chunk(2)
-        self.losses["D_fake"] = self.gan_loss(scores_fake.float(), False)
-        self.losses["D_real"] = self.gan_loss(scores_real.float(), True)
-        loss = (self.losses["D_fake"] + self.losses["D_real"]) * 0.5
-        if self.opt.gan_mode == "wgangp":
-            loss = loss + gradient_penalty(self.netD, real, fake)
-        return loss
-
-    def compute_GAN_loss(self, fake_B: Tensor) -> Tensor:
-        """lambda_GAN * GAN(G(x))."""
-        return self.opt.lambda_GAN * self.gan_loss(self.netD(fake_B).float(), True)
 
     def compute_G_loss(self, loss_GAN: Tensor, nce: Tensor) -> Tensor:
         """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2, from each image's `nce` (B or 2B,)."""
@@ -242,7 +197,6 @@ class FastCUTModel(CUTModel):
 
 def add_contrast_options(add) -> None:
     """Declare the options of contrasting patches, which several models share, with `add(flag, default, help, ...)`."""
-    add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=real_number(0))
     add("--lambda_NCE", 1.0, "weight of the contrastive loss", type=real_number(0))
     add(
         "--nce_layers",

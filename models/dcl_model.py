@@ -46,6 +46,7 @@ class DCLModel(TwoSidedModel):
 
     @classmethod
     def add_options(cls, add) -> None:
+        add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=real_number(0))
         add_contrast_options(add)
         add("--lambda_IDT", 1.0, "weight of the identity terms", type=real_number(0))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.architecture import architecture, differences
+from models.architecture import KINDS, architecture, differences
 from util.errors import UserError
 from util.files import verify_archive, write_atomically
 
@@ -178,7 +178,10 @@ def _explain(state: dict, own: dict, shapes: dict[str, tuple], wanted: dict[str,
     """Which options differ; where none is known to, the first key that does."""
     if not state:
         return "the file holds no weights at all"
-    options = differences(architecture(state), architecture(own))
+    found = architecture(state)
+    if not own:
+        return f"the file holds {KINDS[found['network']]}, but these options build a network without weights"
+    options = differences(found, architecture(own))
     if options:
         return "; ".join(options)
     key = next(key for key in [*wanted, *shapes] if shapes.get(key) != wanted.get(key))

@@ -49,7 +49,10 @@ MODES = {
     "local": ["--QS_mode", "local"],
     "local_global": ["--QS_mode", "local_global"],
     "cut": ["--model", "cut"],
+    "fsesim": ["--model", "sesim", "--vgg_weights", "random"],  # times do not depend on the weights
+    "lsesim": ["--model", "sesim", "--vgg_weights", "random", "--learned_attn"],
 }
+DEFAULT_MODES = "global,local,local_global,cut"
 # The speed options of the plain side.
 PLAIN = {"precision": "fp32", "channels_last": False, "compile": False, "cuda_graph": False, "fast": False}
 STAGES = ("data", "generate", "D", "encode", "select", "route", "NCE", "backward", "optimiser", "other")
@@ -153,7 +156,8 @@ def time_stages(side: Side, batches: Iterator[dict], steps: int) -> dict[str, fl
         ("route", QuerySelection, "route"),
         ("route", PatchSelection, "route"),
         ("NCE", networks["F"], "forward"),
-        ("NCE", model.patchnce, "forward"),
+        ("NCE", getattr(model, "patchnce", None), "forward"),
+        ("encode", getattr(model, "vgg", None), "forward"),
         ("backward", Tensor, "backward"),
         ("optimiser", model.guard, "check"),
         *(("optimiser", optimizer, "step") for optimizer in side.runner.optimizers.values()),
@@ -163,7 +167,8 @@ def time_stages(side: Side, batches: Iterator[dict], steps: int) -> dict[str, fl
     with contextlib.ExitStack() as stack:
         clock = StageClock(model.device)
         for stage, owner, name in places:
-            stack.enter_context(patch.object(owner, name, clock.timed(stage, getattr(owner, name))))
+            if call := getattr(owner, name, None):  # models differ in what they have
+                stack.enter_context(patch.object(owner, name, clock.timed(stage, call)))
         fetch = clock.timed("data", lambda: next(batches))
         for _ in range(steps):
             side.step(fetch())
@@ -213,7 +218,7 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         "All other options are those of train.py, such as --precision, --fast, --ngf, --batch_size."
     )
     add = parser.add
-    add("--modes", ",".join(MODES), "modes to time")
+    add("--modes", DEFAULT_MODES, f"modes to time, of {', '.join(MODES)}")
     add("--size", 256, "side of the images in pixels", type=integer(1))
     add("--device", None, "where", choices=("cuda", "mps", "cpu"), shown="the first available")
     add("--steps", 10, "timed steps of each side", type=integer(1))

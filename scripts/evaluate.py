@@ -1,4 +1,4 @@
-"""Judge translations by FID, KID, SWD, a classifier's distances, stripes or Cityscapes scores.
+"""Judge translations by FID, KID, SWD, a classifier's distances, stripes, structure or Cityscapes scores.
 
     python scripts/evaluate.py --name NAME --inception_weights FILE                results of test.py
     python scripts/evaluate.py --name NAME --inception_weights FILE --epochs all   last and best checkpoint

@@ -15,11 +15,17 @@ from models.speed import accelerator, step_graph
 from models.training.schedules import make_scheduler
 from options.train_options import TrainOptions
 
-SMALL = "--ngf 4 --ndf 4 --netF_nc 16 --num_patches 24 --netG resnet_4blocks --nce_layers 0,4,8,12"
+SMALL = "--ngf 4 --ndf 4 --netG resnet_4blocks"
+CONTRAST = "--netF_nc 16 --num_patches 24 --nce_layers 0,4,8,12"
+LSESIM = (
+    "--model sesim --learned_attn --vgg_weights random --attn_layers 2,4 --patch_nums 24 --patch_size 3 "
+    "--pool_size 0"
+)
 
 
 def parse(words, gpu=-1):
-    return TrainOptions().parse(f"--gpu_ids {gpu} {SMALL} {words}".split())
+    own = "" if "--model sesim" in words else CONTRAST
+    return TrainOptions().parse(f"--gpu_ids {gpu} {SMALL} {own} {words}".split())
 
 
 def tiny_model(words="", gpu=-1):
@@ -211,9 +217,10 @@ def captured_model(monkeypatch):
     return build
 
 
-def test_captured_training_equals_eager_training(captured_model):
-    model, graph = captured_model()
-    eager = tiny_model()
+@pytest.mark.parametrize("words", ["", LSESIM])
+def test_captured_training_equals_eager_training(captured_model, words):
+    model, graph = captured_model(words)
+    eager = tiny_model(words)
     steps = [*batches(3), *batches(2, (32, 48)), *batches(1)]
     torch.manual_seed(2)
     for number, batch in enumerate(steps):
@@ -359,7 +366,17 @@ def test_a_failed_compilation_warns_once_and_trains_on_from_the_same_state(monke
 
 @on_gpu
 @pytest.mark.parametrize(
-    "words", ["", "--QS_mode local", "--model cut", "--channels_last", "--no_dropout false", "--normG batch"]
+    "words",
+    [
+        "",
+        "--QS_mode local",
+        "--model cut",
+        "--channels_last",
+        "--no_dropout false",
+        "--normG batch",
+        LSESIM,
+        f"{LSESIM} --channels_last",
+    ],
 )
 def test_gpu_a_captured_run_follows_the_eager_one(words, monkeypatch):
     drawn = []

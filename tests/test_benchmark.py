@@ -36,6 +36,15 @@ def test_all_numbers_of_a_mode(tmp_path, capsys):
     assert "| local_global |" in table and "precision bf16" in table and "Stages of a step" in table
 
 
+def test_a_model_without_queries_is_timed_too():
+    words = "--modes lsesim --device cpu --size 32 --ngf 4 --ndf 4 --steps 1 --warmup 0 --images 0"
+    own, rest = benchmark.parse([*words.split(), "--no_memory", "--stages"])
+    result = benchmark.measure(own, rest, [], "lsesim")
+    for side in ("plain", "fast"):
+        assert result["steps"][side]["step_ms"]["median"] > 0
+        assert all(result["stages"][side][stage] > 0 for stage in ("generate", "D", "encode", "backward"))
+
+
 def test_the_plain_side_takes_none_of_the_speed_options():
     own, rest = benchmark.parse([*TINY, "--precision", "bf16", "--channels_last"])
     plain, fast = (benchmark.Side(name, benchmark.options_of(own, rest, "cut")) for name in ("plain", "fast"))

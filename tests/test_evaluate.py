@@ -14,9 +14,13 @@ import torchvision
 from PIL import Image
 
 from scripts import evaluate
+from scripts.evaluation import judge
+from util.image_files import open_rgb
 from util.metrics import features
+from util.metrics.dino import DinoNetwork, VisionTransformer
 from util.metrics.evaluation import Evaluator
 from util.metrics.image_set import ImageSet
+from util.metrics.structure import structure_distance
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (32, 32), seed: int = 0) -> Path:
@@ -250,6 +254,8 @@ def test_label_maps_are_scored(tmp_path, monkeypatch, capsys) -> None:
         (["--metrics", "lpips"], "there are fid, kid"),
         (["--metrics", "class"], "needs --class_index"),
         (["--metrics", "stripes"], "set with masks"),
+        (["--metrics", "structure"], "give --inputs DIR"),
+        (["--metrics", "structure", "--inputs", "real"], "--dino_weights: not given"),
         (["--metrics", "segmentation"], "--pred DIR --label DIR"),
         (["--epochs", "all"], "--fake names existing ones"),
         (["--pred", "fake"], "--pred and --label go together"),
@@ -268,6 +274,37 @@ def test_wrong_calls_are_refused(folders, options, message, capsys) -> None:
     assert status == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_structure_compares_each_translation_with_its_input(tmp_path, monkeypatch, capsys) -> None:
+    """Those of a run lie beside its translations; with equal images the distance is 0."""
+    network = VisionTransformer(width=16, depth=2, heads=2, patch=8, side=32)
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    dino = DinoNetwork(network.eval().requires_grad_(False), {"weights": "dino.pth"})
+    monkeypatch.setattr(judge, "load_dino", lambda weights, device: dino)
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "set" / "testA", 3, size=(40, 40))
+    write_images(tmp_path / "set" / "testB", 3, seed=1)
+    images = tmp_path / "results" / "run" / "test_latest" / "images"
+    write_images(images / "fake_B", 3, seed=2)
+    write_images(images / "real_A", 3, seed=3)
+    command = ["--name", "run", "--dataroot", "set", "--gpu_ids", "-1", "--dino_weights", "dino.pth"]
+    assert evaluate.main(command) == 0
+    receipt = read("results/run/test_latest/evaluation.json")
+    sides = [[open_rgb(images / name / f"{n}.png") for n in range(3)] for name in ("real_A", "fake_B")]
+    expected = 100 * np.mean(structure_distance(*sides, dino))
+    assert receipt["numbers"]["structure"] == pytest.approx(expected, rel=1e-5) and expected > 0
+    assert receipt["networks"]["dino_vitbase8"] == {"weights": "dino.pth"}
+    assert receipt["numbers_from"]["structure"]["images"] == 3
+    folders = ["--fake", str(images / "fake_B"), "--real", "set/testB"]
+    alone = [*folders, "--metrics", "structure", "--dino_weights", "dino.pth", "--gpu_ids", "-1"]
+    assert evaluate.main([*alone, "--inputs", str(images / "fake_B")]) == 0
+    assert read("evaluation.json")["numbers"] == {"structure": pytest.approx(0, abs=1e-4)}
+    (images / "real_A" / "1.png").rename(images / "real_A" / "3.png")
+    assert evaluate.main(command) == 2
+    assert "each translation needs the input of its name" in capsys.readouterr().err
 
 
 def test_a_broken_image_is_named(folders, capsys) -> None:

@@ -22,6 +22,8 @@ TINY = (
     "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netG resnet_4blocks "
     "--load_size 40 --crop_size 32 --n_epochs 1 --n_epochs_decay 2 --print_freq 1 --deterministic"
 ).split()
+CONTRAST = "--netF_nc 4 --num_patches 8 --nce_layers 0,4,8,12,15"
+SESIM = "--model sesim --vgg_weights random --attn_layers 2,4 --patch_nums 8 --patch_size 3"
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +95,17 @@ def stop_after(monkeypatch):
 
 
 VARIANTS = {
-    "global": "--QS_mode global",
-    "local": "--QS_mode local",
-    "local_global": "--QS_mode local_global",
-    "cut": "--model cut",
-    "fastcut": "--model fastcut --n_epochs 1 --n_epochs_decay 2",
+    "global": f"--QS_mode global {CONTRAST}",
+    "local": f"--QS_mode local {CONTRAST}",
+    "local_global": f"--QS_mode local_global {CONTRAST}",
+    "cut": f"--model cut {CONTRAST}",
+    "fastcut": f"--model fastcut --n_epochs 1 --n_epochs_decay 2 {CONTRAST}",
     "cycle_gan": "--model cycle_gan",
-    "dcl": "--model dcl",
-    "qs_dual": "--model qs_dual --QS_mode local_global",
+    "dcl": f"--model dcl {CONTRAST}",
+    "qs_dual": f"--model qs_dual --QS_mode local_global {CONTRAST}",
+    "fsesim": SESIM,
+    "lsesim": f"{SESIM} --learned_attn",
 }
-OF_PATCHES = "--netF_nc 4 --num_patches 8 --nce_layers 0,4,8,12,15".split()  # of all models but CycleGAN
 
 
 # 5 images an epoch: stopped within the first, at its end, and behind the schedule's bend
@@ -112,13 +115,13 @@ CASES = [(variant, steps, 0) for variant in VARIANTS for steps in (3, 5, 8)] + [
     ("cycle_gan", 8, 2),
     ("dcl", 3, 2),
     ("qs_dual", 5, 2),
+    ("lsesim", 3, 2),
 ]
 
 
 def words_of(variant, workers):
     """The options of a variant, with a pool of images that is full after three steps."""
-    patches = OF_PATCHES if variant != "cycle_gan" else []
-    return [*VARIANTS[variant].split(), "--num_threads", str(workers), "--pool_size", "3", *patches]
+    return [*VARIANTS[variant].split(), "--num_threads", str(workers), "--pool_size", "3"]
 
 
 @pytest.mark.parametrize("variant, steps, workers", CASES)
@@ -145,7 +148,7 @@ def test_a_plateau_schedule_sees_the_mean_over_the_whole_epoch(dataroot, tmp_pat
     """Of all its steps, those before a stop included."""
     means, update = [], BaseModel.update_learning_rate
     stop_after(3)
-    assert run(dataroot, tmp_path, "--lr_policy", "plateau") == 143
+    assert run(dataroot, tmp_path, "--lr_policy", "plateau", *CONTRAST.split()) == 143
     monkeypatch.undo()
     monkeypatch.setattr(
         BaseModel, "update_learning_rate", lambda model, mean: (means.append(mean), update(model, mean))
@@ -163,7 +166,7 @@ def stopped(dataroot, tmp_path, stop_after, monkeypatch):
     """A run stopped in its first epoch, with a data set of its own."""
     shutil.copytree(dataroot, tmp_path / "data")
     stop_after(3)
-    assert run(tmp_path / "data", tmp_path, "--model", "cut") == 143
+    assert run(tmp_path / "data", tmp_path, "--model", "cut", *CONTRAST.split()) == 143
     monkeypatch.undo()
     return tmp_path
 

@@ -11,6 +11,7 @@ from models.textbook.base import TextbookStep
 from models.textbook.cut import TextbookCUT
 from models.textbook.cycle_gan import TextbookCycleGAN
 from models.textbook.dcl import TextbookDCL
+from models.textbook.sesim import TextbookSeSim
 from util.errors import UserError
 
 TEXTBOOKS: dict[str, type[TextbookStep]] = {
@@ -20,6 +21,7 @@ TEXTBOOKS: dict[str, type[TextbookStep]] = {
     "cycle_gan": TextbookCycleGAN,
     "dcl": TextbookDCL,
     "qs_dual": TextbookDCL,
+    "sesim": TextbookSeSim,
 }
 
 

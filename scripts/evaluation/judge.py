@@ -8,13 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data.folders import domain_folders
 from util.device import get_device
+from util.metrics.dino import load_dino
 from util.metrics.evaluation import Evaluation, Evaluator
 from util.metrics.features import INCEPTION_SHA256, FeatureNetwork, load_classifier, load_inception
 from util.metrics.image_set import ImageSet
 from util.metrics.sliced_wasserstein import fitting_size
 from util.metrics.stripes import stripe_report
+from util.metrics.structure import check_pairs, structure_distance
 
 
 class Judge:
@@ -30,6 +34,7 @@ class Judge:
                 warn(f"{opt.inception_weights} is not {published}: its FID agrees with no other")
         if {"fd", "kd", "class"} & set(opt.metrics):
             self.networks["classifier"] = load_classifier(opt.classifier, opt.classifier_weights, device)
+        self.dino = load_dino(opt.dino_weights, device) if "structure" in opt.metrics else None
         self.sources, real = (None, opt.real) if opt.real else domain_folders(opt.dataroot, opt.phase)
         if opt.direction == "BtoA" and not opt.real:
             self.sources, real = real, self.sources
@@ -74,6 +79,12 @@ class Judge:
             report = stripe_report(self.sources, folder, self.real.folder, opt.masks)
             result.add("stripes-gained", report["gained"], **report)
             result.add("stripes-background", report["background"])
+        if self.dino:
+            inputs = ImageSet(opt.inputs or folder.parent / "real_A")
+            check_pairs(inputs.paths, fake.paths)
+            images = (side.images("structure") for side in (inputs, fake))
+            distances = structure_distance(*images, self.dino)
+            result.add("structure", 100 * np.mean(distances), images=len(distances), inputs=inputs.record)
         print(f"{folder}: {len(fake)} translations against {len(self.real)} images of {self.real.folder}")
         print_numbers(result)
         return {"numbers": result.numbers, "numbers_from": result.details, "fake": record}
@@ -81,6 +92,7 @@ class Judge:
     def record(self) -> dict[str, Any]:
         """For the receipt: the real images, the networks and the seed."""
         networks = {network.name: network.record for network in self.networks.values()}
+        networks |= {"dino_vitbase8": self.dino.record} if self.dino else {}
         return {"real": self.real.record, "networks": networks, "seed": self.opt.seed}
 
 

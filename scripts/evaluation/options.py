@@ -9,7 +9,7 @@ from pathlib import Path
 from options.test_options import TestOptions
 from util.arguments import integer
 
-METRICS = ("fid", "kid", "swd", "fd", "kd", "class", "stripes", "segmentation")
+METRICS = ("fid", "kid", "swd", "fd", "kd", "class", "stripes", "structure", "segmentation")
 # The options of test.py that --help lists; the others are taken as well.
 LISTED = set(
     "name suffix checkpoints_dir results_dir dataroot phase direction epoch gpu_ids seed eval num_test "
@@ -22,7 +22,8 @@ class EvaluateOptions(TestOptions):
 
     prog = "scripts/evaluate.py"
     description = (
-        "Judge translations by FID, KID, SWD, a classifier's distances, stripes or Cityscapes scores."
+        "Judge translations by FID, KID, SWD, a classifier's distances, stripes, structure or Cityscapes "
+        "scores."
     )
 
     def declare(self) -> None:
@@ -44,6 +45,9 @@ class EvaluateOptions(TestOptions):
         size = "side in pixels for SWD, 16 * 2^k"
         add("--swd_size", None, size, type=integer(16), shown="256, or what fits")
         add("--masks", None, "masks for stripes", type=Path, shown="DATAROOT/masks")
+        add("--dino_weights", None, "the official file of DINO's ViT-B/8, for structure", type=Path)
+        inputs = "images that were translated, for structure"
+        add("--inputs", None, inputs, type=Path, shown="real_A beside the translations")
         add("--feature_batch_size", 32, "images at a time; changes no number", type=integer(1))
         receipt = "beside the results, or evaluation.json"
         add("--receipt", None, "file to write the receipt to", type=Path, shown=receipt)
@@ -81,6 +85,8 @@ class EvaluateOptions(TestOptions):
             error(
                 f"--metrics stripes needs a run AtoB on a set with masks, and no --real; masks: {opt.masks}"
             )
+        if "structure" in metrics and not self._inputs_known(opt):
+            error("--metrics structure compares translations with what was translated: give --inputs DIR")
         return metrics
 
     def _metrics_possible(self, opt: Namespace) -> list[str]:
@@ -91,11 +97,16 @@ class EvaluateOptions(TestOptions):
         metrics += ["fd", "kd"] if opt.classifier_weights else []
         metrics += ["class"] if opt.classifier_weights and opt.class_index is not None else []
         metrics += ["stripes"] if self._stripes_possible(opt) else []
+        metrics += ["structure"] if opt.dino_weights and self._inputs_known(opt) else []
         return metrics
 
     @staticmethod
     def _stripes_possible(opt: Namespace) -> bool:
         return opt.masks.is_dir() and not opt.real and opt.direction == "AtoB"
+
+    @staticmethod
+    def _inputs_known(opt: Namespace) -> bool:
+        return bool(opt.inputs) or not opt.fake
 
     def words_for_test(self, opt: Namespace, epoch: str) -> list[str]:
         """The command line of test.py that translates with another checkpoint of the same run."""

@@ -98,7 +98,7 @@ def load_inception(weights: str | Path | None, device: torch.device | str = "cpu
         setattr(network, name, blocks.FIDInceptionC(768, channels_7x7=width))
     network.Mixed_7b = blocks.FIDInceptionE_1(1280)
     network.Mixed_7c = blocks.FIDInceptionE_2(2048)
-    _fill(network, state, weights, "the FID Inception network", INCEPTION_URL)
+    fill_network(network, state, weights, "the FID Inception network", INCEPTION_URL)
     record = {
         "weights": Path(weights).name,
         "sha256": sha256(weights),
@@ -123,7 +123,7 @@ def load_classifier(
     state = read_state_dict(weights, "--classifier_weights", f"torchvision's {name}", published.url)
     extra = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
     network = torchvision.models.get_model(name, weights=None, **extra)
-    _fill(network, state, weights, f"torchvision's {name}", published.url)
+    fill_network(network, state, weights, f"torchvision's {name}", published.url)
     transform = published.transforms()
     record = {
         "weights": Path(weights).name,
@@ -151,7 +151,7 @@ def extract(
         classes.append(logits.argmax(dim=1).cpu())
         waiting.clear()
 
-    with _exact_convolutions():
+    with exact_convolutions():
         for image in images:
             waiting.append(network.prepare(image))
             if len(waiting) == batch_size:
@@ -163,12 +163,17 @@ def extract(
     return torch.cat(features).numpy(), torch.cat(classes).numpy()
 
 
-def read_state_dict(path: str | Path | None, option: str, network: str, url: str) -> dict[str, Tensor]:
-    """The state dict in a weights file, on the CPU. `UserError` if it is missing or holds anything else."""
-    advice = f"Fetch {url} and pass it with {option} FILE"
+def require_file(path: str | Path | None, option: str, network: str, url: str) -> None:
+    """UserError where `option` names no file, with the address to fetch it from."""
     if path is None or not Path(path).is_file():
         missing = "not given, but needed for" if path is None else f"no file {path} with"
-        raise UserError(f"{option}: {missing} the weights of {network}. {advice}")
+        raise UserError(f"{option}: {missing} the weights of {network}. {_advice(option, url)}")
+
+
+def read_state_dict(path: str | Path | None, option: str, network: str, url: str) -> dict[str, Tensor]:
+    """The state dict in a weights file, on the CPU. `UserError` if it is missing or holds anything else."""
+    require_file(path, option, network, url)
+    advice = _advice(option, url)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -180,6 +185,10 @@ def read_state_dict(path: str | Path | None, option: str, network: str, url: str
     return state
 
 
+def _advice(option: str, url: str) -> str:
+    return f"Fetch {url} and pass it with {option} FILE"
+
+
 def sha256(path: str | Path) -> str:
     """The checksum of a file, 64 hexadecimal digits."""
     digest = hashlib.sha256()
@@ -189,7 +198,9 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _fill(network: nn.Module, state: dict[str, Tensor], path: str | Path, label: str, url: str) -> None:
+def fill_network(
+    network: nn.Module, state: dict[str, Tensor], path: str | Path, label: str, url: str
+) -> None:
     """Load a state dict strictly, or report whose weights the file holds."""
     # Counters of batch norms are ignored: older files lack them, and nothing here reads them.
     wanted, found = (
@@ -213,7 +224,7 @@ def _owner(shapes: dict[str, torch.Size]) -> str:
 
 
 @contextmanager
-def _exact_convolutions() -> Iterator[None]:
+def exact_convolutions() -> Iterator[None]:
     """CUDA convolutions in full float32 instead of TF32, torch's default. Torch 2.9 renamed the switch."""
     if hasattr(torch.backends.cudnn, "conv"):
         switch, name, exact = torch.backends.cudnn.conv, "fp32_precision", "ieee"

@@ -1,0 +1,77 @@
+"""What models with one generator share: G, D, the pool of translations, and D's part of the step."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import torch
+from torch import Tensor, nn
+
+from models import build
+from models.base_model import BaseModel
+from models.gan_loss import GAN_LOSSES, gradient_penalty
+from models.layers.precision import full
+from models.training.image_pool import ImagePool
+from util.arguments import real_number
+
+
+class OneSidedModel(BaseModel):
+    """G translates A to B, D judges B. A subclass adds what keeps a translation close to its source.
+
+    D has a group of its own, "D", and the losses "D_real", "D_fake" and "G_GAN".
+    """
+
+    @classmethod
+    def add_options(cls, add) -> None:
+        add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=real_number(0))
+
+    @classmethod
+    def differentiated_twice(cls, opt: Namespace) -> tuple[str, ...]:
+        return ("D",) if opt.gan_mode == "wgangp" else ()
+
+    def __init__(self, opt: Namespace):
+        super().__init__(opt)
+        if opt.isTrain:
+            self.gan_loss = GAN_LOSSES[opt.gan_mode]
+
+    def build_network(self, name: str) -> nn.Module:
+        return {"G": build.build_generator, "D": build.build_discriminator}[name](self.opt)
+
+    def build_memories(self) -> dict[str, nn.Module]:
+        self.pool = ImagePool(self.opt.pool_size)
+        return {"pool": self.pool} if self.opt.pool_size else {}
+
+    @property
+    def netG(self) -> nn.Module:
+        return self.networks["G"]
+
+    @property
+    def netD(self) -> nn.Module:
+        return self.networks["D"]
+
+    def step_D(self, fake_B: Tensor) -> Tensor:
+        """Update and freeze D; return G's adversarial loss under the new D."""
+        with self.autocast():
+            loss_D = self.compute_D_loss(fake_B)
+        self.update("D", loss_D, ["D_real", "D_fake"])
+        self.freeze("D")
+        with self.autocast():
+            return self.compute_GAN_loss(fake_B)
+
+    def compute_D_loss(self, fake_B: Tensor) -> Tensor:
+        """Half the sum of D's terms for the translation and for a real B."""
+        fake, real = self.pool(fake_B), self.batch["B"]
+        if self.opt.normD == "batch":
+            scores_fake, scores_real = self.netD(fake), self.netD(real)
+        else:
+            scores_fake, scores_real = self.netD(torch.cat([fake, real])).chunk(2)
+        self.losses["D_fake"] = self.gan_loss(full(scores_fake), False)
+        self.losses["D_real"] = self.gan_loss(full(scores_real), True)
+        loss = (self.losses["D_fake"] + self.losses["D_real"]) * 0.5
+        if self.opt.gan_mode == "wgangp":
+            loss = loss + gradient_penalty(self.netD, real, fake)
+        return loss
+
+    def compute_GAN_loss(self, fake_B: Tensor) -> Tensor:
+        """lambda_GAN * GAN(G(x))."""
+        return self.opt.lambda_GAN * self.gan_loss(full(self.netD(fake_B)), True)

@@ -1,0 +1,207 @@
+"""FSeSim and LSeSim (Zheng, Cham and Cai, CVPR 2021): a translation keeps the self-similarity of its source.
+
+G learns from D and from the spatially-correlative loss (`models/spatial_correlation.py`) between an image and
+its translation, on features of VGG-16. With `--learned_attn` (LSeSim) these features first pass through F,
+1 x 1 convolutions that learn by contrast: the map of an image should be closer to those of its translation
+and of the image in other colours than to those of another image.
+
+A step takes each image through VGG-16 once. The gradient passes through VGG-16 for the translation alone.
+"""
+
+from __future__ import annotations
+
+import random
+from argparse import Namespace
+
+import torch
+from torch import Tensor, nn
+
+from data.color_jitter import draw_jitter, jitter
+from data.transforms import crops
+from models.layers.initialisation import initialise
+from models.one_sided import OneSidedModel
+from models.spatial_correlation import MIN_WINDOW, MODES, SelfSimilarity, SpatialCorrelativeLoss
+from models.vgg import LAST_LAYER, LAYERS, RANDOM, load_vgg16, reduction, require_weights
+from util import distributed
+from util.arguments import integer, layer_list, real_number
+from util.device import get_device
+from util.errors import UserError
+
+WINDOW, LEARNED_WINDOW = 64, 32  # --patch_size of FSeSim and of LSeSim
+LEAST_MAP = 2  # positions per side that a self-similarity map needs
+
+
+class SeSimModel(OneSidedModel):
+    """`--model sesim`: G translates A to B, D judges B, F makes self-similarity maps of VGG's features.
+
+    F has parameters with `--learned_attn` only.
+
+    Attributes:
+        vgg: images (B, 3, H, W) in [-1, 1] -> features (B, C, H', W') at each of `--attn_layers`; fixed.
+    """
+
+    network_names = ("G", "D", "F")
+    groups = {"F": ("F",), "D": ("D",), "G": ("G",)}
+    headline = ("G", "G_s")
+    defaults = {"lr": 0.0001, "pool_size": 50}
+
+    @classmethod
+    def add_options(cls, add) -> None:
+        super().add_options(add)
+        learned = {"learned_attn": (True,)}
+        add("--lambda_spatial", 10.0, "weight of the spatially-correlative loss", type=real_number(0))
+        add(
+            "--vgg_weights",
+            None,
+            f"torchvision's file vgg16-397923af.pth; {RANDOM}: random weights, for tests",
+        )
+        add("--attn_layers", list(LAYERS), "ReLUs of VGG-16 compared, from 0", type=layer_list)
+        add("--patch_nums", 256, "queries per image and layer; 0: all positions", type=integer(-1))
+        add(
+            "--patch_size",
+            None,
+            "side of the window of keys, in positions",
+            type=integer(MIN_WINDOW),
+            shown=f"{WINDOW}, or {LEARNED_WINDOW} with --learned_attn",
+        )
+        add("--loss_mode", "cos", "how self-similarity maps are compared", choices=MODES)
+        add("--use_norm", False, "compare directions of features instead of inner products")
+        add("--learned_attn", False, "LSeSim: learned convolutions on the features")
+        add("--augment", True, "contrast views in other colours too", only=learned)
+        add("--T", 0.07, "temperature of that contrast", type=real_number(0, above=True), only=learned)
+
+    @classmethod
+    def check(cls, opt: Namespace) -> None:
+        if (opt.input_nc, opt.output_nc) != (3, 3):
+            raise UserError(
+                f"--input_nc is {opt.input_nc} and --output_nc {opt.output_nc}, but --model sesim needs 3 "
+                "for both: VGG-16 takes RGB images"
+            )
+        if opt.lambda_GAN == 0 and opt.lambda_spatial == 0:
+            raise UserError("--lambda_GAN and --lambda_spatial are both 0: there is nothing to learn from")
+        if opt.attn_layers[-1] > LAST_LAYER:
+            raise UserError(
+                f"--attn_layers names {opt.attn_layers[-1]}, but VGG-16 has ReLUs 0 to {LAST_LAYER}: name "
+                "some of these"
+            )
+        least = least_side(opt)
+        if crops(opt.preprocess) and opt.crop_size < least:
+            raise UserError(
+                f"--crop_size {opt.crop_size} is too small for --attn_layers {opt.attn_layers[-1]}, which "
+                f"needs {least} pixels"
+            )
+        if opt.patch_size is None:
+            opt.patch_size = LEARNED_WINDOW if opt.learned_attn else WINDOW
+        require_weights(opt.vgg_weights)
+
+    def __init__(self, opt: Namespace):
+        self.augments = opt.isTrain and opt.learned_attn and opt.augment
+        if opt.isTrain:
+            self.vgg = load_vgg16(opt.vgg_weights, opt.attn_layers, get_device(opt.gpu_ids))
+        super().__init__(opt)
+        if opt.isTrain:
+            if opt.channels_last:
+                self.vgg.to(memory_format=torch.channels_last)
+            self.spatial = SpatialCorrelativeLoss(self.networks["F"], opt.patch_nums, opt.loss_mode, opt.T)
+
+    def build_network(self, name: str) -> nn.Module:
+        if name != "F":
+            return super().build_network(name)
+        opt = self.opt
+        channels = self.vgg.channels if opt.learned_attn else ()
+        return initialise(SelfSimilarity(channels, opt.patch_size, opt.use_norm), "normal", 0.02)
+
+    @property
+    def loss_names(self) -> list[str]:
+        return ["G_GAN", "G_s", "D_real", "D_fake", "D_A", "G"] + ["spatial"] * self.opt.learned_attn
+
+    @property
+    def visual_names(self) -> list[str]:
+        return ["real_A", "fake_B", "real_B"]
+
+    def set_input(self, batch: dict) -> None:
+        """Take a batch, and add the views "A_aug" and "B_aug" where they are needed and the batch has none.
+
+        Raises:
+            UserError: the images of A and B differ in size, or are too small for `--attn_layers`.
+        """
+        super().set_input(batch)
+        height, width = self.batch["A"].shape[2:]
+        if min(height, width) < least_side(self.opt):
+            raise UserError(
+                f"an image has {width} x {height} pixels, but --attn_layers {self.opt.attn_layers[-1]} needs "
+                f"{least_side(self.opt)}"
+            )
+        if self.augments and "A_aug" not in self.batch:
+            self.make_views()
+
+    def make_views(self) -> None:
+        """Add a view of each image in other colours to the batch.
+
+        Colours are drawn from torch's generator on the host, which a resume restores. All processes draw
+        those of the whole global batch, and each takes its part, so that several processes train as one.
+        """
+        generator = random.Random(int(torch.randint(2**62, ())))
+        for domain in "AB":
+            images = self.batch[domain]
+            count, rank = len(images), distributed.rank()
+            changes = [draw_jitter(generator) for _ in range(count * distributed.world_size())]
+            views = jitter(images, changes[rank * count : (rank + 1) * count])
+            self.batch[f"{domain}_aug"] = self.place(views)
+
+    def training_step(self) -> None:
+        """Forward, F's update (LSeSim), D's update, G's update."""
+        with self.autocast():
+            fake = self.netG(self.batch["A"])
+            fake_features = self.vgg(fake)
+            real_features = self.encode_real()
+        if self.opt.learned_attn:
+            self.step_F(fake_features, real_features)
+        loss_GAN = self.step_D(fake)
+        self.step_G(loss_GAN, fake_features, real_features["A"])
+        self.results = {"fake_B": fake.detach()}
+
+    @torch.no_grad()
+    def encode_real(self) -> dict[str, list[Tensor]]:
+        """VGG's features of the images that need no gradient, in one pass; B is rotated by 180 degrees."""
+        images = {"A": self.batch["A"]}
+        if self.opt.learned_attn:
+            images["B"] = self.batch["B"].rot90(2, (2, 3))
+        if self.augments:
+            images["A_aug"] = self.batch["A_aug"]
+            images["B_aug"] = self.batch["B_aug"].rot90(2, (2, 3))
+        layers = [features.chunk(len(images)) for features in self.vgg(torch.cat(list(images.values())))]
+        return dict(zip(images, map(list, zip(*layers, strict=True)), strict=True))
+
+    def step_F(self, fake_features: list[Tensor], real: dict[str, list[Tensor]]) -> None:
+        """Update F: maps of A belong to those of its translation and of its view, not to those of B."""
+        sources, targets, others = real["A"], [features.detach() for features in fake_features], real["B"]
+        if self.augments:
+            sources, targets, others = (
+                [torch.cat(layer) for layer in zip(plain, views, strict=True)]
+                for plain, views in ((sources, real["A"]), (targets, real["A_aug"]), (others, real["B_aug"]))
+            )
+        with self.autocast():
+            self.losses["spatial"] = self.spatial.contrast(sources, targets, others)
+        self.update("F", self.losses["spatial"], ["spatial"])
+
+    def compute_D_loss(self, fake_B: Tensor) -> Tensor:
+        """Half the sum of D's terms for the translation and for a real B: "D_A"."""
+        self.losses["D_A"] = super().compute_D_loss(fake_B)
+        return self.losses["D_A"]
+
+    def step_G(self, loss_GAN: Tensor, fake_features: list[Tensor], real_features: list[Tensor]) -> None:
+        """Update G by lambda_GAN * GAN(G(x)) + lambda_spatial * S(x, G(x)); F and D are frozen."""
+        self.freeze("F")
+        with self.autocast():  # its own context: F's old weights are cached as casts in the one before
+            self.losses["G_s"] = self.opt.lambda_spatial * self.spatial(real_features, fake_features)
+        self.losses["G_GAN"] = loss_GAN
+        self.losses["G"] = self.losses["G_GAN"] + self.losses["G_s"]
+        self.update("G", self.losses["G"], ["G_GAN", "G_s", "G"])
+        self.freeze("F", False)
+        self.freeze("D", False)
+
+
+def least_side(opt: Namespace) -> int:
+    """The least height and width of an image in pixels, so that the deepest of `--attn_layers` has a map."""
+    return LEAST_MAP * reduction(opt.attn_layers[-1])

@@ -1,0 +1,102 @@
+"""Colour jitter of LSeSim's second views: draws that can be repeated, arithmetic by the textbook."""
+
+from __future__ import annotations
+
+import colorsys
+import random
+
+import pytest
+import torch
+
+from data.color_jitter import ADJUSTMENTS, Jitter, draw_jitter, jitter
+
+ORDER = tuple(ADJUSTMENTS)
+SAME = Jitter(ORDER, 1.0, 1.0, 1.0, 0.0)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 5, 7, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_draws_repeat_from_the_generators_state_and_stay_in_range():
+    generator = random.Random("sample 0 1 5")
+    state = generator.getstate()
+    drawn = [draw_jitter(generator) for _ in range(300)]
+    generator.setstate(state)
+    assert [draw_jitter(generator) for _ in range(300)] == drawn
+    for reach, middle, name in [(0.5, 1, name) for name in ORDER[:3]] + [(0.3, 0, "hue")]:
+        values = [getattr(change, name) - middle for change in drawn]
+        assert -reach <= min(values) < -0.9 * reach and 0.9 * reach < max(values) <= reach
+    assert len({change.order for change in drawn}) == 24  # all orders come up
+
+
+def test_neutral_factors_change_nothing(images):
+    torch.testing.assert_close(jitter(images, [SAME] * 3), images, rtol=0, atol=1e-5)
+
+
+def grey(pixel):
+    r, g, b = pixel
+    return 0.2989 * r + 0.587 * g + 0.114 * b
+
+
+def by_pixel(image, name, amount):
+    """One change of image (3, H, W) in [0, 1] by loops over pixels."""
+    pixels = [tuple(pixel) for pixel in image.flatten(1).T.tolist()]
+    mean = sum(map(grey, pixels)) / len(pixels)
+    changed = []
+    for pixel in pixels:
+        if name == "hue":
+            h, s, v = colorsys.rgb_to_hsv(*pixel)
+            changed.append(colorsys.hsv_to_rgb((h + amount) % 1, s, v))
+        else:
+            towards = {"brightness": 0.0, "contrast": mean, "saturation": grey(pixel)}[name]
+            changed.append([min(max(amount * x + (1 - amount) * towards, 0), 1) for x in pixel])
+    return torch.tensor(changed).T.reshape(image.shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "amount"),
+    [("brightness", 0.6), ("brightness", 1.5), ("contrast", 0.5), ("contrast", 1.4), ("saturation", 0.5)]
+    + [("saturation", 1.5), ("hue", 0.3), ("hue", -0.2)],
+)
+def test_each_change_by_definition(images, name, amount):
+    found = jitter(images[:1], [SAME._replace(**{name: amount})])
+    expected = by_pixel(images[0] / 2 + 0.5, name, amount) * 2 - 1
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-4)
+
+
+def test_images_have_their_own_changes_in_their_own_order(images):
+    dark = SAME._replace(brightness=0.5)
+    contrast_first = Jitter(("contrast", "brightness", "saturation", "hue"), 1.5, 0.5, 1.0, 0.0)
+    changes = [dark, contrast_first, contrast_first._replace(order=ORDER)]
+    batch = jitter(images[[0, 1, 1]], changes)
+    apart = [jitter(images[[i]], [change])[0] for i, change in zip((0, 1, 1), changes, strict=True)]
+    torch.testing.assert_close(batch, torch.stack(apart))
+    assert not torch.allclose(batch[1], batch[2], atol=0.01)
+    for change, found in zip(changes[1:], batch[1:], strict=True):
+        expected = images[1] / 2 + 0.5
+        for name in change.order:
+            expected = by_pixel(expected, name, getattr(change, name))
+        torch.testing.assert_close(found, expected * 2 - 1, rtol=0, atol=1e-4)
+
+
+def test_the_input_stays_and_the_range_holds(images):
+    before = images.clone()
+    generator = random.Random(0)
+    for _ in range(20):
+        views = jitter(images, [draw_jitter(generator) for _ in images])
+        assert views.shape == images.shape and views.abs().max() <= 1 and not torch.equal(views, images)
+    assert torch.equal(images, before)
+
+
+def test_grey_images_change_in_brightness_and_contrast_only(images):
+    one = images[:, :1]
+    coloured = SAME._replace(saturation=1.5, hue=0.3)
+    torch.testing.assert_close(jitter(one, [coloured] * 3), one, rtol=0, atol=1e-5)
+    assert not torch.allclose(jitter(one, [SAME._replace(brightness=0.5)] * 3), one)
+
+
+def test_every_image_needs_its_changes(images):
+    with pytest.raises(ValueError, match="3 images, but 2 changes"):
+        jitter(images, [SAME] * 2)

@@ -1,0 +1,367 @@
+"""FSeSim and LSeSim: released steps, the textbook step, what a step computes once, views, runs, refusals."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from golden import load_baseline, under
+from PIL import Image
+from textbook import load_before, run_steps
+from training_process import TrainingProcess, losses, make_images, ranks_env
+
+import test as translation
+import train
+from models import create_model, sesim_model
+from models.inference import load_generator
+from models.textbook import textbook_step
+from models.vgg import VGG16_URL, VGG16Features, draw_weights, load_vgg16
+from options.train_options import TrainOptions
+from scripts import export
+from util import distributed
+from util.errors import UserError
+
+NARROW = (4, 8, 16, 24, 24)
+TINY = "--model sesim --vgg_weights random --gpu_ids -1 --ngf 4 --ndf 4 --patch_nums 24 --netG resnet_4blocks"
+LEARNED = "--learned_attn --patch_size 3"
+
+
+def load_narrow(weights, layers, device) -> VGG16Features:
+    """In place of `load_vgg16`: VGG-16 of a few channels, as the released numbers were made with."""
+    network = VGG16Features(layers, NARROW).requires_grad_(False)
+    draw_weights(network)
+    return network.to(device)
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setattr(sesim_model, "load_vgg16", load_narrow)
+
+
+def model_of(*lines: str):
+    torch.manual_seed(0)
+    return create_model(TrainOptions().parse(" ".join([TINY, *lines]).split()))
+
+
+def images(batch: int = 1, size: tuple[int, int] = (32, 48), seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(batch, 3, *size, generator=generator) * 2 - 1 for name in "AB"}
+
+
+def step(model, batch) -> None:
+    model.set_input(batch)
+    model.optimize_parameters()
+
+
+GOLDEN = {
+    "fsesim_step": "--patch_nums 256 --patch_size 64",
+    "lsesim_step": "--learned_attn --augment --patch_nums 20 --patch_size 6",
+}
+
+
+@pytest.mark.parametrize("kind", ["step", "textbook"])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_two_steps_are_the_released_codes(float64, name, kind):
+    """Every loss, image and gradient, and the translation after both updates."""
+    golden = load_baseline(name)
+    model = model_of(GOLDEN[name], "--ngf 3 --netG resnet_9blocks --netD n_layers --n_layers_D 2")
+    load_before(model, golden)
+    model.vgg.load_state_dict(under(golden, "vgg."))
+    views, updates = (("A", "B", "A_aug", "B_aug"), "FG") if model.augments else ("AB", "G")
+    batches = [{view: golden[f"step{number}.{view}"] for view in views} for number in (1, 2)]
+    locations = [
+        [golden[f"step{number}.ids_{update}_layer{layer}"] for update in updates for layer in (4, 7, 9)]
+        for number in (1, 2)
+    ]
+    runner = model if kind == "step" else textbook_step(model)
+    for number, (found, gradients) in enumerate(run_steps(runner, model, batches, locations), 1):
+        expected = {loss: value.item() for loss, value in under(golden, f"step{number}.loss_").items()}
+        assert found == pytest.approx(expected, rel=1e-5)
+        if number == 1:
+            for key, expected in under(golden, "grad1.").items():
+                largest = max(g.abs().max().item() for k, g in gradients.items() if k[0] == key[0])
+                torch.testing.assert_close(gradients[key], expected, rtol=1e-5, atol=1e-6 * largest)
+        if kind == "step":
+            expected = golden[f"step{number}.fake_B"]
+            torch.testing.assert_close(model.results["fake_B"], expected, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        translated = model.netG(golden["step1.A"])
+    torch.testing.assert_close(translated, golden["final.fake_B_of_step1_A"], rtol=1e-5, atol=1e-6)
+
+
+VARIANTS = [
+    "",
+    LEARNED,
+    "--patch_size 5 --loss_mode l1",
+    "--use_norm --patch_nums 0 --attn_layers 3,6",
+    f"{LEARNED} --augment false --use_norm --T 0.5",
+    f"{LEARNED} --gan_mode wgangp --loss_mode l1",
+    f"{LEARNED} --normG batch --normD batch --lambda_GAN 2 --lambda_spatial 3",
+]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("line", VARIANTS)
+def test_the_step_that_trains_is_the_textbook_one(float64, line, count):
+    """Losses and gradients of three steps on images that are not square, each step from the same weights."""
+    model, plain = model_of(line), model_of(line)
+    textbook = textbook_step(plain)
+    for number in range(3):
+        outcomes = []
+        for runner, owner in ((model, model), (textbook, plain)):
+            torch.manual_seed(number)
+            outcomes += run_steps(runner, owner, [images(count, seed=number)])
+        (found, gradients), (expected, plain_gradients) = outcomes
+        assert found == pytest.approx(expected, rel=1e-6)
+        assert gradients.keys() == plain_gradients.keys()
+        for key, gradient in plain_gradients.items():
+            largest = max(g.abs().max().item() for k, g in plain_gradients.items() if k[0] == key[0])
+            torch.testing.assert_close(gradients[key], gradient, rtol=1e-5, atol=1e-7 * largest)
+        for name, net in plain.networks.items():
+            net.load_state_dict(model.networks[name].state_dict())
+
+
+@pytest.mark.parametrize("line, real", [("", 1), (f"{LEARNED} --augment false", 2), (LEARNED, 4)])
+def test_each_image_goes_through_vgg_once(line, real):
+    """The translation alone with gradient; A, and in LSeSim B and both views, in one pass without."""
+    model, passes = model_of(line), []
+    model.vgg.register_forward_hook(lambda _, args, out: passes.append((len(args[0]), out[0].requires_grad)))
+    step(model, images(2))
+    assert passes == [(2, True), (2 * real, False)]
+
+
+def test_a_step_learns_and_leaves_vgg_alone():
+    model = model_of(LEARNED)
+    nets = {**model.networks, "vgg": model.vgg}
+    before = {name: [p.clone() for p in net.parameters()] for name, net in nets.items()}
+    step(model, images(3))
+    changed = {
+        name: any(not torch.equal(p, q) for p, q in zip(net.parameters(), before[name], strict=True))
+        for name, net in nets.items()
+    }
+    assert changed == {"G": True, "D": True, "F": True, "vgg": False}
+    assert all(p.requires_grad for net in model.networks.values() for p in net.parameters())
+
+
+def test_a_step_that_is_not_finite_changes_no_weight():
+    model = model_of(LEARNED)
+    step(model, images())
+    before = [p.clone() for net in model.networks.values() for p in net.parameters()]
+    for _ in range(2):
+        step(model, {**images(), "A": torch.full((1, 3, 32, 48), torch.nan)})
+    failure = model.guard.failure()
+    assert failure.step == 1 and "spatial" in failure.names
+    after = [p for net in model.networks.values() for p in net.parameters()]
+    assert all(torch.equal(p, q) for p, q in zip(before, after, strict=True))
+
+
+def test_fixed_features_need_no_trained_network():
+    model = model_of()
+    assert not list(model.networks["F"].parameters()) and set(model.optimizers) == {"G", "D"}
+    assert "spatial" not in model.loss_names
+
+
+@pytest.mark.parametrize("line", ["", LEARNED])
+def test_half_precision_and_channels_last(line):
+    """VGG runs in the step's precision and layout; losses stay float32, near those of a plain step."""
+    seen = []
+    found = []
+    for words in ("--precision bf16 --channels_last", ""):
+        model = model_of(line, words)
+        model.vgg.features[2].register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+        torch.manual_seed(1)
+        step(model, images(2))
+        found.append(model.get_current_losses())
+        assert {loss.dtype for loss in model.losses.values()} == {torch.float32}
+    inner, outer = seen[0]
+    assert outer.dtype == torch.bfloat16 and inner.is_contiguous(memory_format=torch.channels_last)
+    assert model.vgg.features[0].weight.dtype == torch.float32
+    assert found[0] == pytest.approx(found[1], rel=0.1)
+
+
+def test_views_are_the_images_in_other_colours():
+    model = model_of(LEARNED)
+    state = torch.get_rng_state()
+    views = []
+    for _ in range(2):
+        torch.set_rng_state(state)  # as a resume does
+        model.set_input(images(2))
+        views.append([model.batch[f"{domain}_aug"] for domain in "AB"])
+    assert all(torch.equal(one, two) for one, two in zip(*views, strict=True))
+    a, b = views[0]
+    assert a.shape == b.shape == (2, 3, 32, 48) and not torch.equal(a, model.batch["A"])
+    model.set_input(images(2))
+    assert not torch.equal(model.batch["A_aug"], a)  # others in the next step
+    given = {**images(2), "A_aug": a, "B_aug": b}
+    model.set_input(given)
+    assert torch.equal(model.batch["A_aug"], a)
+    model_without = model_of(LEARNED, "--augment false")
+    model_without.set_input(images(2))
+    assert "A_aug" not in model_without.batch
+
+
+def test_processes_share_the_views_of_a_global_batch(monkeypatch):
+    model, batch, state = model_of(LEARNED), images(4), torch.get_rng_state()
+    model.set_input(batch)
+    whole = {name: model.batch[name] for name in ("A_aug", "B_aug")}
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        torch.set_rng_state(state)
+        part = slice(2 * rank, 2 * rank + 2)
+        model.set_input({name: value[part] for name, value in batch.items()})
+        for name, views in whole.items():
+            torch.testing.assert_close(model.batch[name], views[part])
+
+
+# What is typed -> what the message says.
+REFUSALS = {
+    "--vgg_weights nowhere.pth": f"--vgg_weights: no file nowhere.pth .*{re.escape(VGG16_URL)}",
+    "--attn_layers 4,13": "--attn_layers names 13, but VGG-16 has ReLUs 0 to 12",
+    "--attn_layers 7,4": "--attn_layers: takes ascending layer numbers",
+    "--patch_size 1": "--patch_size: takes a whole number of at least 2, not '1'",
+    "--patch_nums many": "--patch_nums: takes a whole number",
+    "--T 0": "--T: takes a number above 0",
+    "--T 0.1": "--T has no effect with --learned_attn False.* give --learned_attn True",
+    "--augment false": "--augment has no effect with --learned_attn False",
+    "--loss_mode l2": "--loss_mode: invalid choice: 'l2'",
+    "--input_nc 1 --output_nc 1": "--model sesim needs 3 for both: VGG-16 takes RGB images",
+    "--lambda_GAN 0 --lambda_spatial 0": "nothing to learn from",
+    "--attn_layers 12 --crop_size 28 --netD pixel": "--crop_size 28 is too small for .*needs 32 pixels",
+    "--preprocess none": "--pool_size 50 keeps images of one size",
+    "--nce_layers 0,4": "--nce_layers has no effect with --model sesim",
+    "--cuda_graph": "--cuda_graph needs a CUDA device",
+}
+
+
+@pytest.mark.parametrize("line", REFUSALS)
+def test_refused_at_once_with_status_2(line, capsys):
+    with pytest.raises(SystemExit) as exit:
+        model_of(line)
+    assert exit.value.code == 2
+    assert re.search(REFUSALS[line], capsys.readouterr().err)
+
+
+def test_vgg_is_needed_by_name(capsys):
+    with pytest.raises(SystemExit) as exit:
+        TrainOptions().parse("--model sesim --gpu_ids -1".split())
+    told = capsys.readouterr().err
+    assert exit.value.code == 2 and "--vgg_weights: not given" in told and VGG16_URL in told
+
+
+def test_too_small_images_of_any_size_are_named():
+    model = model_of("--attn_layers 4,12 --preprocess none --pool_size 0 --netD pixel")
+    with pytest.raises(UserError, match="an image has 48 x 28 pixels, but --attn_layers 12 needs 32"):
+        model.set_input(images(size=(28, 48)))
+
+
+def test_defaults():
+    opt = model_of("--patch_nums 256").opt
+    assert (opt.lr, opt.pool_size, opt.n_epochs, opt.n_epochs_decay) == (1e-4, 50, 200, 200)
+    assert (opt.attn_layers, opt.patch_size, opt.lambda_spatial, opt.gan_mode) == (
+        [4, 7, 9],
+        64,
+        10.0,
+        "lsgan",
+    )
+    learned = model_of("--learned_attn")
+    assert learned.opt.patch_size == 32 and learned.augments
+    weights = learned.networks["F"].conv_2[0].weight
+    assert weights.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def dataroot(tmp_path_factory):
+    """Three images of A and two of B, 40 x 36 pixels, for training and for testing."""
+    root, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
+    for folder, count in {"trainA": 3, "trainB": 2, "testA": 3, "testB": 2}.items():
+        (root / folder).mkdir()
+        for number in range(count):
+            pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{number}.png")
+    return root
+
+
+def words(dataroot, folder, *lines: str) -> list[str]:
+    course = "--name run --display_id 0 --num_threads 0 --n_epochs 1 --n_epochs_decay 1 --print_freq 1"
+    sizes = "--load_size 36 --crop_size 32"
+    line = " ".join([TINY, course, sizes, *lines])
+    return ["--dataroot", str(dataroot), "--checkpoints_dir", str(folder), *line.split()]
+
+
+@pytest.mark.parametrize("line", ["", LEARNED])
+def test_a_whole_run_trains_translates_and_exports(dataroot, tmp_path, capsys, line):
+    """No command after the training needs VGG's file."""
+    assert train.main(words(dataroot, tmp_path, line)) == 0
+    log = (tmp_path / "run" / "loss_log.txt").read_text()
+    assert log.count("(epoch") == 6 and "G_s:" in log and ("spatial:" in log) == bool(line)
+    assert (tmp_path / "run" / "web" / "images" / "epoch001_fake_B.png").is_file()
+    place = ["--name", "run", "--checkpoints_dir", str(tmp_path)]
+    results = ["--results_dir", str(tmp_path / "results"), "--gpu_ids", "-1", "--num_threads", "0"]
+    assert translation.main([*place, *results]) == 0
+    assert "translated 3 of 3 images" in capsys.readouterr().out
+    picture = Image.fromarray(np.full((41, 53, 3), 99, np.uint8))
+    assert load_generator("run", tmp_path, device="cpu")(picture).size == (53, 41)
+    if line:  # G is the same network in both
+        path = tmp_path / "run.pt2"
+        assert export.main([*place, "--format", "torch_export", "--output", str(path)]) == 0
+        assert path.is_file()
+
+
+def test_dry_run(dataroot, tmp_path, capsys):
+    assert train.main(words(dataroot, tmp_path / "runs", LEARNED, "--dry_run")) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"patch_size: 3 +\(given\)", text) and len(re.findall(r"net[GDF]: \d", text)) == 3
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_weights_of_another_network_end_a_training(dataroot, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sesim_model, "load_vgg16", load_vgg16)
+    torch.save({"features.3.squeeze.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    assert train.main(words(dataroot, tmp_path, f"--vgg_weights {tmp_path / 'other.pth'}")) == 2
+    told = capsys.readouterr().err
+    assert "but of a SqueezeNet" in told and VGG16_URL in told
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def test_images_of_any_size_train(dataroot, tmp_path):
+    """40 x 36 pixels: rows and columns of maps differ."""
+    assert train.main(words(dataroot, tmp_path, LEARNED, "--preprocess none --pool_size 0 --no_html")) == 0
+
+
+def test_a_run_of_other_networks_is_explained(dataroot, tmp_path, capsys):
+    assert train.main(words(dataroot, tmp_path, LEARNED, "--no_html --n_epochs_decay 0")) == 0
+    for line, told in {
+        "": "holds convolutions of self-similarity maps .*, but these options build a network without",
+        "--learned_attn --attn_layers 2,4": "conv_0.0.weight has shape .* in the file and has shape",
+    }.items():
+        line = f"{line} --pretrained_name run --name other --no_html"
+        assert train.main(words(dataroot, tmp_path, line)) == 2
+        assert re.search(told, capsys.readouterr().err)
+
+
+def use_narrow() -> None:
+    sesim_model.load_vgg16 = load_narrow
+
+
+def test_two_processes_train_as_one(tmp_path):
+    data = make_images(tmp_path / "images", 6, 5)
+    # translations that vary: maps of a flat image are rounding alone
+    line = f"{LEARNED} --deterministic --no_html --pool_size 0 --load_size 34 --init_gain 1"
+    runs = {name: tmp_path / name for name in ("two", "one")}
+    for folder in runs.values():
+        folder.mkdir()
+    two, one = words(data, runs["two"], line), words(data, runs["one"], line, "--batch_size 2")
+    processes = [
+        TrainingProcess(two, runs["two"] / f"{rank}.log", env, use_narrow)
+        for rank, env in enumerate(ranks_env(2))
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert TrainingProcess(one, runs["one"] / "log", change=use_narrow).wait() == 0
+    found, expected = losses(runs["two"]), losses(runs["one"])
+    assert len(found) == len(expected) == 6
+    assert found[0] == pytest.approx(expected[0], rel=3e-5)
+    for found_step, expected_step in zip(found, expected, strict=True):  # Adam amplifies rounding
+        assert found_step == pytest.approx(expected_step, rel=1e-2)
