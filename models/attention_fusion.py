@@ -1,0 +1,158 @@
+"""How a generator uses attention (ASGIT, Lin et al.): normalised maps, fused with the image or with features inside.
+
+A raw map is scaled to [0, 1] per image, enlarged bilinearly, and fused. `FUSIONS` says how, the stage says where:
+
+| stage | of the ResNet generator | fused with |
+|---|---|---|
+| F0 | its input (the only stage of a U-Net) | the image |
+| F1 | before the first halving | (B, ngf, H, W) |
+| F2 | behind the second halving | (B, 4 ngf, H/4, W/4) |
+| F3 | behind the 4th residual block | the same |
+| F4 | behind the last (9th) residual block | the same |
+
+Legend: images (B, C, H, W), maps (B, 1, h, w) of any size, features (B, C', H', W').
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.generator import ResnetBlock, ResnetGenerator
+from models.unet import UnetGenerator
+from util.errors import UserError
+
+STAGES = ("F0", "F1", "F2", "F3", "F4")
+EPS = 1e-6  # a map whose range is smaller counts as constant
+
+
+def normalise_map(maps: Tensor) -> Tensor:
+    """Raw maps (B, 1, h, w) scaled to [0, 1], each by its own least and largest value. A constant map becomes zeros.
+
+    The released code takes the extremes over the whole batch and divides by zero where a map is constant; at batch 1
+    the results are the same.
+    """
+    least, largest = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return (maps - least) / (largest - least).clamp(min=EPS)
+
+
+def resize_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, 1, h, w) at the (height, width) `size`, bilinear."""
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+class Fusion(NamedTuple):
+    """One way to fuse attention A in [0, 1] with features x.
+
+    apply: (x, A) -> the fused features. extra_nc: channels it adds. absent: the A where none is given, for
+    reconstructions and identities. unseen: the A at test without a discriminator, when the memory has no map.
+    """
+
+    apply: Callable[[Tensor, Tensor], Tensor]
+    extra_nc: int = 0
+    absent: float = 1.0
+    unseen: float = 1.0
+
+
+FUSIONS: dict[str, Fusion] = {
+    "rmult": Fusion(lambda x, attention: x * (1 + attention), absent=0.0, unseen=0.5),
+    "alpha": Fusion(lambda x, attention: torch.cat([x, attention], 1), extra_nc=1),
+    "mult": Fusion(lambda x, attention: x * attention),
+    "none": Fusion(lambda x, attention: x),
+}
+
+
+class Guided(nn.Module):
+    """What guided generators share: the fusion, its stage, and one more input channel under "alpha".
+
+    Mixed in before a generator class, whose arguments and state-dict keys stay as they are. UserError where the
+    fusion or the generator does not have the stage.
+    """
+
+    def __init__(
+        self, input_nc: int = 3, *args, fusion: str = "rmult", stage: str = "F0", **settings
+    ) -> None:
+        super().__init__(input_nc + FUSIONS[fusion].extra_nc, *args, **settings)
+        if FUSIONS[fusion].extra_nc and stage != "F0":
+            raise UserError(
+                f"--attention_fusion {fusion} adds a channel to the image and cannot be used at --attention_stage {stage}: "
+                "use F0, or --attention_fusion rmult"
+            )
+        self.fusion, self.stage = FUSIONS[fusion], stage
+        self.fused_before = self._position(stage)
+
+    def _position(self, stage: str) -> int:
+        """The number of the module in `model` whose input is fused; 0: the image."""
+        raise NotImplementedError
+
+    def fuse(self, x: Tensor, attention: Tensor | float | None) -> Tensor:
+        """x (B, C', H', W') fused with maps (B, 1, h, w), with one value everywhere, or (None) without attention."""
+        if attention is None:
+            attention = self.fusion.absent
+        if not isinstance(attention, Tensor):
+            attention = torch.full_like(x[:, :1], attention)
+        return self.fusion.apply(x, resize_map(attention, x.shape[2:]).to(x.dtype))
+
+
+class GuidedResnetGenerator(Guided, ResnetGenerator):
+    """`ResnetGenerator` guided by attention. Images (B, input_nc, H, W) in [-1, 1], H and W multiples of 4."""
+
+    def _position(self, stage: str) -> int:
+        if stage == "F0":
+            return 0
+        blocks = [number for number, module in enumerate(self.model) if isinstance(module, ResnetBlock)]
+        if stage == "F3" and len(blocks) < 4:
+            raise UserError(
+                f"--attention_stage F3 is behind the 4th residual block, and this generator has {len(blocks)}"
+            )
+        # Border, convolution, norm and activation come before the first halving.
+        return {"F1": 4, "F2": blocks[0], "F3": blocks[min(3, len(blocks) - 1)] + 1, "F4": blocks[-1] + 1}[
+            stage
+        ]
+
+    def forward(self, images: Tensor, attention: Tensor | float | None = None) -> Tensor:
+        """Translate images guided by maps (B, 1, h, w) in [0, 1] of any size, by one value everywhere, or not at all."""
+        if self.fused_before == 0:
+            return super().forward(self.fuse(images, attention))
+        x, _ = self._run(images, (), self.fused_before)
+        x = self.fuse(x, attention)
+        for number in range(self.fused_before, len(self.model)):
+            x = self.model[number](x)
+        return x
+
+
+class GuidedUnetGenerator(Guided, UnetGenerator):
+    """`UnetGenerator` guided by attention on its input (stage F0 alone)."""
+
+    def _position(self, stage: str) -> int:
+        if stage != "F0":
+            raise UserError(f"--attention_stage {stage} is inside a ResNet generator; a U-Net takes F0 only")
+        return 0
+
+    def forward(self, images: Tensor, attention: Tensor | float | None = None) -> Tensor:
+        """Translate images guided by maps (B, 1, h, w) in [0, 1] of any size, by one value everywhere, or not at all."""
+        return super().forward(self.fuse(images, attention))
+
+
+class GuidedTranslator(nn.Module):
+    """Images to translations, as at test: with a discriminator that attends (v2), or without one (v1).
+
+    Args:
+        generator: a guided generator.
+        discriminator: judges the domain of the images, and its map guides; None: `Fusion.unseen` everywhere, since
+            the memory knows training images only.
+    """
+
+    def __init__(self, generator: Guided, discriminator: nn.Module | None = None) -> None:
+        super().__init__()
+        self.generator, self.discriminator = generator, discriminator
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] to translations of the same size."""
+        if self.discriminator is None:
+            return self.generator(images, self.generator.fusion.unseen)
+        return self.generator(images, normalise_map(self.discriminator.attend(images)[1]))
