@@ -1,7 +1,7 @@
-"""Discriminators that also say where they look (ASGIT, Lin et al.): post hoc (PHA) and trainable attention (TAM).
+"""Discriminators with attention maps (ASGIT, Lin et al.): post hoc (PHA) and trainable (TAM).
 
-Both are the PatchGAN of models/discriminator.py cut after its last halving: what comes before yields the map, at 1/8 of the
-image's size, and the head behind it yields the scores. Legend: images (B, C, H, W), maps (B, 1, h, w).
+Both are the PatchGAN of models/discriminator.py, cut after its last halving: the first part yields the map,
+at 1/8 of the image's size, and the head yields the scores. Legend: images (B, C, H, W), maps (B, 1, h, w).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class PostHocAttention(nn.Module):
         self.model_p1, self.model_p2 = nn.Sequential(*layers[:-HEAD]), nn.Sequential(*layers[-HEAD:])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores (B, 1, h', w') of images (B, input_nc, H, W); UserError where a side is below `smallest_side`."""
+        """Scores (B, 1, h', w') of images (B, input_nc, H, W). UserError for a side below `smallest_side`."""
         return self.model_p2(self._features(x))
 
     def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The scores and, from the same pass, the raw map (B, 1, H // 8, W // 8) >= 0, with its gradient."""
+        """The scores and, from the same pass, the raw map (B, 1, H // 8, W // 8) >= 0, not detached."""
         features = self._features(x)
         return self.model_p2(features), _channel_mean(features.abs())
 
@@ -51,9 +51,9 @@ class PostHocAttention(nn.Module):
 
 
 class MaskBranch(nn.Module):
-    """TAM's mask: down twice, up to 4 ndf channels. (B, ndf, H/2, W/2) and the size (h, w) of the trunk -> (B, 4 ndf, h, w) in (0, 1).
+    """TAM's mask in (0, 1): features (B, ndf, H/2, W/2) and the trunk's size (h, w) -> (B, 4 ndf, h, w).
 
-    Its norms are batch norms whatever the discriminator's: every training-mode pass moves their running statistics.
+    Its norms are always batch norms: each forward pass in training mode updates their running statistics.
     """
 
     def __init__(self, ndf: int) -> None:
@@ -80,7 +80,7 @@ class MaskBranch(nn.Module):
         for down in (self.d1, self.d2):
             x = F.relu(down(F.max_pool2d(x, 3, stride=2, padding=1)))
         x = F.relu(self.skip2(x)) + self.mid(x)
-        # Max-pooling rounds up where the trunk's convolutions round down; where both sizes agree this is the identity.
+        # Pooling rounds odd sizes up, the trunk's convolutions round them down. Identity for equal sizes.
         x = F.interpolate(x, size, mode="bilinear", align_corners=False)
         return self.last(self.u2(x))
 
@@ -110,11 +110,11 @@ class TrainableAttention(nn.Module):
         self.mask_brunch = MaskBranch(ndf)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores (B, 1, h', w') of images (B, input_nc, H, W); UserError where a side is below `smallest_side`."""
+        """Scores (B, 1, h', w') of images (B, input_nc, H, W). UserError for a side below `smallest_side`."""
         return self._score_and_mask(x)[0]
 
     def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The scores and, from the same pass, the raw map (B, 1, H // 8, W // 8) in (0, 1), with its gradient."""
+        """The scores and, from the same pass, the raw map (B, 1, H // 8, W // 8) in (0, 1), not detached."""
         score, mask = self._score_and_mask(x)
         return score, _channel_mean(mask)
 
@@ -130,11 +130,11 @@ def check_sides(x: Tensor, smallest: int) -> None:
     """UserError where a side of images (B, C, H, W) is below `smallest`."""
     if min(x.shape[2:]) < smallest:
         raise UserError(
-            f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, which needs "
-            f"{smallest} x {smallest}: use larger images"
+            f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, "
+            f"which needs {smallest} x {smallest}: use larger images"
         )
 
 
 def _channel_mean(features: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, 1, h, w), in float32 at least: min-max would amplify the rounding of a half-precision mean."""
+    """(B, C, h, w) -> (B, 1, h, w), at least float32: min-max would amplify bfloat16 rounding."""
     return features.mean(1, keepdim=True, dtype=torch.promote_types(features.dtype, torch.float32))

@@ -1,14 +1,14 @@
-"""How a generator uses attention (ASGIT, Lin et al.): normalised maps, fused with the image or with features inside.
+"""Fusing attention maps with a generator's input or features (ASGIT, Lin et al.).
 
-A raw map is scaled to [0, 1] per image, enlarged bilinearly, and fused. `FUSIONS` says how, the stage says where:
+A raw map is scaled to [0, 1] per image, resized bilinearly and fused: `FUSIONS` defines how, the stage where.
 
 | stage | of the ResNet generator | fused with |
 |---|---|---|
 | F0 | its input (the only stage of a U-Net) | the image |
 | F1 | before the first halving | (B, ngf, H, W) |
-| F2 | behind the second halving | (B, 4 ngf, H/4, W/4) |
-| F3 | behind the 4th residual block | the same |
-| F4 | behind the last (9th) residual block | the same |
+| F2 | after the second halving | (B, 4 ngf, H/4, W/4) |
+| F3 | after the 4th residual block | the same |
+| F4 | after the last (9th) residual block | the same |
 
 Legend: images (B, C, H, W), maps (B, 1, h, w) of any size, features (B, C', H', W').
 """
@@ -31,10 +31,9 @@ EPS = 1e-6  # a map whose range is smaller counts as constant
 
 
 def normalise_map(maps: Tensor) -> Tensor:
-    """Raw maps (B, 1, h, w) scaled to [0, 1], each by its own least and largest value. A constant map becomes zeros.
+    """Raw maps (B, 1, h, w) scaled to [0, 1] by minimum and maximum per image; zeros for a constant map.
 
-    The released code takes the extremes over the whole batch and divides by zero where a map is constant; at batch 1
-    the results are the same.
+    The released code takes minimum and maximum over the whole batch, without an eps; at batch 1 both agree.
     """
     least, largest = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     return (maps - least) / (largest - least).clamp(min=EPS)
@@ -48,8 +47,8 @@ def resize_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
 class Fusion(NamedTuple):
     """One way to fuse attention A in [0, 1] with features x.
 
-    apply: (x, A) -> the fused features. extra_nc: channels it adds. absent: the A where none is given, for
-    reconstructions and identities. unseen: the A at test without a discriminator, when the memory has no map.
+    apply: (x, A) -> fused features. extra_nc: channels added. absent: the value of A if no map is given, as
+    for reconstructions and identities. unseen: the value of A at test, where the memory has no map.
     """
 
     apply: Callable[[Tensor, Tensor], Tensor]
@@ -67,10 +66,10 @@ FUSIONS: dict[str, Fusion] = {
 
 
 class Guided(nn.Module):
-    """What guided generators share: the fusion, its stage, and one more input channel under "alpha".
+    """Mixin for generators: the fusion, its stage, and one more input channel for "alpha".
 
-    Mixed in before a generator class, whose arguments and state-dict keys stay as they are. UserError where the
-    fusion or the generator does not have the stage.
+    It precedes a generator class, whose arguments and state-dict keys it keeps. UserError for a stage that
+    the fusion or the generator does not have.
     """
 
     def __init__(
@@ -79,8 +78,8 @@ class Guided(nn.Module):
         super().__init__(input_nc + FUSIONS[fusion].extra_nc, *args, **settings)
         if FUSIONS[fusion].extra_nc and stage != "F0":
             raise UserError(
-                f"--attention_fusion {fusion} adds a channel to the image and cannot be used at --attention_stage {stage}: "
-                "use F0, or --attention_fusion rmult"
+                f"--attention_fusion {fusion} adds a channel to the image and cannot be used at "
+                f"--attention_stage {stage}: use F0, or --attention_fusion rmult"
             )
         self.fusion, self.stage = FUSIONS[fusion], stage
         self.fused_before = self._position(stage)
@@ -90,7 +89,7 @@ class Guided(nn.Module):
         raise NotImplementedError
 
     def fuse(self, x: Tensor, attention: Tensor | float | None) -> Tensor:
-        """x (B, C', H', W') fused with maps (B, 1, h, w), with one value everywhere, or (None) without attention."""
+        """Fuse x (B, C', H', W') with maps (B, 1, h, w), a constant, or `Fusion.absent` (None)."""
         if attention is None:
             attention = self.fusion.absent
         if not isinstance(attention, Tensor):
@@ -99,7 +98,7 @@ class Guided(nn.Module):
 
 
 class GuidedResnetGenerator(Guided, ResnetGenerator):
-    """`ResnetGenerator` guided by attention. Images (B, input_nc, H, W) in [-1, 1], H and W multiples of 4."""
+    """`ResnetGenerator` with attention. Images (B, input_nc, H, W) in [-1, 1], H and W multiples of 4."""
 
     def _position(self, stage: str) -> int:
         if stage == "F0":
@@ -107,7 +106,7 @@ class GuidedResnetGenerator(Guided, ResnetGenerator):
         blocks = [number for number, module in enumerate(self.model) if isinstance(module, ResnetBlock)]
         if stage == "F3" and len(blocks) < 4:
             raise UserError(
-                f"--attention_stage F3 is behind the 4th residual block, and this generator has {len(blocks)}"
+                f"--attention_stage F3 is after the 4th residual block, and this generator has {len(blocks)}"
             )
         # Border, convolution, norm and activation come before the first halving.
         return {"F1": 4, "F2": blocks[0], "F3": blocks[min(3, len(blocks) - 1)] + 1, "F4": blocks[-1] + 1}[
@@ -115,7 +114,7 @@ class GuidedResnetGenerator(Guided, ResnetGenerator):
         ]
 
     def forward(self, images: Tensor, attention: Tensor | float | None = None) -> Tensor:
-        """Translate images guided by maps (B, 1, h, w) in [0, 1] of any size, by one value everywhere, or not at all."""
+        """Translate images. attention: maps (B, 1, h, w) in [0, 1] of any size, a constant, or None."""
         if self.fused_before == 0:
             return super().forward(self.fuse(images, attention))
         x, _ = self._run(images, (), self.fused_before)
@@ -126,7 +125,7 @@ class GuidedResnetGenerator(Guided, ResnetGenerator):
 
 
 class GuidedUnetGenerator(Guided, UnetGenerator):
-    """`UnetGenerator` guided by attention on its input (stage F0 alone)."""
+    """`UnetGenerator` with attention on its input (stage F0 only)."""
 
     def _position(self, stage: str) -> int:
         if stage != "F0":
@@ -134,17 +133,17 @@ class GuidedUnetGenerator(Guided, UnetGenerator):
         return 0
 
     def forward(self, images: Tensor, attention: Tensor | float | None = None) -> Tensor:
-        """Translate images guided by maps (B, 1, h, w) in [0, 1] of any size, by one value everywhere, or not at all."""
+        """Translate images. attention: maps (B, 1, h, w) in [0, 1] of any size, a constant, or None."""
         return super().forward(self.fuse(images, attention))
 
 
 class GuidedTranslator(nn.Module):
-    """Images to translations, as at test: with a discriminator that attends (v2), or without one (v1).
+    """The translation at test: attention from a discriminator (v2), or a constant (v1).
 
     Args:
         generator: a guided generator.
-        discriminator: judges the domain of the images, and its map guides; None: `Fusion.unseen` everywhere, since
-            the memory knows training images only.
+        discriminator: the one of the images' own domain, whose map is used; None: the constant
+            `Fusion.unseen`, because the memory holds training images only.
     """
 
     def __init__(self, generator: Guided, discriminator: nn.Module | None = None) -> None:

@@ -1,13 +1,13 @@
-"""The attention memory (ASGIT, v1): for each training image the last map a discriminator made of its translation.
+"""The attention memory (ASGIT, v1): for each training image, the last attention map of its translation.
 
-A map belongs to the crop it was made from, and the next crop of that image differs: it is resized, cropped at random and
-mirrored anew. So the memory keeps each map, at its own small size, together with its window in the image, and a lookup
-resamples the map into the window of the new crop. Where the old crop did not reach, the map is one, as it is for images
-not seen yet. Fixing the crops instead would shrink the data set; keeping maps in the frame of the whole image would need
-a larger tensor and a second resampling.
+A map belongs to the crop it was made from, and the next sample of that image has another crop, perhaps
+mirrored. So the memory keeps each map, at its own small size, with its window in the image, and a lookup
+resamples it into the window of the new crop. Outside the old crop the map is one, as for unseen images.
+Fixed crops would remove augmentation; maps in the frame of the whole image would need a larger tensor and a
+second resampling.
 
-A window is five numbers: top, left, height and width as fractions of the image's height and width, then 1 where the crop
-is mirrored left to right, else 0. Fractions stay valid when the image is resized to another `--load_size`.
+A window is five numbers: top, left, height and width as fractions of the image's height and width, then 1 if
+the crop is mirrored left to right, else 0. Fractions stay valid when the image is resized to another size.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ WHOLE = (0.0, 0.0, 1.0, 1.0, 0.0)  # the window of an image that is neither crop
 class AttentionMemory:
     """Attention maps by image path: maps (N, 1, h, w), windows (N, 5) and flags (N,), on one device.
 
-    h and w are those of the first map stored; maps of another size are resized to it. `lookup` and `store` never
-    synchronise with the device. With several processes each `store` takes the maps of all of them, so that every process
-    holds the memory that one process with the global batch would hold; nothing is left to merge when it is saved.
+    h and w are those of the first map stored; maps of another size are resized to it. `lookup` and `store` do
+    not synchronise with the device. With several processes each `store` gathers all maps: every process
+    holds the memory that one process with the global batch would hold, so saving needs no merging.
 
     Args:
-        paths: the training images. Others are added when they appear, except with several processes, which must number
-            the images alike.
-        root: folder that saved paths are relative to, so that a moved data set keeps its maps; "": paths as given.
+        paths: the training images. Other images are added when they appear, except with several processes,
+            which must number the images alike.
+        root: folder that saved paths are relative to, so that the data set can be moved; "": paths as given.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class AttentionMemory:
 
     @torch.no_grad()
     def lookup(self, rows: Tensor, size: tuple[int, int], windows: Tensor | None = None) -> Tensor:
-        """Maps (B, 1, height, width) for the crops `windows` (B, 5) of the images `rows` (B,), at the size (height, width).
+        """Maps (B, 1, *size) for the crops `windows` (B, 5) of the images `rows` (B,); size: (height, width).
 
-        In the window it was stored with, a map is enlarged bilinearly, as `resize_map` does. windows None: whole images.
+        For the window a map was stored with, this is `resize_map`. windows None: whole images.
         """
         grid = _positions(self._filled(windows, rows), self.windows[rows], size)
         maps = F.grid_sample(self.maps[rows], grid, padding_mode="border", align_corners=False)
@@ -109,7 +109,7 @@ class AttentionMemory:
         return {"paths": paths, "maps": self.maps.cpu()[rows], "windows": self.windows.cpu()[rows]}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Replace all maps by saved ones. Images without a saved map are ones; saved maps of absent images are kept."""
+        """Replace all maps by saved ones, including those of images not in `paths`; the rest are ones."""
         paths, maps = state["paths"], state["maps"]
         self._add(paths)
         self._clear(maps.shape[1:] if paths else (1, 1, 1))
@@ -143,7 +143,7 @@ class AttentionMemory:
 
 
 def all_gather(tensor: Tensor) -> Tensor:
-    """The tensors (B, ...) of all processes, of one shape, in the order of their ranks: (world_size * B, ...)."""
+    """The tensors (B, ...) of all processes, which have one shape, by rank: (world_size * B, ...)."""
     if world_size() == 1:
         return tensor
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
@@ -152,9 +152,9 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 
 def _positions(new: Tensor, old: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where the pixels of crops `new` (B, 5), at (height, width), lie in crops `old`: (B, height, width, 2), x before y.
+    """Positions (x, y) in crops `old` (B, 5) of the pixels of crops `new` (B, 5): (B, height, width, 2).
 
-    Positions run from -1 to 1 over the old crop. Seen from the middle of a window, mirroring is a change of sign.
+    They run from -1 to 1 over the old crop. Relative to a window's middle, mirroring is a change of sign.
     """
 
     def along(pixels: int, first: int, extent: int, new_sign: Tensor | int, old_sign: Tensor | int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The attending discriminators of ASGIT against the released code's numbers, and what theirs did not do."""
+"""ASGIT's discriminators against golden numbers of the released code; maps per image, at any size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = {"pha": PostHocAttention, "tam": TrainableAttention}
 
 
 def baseline(kind):
-    """The numeric arrays of a golden file in float64, and the names of the parameters behind its gradient norms."""
+    """The numeric arrays of a golden file in float64, and the parameter names of its gradient norms."""
     with np.load(DATA / "baselines" / f"asgit_{kind}.npz") as arrays:
         numbers = {key: arrays[key] for key in arrays.files if arrays[key].dtype.kind == "f"}
         return {key: torch.from_numpy(value).double() for key, value in numbers.items()}, arrays["keys.D"]

@@ -88,7 +88,7 @@ def test_what_cannot_be_fused_is_refused():
         guided(fusion="alpha", stage="F2")
     with pytest.raises(UserError, match="F3 is inside a ResNet generator; a U-Net takes F0 only"):
         GuidedUnetGenerator(3, 3, num_downs=5, ngf=4, stage="F3")
-    with pytest.raises(UserError, match="F3 is behind the 4th residual block, and this generator has 2"):
+    with pytest.raises(UserError, match="F3 is after the 4th residual block, and this generator has 2"):
         GuidedResnetGenerator(3, 3, 4, n_blocks=2, stage="F3")
 
 

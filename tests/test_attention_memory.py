@@ -1,4 +1,4 @@
-"""The attention memory: maps follow their images through crops, mirroring, resizing, resumes and processes."""
+"""The attention memory under crops, mirroring, resizing, resuming and several processes."""
 
 from __future__ import annotations
 
@@ -50,9 +50,8 @@ def test_the_same_window_is_bilinear_enlargement(flip):
 
 
 def test_maps_follow_crops_and_mirroring():
-    """A map that is a plane over the image is the same plane in each other crop, since bilinear resampling keeps planes.
-
-    Stored from one crop of a training sample, looked up for another; compared with the pixels that the crop itself cuts.
+    """Bilinear resampling keeps planes: a plane stored from one random crop and looked up for another must be
+    what the other crop cuts out of the image, wherever the two overlap.
     """
     preprocess, generator = Preprocess("resize_and_crop", load_size=60, crop_size=40), random.Random(3)
     y, x = torch.meshgrid(torch.arange(60), torch.arange(60), indexing="ij")
@@ -94,7 +93,7 @@ def test_a_small_map_between_windows():
 
 
 def test_windows_stay_right_when_images_are_resized_otherwise():
-    """The decaying half of training resizes straight to the crop: the same part of the image in other pixels."""
+    """Late in training images are resized to another size: the same part of the image in other pixels."""
     attention, stored = memory(), maps(1, 8, 8).double()
     rows = attention.rows(PATHS[:1])
     whole = torch.tensor([fractions((0, 0, False), (64, 64), (64, 64))])
@@ -133,7 +132,7 @@ def test_unknown_images_are_added():
 
 
 def test_saved_by_path_and_exact(tmp_path):
-    """A resume is exact, and a data set that grew, shrank or comes in another order keeps the maps of its images."""
+    """Maps are exact after loading, also where the data set grew, shrank or has another order."""
     attention = memory()
     windows = torch.tensor([[0.1, 0.2, 0.5, 0.6, 1.0], [0.0, 0.3, 0.9, 0.7, 0.0]])
     attention.store(attention.rows(PATHS[1:]), maps(2, 3, 4).double(), windows)
