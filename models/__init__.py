@@ -5,6 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 
 from models import build, qs_attn
+from models.asgit_model import ASGITModel
+from models.asgit_supervised_model import ASGITSupervisedModel
 from models.base_model import BaseModel
 from models.cut_model import CUTModel, FastCUTModel
 from models.cycle_gan_model import CycleGANModel
@@ -18,6 +20,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "cut": CUTModel,
     "fastcut": FastCUTModel,
     "cycle_gan": CycleGANModel,
+    "asgit": ASGITModel,
+    "asgit_supervised": ASGITSupervisedModel,
 }
 
 

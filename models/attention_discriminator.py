@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.discriminator import NLayerDiscriminator
-from util.errors import UserError
+from models.discriminator import NLayerDiscriminator, check_sides
+from models.layers.tapped import run_layers
 
 HALVINGS = 3
 HEAD = 4  # modules behind the last halving: convolution, norm, activation, convolution
@@ -27,6 +27,8 @@ class PostHocAttention(nn.Module):
         antialias: blurred halvings instead of strided convolutions.
     """
 
+    compiled_methods = ("forward", "attend", "raw_map")
+    run_layers = staticmethod(run_layers)
     smallest_side = 3 * 2**HALVINGS
 
     def __init__(
@@ -38,16 +40,23 @@ class PostHocAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (B, 1, h', w') of images (B, input_nc, H, W). UserError for a side below `smallest_side`."""
-        return self.model_p2(self._features(x))
+        return self._score(self._features(x))
 
     def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The scores and, from the same pass, the raw map (B, 1, H // 8, W // 8) >= 0, not detached."""
         features = self._features(x)
-        return self.model_p2(features), _channel_mean(features.abs())
+        return self._score(features), _channel_mean(features.abs())
+
+    def raw_map(self, x: Tensor) -> Tensor:
+        """The raw map alone, without the head's pass."""
+        return _channel_mean(self._features(x).abs())
 
     def _features(self, x: Tensor) -> Tensor:
         check_sides(x, self.smallest_side)
-        return self.model_p1(x)  # (B, 4 ndf, H // 8, W // 8)
+        return self.run_layers(self.model_p1, x)[0]  # (B, 4 ndf, H // 8, W // 8)
+
+    def _score(self, features: Tensor) -> Tensor:
+        return self.run_layers(self.model_p2, features)[0]
 
 
 class MaskBranch(nn.Module):
@@ -95,6 +104,8 @@ class TrainableAttention(nn.Module):
         antialias: blurred halvings instead of strided convolutions.
     """
 
+    compiled_methods = ("forward", "attend", "raw_map")
+    run_layers = staticmethod(run_layers)
     smallest_side = 3 * 2**HALVINGS
 
     def __init__(
@@ -118,21 +129,21 @@ class TrainableAttention(nn.Module):
         score, mask = self._score_and_mask(x)
         return score, _channel_mean(mask)
 
-    def _score_and_mask(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def raw_map(self, x: Tensor) -> Tensor:
+        """The raw map alone, without trunk and head. The mask's running statistics move as in `attend`."""
+        features = self._features(x)
+        height, width = x.shape[2:]
+        return _channel_mean(self.mask_brunch(features, (height // 2**HALVINGS, width // 2**HALVINGS)))
+
+    def _features(self, x: Tensor) -> Tensor:
         check_sides(x, self.smallest_side)
-        features = self.fe(x)  # (B, ndf, H // 2, W // 2)
-        trunk = self.trunk_brunch(features)  # (B, 4 ndf, H // 8, W // 8)
+        return self.run_layers(self.fe, x)[0]  # (B, ndf, H // 2, W // 2)
+
+    def _score_and_mask(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self._features(x)
+        trunk = self.run_layers(self.trunk_brunch, features)[0]  # (B, 4 ndf, H // 8, W // 8)
         mask = self.mask_brunch(features, trunk.shape[2:])
-        return self.fin_phase((1 + mask) * trunk), mask
-
-
-def check_sides(x: Tensor, smallest: int) -> None:
-    """UserError where a side of images (B, C, H, W) is below `smallest`."""
-    if min(x.shape[2:]) < smallest:
-        raise UserError(
-            f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, "
-            f"which needs {smallest} x {smallest}: use larger images"
-        )
+        return self.run_layers(self.fin_phase, (1 + mask) * trunk)[0], mask
 
 
 def _channel_mean(features: Tensor) -> Tensor:

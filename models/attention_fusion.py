@@ -61,7 +61,6 @@ FUSIONS: dict[str, Fusion] = {
     "rmult": Fusion(lambda x, attention: x * (1 + attention), absent=0.0, unseen=0.5),
     "alpha": Fusion(lambda x, attention: torch.cat([x, attention], 1), extra_nc=1),
     "mult": Fusion(lambda x, attention: x * attention),
-    "none": Fusion(lambda x, attention: x),
 }
 
 
@@ -117,11 +116,8 @@ class GuidedResnetGenerator(Guided, ResnetGenerator):
         """Translate images. attention: maps (B, 1, h, w) in [0, 1] of any size, a constant, or None."""
         if self.fused_before == 0:
             return super().forward(self.fuse(images, attention))
-        x, _ = self._run(images, (), self.fused_before)
-        x = self.fuse(x, attention)
-        for number in range(self.fused_before, len(self.model)):
-            x = self.model[number](x)
-        return x
+        x, _ = self.run_layers(self.model, images, (), self.fused_before)
+        return self.run_layers(self.model[self.fused_before :], self.fuse(x, attention))[0]
 
 
 class GuidedUnetGenerator(Guided, UnetGenerator):
@@ -152,6 +148,10 @@ class GuidedTranslator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] to translations of the same size."""
+        return self.generator(images, self.attention(images))
+
+    def attention(self, images: Tensor) -> Tensor | float:
+        """What guides the translation of images (B, C, H, W): maps (B, 1, h, w) in [0, 1], or the constant."""
         if self.discriminator is None:
-            return self.generator(images, self.generator.fusion.unseen)
-        return self.generator(images, normalise_map(self.discriminator.attend(images)[1]))
+            return self.generator.fusion.unseen
+        return normalise_map(self.discriminator.raw_map(images))

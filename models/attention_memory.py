@@ -16,12 +16,11 @@ import os
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.attention_fusion import resize_map
-from util.distributed import world_size
+from util.distributed import gather_batch, world_size
 
 WHOLE = (0.0, 0.0, 1.0, 1.0, 0.0)  # the window of an image that is neither cropped nor mirrored
 
@@ -91,7 +90,7 @@ class AttentionMemory:
         Where an image is in the batch twice, its last map stays. windows None: whole images.
         """
         windows = self._filled(windows, rows)
-        rows, maps, windows = (all_gather(part) for part in (rows, maps.to(self.dtype), windows))
+        rows, maps, windows = (gather_batch(part) for part in (rows, maps.to(self.dtype), windows))
         if self._unsized:
             self._clear(maps.shape[1:])
         maps = resize_map(maps, self.maps.shape[2:])
@@ -140,15 +139,6 @@ class AttentionMemory:
 
     def _filled(self, windows: Tensor | None, rows: Tensor) -> Tensor:
         return self._whole.expand(len(rows), -1) if windows is None else windows.to(self.dtype)
-
-
-def all_gather(tensor: Tensor) -> Tensor:
-    """The tensors (B, ...) of all processes, which have one shape, by rank: (world_size * B, ...)."""
-    if world_size() == 1:
-        return tensor
-    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
 
 
 def _positions(new: Tensor, old: Tensor, size: tuple[int, int]) -> Tensor:

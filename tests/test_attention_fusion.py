@@ -63,7 +63,6 @@ def test_fusions_of_the_image(fusion):
         "rmult": (images + images * large, images, 1.5 * images),
         "alpha": (torch.cat([images, large], 1), *[torch.cat([images, ones], 1)] * 2),
         "mult": (images * large, images, images),
-        "none": (images, images, images),
     }[fusion]
     found = net(images, attention), net(images), GuidedTranslator(net)(images)
     for one, expected in zip(found, by_hand, strict=True):

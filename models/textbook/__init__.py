@@ -7,6 +7,7 @@ steps that train. A model without an entry here trains all the same; it cannot b
 from __future__ import annotations
 
 from models.base_model import BaseModel
+from models.textbook.asgit import TextbookASGIT, TextbookASGITSupervised
 from models.textbook.base import TextbookStep
 from models.textbook.cut import TextbookCUT
 from models.textbook.cycle_gan import TextbookCycleGAN
@@ -17,6 +18,8 @@ TEXTBOOKS: dict[str, type[TextbookStep]] = {
     "cut": TextbookCUT,
     "fastcut": TextbookCUT,
     "cycle_gan": TextbookCycleGAN,
+    "asgit": TextbookASGIT,
+    "asgit_supervised": TextbookASGITSupervised,
 }
 
 

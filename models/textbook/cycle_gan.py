@@ -12,22 +12,19 @@ class TextbookCycleGAN(TextbookStep):
     """Forward, both generators, both discriminators (each with a backward pass of its own)."""
 
     def optimize_parameters(self) -> None:
-        opt, nets, losses = self.opt, self.networks, self.losses
+        opt, losses = self.opt, self.losses
         real_A, real_B = self.model.batch["A"], self.model.batch["B"]
-        fake_B = nets["G_A"](real_A)
-        rec_A = nets["G_B"](fake_B)
-        fake_A = nets["G_B"](real_B)
-        rec_B = nets["G_A"](fake_A)
+        self.images = images = self.forward(real_A, real_B)
 
         self.freeze("D")
-        losses["idt_A"] = losses["idt_B"] = fake_A.new_zeros(())
+        losses["idt_A"] = losses["idt_B"] = images["fake_A"].new_zeros(())
         if opt.lambda_identity > 0:
-            losses["idt_A"] = (nets["G_A"](real_B) - real_B).abs().mean() * opt.lambda_B * opt.lambda_identity
-            losses["idt_B"] = (nets["G_B"](real_A) - real_A).abs().mean() * opt.lambda_A * opt.lambda_identity
-        losses["G_A"] = self.model.gan_loss(nets["D_A"](fake_B), True)
-        losses["G_B"] = self.model.gan_loss(nets["D_B"](fake_A), True)
-        losses["cycle_A"] = (rec_A - real_A).abs().mean() * opt.lambda_A
-        losses["cycle_B"] = (rec_B - real_B).abs().mean() * opt.lambda_B
+            losses["idt_A"] = (images["idt_A"] - real_B).abs().mean() * opt.lambda_B * opt.lambda_identity
+            losses["idt_B"] = (images["idt_B"] - real_A).abs().mean() * opt.lambda_A * opt.lambda_identity
+        losses["G_A"] = self.model.gan_loss(self.judge("D_A", images["fake_B"]), True)
+        losses["G_B"] = self.model.gan_loss(self.judge("D_B", images["fake_A"]), True)
+        losses["cycle_A"] = (images["rec_A"] - real_A).abs().mean() * opt.lambda_A
+        losses["cycle_B"] = (images["rec_B"] - real_B).abs().mean() * opt.lambda_B
         losses["G"] = sum(
             value for name, value in losses.items() if not name.startswith("D_") and name != "G"
         )
@@ -36,14 +33,28 @@ class TextbookCycleGAN(TextbookStep):
         self.freeze("D", False)
         for optimizer in (self.optimizers["D_A"], self.optimizers["D_B"]):
             optimizer.zero_grad()
-        losses["D_A"] = self._discriminator_loss("D_A", real_B, fake_B)
-        losses["D_B"] = self._discriminator_loss("D_B", real_A, fake_A)
+        losses["D_A"] = self.discriminator_loss("D_A", real_B, images["fake_B"])
+        losses["D_B"] = self.discriminator_loss("D_B", real_A, images["fake_A"])
         losses["D_A"].backward()
         losses["D_B"].backward()
         for optimizer in (self.optimizers["D_A"], self.optimizers["D_B"]):
             optimizer.step()
 
-    def _discriminator_loss(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
+    def forward(self, real_A: Tensor, real_B: Tensor) -> dict[str, Tensor]:
+        """Translations, reconstructions and, where they have a weight, identities."""
+        G_A, G_B = self.networks["G_A"], self.networks["G_B"]
+        images = {"fake_B": G_A(real_A), "fake_A": G_B(real_B)}
+        images |= {"rec_A": G_B(images["fake_B"]), "rec_B": G_A(images["fake_A"])}
+        if self.opt.lambda_identity > 0:
+            images |= {"idt_A": G_A(real_B), "idt_B": G_B(real_A)}
+        return images
+
+    def judge(self, name: str, fake: Tensor) -> Tensor:
+        """The scores of translations for the generators' loss."""
+        return self.networks[name](fake)
+
+    def discriminator_loss(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
+        """Half the sum of the terms of real images and of translations from the pool."""
         fake = self.model.pools[name](fake)
         net, gan_loss = self.networks[name], self.model.gan_loss
         loss = (gan_loss(net(real), True) + gan_loss(net(fake), False)) * 0.5
