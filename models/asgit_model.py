@@ -18,6 +18,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 
+from models import build
 from models.attention_fusion import FUSIONS, normalise_map
 from models.cycle_gan_model import CycleGANModel
 from models.guidance import GuidedModel
@@ -65,6 +66,11 @@ class ASGITModel(GuidedModel, CycleGANModel):
         if opt.attention_fusion == "none" or cls.remembers(opt):
             return (generator,)
         return (generator, JUDGE[generator[-1]])
+
+    @classmethod
+    def mixes_images(cls, opt: Namespace) -> bool:
+        looks = len(cls.translating(opt)) > 1
+        return super().mixes_images(opt) or (looks and build.discriminator_mixes(opt))
 
     def build_network(self, name: str) -> nn.Module:
         if name.startswith("G_"):

@@ -145,6 +145,7 @@ class GuidedTranslator(nn.Module):
     def __init__(self, generator: Guided, discriminator: nn.Module | None = None) -> None:
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
+        self.smallest_side = 0 if discriminator is None else discriminator.smallest_side
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] to translations of the same size."""
@@ -155,3 +156,7 @@ class GuidedTranslator(nn.Module):
         if self.discriminator is None:
             return self.generator.fusion.unseen
         return normalise_map(self.discriminator.raw_map(images))
+
+    def attention_picture(self, images: Tensor) -> Tensor:
+        """The discriminator's map of images (B, C, H, W) as pictures (B, 1, H, W), from -1 (not looked at) to 1."""
+        return 2 * resize_map(self.attention(images), images.shape[2:]) - 1

@@ -96,6 +96,11 @@ class BaseModel:
             return "the mask of --netD trainable_attn has batch norms, which would see each process's images apart: use posthoc_attn"
         return None
 
+    @classmethod
+    def mixes_images(cls, opt: Namespace) -> bool:
+        """Whether images translated together in training mode influence each other, by a batch norm."""
+        return opt.normG == "batch"
+
     # ---- what a model does ----
 
     def build_network(self, name: str) -> nn.Module:

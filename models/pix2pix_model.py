@@ -28,6 +28,7 @@ class Pix2PixModel(BaseModel):
     groups = {"D": ("D",), "G": ("G",)}
     headline = ("G", "G_L1")
     defaults = {
+        "eval": False,  # as the paper translates: with dropout, normalised by each image's own statistics
         "dataset_mode": "aligned",
         "netG": "unet_128",
         "normG": "batch",

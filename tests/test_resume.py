@@ -13,9 +13,10 @@ from util.run.stop_signal import StopSignal
 from util.watch.report import Report
 
 TINY = (
-    "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netF_nc 4 --num_patches 8 --netG resnet_4blocks "
-    "--load_size 40 --crop_size 32 --n_epochs 1 --n_epochs_decay 2 --nce_layers 0,4,8,12,15 --print_freq 1 --deterministic"
+    "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netG resnet_4blocks --load_size 40 --crop_size 32 "
+    "--n_epochs 1 --n_epochs_decay 2 --print_freq 1 --deterministic"
 ).split()
+PATCHES = "--netF_nc 4 --num_patches 8 --nce_layers 0,4,8,12,15"
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +75,14 @@ def stop_after(monkeypatch):
 
 
 VARIANTS = {
-    "global": "--QS_mode global",
-    "local": "--QS_mode local",
-    "local_global": "--QS_mode local_global",
-    "cut": "--model cut",
-    "fastcut": "--model fastcut --n_epochs 1 --n_epochs_decay 2",
+    "global": f"{PATCHES} --QS_mode global",
+    "local": f"{PATCHES} --QS_mode local",
+    "local_global": f"{PATCHES} --QS_mode local_global",
+    "cut": f"{PATCHES} --model cut",
+    "fastcut": f"{PATCHES} --model fastcut --n_epochs 1 --n_epochs_decay 2",
+    "asgit": "--model asgit",
+    "asgit_v2": "--model asgit --netD trainable_attn --attention_fusion alpha --attention_source discriminator --use_rec",
+    "asgit_supervised": "--model asgit_supervised --dataset_mode unaligned --no_dropout false --batch_size 1",
 }
 
 
