@@ -15,9 +15,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from data import create_loader
+from models import MODELS
 from models.inference import Translator, translator_of_run
 from options.test_options import TestOptions
 from util.errors import UserError, entry_point
@@ -31,12 +33,13 @@ from util.translate.translate_files import Job, translate_files
 def main(argv: Sequence[str] | None = None) -> int:
     """Translate as a command line says; return the exit status, 1 if some photographs failed."""
     opt = TestOptions().parse(argv)
-    if opt.normG == "batch" and not opt.eval and opt.batch_size > 1:
+    if MODELS[opt.model].mixes_images(opt) and not opt.eval and opt.batch_size > 1:
         print(
             "note: --eval false translates one image at a time, since batch statistics would mix the images.",
             file=sys.stderr,
         )
         opt.batch_size = 1
+    torch.manual_seed(opt.seed)  # of dropout, without --eval
     return translate_input(opt) if opt.input else translate_test_set(opt)
 
 
@@ -63,6 +66,8 @@ def translate_test_set(opt: Namespace) -> int:
             for batch in loader.epoch(1):
                 paths = batch["A_paths"][: count - done]
                 images = {"real_A": batch["A"], "fake_B": translator.run(batch["A"])}
+                if (attention := translator.attention(batch["A"])) is not None:
+                    images = {"real_A": batch["A"], "attn_A": attention, "fake_B": images["fake_B"]}
                 if "B" in batch:
                     images["real_B"] = batch["B"]
                 page.add([names[path] for path in paths], images)

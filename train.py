@@ -77,6 +77,7 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
         torch.backends.cudnn.benchmark = False
     loader = create_loader(opt, device, rank=distributed.rank(), world_size=distributed.world_size())
     model = create_model(opt)
+    model.expect_images({domain: store.paths for domain, store in loader.dataset.stores.items()})
     if opt.dry_run:
         print(describe(opt, model, loader))
         return 0

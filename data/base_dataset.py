@@ -22,6 +22,10 @@ NEARLY_ALL = 0.95
 LARGE = 4  # times the window's pixels: such an image is cropped before it is sent to the device
 
 
+# What a window shows of its image: top, left, height and width as fractions of the image's, and 1 if mirrored.
+Part = tuple[float, float, float, float, float]
+
+
 class View(NamedTuple):
     """One image of a sample: pixels (H, W, 3) uint8, the window to crop, its (h, w), and the file."""
 
@@ -29,6 +33,7 @@ class View(NamedTuple):
     window: Window
     size: tuple[int, int]
     path: str
+    part: Part = (0.0, 0.0, 1.0, 1.0, 0.0)
 
 
 @dataclass
@@ -133,8 +138,9 @@ class BaseDataset(Dataset):
         ) from sample.replaced[-1]
 
     def view(self, pixels: np.ndarray, path: str, window: Window) -> View:
-        height, width = size = self.preprocess.input_size(*pixels.shape[:2])
+        (rows, columns), (top, left, flip) = pixels.shape[:2], window
+        height, width = size = self.preprocess.input_size(rows, columns)
+        part = (top / rows, left / columns, height / rows, width / columns, float(flip))
         if pixels.size > LARGE * height * width * pixels.shape[2]:
-            top, left, flip = window
             pixels, window = pixels[top : top + height, left : left + width], (0, 0, flip)
-        return View(pixels, window, size, path)
+        return View(pixels, window, size, path, part)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.base_dataset import BaseDataset, View
+from data.base_dataset import BaseDataset, Part, View
 from data.sampler import SampleKey
 from data.transforms import Window
 from util.errors import UserError
@@ -25,6 +25,7 @@ class Stack:
     windows: list[Window]
     size: tuple[int, int]
     paths: list[str]
+    parts: list[Part]
 
 
 @dataclass
@@ -57,8 +58,8 @@ def stack(views: Sequence[View]) -> Stack:
         for place, view in zip(pixels, views, strict=True):
             place[: view.pixels.shape[0], : view.pixels.shape[1]] = view.pixels
     pixels = np.require(pixels, requirements=["C", "W"])  # Pillow's own arrays are read-only
-    windows, paths = [view.window for view in views], [view.path for view in views]
-    return Stack(torch.from_numpy(pixels), windows, size, paths)
+    windows, paths, parts = ([getattr(view, name) for view in views] for name in ("window", "path", "part"))
+    return Stack(torch.from_numpy(pixels), windows, size, paths, parts)
 
 
 class BatchMaker(Dataset):

@@ -27,7 +27,9 @@ from data.sampler import EpochSampler
 from util.errors import UserError
 from util.run.stop_signal import SIGNALS
 
-Batch = dict[str, Any]  # "A", "B": (B, C, h, w) float32 in [-1, 1]; "A_paths", "B_paths": list[str]
+# "A", "B": (B, C, h, w) float32 in [-1, 1]; "A_paths", "B_paths": list[str]; "A_windows", "B_windows": (B, 5) float32,
+# each row a `data.base_dataset.Part`
+Batch = dict[str, Any]
 
 GRACE_SECONDS = 30
 
@@ -147,11 +149,13 @@ class Loader:
         out: Batch = {}
         for domain, stack in batch.stacks.items():
             pixels, windows = stack.pixels, torch.tensor(stack.windows, dtype=torch.int64)
+            parts = torch.tensor(stack.parts)
             if self._stream is not None:
-                pixels, windows = pixels.pin_memory(), windows.pin_memory()
+                pixels, windows, parts = pixels.pin_memory(), windows.pin_memory(), parts.pin_memory()
             pixels = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, H, W)
             windows = windows.to(self.device, non_blocking=True)
             out[domain] = crop_flip_normalise(pixels, windows, stack.size, self.channels[domain])
+            out[f"{domain}_windows"] = parts.to(self.device, non_blocking=True)
             out[f"{domain}_paths"] = stack.paths
         return out
 

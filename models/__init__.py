@@ -5,6 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 
 from models import build, qs_attn
+from models.asgit_model import ASGITModel
+from models.asgit_supervised_model import ASGITSupervisedModel
 from models.base_model import BaseModel
 from models.cut_model import CUTModel, FastCUTModel
 from models.cycle_gan_model import CycleGANModel
@@ -24,6 +26,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "dcl": DCLModel,
     "qs_dual": QSDualModel,
     "sesim": SeSimModel,
+    "asgit": ASGITModel,
+    "asgit_supervised": ASGITSupervisedModel,
 }
 
 

@@ -18,6 +18,8 @@ KINDS = {
     "unet": "a U-Net generator (--netG unet_256 or unet_128)",
     "patchgan": "a PatchGAN discriminator (--netD basic, n_layers or patch)",
     "pixel": "a per-pixel discriminator (--netD pixel)",
+    "posthoc": "a PatchGAN discriminator with post hoc attention (--netD posthoc_attn)",
+    "trainable": "a PatchGAN discriminator with trainable attention (--netD trainable_attn)",
     "heads": "heads of features (netF)",
     "maps": "convolutions of self-similarity maps (netF of --model sesim --learned_attn)",
     "unknown": "no network of this project",
@@ -33,11 +35,21 @@ def architecture(state: Mapping[str, Tensor]) -> Architecture:
         "unet": r"model\.model\.\d+\.weight",
         "resnet": r"model\.\d+\.conv_block\.\d+\.weight",
         "patchgan": r"model\.\d+\.weight",
+        "posthoc": r"model_p1\.\d+\.weight",
+        "trainable": r"mask_brunch\.d1\.weight",
     }
     network = next(
         (kind for kind, name in patterns.items() if any(re.fullmatch(name, key) for key in state)), "unknown"
     )
-    readers = {"resnet": _resnet, "unet": _unet, "patchgan": _patchgan, "pixel": _pixel, "heads": _heads}
+    readers = {
+        "resnet": _resnet,
+        "unet": _unet,
+        "patchgan": _patchgan,
+        "pixel": _pixel,
+        "posthoc": _posthoc,
+        "trainable": _trainable,
+        "heads": _heads,
+    }
     try:
         details = readers[network](state) if network in readers else {}
     except (KeyError, IndexError):  # names alike, but not the modules these networks have
@@ -67,7 +79,7 @@ def _resnet(state: Mapping[str, Tensor]) -> Architecture:
     return {
         "netG": f"resnet_{len(blocks)}blocks",
         "ngf": convolutions[1].shape[0],
-        "input_nc": convolutions[1].shape[1],
+        **_input(convolutions[1].shape[1]),
         "output_nc": convolutions[max(convolutions)].shape[0],
         "normG": _norm(state, "model.1.bias"),
         "no_dropout": f"model.{first}.conv_block.5.weight" in state,  # a Dropout moves this convolution to 6
@@ -82,10 +94,16 @@ def _unet(state: Mapping[str, Tensor]) -> Architecture:
     return {
         "netG": f"unet_{2**depth}",
         "ngf": down.shape[0],
-        "input_nc": down.shape[1],
+        **_input(down.shape[1]),
         "output_nc": state["model.model.3.weight"].shape[1],
         "normG": _norm(state, "model.model.0.bias"),
     }
+
+
+def _input(channels: int) -> Architecture:
+    """Images have 1 or 3 channels; a generator that takes attention as a channel has one more."""
+    alpha = channels % 2 == 0
+    return {"input_nc": channels - alpha, "attention_fusion": "alpha" if alpha else None}
 
 
 def _patchgan(state: Mapping[str, Tensor]) -> Architecture:
@@ -100,6 +118,28 @@ def _patchgan(state: Mapping[str, Tensor]) -> Architecture:
     }
 
 
+def _posthoc(state: Mapping[str, Tensor]) -> Architecture:
+    return _attending(state, state["model_p1.0.weight"], "model_p1")
+
+
+def _trainable(state: Mapping[str, Tensor]) -> Architecture:
+    body = {
+        key: value for key, value in state.items() if "mask_brunch" not in key
+    }  # whose norms are batch norms
+    return _attending(body, state["fe.0.weight"], "trunk_brunch")
+
+
+def _attending(state: Mapping[str, Tensor], first: Tensor, part: str) -> Architecture:
+    """A PatchGAN in parts: its first kernel, and the part that ends with the last two halvings."""
+    last, before = sorted(_convolutions(state, part), reverse=True)[:2]
+    return {
+        "ndf": first.shape[0],
+        "output_nc": first.shape[1],
+        "normD": _norm(state, f"{part}.{last}.bias"),
+        "no_antialias": last - before == 3,  # a BlurDownsample stands between them
+    }
+
+
 def _pixel(state: Mapping[str, Tensor]) -> Architecture:
     ndf, channels = state["net.0.weight"].shape[:2]
     return {"ndf": ndf, "output_nc": channels, "normD": _norm(state, "net.2.bias")}
@@ -111,9 +151,9 @@ def _heads(state: Mapping[str, Tensor]) -> Architecture:
     return {"nce_layers": [weight.shape[1] for weight in first], "netF_nc": first[0].shape[0]}
 
 
-def _convolutions(state: Mapping[str, Tensor]) -> dict[int, Tensor]:
-    """The kernels in the network's own list, by module number."""
-    matches = ((re.fullmatch(r"model\.(\d+)\.weight", key), value) for key, value in state.items())
+def _convolutions(state: Mapping[str, Tensor], part: str = "model") -> dict[int, Tensor]:
+    """The kernels in the network's list of modules `part`, by module number."""
+    matches = ((re.fullmatch(rf"{part}\.(\d+)\.weight", key), value) for key, value in state.items())
     return {int(match[1]): value for match, value in matches if match and value.ndim == 4}
 
 
@@ -132,6 +172,8 @@ def _words(option: str, value: object) -> str:
         return f"{value.removeprefix('resnet_').removesuffix('blocks')} residual blocks"
     if option == "nce_layers":
         return f"{len(value)} heads, for layers of {', '.join(map(str, value))} channels"
+    if option == "attention_fusion":
+        return "an input channel for attention" if value else "no input channel for attention"
     if option.startswith("no_"):
         thing = {
             "no_dropout": "dropout",
@@ -156,6 +198,8 @@ def _flag(option: str, value: object) -> str:
     """The option as it is typed."""
     if option == "n_layers_D":
         return "--netD basic" if value == 3 else f"--netD n_layers --n_layers_D {value}"
+    if option == "attention_fusion":
+        return "--attention_fusion alpha" if value else "another --attention_fusion"
     if option == "nce_layers":
         return f"--nce_layers with {len(value)} such layers (and the --ngf it was trained with)"
     return f"--{option} {str(value).lower()}"

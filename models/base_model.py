@@ -92,7 +92,14 @@ class BaseModel:
         for name in ("normG", "normD"):
             if getattr(opt, name) == "batch":
                 return f"--{name} batch would normalise each process's images apart: use instance"
+        if opt.netD == "trainable_attn":
+            return "the mask of --netD trainable_attn has batch norms, which would see each process's images apart: use posthoc_attn"
         return None
+
+    @classmethod
+    def mixes_images(cls, opt: Namespace) -> bool:
+        """Whether images translated together in training mode influence each other, by a batch norm."""
+        return opt.normG == "batch"
 
     # ---- what a model does ----
 
@@ -164,6 +171,9 @@ class BaseModel:
 
     def _gradient(self, group: str) -> str:
         return f"the gradient of {' and '.join(self.groups[group])}"
+
+    def expect_images(self, paths: dict[str, Sequence[str]]) -> None:
+        """Told before training which files there are of each domain, in every process alike."""
 
     def set_input(self, batch: dict) -> None:
         """Take a batch: images "A" and "B", further tensors, and the paths "A_paths" and "B_paths".

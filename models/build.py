@@ -7,6 +7,8 @@ from argparse import Namespace
 import torch
 from torch import nn
 
+from models.attention_discriminator import PostHocAttention, TrainableAttention
+from models.attention_fusion import GuidedResnetGenerator, GuidedUnetGenerator
 from models.discriminator import NLayerDiscriminator, PatchDiscriminator, PixelDiscriminator
 from models.generator import ResnetGenerator
 from models.layers.initialisation import INITS, initialise
@@ -17,7 +19,11 @@ from util.arguments import integer, real_number
 from util.errors import UserError
 
 GENERATORS = ("resnet_9blocks", "resnet_6blocks", "resnet_4blocks", "unet_256", "unet_128")
-DISCRIMINATORS = ("basic", "n_layers", "pixel", "patch")
+ATTENDING: dict[str, type[nn.Module]] = {
+    "posthoc_attn": PostHocAttention,
+    "trainable_attn": TrainableAttention,
+}
+DISCRIMINATORS = ("basic", "n_layers", "pixel", "patch", *ATTENDING)
 
 
 def add_options(add) -> None:
@@ -34,7 +40,12 @@ def add_options(add) -> None:
         "upsample by transposed convolutions instead of blurring",
         only={"netG": resnets},
     )
-    add("--netD", "basic", "discriminator; basic is the 70 x 70 PatchGAN", choices=DISCRIMINATORS)
+    add(
+        "--netD",
+        "basic",
+        "discriminator; basic is the 70 x 70 PatchGAN, posthoc_attn and trainable_attn also say where it looks",
+        choices=DISCRIMINATORS,
+    )
     add("--ndf", 64, "channels after the discriminator's first convolution", type=integer(1))
     add("--n_layers_D", 3, "halvings in the discriminator", type=integer(1), only={"netD": ("n_layers",)})
     add("--normD", "instance", "normalisation in the discriminator", choices=tuple(NORMS))
@@ -68,19 +79,31 @@ def smallest_side(opt: Namespace) -> int:
         return _discriminator(opt).smallest_side
 
 
-def build_generator(opt: Namespace, backwards: bool = False) -> nn.Module:
-    """`--netG` with fresh weights, from `--input_nc` channels to `--output_nc`, or `backwards`."""
-    return initialise(_generator(opt, backwards), opt.init_type, opt.init_gain)
+def build_generator(opt: Namespace, backwards: bool = False, **guidance: str) -> nn.Module:
+    """`--netG` with fresh weights, from `--input_nc` channels to `--output_nc`, or `backwards`.
+
+    Args:
+        guidance: `fusion` and `stage` of `models/attention_fusion.py`, for a generator guided by attention.
+    """
+    return initialise(_generator(opt, backwards, **guidance), opt.init_type, opt.init_gain)
 
 
-def _generator(opt: Namespace, backwards: bool = False) -> nn.Module:
+def check_guidance(opt: Namespace, **guidance: str) -> None:
+    """UserError where `--netG` cannot be guided in this way."""
+    with torch.device("meta"):
+        _generator(opt, **guidance)
+
+
+def _generator(opt: Namespace, backwards: bool = False, **guidance: str) -> nn.Module:
     channels = (opt.output_nc, opt.input_nc) if backwards else (opt.input_nc, opt.output_nc)
-    common = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout}
+    settings = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout, **guidance}
     if opt.netG.startswith("unet"):
-        return UnetGenerator(*channels, num_downs=_unet_depth(opt.netG), **common)
+        unet = GuidedUnetGenerator if guidance else UnetGenerator
+        return unet(*channels, num_downs=_unet_depth(opt.netG), **settings)
     blocks = int(opt.netG.removeprefix("resnet_").removesuffix("blocks"))
     antialias = {"antialias": not opt.no_antialias, "antialias_up": not opt.no_antialias_up}
-    return ResnetGenerator(*channels, n_blocks=blocks, **common, **antialias)
+    resnet = GuidedResnetGenerator if guidance else ResnetGenerator
+    return resnet(*channels, n_blocks=blocks, **settings, **antialias)
 
 
 def build_discriminator(opt: Namespace, channels: int | None = None) -> nn.Module:
@@ -88,8 +111,15 @@ def build_discriminator(opt: Namespace, channels: int | None = None) -> nn.Modul
     return initialise(_discriminator(opt, channels), opt.init_type, opt.init_gain)
 
 
+def discriminator_mixes(opt: Namespace) -> bool:
+    """Whether a batch norm of `--netD` lets images of one pass influence each other."""
+    return opt.normD == "batch" or opt.netD == "trainable_attn"
+
+
 def _discriminator(opt: Namespace, channels: int | None = None) -> nn.Module:
     channels = opt.output_nc if channels is None else channels
+    if opt.netD in ATTENDING:
+        return ATTENDING[opt.netD](channels, opt.ndf, opt.normD, not opt.no_antialias)
     if opt.netD == "pixel":
         return PixelDiscriminator(channels, opt.ndf, opt.normD)
     if opt.netD == "patch":

@@ -52,11 +52,7 @@ class NLayerDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of images (B, input_nc, H, W); UserError where a side is below `smallest_side`."""
-        if min(x.shape[2:]) < self.smallest_side:
-            raise UserError(
-                f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, which "
-                f"needs {self.smallest_side} x {self.smallest_side}: use larger images, or a smaller --netD"
-            )
+        check_sides(x, self.smallest_side)
         return self.run_layers(self.model, x)[0]
 
 
@@ -97,3 +93,12 @@ class PixelDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
+
+
+def check_sides(x: Tensor, smallest: int) -> None:
+    """UserError where a side of images (B, C, H, W) is below `smallest`."""
+    if min(x.shape[2:]) < smallest:
+        raise UserError(
+            f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, which needs "
+            f"{smallest} x {smallest}: use larger images, or another --netD"
+        )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from data.augment import crop_flip_normalise
 from data.transforms import MIN_SIDE
 from models import MODELS, create_model, option_defaults
 from models.architecture import KINDS, architecture
+from models.attention_fusion import GuidedTranslator
 from models.build import build_generator, size_multiple
 from models.weights import checkpoint_file, load_weights, read_weights, weights_file
 from util.errors import UserError
@@ -58,6 +59,7 @@ class Translator:
         channels_last: bool = False,
     ):
         self.net, self.device, self.multiple, self.input_nc = net, device, multiple, input_nc
+        self.smallest = max(MIN_SIDE, getattr(net, "smallest_side", 0))
         self._bf16 = precision == "bf16"
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -84,6 +86,16 @@ class Translator:
 
         Sides that the network cannot take are extended by reflection, and the result is cut to the size again.
         """
+        return self._apply(self.net, images)
+
+    @torch.inference_mode()
+    def attention(self, images: Tensor) -> Tensor | None:
+        """Where a discriminator that guides the network looks, as images of the same size, -1 to 1; None without one."""
+        if getattr(self.net, "discriminator", None) is None:
+            return None
+        return self._apply(self.net.attention_picture, images)
+
+    def _apply(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         rows, top = self._extended(height)
         columns, left = self._extended(width)
@@ -91,12 +103,12 @@ class Translator:
         images = images if len(columns) == width else images[:, :, :, columns]
         images = images.contiguous(memory_format=self._layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            output = self.net(images)
+            output = function(images)
         return output[:, :, top : top + height, left : left + width].float()
 
     def _extended(self, length: int) -> tuple[Tensor, int]:
         """Which position of `length` each of the extended ones mirrors, and how many come before the first."""
-        whole = -(-max(length, MIN_SIDE) // self.multiple) * self.multiple
+        whole = -(-max(length, self.smallest) // self.multiple) * self.multiple
         before = (whole - length) // 2
         period = max(2 * (length - 1), 1)  # to the end and back; one pixel only repeats
         positions = torch.arange(-before, whole - before, device=self.device).remainder(period)
@@ -177,8 +189,12 @@ def _translator_of_weights(path: Path, device: torch.device) -> Translator:
     if "netG" not in found:
         raise UserError(f"{path} holds {KINDS[found['network']]}, not a generator: give a ..._net_G.pth")
     opt = Namespace(**{"no_dropout": True, **found}, init_type="xavier", init_gain=0.02)
-    net = build_generator(opt)
+    fusion = found[
+        "attention_fusion"
+    ]  # alpha shows in the weights; another fusion is known from a run's options only
+    net = build_generator(opt, **({"fusion": fusion, "stage": "F0"} if fusion else {}))
     load_weights(net, path)
+    net = GuidedTranslator(net) if fusion else net
     net.to(device).eval().requires_grad_(False)
     return Translator(net, device, multiple=size_multiple(opt.netG), input_nc=opt.input_nc)
 

@@ -61,7 +61,7 @@ class OneSidedModel(BaseModel):
     def compute_D_loss(self, fake_B: Tensor) -> Tensor:
         """Half the sum of D's terms for the translation and for a real B."""
         fake, real = self.pool(fake_B), self.batch["B"]
-        if self.opt.normD == "batch":
+        if build.discriminator_mixes(self.opt):
             scores_fake, scores_real = self.netD(fake), self.netD(real)
         else:
             scores_fake, scores_real = self.netD(torch.cat([fake, real])).chunk(2)

@@ -73,7 +73,7 @@ class TwoSidedModel(BaseModel):
     def discriminator_loss(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
         """Half the sum of the terms of real images and of translations from the pool."""
         net, fake = self.networks[name], self.pools[name](fake)
-        if self.opt.normD == "batch":
+        if build.discriminator_mixes(self.opt):
             scores_real, scores_fake = net(real), net(fake)
         else:
             scores_real, scores_fake = net(torch.cat([real, fake])).chunk(2)

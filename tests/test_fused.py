@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.attention_discriminator import PostHocAttention, TrainableAttention
+from models.attention_fusion import GuidedResnetGenerator
 from models.discriminator import NLayerDiscriminator, PatchDiscriminator
 from models.generator import ResnetGenerator
 from models.layers.normalisation import InstanceNorm
@@ -157,6 +159,9 @@ NETWORKS = {
     "a discriminator": (NLayerDiscriminator, {"ndf": 4}, None),
     "without blur": (NLayerDiscriminator, {"ndf": 4, "antialias": False}, None),
     "of tiles": (PatchDiscriminator, {"ndf": 4}, None),
+    "with post hoc attention": (PostHocAttention, {"ndf": 4, "antialias": True}, None),
+    "with trainable attention": (TrainableAttention, {"ndf": 4}, None),
+    "guided inside": (GuidedResnetGenerator, {"ngf": 2, "n_blocks": 1, "stage": "F2"}, None),
 }  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def test_batches_have_the_public_form(images):
     batches = list(loader.epoch(1))
     assert len(batches) == 3
     for batch in batches:
-        assert batch.keys() == {"A", "B", "A_paths", "B_paths"}
+        assert batch.keys() == {"A", "B", "A_paths", "B_paths", "A_windows", "B_windows"}
         assert batch["A"].shape == (2, 1, 16, 16) and batch["B"].shape == (2, 3, 16, 16)
         assert batch["B"].dtype == torch.float32 and batch["B"].min() >= -1 and batch["B"].max() <= 1
         assert all(Path(path).parent.name == "trainA" for path in batch["A_paths"])

@@ -105,6 +105,10 @@ VARIANTS = {
     "qs_dual": f"--model qs_dual --QS_mode local_global {CONTRAST}",
     "fsesim": SESIM,
     "lsesim": f"{SESIM} --learned_attn",
+    "asgit": "--model asgit",
+    "asgit_v2": "--model asgit --netD trainable_attn --attention_fusion alpha "
+    "--attention_source discriminator --use_rec",
+    "asgit_supervised": "--model asgit_supervised --dataset_mode unaligned --no_dropout false --batch_size 1",
 }
 
 

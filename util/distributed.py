@@ -154,6 +154,15 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def gather_batch(tensor: Tensor) -> Tensor:
+    """The tensors (B, ...) of all processes, which have one shape, by rank: (world_size * B, ...), on their device."""
+    if world_size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
 def from_first(decide: Callable[[], T]) -> T:
     """The result of `decide` in process 0, for all; a small picklable object."""
     decision = [decide() if rank() == 0 else None]

@@ -7,6 +7,7 @@ steps that train. A model without an entry here trains all the same; it cannot b
 from __future__ import annotations
 
 from models.base_model import BaseModel
+from models.textbook.asgit import TextbookASGIT, TextbookASGITSupervised
 from models.textbook.base import TextbookStep
 from models.textbook.cut import TextbookCUT
 from models.textbook.cycle_gan import TextbookCycleGAN
@@ -22,6 +23,8 @@ TEXTBOOKS: dict[str, type[TextbookStep]] = {
     "dcl": TextbookDCL,
     "qs_dual": TextbookDCL,
     "sesim": TextbookSeSim,
+    "asgit": TextbookASGIT,
+    "asgit_supervised": TextbookASGITSupervised,
 }
 
 

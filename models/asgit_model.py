@@ -1,0 +1,124 @@
+"""ASGIT: CycleGAN whose generators see where the discriminators look (Lin et al., attention-based spatial guidance).
+
+With A(x) the attention map of an image x, G_A translates a fused with A(a) (`models/attention_fusion.py`). D_A judges
+B and D_B judges A, as in CycleGAN.
+
+- `--attention_source memory` (v1): A(a) is D_A's map of the last translation of a, ones before the first; the memory
+  follows crops and mirroring. Reconstructions get no map. At test no map is known, so D is not needed.
+- `--attention_source discriminator` (v2): A(a) = D_B's map of a itself, and of a translation G_A(a), when it is
+  translated back, D_A's. Testing needs the discriminator of the source.
+
+Maps are constants: no gradient passes through them.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import torch
+from torch import Tensor, nn
+
+from models import build
+from models.attention_fusion import FUSIONS, normalise_map
+from models.cycle_gan_model import CycleGANModel
+from models.guidance import GuidedModel
+from models.layers.precision import full
+from util.arguments import real_number
+
+SOURCES = ("memory", "discriminator")
+JUDGE = {"A": "D_B", "B": "D_A"}  # the discriminator that judges images of a domain
+
+
+class ASGITModel(GuidedModel, CycleGANModel):
+    """`--model asgit`."""
+
+    sources = ("A", "B")
+    defaults = {**CycleGANModel.defaults, "netD": "posthoc_attn", "lambda_identity": 0.0}
+    translation_options = (*GuidedModel.translation_options, "attention_source")
+
+    @classmethod
+    def add_options(cls, add) -> None:
+        super().add_options(add)
+        add(
+            "--attention_source",
+            "memory",
+            "where maps come from: D's last look at the image's translation, or D's look at the image itself",
+            choices=SOURCES,
+            only={"attention_fusion": tuple(FUSIONS)},
+        )
+        add("--use_rec", False, "show the discriminators reconstructions too, as fakes")
+        add(
+            "--rec_coef",
+            0.5,
+            "weight of the discriminators' loss of reconstructions",
+            type=real_number(0),
+            only={"use_rec": (True,)},
+        )
+
+    @classmethod
+    def remembers(cls, opt: Namespace) -> bool:
+        return super().remembers(opt) and opt.attention_source == "memory"
+
+    @classmethod
+    def translating(cls, opt: Namespace) -> tuple[str, ...]:
+        """The generator, and where maps come from a discriminator, that of the source."""
+        (generator,) = super().translating(opt)
+        if opt.attention_fusion == "none" or cls.remembers(opt):
+            return (generator,)
+        return (generator, JUDGE[generator[-1]])
+
+    @classmethod
+    def mixes_images(cls, opt: Namespace) -> bool:
+        looks = len(cls.translating(opt)) > 1
+        return super().mixes_images(opt) or (looks and build.discriminator_mixes(opt))
+
+    def build_network(self, name: str) -> nn.Module:
+        if name.startswith("G_"):
+            return self.build_guided(backwards=name == "G_B")
+        return super().build_network(name)
+
+    def training_step(self) -> None:
+        self.maps: dict[str, Tensor] = {}
+        super().training_step()
+        self.results |= self.maps
+
+    def forward(self) -> dict[str, Tensor]:
+        if not self.guides:
+            return super().forward()
+        real_A, real_B = self.batch["A"], self.batch["B"]
+        G_A, G_B = self.networks["G_A"], self.networks["G_B"]
+        maps = self.source_maps()
+        self.maps |= {"attn_A": maps["A"], "attn_B": maps["B"]}
+        images = {"fake_B": G_A(real_A, maps["A"]), "fake_A": G_B(real_B, maps["B"])}
+        images["rec_A"] = G_B(images["fake_B"], self.look("B", images["fake_B"]))
+        images["rec_B"] = G_A(images["fake_A"], self.look("A", images["fake_A"]))
+        if self.opt.lambda_identity > 0:
+            images["idt_A"] = G_A(real_B, None if self.memory else maps["B"])
+            images["idt_B"] = G_B(real_A, None if self.memory else maps["A"])
+        return images
+
+    def source_maps(self) -> dict[str, Tensor]:
+        if self.memory:
+            return super().source_maps()
+        return {domain: self.look(domain, self.batch[domain]) for domain in self.sources}
+
+    @torch.no_grad()
+    def look(self, domain: str, images: Tensor) -> Tensor | None:
+        """The map of images (B, C, H, W) of a domain by its discriminator; None where maps come from the memory."""
+        return None if self.memory else normalise_map(self.networks[JUDGE[domain]].raw_map(images))
+
+    def adversarial(self, name: str, fake: Tensor) -> Tensor:
+        """As CycleGAN's; the same pass gives the map to remember for the source of a translation."""
+        if not self.memory:
+            return super().adversarial(name, fake)
+        score, attention = self.score_and_map(name, fake)
+        self.maps[f"next_{name[-1]}"] = attention  # D_A judges translations of A
+        return self.gan_loss(full(score), True)
+
+    def discriminator_loss(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
+        """As CycleGAN's, + rec_coef * GAN(D(reconstruction), fake) with `--use_rec`."""
+        loss = super().discriminator_loss(name, real, fake)
+        if self.opt.use_rec:
+            reconstruction = self.results["rec_B" if name == "D_A" else "rec_A"]
+            loss = loss + self.opt.rec_coef * self.gan_loss(full(self.networks[name](reconstruction)), False)
+        return loss

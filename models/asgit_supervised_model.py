@@ -1,0 +1,42 @@
+"""Supervised ASGIT: pix2pix whose generator sees where the discriminator last looked (Lin et al., supplement).
+
+G translates a fused with the map that D gave to the last pair (a, G(a)), which a memory keeps; ones before the first
+(`models/guidance.py`). D judges pairs only, so a map of a alone does not exist. At test no map is known, and D is not
+needed. With `--attention_fusion none` it is pix2pix.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.guidance import GuidedModel
+from models.layers.precision import full
+from models.pix2pix_model import Pix2PixModel
+
+
+class ASGITSupervisedModel(GuidedModel, Pix2PixModel):
+    """`--model asgit_supervised`."""
+
+    sources = ("A",)
+    defaults = {**Pix2PixModel.defaults, "netD": "posthoc_attn"}
+
+    def build_network(self, name: str) -> nn.Module:
+        return self.build_guided() if name == "G" else super().build_network(name)
+
+    def training_step(self) -> None:
+        self.maps: dict[str, Tensor] = {}
+        super().training_step()
+        self.results |= self.maps
+
+    def generate(self, images: Tensor) -> Tensor:
+        if not self.guides:
+            return super().generate(images)
+        self.maps["attn_A"] = attention = self.source_maps()["A"]
+        return self.networks["G"](images, attention)
+
+    def adversarial(self, pairs: Tensor) -> Tensor:
+        """As pix2pix's; the same pass gives the map to remember."""
+        if not self.guides:
+            return super().adversarial(pairs)
+        score, self.maps["next_A"] = self.score_and_map("D", pairs)
+        return self.gan_loss(full(score), True)

@@ -1,0 +1,151 @@
+"""Discriminators with attention maps (ASGIT, Lin et al.): post hoc (PHA) and trainable (TAM).
+
+Both are the PatchGAN of models/discriminator.py, cut after its last halving: the first part yields the map,
+at 1/8 of the image's size, and the head yields the scores. Legend: images (B, C, H, W), maps (B, 1, h, w).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.discriminator import NLayerDiscriminator, check_sides
+from models.layers.tapped import run_layers
+
+HALVINGS = 3
+HEAD = 4  # modules behind the last halving: convolution, norm, activation, convolution
+
+
+class PostHocAttention(nn.Module):
+    """PHA: a PatchGAN whose attention is the mean absolute activation over channels after its third halving.
+
+    No parameter is added, so the map describes what the scores are computed from.
+
+    Args:
+        norm: "instance", "batch" or "none".
+        antialias: blurred halvings instead of strided convolutions.
+    """
+
+    compiled_methods = ("forward", "attend", "raw_map")
+    run_layers = staticmethod(run_layers)
+    smallest_side = 3 * 2**HALVINGS
+
+    def __init__(
+        self, input_nc: int = 3, ndf: int = 64, norm: str = "instance", antialias: bool = False
+    ) -> None:
+        super().__init__()
+        layers = NLayerDiscriminator(input_nc, ndf, HALVINGS, norm, antialias).model
+        self.model_p1, self.model_p2 = nn.Sequential(*layers[:-HEAD]), nn.Sequential(*layers[-HEAD:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (B, 1, h', w') of images (B, input_nc, H, W). UserError for a side below `smallest_side`."""
+        return self._score(self._features(x))
+
+    def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The scores and, from the same pass, the raw map (B, 1, H // 8, W // 8) >= 0, not detached."""
+        features = self._features(x)
+        return self._score(features), _channel_mean(features.abs())
+
+    def raw_map(self, x: Tensor) -> Tensor:
+        """The raw map alone, without the head's pass."""
+        return _channel_mean(self._features(x).abs())
+
+    def _features(self, x: Tensor) -> Tensor:
+        check_sides(x, self.smallest_side)
+        return self.run_layers(self.model_p1, x)[0]  # (B, 4 ndf, H // 8, W // 8)
+
+    def _score(self, features: Tensor) -> Tensor:
+        return self.run_layers(self.model_p2, features)[0]
+
+
+class MaskBranch(nn.Module):
+    """TAM's mask in (0, 1): features (B, ndf, H/2, W/2) and the trunk's size (h, w) -> (B, 4 ndf, h, w).
+
+    Its norms are always batch norms: each forward pass in training mode updates their running statistics.
+    """
+
+    def __init__(self, ndf: int) -> None:
+        super().__init__()
+        channels = 4 * ndf
+
+        def conv(c_in: int, c_out: int, size: int = 3) -> nn.Conv2d:
+            return nn.Conv2d(c_in, c_out, size, padding=size // 2, bias=False)
+
+        self.d1, self.d2, self.skip2 = conv(ndf, ndf), conv(ndf, ndf), conv(ndf, ndf)
+        self.mid = nn.Sequential(conv(ndf, ndf), nn.ReLU(), conv(ndf, ndf), nn.ReLU())
+        self.u2 = conv(ndf, channels)
+        self.u1 = conv(channels, channels)  # unused, but released checkpoints carry it
+        self.last = nn.Sequential(
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            conv(channels, channels, 1),
+            nn.BatchNorm2d(channels),
+            conv(channels, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        for down in (self.d1, self.d2):
+            x = F.relu(down(F.max_pool2d(x, 3, stride=2, padding=1)))
+        x = F.relu(self.skip2(x)) + self.mid(x)
+        # Pooling rounds odd sizes up, the trunk's convolutions round them down. Identity for equal sizes.
+        x = F.interpolate(x, size, mode="bilinear", align_corners=False)
+        return self.last(self.u2(x))
+
+
+class TrainableAttention(nn.Module):
+    """TAM: a mask branch beside the trunk of a PatchGAN; the head judges (1 + mask) * trunk.
+
+    The attention is the mask's mean over channels. The discriminator's own loss trains it.
+
+    Args:
+        norm: "instance", "batch" or "none", of trunk and head; the mask's norms are batch norms.
+        antialias: blurred halvings instead of strided convolutions.
+    """
+
+    compiled_methods = ("forward", "attend", "raw_map")
+    run_layers = staticmethod(run_layers)
+    smallest_side = 3 * 2**HALVINGS
+
+    def __init__(
+        self, input_nc: int = 3, ndf: int = 64, norm: str = "instance", antialias: bool = False
+    ) -> None:
+        super().__init__()
+        layers = NLayerDiscriminator(input_nc, ndf, HALVINGS, norm, antialias).model
+        first = 3 if antialias else 2  # convolution, activation, blur
+        # The names are the released ones, spelling included.
+        self.fe = nn.Sequential(*layers[:first])
+        self.trunk_brunch = nn.Sequential(*layers[first:-HEAD])
+        self.fin_phase = nn.Sequential(*layers[-HEAD:])
+        self.mask_brunch = MaskBranch(ndf)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (B, 1, h', w') of images (B, input_nc, H, W). UserError for a side below `smallest_side`."""
+        return self._score_and_mask(x)[0]
+
+    def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The scores and, from the same pass, the raw map (B, 1, H // 8, W // 8) in (0, 1), not detached."""
+        score, mask = self._score_and_mask(x)
+        return score, _channel_mean(mask)
+
+    def raw_map(self, x: Tensor) -> Tensor:
+        """The raw map alone, without trunk and head. The mask's running statistics move as in `attend`."""
+        features = self._features(x)
+        height, width = x.shape[2:]
+        return _channel_mean(self.mask_brunch(features, (height // 2**HALVINGS, width // 2**HALVINGS)))
+
+    def _features(self, x: Tensor) -> Tensor:
+        check_sides(x, self.smallest_side)
+        return self.run_layers(self.fe, x)[0]  # (B, ndf, H // 2, W // 2)
+
+    def _score_and_mask(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self._features(x)
+        trunk = self.run_layers(self.trunk_brunch, features)[0]  # (B, 4 ndf, H // 8, W // 8)
+        mask = self.mask_brunch(features, trunk.shape[2:])
+        return self.run_layers(self.fin_phase, (1 + mask) * trunk)[0], mask
+
+
+def _channel_mean(features: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, 1, h, w), at least float32: min-max would amplify bfloat16 rounding."""
+    return features.mean(1, keepdim=True, dtype=torch.promote_types(features.dtype, torch.float32))

@@ -1,0 +1,158 @@
+"""The attention memory (ASGIT, v1): for each training image, the last attention map of its translation.
+
+A map belongs to the crop it was made from, and the next sample of that image has another crop, perhaps
+mirrored. So the memory keeps each map, at its own small size, with its window in the image, and a lookup
+resamples it into the window of the new crop. Outside the old crop the map is one, as for unseen images.
+Fixed crops would remove augmentation; maps in the frame of the whole image would need a larger tensor and a
+second resampling.
+
+A window is five numbers: top, left, height and width as fractions of the image's height and width, then 1 if
+the crop is mirrored left to right, else 0. Fractions stay valid when the image is resized to another size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.attention_fusion import resize_map
+from util.distributed import gather_batch, world_size
+
+WHOLE = (0.0, 0.0, 1.0, 1.0, 0.0)  # the window of an image that is neither cropped nor mirrored
+
+
+class AttentionMemory:
+    """Attention maps by image path: maps (N, 1, h, w), windows (N, 5) and flags (N,), on one device.
+
+    h and w are those of the first map stored; maps of another size are resized to it. `lookup` and `store` do
+    not synchronise with the device. With several processes each `store` gathers all maps: every process
+    holds the memory that one process with the global batch would hold, so saving needs no merging.
+
+    Args:
+        paths: the training images. Other images are added when they appear, except with several processes,
+            which must number the images alike.
+        root: folder that saved paths are relative to, so that the data set can be moved; "": paths as given.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str] = (),
+        root: str = "",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.root, self.device, self.dtype = root, torch.device(device), dtype
+        self._row: dict[str, int] = {}
+        self._whole = torch.tensor([WHOLE], device=self.device, dtype=dtype)
+        self._clear((1, 1, 1))
+        self.add(paths)
+
+    def __len__(self) -> int:
+        """Images with a row, whether or not a map is stored."""
+        return len(self._row)
+
+    def add(self, paths: Sequence[str]) -> None:
+        """Make room for images (in every process the same, in the same order); known ones keep their maps."""
+        self._add([self._key(path) for path in paths])
+
+    def rows(self, paths: Sequence[str]) -> Tensor:
+        """The rows (B,) int64 of images. ValueError for a path that is unknown, with several processes."""
+        keys = [self._key(path) for path in paths]
+        unknown = [key for key in keys if key not in self._row]
+        if unknown and world_size() > 1:
+            raise ValueError(
+                f"{unknown[0]!r} is not in the memory: add() all training images before the first step"
+            )
+        self._add(unknown)
+        rows = torch.tensor([self._row[key] for key in keys])
+        return (rows.pin_memory() if self.device.type == "cuda" else rows).to(self.device, non_blocking=True)
+
+    @torch.no_grad()
+    def lookup(self, rows: Tensor, size: tuple[int, int], windows: Tensor | None = None) -> Tensor:
+        """Maps (B, 1, *size) for the crops `windows` (B, 5) of the images `rows` (B,); size: (height, width).
+
+        For the window a map was stored with, this is `resize_map`. windows None: whole images.
+        """
+        grid = _positions(self._filled(windows, rows), self.windows[rows], size)
+        maps = F.grid_sample(self.maps[rows], grid, padding_mode="border", align_corners=False)
+        inside = (grid.abs() <= 1).all(-1)[:, None]  # (B, 1, height, width)
+        known = self.stored[rows, None, None, None]  # (B, 1, 1, 1)
+        return torch.where(inside & known, maps, 1.0)
+
+    @torch.no_grad()
+    def store(self, rows: Tensor, maps: Tensor, windows: Tensor | None = None) -> None:
+        """Keep maps (B, 1, h, w) in [0, 1] of the crops `windows` (B, 5) of the images `rows` (B,).
+
+        Where an image is in the batch twice, its last map stays. windows None: whole images.
+        """
+        windows = self._filled(windows, rows)
+        rows, maps, windows = (gather_batch(part) for part in (rows, maps.to(self.dtype), windows))
+        if self._unsized:
+            self._clear(maps.shape[1:])
+        maps = resize_map(maps, self.maps.shape[2:])
+        # Equal rows get equal values, because the order in which a GPU writes them is undefined.
+        order = torch.arange(len(rows), device=self.device)
+        last = torch.where(rows[:, None] == rows, order, 0).amax(1)  # (B,)
+        self.maps[rows], self.windows[rows] = maps[last], windows[last]
+        self.stored.index_fill_(0, rows, True)
+
+    def state_dict(self) -> dict[str, object]:
+        """The stored maps with their paths and windows, on the CPU."""
+        stored = self.stored.tolist()
+        paths = [path for path, row in self._row.items() if stored[row]]
+        rows = torch.tensor([self._row[path] for path in paths], dtype=torch.int64)
+        return {"paths": paths, "maps": self.maps.cpu()[rows], "windows": self.windows.cpu()[rows]}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Replace all maps by saved ones, including those of images not in `paths`; the rest are ones."""
+        paths, maps = state["paths"], state["maps"]
+        self._add(paths)
+        self._clear(maps.shape[1:] if paths else (1, 1, 1))
+        rows = torch.tensor([self._row[path] for path in paths], dtype=torch.int64, device=self.device)
+        self.maps[rows] = maps.to(self.device, self.dtype)
+        self.windows[rows] = state["windows"].to(self.device, self.dtype)
+        self.stored[rows] = True
+
+    def _key(self, path: str) -> str:
+        return os.path.relpath(path, self.root) if self.root else path
+
+    def _add(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._row.setdefault(key, len(self._row))
+        more = len(self._row) - len(self.stored)
+        if more:
+            self.maps = torch.cat([self.maps, self.maps.new_ones(more, *self.maps.shape[1:])])
+            self.windows = torch.cat([self.windows, self._whole.expand(more, -1)])
+            self.stored = torch.cat([self.stored, self.stored.new_zeros(more)])
+
+    def _clear(self, shape: Sequence[int]) -> None:
+        """No maps; room for maps of this shape (1, h, w). (1, 1, 1): their size is not known yet."""
+        count = len(self._row)
+        self._unsized = tuple(shape) == (1, 1, 1)
+        self.maps = torch.ones(count, *shape, device=self.device, dtype=self.dtype)
+        self.windows = self._whole.repeat(count, 1)
+        self.stored = torch.zeros(count, device=self.device, dtype=torch.bool)
+
+    def _filled(self, windows: Tensor | None, rows: Tensor) -> Tensor:
+        return self._whole.expand(len(rows), -1) if windows is None else windows.to(self.dtype)
+
+
+def _positions(new: Tensor, old: Tensor, size: tuple[int, int]) -> Tensor:
+    """Positions (x, y) in crops `old` (B, 5) of the pixels of crops `new` (B, 5): (B, height, width, 2).
+
+    They run from -1 to 1 over the old crop. Relative to a window's middle, mirroring is a change of sign.
+    """
+
+    def along(pixels: int, first: int, extent: int, new_sign: Tensor | int, old_sign: Tensor | int) -> Tensor:
+        centres = (2 * torch.arange(pixels, device=new.device, dtype=new.dtype) + 1) / pixels - 1
+        shift = 2 * (new - old)[:, first] + (new - old)[:, extent]  # twice the distance of the middles
+        scale = new[:, extent] / old[:, extent] * new_sign * old_sign
+        return scale[:, None] * centres + (shift / old[:, extent] * old_sign)[:, None]  # (B, pixels)
+
+    y = along(size[0], 0, 2, 1, 1)[:, :, None].expand(-1, -1, size[1])
+    x = along(size[1], 1, 3, 1 - 2 * new[:, 4], 1 - 2 * old[:, 4])[:, None].expand(-1, size[0], -1)
+    return torch.stack([x, y], -1)

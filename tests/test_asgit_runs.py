@@ -1,0 +1,285 @@
+"""ASGIT's runs: train.py and test.py, several processes, directions, export, captured and fast steps."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_acceleration import FakeGraph
+from training_process import TrainingProcess, losses, make_images, ranks_env, state_of
+
+import test as translation
+import train
+from models import create_model
+from models.inference import load_generator
+from models.speed import step_graph
+from options.train_options import TrainOptions
+from scripts import export
+from util.errors import UserError
+
+TINY = (
+    "--gpu_ids -1 --display_id 0 --ngf 4 --ndf 4 --netG resnet_4blocks --load_size 34 --crop_size 32 --num_threads 0 "
+    "--n_epochs 2 --n_epochs_decay 1 --print_freq 1 --update_html_freq 3 --display_freq 1 --name run --model asgit"
+).split()
+V2 = "--netD trainable_attn --attention_fusion alpha --attention_source discriminator".split()
+CONFIGURATIONS = {"v1": [], "v2": V2, "v2_post_hoc": [*V2[2:], "--attention_fusion", "rmult"]}
+
+
+@pytest.fixture(scope="module")
+def dataroot(tmp_path_factory):
+    root = make_images(tmp_path_factory.mktemp("images"), 6, 5)
+    for domain in "AB":
+        (root / f"test{domain}").mkdir()
+        for path in sorted((root / f"train{domain}").glob("[01].png")):
+            (root / f"test{domain}" / path.name).write_bytes(path.read_bytes())
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(dataroot, tmp_path_factory):
+    """A finished run of each configuration, by name."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, words in CONFIGURATIONS.items():
+        argv = ["--dataroot", str(dataroot), "--checkpoints_dir", str(root), *TINY, *words, "--name", name]
+        assert train.main([*argv, "--direction", "BtoA" if name == "v2_post_hoc" else "AtoB"]) == 0
+    return root
+
+
+def test_the_page_shows_the_maps(runs):
+    labels = {path.stem.partition("_")[2] for path in (runs / "v1" / "web" / "images").glob("*.png")}
+    assert labels == {"real_A", "attn_A", "fake_B", "rec_A", "real_B", "attn_B", "fake_A", "rec_B"}
+    shown = np.asarray(Image.open(next((runs / "v2" / "web" / "images").glob("epoch003_attn_A.png"))))
+    assert shown.shape == (32, 32, 3) and shown.min() == 0 and shown.max() == 255
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_translating_a_test_set_needs_these_networks(runs, tmp_path, name, direction):
+    """v1 needs the generator alone, v2 the discriminator of the source too; nothing else is read."""
+    trained = "BtoA" if name == "v2_post_hoc" else "AtoB"
+    needed = {True: ["G_A", "D_B"], False: ["G_B", "D_A"]}[direction == trained][: 1 if name == "v1" else 2]
+    folder = tmp_path / "checkpoints" / name
+    folder.mkdir(parents=True)
+    for file in ["train_opt.json", *(f"latest_net_{network}.pth" for network in needed)]:
+        (folder / file).write_bytes((runs / name / file).read_bytes())
+    words = ["--gpu_ids", "-1", "--checkpoints_dir", str(folder.parent), "--name", name]
+    words += ["--results_dir", str(tmp_path / "results"), "--direction", direction]
+    assert translation.main(words) == 0
+    images = tmp_path / "results" / name / "test_latest" / "images"
+    maps = [] if name == "v1" else ["attn_A"]
+    assert sorted(path.name for path in images.iterdir()) == sorted(["real_A", "fake_B", "real_B", *maps])
+    assert all(len(list(folder.glob("*.png"))) == 2 for folder in images.iterdir())
+    if name != "v1":
+        (folder / f"latest_net_{needed[1]}.pth").unlink()
+        assert translation.main(words) == 2
+
+
+def test_photographs_of_any_size(runs, tmp_path):
+    Image.effect_noise((21, 17), 60).save(tmp_path / "small.png")  # smaller than a discriminator takes
+    words = ["--gpu_ids", "-1", "--checkpoints_dir", str(runs), "--results_dir", str(tmp_path)]
+    for name in CONFIGURATIONS:
+        assert translation.main([*words, "--name", name, "--input", str(tmp_path / "small.png")]) == 0
+        assert Image.open(tmp_path / name / "small.png").size == (21, 17)
+
+
+def test_a_file_that_takes_attention_as_a_channel_is_translated_by_ones(runs, tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes((runs / "v2" / "latest_net_G_A.pth").read_bytes())
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    found = load_generator(path, device="cpu").run(images)
+    net = load_generator("v2", runs, device="cpu").net.generator
+    assert torch.equal(found, net.model(torch.cat([images, torch.ones(1, 1, 32, 32)], 1)).detach())
+
+
+@pytest.fixture
+def quiet_traces():
+    logger = logging.getLogger("torch.__trace")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
+
+
+@pytest.mark.parametrize("form", ["torch_export", "onnx"])
+@pytest.mark.parametrize("name", ["v1", "v2"])
+def test_export(runs, tmp_path, quiet_traces, name, form):
+    """What is exported holds all that a translation needs."""
+    if form == "onnx":
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            pytest.importorskip(package)
+    words = ["--name", name, "--checkpoints_dir", str(runs), "--format", form]
+    assert export.main([*words, "--output", str(tmp_path / f"{name}.{form}")]) == 0
+
+
+# ---- several processes
+
+
+def start(dataroot, checkpoints, processes, *more):
+    checkpoints.mkdir(exist_ok=True)
+    words = [*TINY, "--no_html", "--deterministic", *more]
+    argv = ["--dataroot", str(dataroot), "--checkpoints_dir", str(checkpoints), *words]
+    envs = ranks_env(processes) if processes > 1 else [{}]
+    argv += ["--batch_size", str(2 // processes)]
+    started = [TrainingProcess(argv, checkpoints / f"{rank}.log", env) for rank, env in enumerate(envs)]
+    return [process.wait() for process in started], (checkpoints / "0.log").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
+def test_two_processes_train_as_one_and_remember_the_same(dataroot, tmp_path):
+    assert start(dataroot, tmp_path / "two", 2)[0] == [0, 0]
+    assert start(dataroot, tmp_path / "one", 1)[0] == [0]
+    for found, expected in zip(losses(tmp_path / "two")[:5], losses(tmp_path / "one")[:5], strict=True):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    two, one = (state_of(tmp_path / name)["model"]["attention"] for name in ("two", "one"))
+    for domain, count in {"A": 6, "B": 5}.items():
+        assert two[domain]["paths"] == one[domain]["paths"] and len(one[domain]["paths"]) <= count
+        assert torch.equal(two[domain]["windows"], one[domain]["windows"])
+        torch.testing.assert_close(two[domain]["maps"], one[domain]["maps"], rtol=0, atol=0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ("--netD trainable_attn", "the mask of --netD trainable_attn has batch norms"),
+        ("--preprocess none --pool_size 0", "--preprocess none gives maps of any size"),
+    ],
+)
+def test_what_processes_cannot_share_is_refused(dataroot, tmp_path, words, told):
+    statuses, output = start(dataroot, tmp_path, 2, *words.split())
+    assert statuses == [2, 2] and told in output
+
+
+# ---- steps
+
+
+def model_of(*words):
+    torch.manual_seed(0)
+    return create_model(TrainOptions().parse([*TINY, *words]))
+
+
+def batch(seed=0, size=(32, 32), **more):
+    generator = torch.Generator().manual_seed(seed)
+    images = {domain: torch.rand(1, 3, *size, generator=generator) * 2 - 1 for domain in "AB"}
+    return {**images, "A_paths": ["a/0.png"], "B_paths": ["b/0.png"], **more}
+
+
+def test_the_memory_follows_crops_and_mirroring():
+    """The next sample of an image is the right half of the last one, mirrored."""
+    model = model_of()
+    left, right = torch.tensor([[0.1, 0.0, 0.8, 0.8, 0.0]]), torch.tensor([[0.1, 0.4, 0.8, 0.4, 1.0]])
+    model.set_input(batch(A_windows=left))
+    assert model.batch["A_attention"].eq(1).all()
+    model.optimize_parameters()
+    stored = model.results["next_A"]
+    model.set_input(batch(A_windows=right))
+    wide = torch.nn.functional.interpolate(stored, (32, 64), mode="bilinear")
+    torch.testing.assert_close(model.batch["A_attention"], wide[..., 32:].flip(3))
+    assert model.batch["B_attention"].min() < 1  # of the whole image
+    model.set_input(batch(A_paths=["a/1.png"]))
+    assert model.batch["A_attention"].eq(1).all(), "another image"
+
+
+@pytest.mark.parametrize("words", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_images_of_another_size_than_the_options_name(words):
+    model = model_of(*words, "--pool_size", "0")
+    for number, size in enumerate([(40, 56), (24, 24), (40, 56)]):
+        model.set_input(batch(number, size))
+        model.optimize_parameters()
+        assert all(np.isfinite(value) for value in model.get_current_losses().values())
+        shown = model.get_current_visuals()["attn_A"]
+        assert shown.shape == (1, 1, *size) and -1 <= shown.min() <= shown.max() <= 1
+
+
+@pytest.mark.parametrize("words", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+@pytest.mark.parametrize("speed", ["--precision bf16", "--channels_last", "--precision bf16 --channels_last"])
+def test_fast_steps_agree_within_rounding(words, speed):
+    """One step: of the second's TAM maps, normalised over 16 positions, bfloat16 leaves less."""
+    plain, fast = model_of(*words), model_of(*words, *speed.split())
+    for model in (plain, fast):
+        model.set_input(batch())
+        model.optimize_parameters()
+    assert fast.get_current_losses() == pytest.approx(plain.get_current_losses(), rel=0.05, abs=0.02)
+    assert fast.results["attn_A"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("words", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_a_captured_step_is_the_step(monkeypatch, words):
+    """The look-up and the storing of maps stay outside the graph."""
+    assert type(model_of(*words)).capture_obstacle(model_of(*words).opt) is None
+    captured, eager = model_of(*words), model_of(*words)
+    graph = FakeGraph(captured)
+    monkeypatch.setattr(step_graph, "capture_graph", graph)
+    captured.accelerator.captures = True
+    for number in (0, 1, 0):
+        for model in (captured, eager):
+            torch.manual_seed(number)
+            model.set_input(batch(number, A_windows=torch.tensor([[0.0, 0.1 * number, 0.9, 0.9, number]])))
+            model.optimize_parameters()
+        assert captured.get_current_losses() == eager.get_current_losses()
+        visuals = captured.get_current_visuals()
+        for name, image in eager.get_current_visuals().items():
+            assert torch.equal(visuals[name], image), name
+    assert graph.captured == 1
+    for domain, memory in eager.memory.items():
+        assert torch.equal(memory.maps, captured.memory[domain].maps)
+
+
+REFUSED = {
+    "--netD basic": "--attention_fusion rmult needs a discriminator that says where it looks",
+    "--attention_fusion alpha --attention_stage F2": "--attention_stage has no effect with --attention_fusion alpha",
+    "--attention_fusion none --attention_source discriminator": "--attention_source has no effect",
+    "--attention_fusion none --attention_stage F2": "--attention_stage has no effect with --attention_fusion none",
+    "--rec_coef 0.7": "--rec_coef has no effect with --use_rec False",
+    "--netG unet_128 --crop_size 128 --load_size 128 --attention_stage F1": "a U-Net takes F0 only",
+    "--lambda_identity 0.5 --input_nc 1": "--lambda_identity 0",
+    "--preprocess none": "--pool_size 50 keeps images of one size",
+    "--crop_size 20 --load_size 20": "--netD posthoc_attn at least 24 pixels",
+    "--model asgit_supervised --attention_source discriminator": "--attention_source has no effect with --model asgit_supervised",
+    "--model cycle_gan --attention_fusion alpha": "--attention_fusion has no effect with --model cycle_gan",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_cannot_be_is_refused(words):
+    options = TrainOptions()
+    with pytest.raises(UserError, match=REFUSED[words]):
+        options.resolve(options.parser.parse_given([*TINY, *words.split()]))
+
+
+def test_the_defaults_are_the_released_ones():
+    options = TrainOptions()
+    opt = options.parse(["--model", "asgit", "--gpu_ids", "-1"])
+    assert (opt.lambda_identity, opt.pool_size, opt.n_epochs, opt.n_epochs_decay) == (0, 50, 100, 100)
+    assert (opt.load_size, opt.crop_size, opt.batch_size, opt.gan_mode) == (286, 256, 1, "lsgan")
+    paired = TrainOptions().parse(["--model", "asgit_supervised", "--gpu_ids", "-1"])
+    assert (paired.dataset_mode, paired.netG, paired.load_size, paired.crop_size) == (
+        "aligned",
+        "unet_128",
+        143,
+        128,
+    )
+    assert (paired.gan_mode, paired.lambda_GAN, paired.lambda_L1) == ("vanilla", 1, 100)
+
+
+def test_supervised_runs_on_pairs(tmp_path):
+    for phase, count in {"train": 2, "test": 1}.items():
+        (tmp_path / "pairs" / phase).mkdir(parents=True)
+        for number in range(count):
+            Image.effect_noise((2 * 143, 143), 60).save(tmp_path / "pairs" / phase / f"{number}.png")
+    words = ["--dataroot", str(tmp_path / "pairs"), "--checkpoints_dir", str(tmp_path), "--name", "run"]
+    more = "--model asgit_supervised --ngf 2 --ndf 2 --n_epochs 1 --n_epochs_decay 0 --display_id 0 --num_threads 0"
+    assert train.main([*words, "--gpu_ids", "-1", *more.split()]) == 0
+    memory = state_of(tmp_path)["model"]["attention"]["A"]
+    assert [Path(path).name for path in memory["paths"]] == ["0.png", "1.png"]
+    assert json.loads((tmp_path / "run" / "train_opt.json").read_text())["eval"] is False
+    results = [[*words, "--gpu_ids", "-1", "--results_dir", str(tmp_path / name)] for name in ("one", "two")]
+    assert [translation.main(argv) for argv in results] == [0, 0]
+    pictures = [tmp_path / name / "run/test_latest/images/fake_B/0.png" for name in ("one", "two")]
+    assert pictures[0].read_bytes() == pictures[1].read_bytes(), "dropout is drawn from --seed"

@@ -1,0 +1,166 @@
+"""ASGIT's discriminators against golden numbers of the released code; maps per image, at any size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from golden import DATA
+
+from models.attention_discriminator import MaskBranch, PostHocAttention, TrainableAttention
+from models.attention_fusion import normalise_map, resize_map
+from util.errors import UserError
+
+KINDS = {"pha": PostHocAttention, "tam": TrainableAttention}
+
+
+def baseline(kind):
+    """The numeric arrays of a golden file in float64, and the parameter names of its gradient norms."""
+    with np.load(DATA / "baselines" / f"asgit_{kind}.npz") as arrays:
+        numbers = {key: arrays[key] for key in arrays.files if arrays[key].dtype.kind == "f"}
+        return {key: torch.from_numpy(value).double() for key, value in numbers.items()}, arrays["keys.D"]
+
+
+def released(kind):
+    """The discriminator of the golden file, in training mode, and the file."""
+    golden, keys = baseline(kind)
+    net = KINDS[kind](input_nc=3, ndf=4).double()
+    prefix = "before.D."
+    weights = {key.removeprefix(prefix): value for key, value in golden.items() if key.startswith(prefix)}
+    missing, unexpected = net.load_state_dict(weights, strict=False)
+    assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
+    return net, golden, keys
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("b", [0, 1])
+def test_released_scores_and_maps(kind, b):
+    net, golden, _ = released(kind)
+    x = golden["x"][b : b + 1]
+    last = net.model_p1[-1] if kind == "pha" else net.mask_brunch
+    channels = []
+    last.register_forward_hook(lambda module, inputs, output: channels.append(output))
+    score, raw = net.attend(x)
+    close(score, golden[f"one{b}.score"])
+    close(channels[0], golden[f"one{b}.raw"])
+    close(raw, golden[f"one{b}.A_unscaled"])
+    close(resize_map(normalise_map(raw), (64, 64)), golden[f"one{b}.A"])
+    for key, buffer in net.named_buffers():
+        if not key.endswith("num_batches_tracked"):
+            close(buffer, golden[f"one{b}.after_one_forward.{key}"])
+    assert torch.equal(net(x), score), "scores alone are the same"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_released_gradients_of_a_batch(kind):
+    net, golden, keys = released(kind)
+    x = golden["x"].requires_grad_()
+    score, _ = net.attend(x)
+    loss = (score - 1).square().mean()
+    loss.backward()
+    close(score, golden["batch.score"])
+    close(loss, golden["batch.loss_real"])
+    close(x.grad[:1], golden["batch.dx0"])
+    gradients = {key: parameter.grad for key, parameter in net.named_parameters()}
+    largest = max(gradient.abs().max() for gradient in gradients.values() if gradient is not None)
+    full = [key.removeprefix("batchgrad.D.") for key in golden if key.startswith("batchgrad.D.")]
+    assert len(full) == {"pha": 6, "tam": 17}[kind]
+    for key in full:
+        expected = golden[f"batchgrad.D.{key}"]
+        torch.testing.assert_close(gradients[key], expected, rtol=1e-5, atol=1e-6 * largest)
+    for key, norm in zip(keys, golden["batchgradnorm.D"], strict=True):
+        if norm.isnan():
+            assert gradients[key] is None, f"{key} is unused"
+        else:
+            torch.testing.assert_close(gradients[key].norm(), norm, rtol=1e-5, atol=1e-6 * largest)
+
+
+def test_released_tam_in_evaluation_mode():
+    net, golden, _ = released("tam")
+    score, raw = net.eval().attend(golden["x"][:1])
+    close(score, golden["eval0.score"])
+    close(resize_map(normalise_map(raw), (64, 64)), golden["eval0.A"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_its_images_one_by_one(kind):
+    """Where no batch norm mixes them. The released extremes over the whole batch gave other maps."""
+    net, golden, _ = released(kind)
+    net.eval()
+    score, raw = net.attend(golden["x"])
+    maps = normalise_map(raw)
+    for b in range(2):
+        alone_score, alone_raw = net.attend(golden["x"][b : b + 1])
+        torch.testing.assert_close(score[b : b + 1], alone_score)
+        torch.testing.assert_close(maps[b : b + 1], normalise_map(alone_raw))
+    assert torch.equal(maps.amin((1, 2, 3)), torch.zeros(2)) and maps.amax((1, 2, 3)).eq(1).all()
+    released_maps = (raw - raw.min()) / (raw.max() - raw.min())
+    assert (maps - released_maps).abs().max() > 0.01
+    if kind == "pha":
+        close(resize_map(released_maps, (64, 64)), golden["batch.A"])
+
+
+def test_constant_maps_become_zeros():
+    maps = torch.stack([torch.full((1, 4, 4), 0.3), torch.arange(16.0).reshape(1, 4, 4)]).requires_grad_()
+    found = normalise_map(maps)
+    torch.testing.assert_close(found, torch.stack([torch.zeros(1, 4, 4), maps[1] / 15]))
+    found.sum().backward()
+    assert maps.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("height, width", [(40, 56), (24, 24), (61, 45)])
+def test_any_size(kind, antialias, height, width):
+    net = KINDS[kind](input_nc=3, ndf=4, antialias=antialias)
+    score, raw = net.attend(torch.randn(2, 3, height, width))
+    assert raw.shape == (2, 1, height // 8, width // 8)
+    assert score.shape == (2, 1, height // 8 - 2, width // 8 - 2)
+    assert resize_map(normalise_map(raw), (height, width)).shape == (2, 1, height, width)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+def test_attention_carries_gradient(kind, norm):
+    net = KINDS[kind](input_nc=4, ndf=4, norm=norm)
+    x = torch.randn(2, 4, 40, 56, requires_grad=True)
+    score, raw = net.attend(x)
+    assert raw.min() >= 0 and (kind == "pha" or raw.max() < 1)
+    raw.square().sum().backward()
+    assert x.grad.abs().sum() > 0
+    head = net.model_p2 if kind == "pha" else net.fin_phase
+    assert all(parameter.grad is None for parameter in head.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_of_half_precision_are_float32(kind):
+    net = KINDS[kind](ndf=4).bfloat16()
+    score, raw = net.attend(torch.randn(1, 3, 32, 32).bfloat16())
+    assert (score.dtype, raw.dtype) == (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_that_are_too_small_are_refused(kind):
+    with pytest.raises(UserError, match="40 x 23 pixels is too small.*24 x 24"):
+        KINDS[kind](ndf=4)(torch.randn(1, 3, 23, 40))
+
+
+def test_the_mask_step_by_step():
+    """The mask branch at a size where pooling and trunk differ: 25 halved twice is 7, and the trunk has 6."""
+    branch, x = MaskBranch(2).eval(), torch.randn(1, 2, 25, 25)
+    with torch.no_grad():
+        y = F.conv2d(F.max_pool2d(x, 3, 2, 1), branch.d1.weight, padding=1).relu()
+        y = F.conv2d(F.max_pool2d(y, 3, 2, 1), branch.d2.weight, padding=1).relu()
+        skip = F.conv2d(y, branch.skip2.weight, padding=1).relu()
+        for number in (0, 2):
+            y = F.conv2d(y, branch.mid[number].weight, padding=1).relu()
+        y = F.interpolate(skip + y, (6, 6), mode="bilinear")
+        y = F.conv2d(y, branch.u2.weight, padding=1) / (1 + 1e-5) ** 0.5  # fresh batch norms
+        y = F.conv2d(y.relu(), branch.last[2].weight) / (1 + 1e-5) ** 0.5
+        expected = F.conv2d(y, branch.last[4].weight).sigmoid()
+        torch.testing.assert_close(branch(x, (6, 6)), expected)
