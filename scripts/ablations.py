@@ -1,85 +1,123 @@
-"""The ablations of the paper's supplement, each run by one command:
+"""The ablations of the papers' supplements, each trained, judged and shown on one page by one command:
 
-    python scripts/ablations.py queries            train every setting in turn and translate its test images
-    python scripts/ablations.py queries --print    show the commands and run none
-    python scripts/ablations.py layers --only last_two -- --dataroot ./datasets/cat2dog --n_epochs 100
+    python scripts/ablations.py queries            every setting, on ./datasets/horse2zebra
+    python scripts/ablations.py queries --print    show the trainings and run none
+    python scripts/ablations.py layers --only last_two --dataroot ./datasets/cat2dog -- --ngf 32
                                                    one setting; what follows -- goes to train.py
 
-The same command again continues where it was interrupted. Judge the translations with scripts/evaluate.py.
+OUT/index.html shows pictures in columns and the metrics beside the published numbers. The same command again
+continues where it was interrupted. All other options are those of scripts/compare.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import shlex
-import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from options.saved import run_folder
-from options.train_options import TrainOptions
+from scripts.study.options import StudyOptions
+from scripts.study.study import Study, run_study
+from util.arguments import ArgumentParser
 from util.errors import UserError, entry_point
-from util.run.checkpoint import STATE_FILE
 
-# Ablation -> setting -> options of train.py. README.md has the numbers published for horse to zebra.
+
+@dataclass(frozen=True)
+class Ablation:
+    """Settings of train.py under one title.
+
+    Attributes:
+        title: what is varied.
+        settings: options of train.py by the setting's name.
+        published: data set -> setting -> metric -> number.
+    """
+
+    title: str
+    settings: Mapping[str, str]
+    published: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+
+
+def fid_and_swd(**numbers: tuple[float, float]) -> dict[str, dict[str, float]]:
+    """Published numbers of settings, as the supplement gives them: FID / SWD."""
+    return {setting: {"FID": fid, "SWD": swd} for setting, (fid, swd) in numbers.items()}
+
+
 COUNTS, SIDES = (64, 128, 256, 512), (3, 5, 7, 9, 11)
-ABLATIONS: dict[str, dict[str, str]] = {
-    "queries": {
-        **{f"qsattn_{count}": f"--QS_mode global --num_patches {count}" for count in COUNTS},
-        **{f"cut_{count}": f"--model cut --num_patches {count}" for count in COUNTS},
-    },
-    "layers": {
-        "last_two": "--QS_mode global --qs_layers 12,16",
-        # The supplement's model B.
-        "all_five": "--QS_mode global --qs_layers 0,4,8,12,16 --qs_pool 64",
-    },
-    "modes": {mode: f"--QS_mode {mode}" for mode in ("global", "local", "local_global")},
-    "window": {
-        f"{mode}_{side}": f"--QS_mode {mode} --qs_window {side}"
-        for mode in ("local", "local_global")
-        for side in SIDES
-    },
+SOURCE = "supplement of QS-Attn, {data}: 400 epochs, 256 x 256, the last checkpoint."
+ABLATIONS = {
+    "queries": Ablation(
+        "Number of queries",
+        {f"qsattn_{count}": f"--QS_mode global --num_patches {count}" for count in COUNTS}
+        | {f"cut_{count}": f"--model cut --num_patches {count}" for count in COUNTS},
+        {
+            "horse2zebra": fid_and_swd(
+                qsattn_64=(47.9, 30.1),
+                qsattn_128=(40.9, 28.5),
+                qsattn_256=(41.1, 30.3),
+                qsattn_512=(45.6, 31.1),
+                cut_64=(52.6, 33.4),
+                cut_128=(46.5, 33.8),
+                cut_256=(45.5, 31.5),
+                cut_512=(53.5, 32.8),
+            )
+        },
+    ),
+    "layers": Ablation(
+        "Layers with QS-Attn: the last two (Fig. 1, model A) or all five (model B)",
+        {
+            "last_two": "--QS_mode global --qs_layers 12,16",
+            "all_five": "--QS_mode global --qs_layers 0,4,8,12,16 --qs_pool 64",
+        },
+        {
+            "horse2zebra": fid_and_swd(last_two=(41.1, 30.3), all_five=(40.4, 32.5)),
+            "cat2dog": fid_and_swd(last_two=(72.8, 12.8), all_five=(73.1, 12.6)),
+        },
+    ),
+    "modes": Ablation(
+        "Attention that selects and routes",
+        {mode: f"--QS_mode {mode}" for mode in ("global", "local", "local_global")},
+        {"horse2zebra": {"global": {"FID": 41.1, "SWD": 30.3}}},
+    ),
+    "window": Ablation(
+        "Side of the local window",
+        {
+            f"{mode}_{side}": f"--QS_mode {mode} --qs_window {side}"
+            for mode in ("local", "local_global")
+            for side in SIDES
+        },
+    ),
 }
 
 
 @entry_point
-def main(argv: list[str] | None = None) -> int:
-    """Run, or print, the commands of an ablation; the exit status is that of the first one that fails."""
-    argv = sys.argv[1:] if argv is None else argv
-    cut = argv.index("--") if "--" in argv else len(argv)
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    settings = "; ".join(f"{name}: {', '.join(of)}" for name, of in ABLATIONS.items())
-    parser.add_argument("ablation", choices=ABLATIONS, help=settings)
-    parser.add_argument("--only", metavar="SETTING", help="one setting of the ablation instead of all")
-    parser.add_argument("--print", action="store_true", help="print the commands instead of running them")
-    opt = parser.parse_args(argv[:cut])
-    settings = ABLATIONS[opt.ablation]
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run an ablation, or print its trainings; exit status 1 if a run failed."""
+    parser = ArgumentParser(prog="scripts/ablations.py", description=__doc__.splitlines()[0].rstrip(":"))
+    listed = "; ".join(f"{name}: {', '.join(of.settings)}" for name, of in ABLATIONS.items())
+    parser.add_argument("ablation", choices=ABLATIONS, help=listed)
+    parser.add("--only", None, "one setting of the ablation", shown="all")
+    parser.add("--print", False, "print the trainings instead of running them")
+    opt = StudyOptions(parser, "./datasets/horse2zebra", "0").parse(sys.argv[1:] if argv is None else argv)
+    ablation, data = ABLATIONS[opt.ablation], Path(opt.dataroot).name
+    opt.out = opt.out or Path("results", f"{data}_{opt.ablation}")
+    settings = {setting: tuple(words.split()) for setting, words in ablation.settings.items()}
     if opt.only and opt.only not in settings:
-        raise UserError(
-            f"--only {opt.only} is not a setting of {opt.ablation}; there are {', '.join(settings)}"
-        )
-    for setting in [opt.only] if opt.only else settings:
-        for command in commands(opt.ablation, setting, argv[cut + 1 :]):
-            print("python", shlex.join(command), flush=True)
-            if not opt.print and (status := subprocess.run([sys.executable, *command], cwd=ROOT).returncode):
-                return status
+        raise UserError(f"--only {opt.only} is not a setting of {opt.ablation}: it has {', '.join(settings)}")
+    if opt.only:
+        settings = {opt.only: settings[opt.only]}
+    # Of a set without published numbers those of the paper's main one, under its name.
+    known = data if data in ablation.published else next(iter(ablation.published), "")
+    published = ablation.published.get(known, {})
+    shown = {setting: published[setting] for setting in settings if setting in published}
+    study = Study(opt, settings, ablation.title, shown, SOURCE.format(data=known))
+    if not opt.print:
+        return run_study(study)
+    for run in study.runs:
+        print("python train.py", shlex.join(study.train_words(run)))
     return 0
-
-
-def commands(ablation: str, setting: str, train_options: list[str]) -> tuple[list[str], list[str]]:
-    """The words after `python` that train one setting, and those that translate its test images."""
-    words = [*train_options, *ABLATIONS[ablation][setting].split()]
-    data = Path(TrainOptions().parse(words).dataroot).name
-    train = ["train.py", *words, "--name", f"{data}_{ablation}_{setting}"]
-    opt = TrainOptions().parse(train[1:])
-    if (run_folder({**vars(opt), "suffix": ""}) / STATE_FILE).is_file():
-        train.append("--continue_train")
-    device = ["--gpu_ids", ",".join(map(str, opt.gpu_ids)) or "-1"]
-    return train, ["test.py", "--name", opt.name, "--checkpoints_dir", opt.checkpoints_dir, *device]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Time the training step against the textbook step.
 
     python scripts/benchmark.py [--modes global,local] [--size 256] [options of train.py]
+    python scripts/benchmark.py --model cycle_gan [--size 256] [options of train.py]
 
 Two sides, each with its own networks of the same weights: the plain step (`models/textbook`: released
 order, full attention matrices, float32, eager, NCHW; on CUDA with TF32 convolutions and cuDNN's search, as
@@ -31,31 +32,27 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from models import create_model
+from models import MODELS, create_model
 from models.patch_sampler import PatchSelection
 from models.qs_attn import QuerySelection
+from models.textbook import TEXTBOOKS, textbook_step
 from models.textbook import cut as textbook_cut
-from models.textbook import textbook_step
 from options.train_options import TrainOptions
 from scripts.measuring import StageClock, format_spread, markdown_table, peak_memory, seconds, spread
 from util.arguments import ArgumentParser, integer
 from util.errors import UserError, entry_point
 from util.metrics.receipt import versions_and_hardware
 
-MODES = {
-    "global": ["--QS_mode", "global"],
-    "local": ["--QS_mode", "local"],
-    "local_global": ["--QS_mode", "local_global"],
-    "cut": ["--model", "cut"],
-    "fsesim": ["--model", "sesim", "--vgg_weights", "random"],  # times do not depend on the weights
-    "lsesim": ["--model", "sesim", "--vgg_weights", "random", "--learned_attn"],
-}
-DEFAULT_MODES = "global,local,local_global,cut"
+QS_MODES = {mode: ["--QS_mode", mode] for mode in ("global", "local", "local_global")}
+MODES = {**QS_MODES, **{name: ["--model", name] for name in TEXTBOOKS if name != "qs"}}
+MODES["sesim"] += ["--vgg_weights", "random"]  # times do not depend on the weights
+MODES["lsesim"] = [*MODES["sesim"], "--learned_attn"]
 # The speed options of the plain side.
 PLAIN = {"precision": "fp32", "channels_last": False, "compile": False, "cuda_graph": False, "fast": False}
-STAGES = ("data", "generate", "D", "encode", "select", "route", "NCE", "backward", "optimiser", "other")
+# Methods of networks that make stages of a step.
+METHODS = ("forward", "encode", "decode", "raw_map")
 
 
 class Side:
@@ -103,9 +100,13 @@ def endless_batches(opt: Namespace, dataroot: str | None) -> Iterator[dict]:
             yield from loader.epoch(epoch)
     generator = torch.Generator().manual_seed(opt.seed)
     size = (opt.batch_size, 3, opt.crop_size, opt.crop_size)
-    batches = [{name: torch.rand(size, generator=generator) * 2 - 1 for name in "AB"} for _ in range(4)]
-    if opt.gpu_ids and torch.cuda.is_available():
-        batches = [{name: images.pin_memory() for name, images in batch.items()} for batch in batches]
+    batches = []
+    for number in range(4):
+        batch = {name: torch.rand(size, generator=generator) * 2 - 1 for name in "AB"}
+        if opt.gpu_ids and torch.cuda.is_available():
+            batch = {name: images.pin_memory() for name, images in batch.items()}
+        paths = [f"{number}_{image}.png" for image in range(opt.batch_size)]
+        batches.append(batch | {"A_paths": paths, "B_paths": paths})
     while True:
         yield from batches
 
@@ -141,27 +142,29 @@ def time_images(sides: list[Side], batch: int, rounds: int) -> dict[str, dict]:
 
 
 def time_stages(side: Side, batches: Iterator[dict], steps: int) -> dict[str, float]:
-    """Milliseconds of a step in each of STAGES, synchronised between stages.
+    """Milliseconds of a step in each stage, synchronised between stages.
 
-    On the plain side routing counts as "select": one function does both.
+    Stages are METHODS of the networks and of the model's other modules, such as G.encode and
+    patchnce.forward, and what a step does besides. On the plain side routing counts as "select", as one
+    function does both.
     """
-    model, networks = side.model, side.networks
+    model = side.model
     places = [
         ("data", model, "set_input"),
-        ("generate", networks["G"], "forward"),
-        ("encode", networks["G"], "encode"),
-        ("D", networks["D"], "forward"),
+        *(
+            (f"{name}.{method}", module, method)
+            for name, module in modules_of(side).items()
+            for method in METHODS
+        ),
         ("select", model, "choose_patches"),
         ("select", textbook_cut, "plain_qs_attn"),
         ("route", QuerySelection, "route"),
         ("route", PatchSelection, "route"),
-        ("NCE", networks["F"], "forward"),
-        ("NCE", getattr(model, "patchnce", None), "forward"),
-        ("encode", getattr(model, "vgg", None), "forward"),
         ("backward", Tensor, "backward"),
         ("optimiser", model.guard, "check"),
         *(("optimiser", optimizer, "step") for optimizer in side.runner.optimizers.values()),
     ]
+    places = [(stage, owner, name) for stage, owner, name in places if hasattr(owner, name)]
     for _ in range(2):
         side.step(next(batches))
     with contextlib.ExitStack() as stack:
@@ -173,7 +176,17 @@ def time_stages(side: Side, batches: Iterator[dict], steps: int) -> dict[str, fl
         for _ in range(steps):
             side.step(fetch())
         clock.switch()
-    return {stage: 1e3 * clock.totals[stage] / steps for stage in STAGES}
+    stages = dict.fromkeys([*(stage for stage, _, _ in places), "other"])
+    return {stage: 1e3 * clock.totals[stage] / steps for stage in stages if clock.totals[stage]}
+
+
+def modules_of(side: Side) -> dict[str, nn.Module]:
+    """The networks of a side by name, and the modules that are attributes of its model and its step."""
+    found = dict(side.networks)
+    for name, value in [*vars(side.model).items(), *vars(side.runner).items()]:
+        if isinstance(value, nn.Module) and not any(value is module for module in found.values()):
+            found[name] = value
+    return found
 
 
 def memory_in_a_process(argv: list[str], mode: str, side: str) -> int | None:
@@ -205,9 +218,14 @@ def report(results: list[dict]) -> str:
     text = markdown_table(head, rows)
     for result in results:
         if "stages" in result:
-            rows = [[side, *(f"{ms:.4g}" for ms in of.values())] for side, of in result["stages"].items()]
+            sides = result["stages"]
+            stages = dict.fromkeys(stage for of in sides.values() for stage in of)
+            rows = [
+                [stage, *(f"{of[stage]:.4g}" if stage in of else "-" for of in sides.values())]
+                for stage in stages
+            ]
             text += f"\n\nStages of a step, {result['mode']}, ms (eager, not captured):\n\n"
-            text += markdown_table(["side", *STAGES], rows)
+            text += markdown_table(["stage", *sides], rows)
     return text
 
 
@@ -218,7 +236,8 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         "All other options are those of train.py, such as --precision, --fast, --ngf, --batch_size."
     )
     add = parser.add
-    add("--modes", DEFAULT_MODES, f"modes to time, of {', '.join(MODES)}")
+    known = f"of {', '.join(MODES)}"
+    add("--modes", None, f"modes to time, {known}", shown="that of --model, else QS-Attn's three and cut")
     add("--size", 256, "side of the images in pixels", type=integer(1))
     add("--device", None, "where", choices=("cuda", "mps", "cpu"), shown="the first available")
     add("--steps", 10, "timed steps of each side", type=integer(1))
@@ -233,10 +252,7 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     add("--memory_of", None, argparse.SUPPRESS, choices=("plain", "fast"))
     given, rest = parser.parse_known_args(argv)
     own = Namespace(**{**parser.defaults, **vars(given)})
-    own.modes = own.modes.split(",")
-    for mode in own.modes:
-        if mode not in MODES:
-            raise UserError(f"--modes names {mode!r}, but there are {', '.join(MODES)}")
+    own.modes = _modes(own, TrainOptions().parser.parse_given(rest))
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     available = [name for name in found if found[name]]
     own.device = own.device or available[0]
@@ -245,12 +261,30 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     return own, rest
 
 
+def _modes(own: Namespace, given: dict[str, object]) -> list[str]:
+    """The modes that --modes names; without it those of --model and --QS_mode, if they are `given`."""
+    if own.modes is None:
+        if given.get("model", "qs") != "qs":
+            return [given["model"]]
+        if "QS_mode" in given:
+            return [given["QS_mode"]]
+        return list(QS_MODES) + ["cut"] * ("model" not in given)
+    modes = own.modes.split(",")
+    for mode in modes:
+        if mode not in MODES and mode not in MODELS:
+            raise UserError(f"--modes names {mode!r}, but there are {', '.join(MODES)}")
+    for name in ("model", "QS_mode"):
+        if name in given and not own.memory_of:
+            raise UserError(f"--modes and --{name} both say what is timed: give one of them")
+    return modes
+
+
 def options_of(own: Namespace, rest: list[str], mode: str) -> Namespace:
     """The options of the fast side in a mode."""
     words = ["--gpu_ids", "-1" if own.device == "cpu" else "0", "--crop_size", str(own.size)]
     words += ["--load_size", str(math.ceil(own.size * 286 / 256))]
     words += ["--dataroot", own.dataroot] if own.dataroot else []
-    return TrainOptions().parse([*words, *MODES[mode], *rest])
+    return TrainOptions().parse([*words, *MODES.get(mode, ["--model", mode]), *rest])
 
 
 def measure(own: Namespace, rest: list[str], argv: list[str], mode: str) -> dict:

@@ -4,20 +4,15 @@
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-# ---- the preset: everything that determines time and quality ----
-# Batch norm in the generator: an instance norm removes each picture's own tint, and a small network needs
-# more than these minutes to restore it. Batches of 4 use two cores better than single images.
+# ---- everything that determines time and quality ----
 name=stripes_qsattn_global
 data=(--size 64 --train 200 --test 20 --seed 0)
-networks=(--netG resnet_4blocks --ngf 16 --normG batch --netD n_layers --n_layers_D 2 --ndf 16 --netF_nc 64
-    --nce_layers 0,4,8,12,14 --num_patches 64)
-training=(--load_size 72 --crop_size 64 --batch_size 4 --lr 0.0007 --lambda_NCE 4 --n_epochs 20
-    --n_epochs_decay 16 --seed 0 --save_epoch_freq 12 --print_freq 200 --update_html_freq 200 --display_id 0
-    --num_threads 2)
+read -r -d '' -a training < <(grep -v '^#' scripts/presets/quickstart.txt) || true # status 1 at the end
+training+=(--seed 0 --display_id 0)
 
 run=checkpoints/$name
 results=results/$name/test_latest
-preset="${data[*]} ${networks[*]} ${training[*]}"
+preset="${data[*]} ${training[*]}"
 afresh="To start afresh: rm -r $run results/$name && bash scripts/quickstart.sh"
 
 step() { printf '\n== %s\n' "$*"; }
@@ -31,7 +26,7 @@ step "the embedded data set: plain animals (A), striped animals (B)"
 step "training QS-Attn (global) on it"
 if [[ -f "$run/quickstart_done" ]]; then
     if [[ "$(cat "$run/quickstart_done")" != "$preset" ]]; then
-        echo "error: $run was trained with another preset than scripts/quickstart.sh has now. $afresh" >&2
+        echo "error: $run was trained with another preset than scripts/presets/quickstart.txt has now. $afresh" >&2
         exit 2
     fi
     echo "trained already: $run. $afresh"
@@ -39,7 +34,7 @@ else
     resume=()
     [[ ! -f "$run/latest_net_G.pth" ]] || resume=(--continue_train)
     "$python" train.py --QS_mode=global --dataroot ./datasets/stripes --name "$name" \
-        "${networks[@]}" "${training[@]}" ${resume[@]+"${resume[@]}"}
+        "${training[@]}" ${resume[@]+"${resume[@]}"}
     echo "$preset" >"$run/quickstart_done"
 fi
 

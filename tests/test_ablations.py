@@ -1,12 +1,13 @@
-"""Each command of the supplement's ablations parses, and means what its name says."""
+"""Each ablation trains what its name says; its page has our numbers beside the published ones."""
 
 from __future__ import annotations
 
+import json
 import shlex
 
 import pytest
 
-from options.test_options import TestOptions
+from datasets.make_stripes import make_stripes
 from options.train_options import TrainOptions
 from scripts import ablations
 
@@ -25,36 +26,50 @@ SEEN = {
 
 
 @pytest.mark.parametrize("ablation", EXPECTED)
-def test_printed_commands_parse(ablation, capsys, tmp_path, monkeypatch):
+def test_printed_trainings_parse(ablation, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert ablations.main([ablation, "--print", "--", "--dataroot", "./my data", "--ngf", "8"]) == 0
+    argv = [ablation, "--print", "--gpu_ids", "-1", "--dataroot", "./my data", "--", "--ngf", "8"]
+    assert ablations.main(argv) == 0
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
-    trains, tests = (
-        [line[2:] for line in lines if line[:2] == ["python", script]] for script in ("train.py", "test.py")
-    )
-    assert len(trains) == len(tests) == len(lines) / 2
-    opts = [TrainOptions().parse(line) for line in trains]
+    assert all(line[:2] == ["python", "train.py"] for line in lines)
+    opts = [TrainOptions().parse([*line[2:], "--gpu_ids=-1"]) for line in lines]
     assert [SEEN[ablation](opt) for opt in opts] == EXPECTED[ablation]
     assert {(opt.dataroot, opt.ngf) for opt in opts} == {("./my data", 8)}
-    assert [TestOptions().parse(line).name for line in tests] == [opt.name for opt in opts]
-    assert len({opt.name for opt in opts}) == len(opts) and not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
-def test_one_setting_goes_on_where_it_stopped(capsys, tmp_path):
-    run = tmp_path / "horse2zebra_layers_last_two"
-    run.mkdir()
-    (run / "latest_state.pth").touch()
-    assert (
-        ablations.main(["layers", "--only", "last_two", "--print", "--", "--checkpoints_dir", str(tmp_path)])
-        == 0
+def test_published_numbers_are_of_settings_that_exist():
+    for ablation in ablations.ABLATIONS.values():
+        for numbers in ablation.published.values():
+            assert set(numbers) <= set(ablation.settings)
+
+
+def test_the_page_shows_our_numbers_beside_the_published_ones(tmp_path):
+    make_stripes(tmp_path / "horse2zebra", size=32, train=2, test=2)
+    argv = (
+        f"layers --only all_five --gpu_ids -1 --dataroot {tmp_path / 'horse2zebra'} --out {tmp_path / 'out'}"
     )
-    train, test = capsys.readouterr().out.splitlines()
-    assert train.endswith("--continue_train") and "--qs_layers 12,16" in train and "test.py" in test
+    argv += " --n_epochs 1 --n_epochs_decay 0 -- --ngf 2 --ndf 2 --netF_nc 4 --num_patches 4 --load_size 32"
+    argv += " --crop_size 32 --max_dataset_size 2 --num_threads 0 --print_freq 1 --no_html"
+    assert ablations.main(argv.split()) == 0
+    results = json.loads((tmp_path / "out/study.json").read_text())
+    (run,) = results["runs"]
+    assert run["name"] == "all_five_s0" and "--qs_pool=64" in run["train"]
+    assert results["published"]["numbers"] == {"all_five": {"FID": 40.4, "SWD": 32.5}}
+    page = (tmp_path / "out/index.html").read_text()
+    assert "model B" in page and "published: 40.4" in page and "horse2zebra: 400 epochs" in page
+    assert (
+        page.count("results/all_five_s0/test_latest/images/fake_B/") == 2 * 2
+    )  # two pictures with a link each
 
 
 def test_refusals(capsys):
-    assert ablations.main(["layers", "--only", "all"]) == 2
-    assert "there are last_two, all_five" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as exit:
-        ablations.main(["queries", "--print", "--", "--n_epoch", "3"])
-    assert exit.value.code == 2 and "did you mean --n_epochs?" in capsys.readouterr().err
+    assert ablations.main(["layers", "--only", "all", "--gpu_ids", "-1"]) == 2
+    assert "it has last_two, all_five" in capsys.readouterr().err
+    for argv, message in (
+        (["queries", "--gpu_ids", "-1", "--", "--n_epoch", "3"], "did you mean --n_epochs?"),
+        (["--print"], "required: ablation"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            ablations.main(argv)
+        assert stop.value.code == 2 and message in capsys.readouterr().err

@@ -8,9 +8,13 @@ import time
 import pytest
 import torch
 
+from models import MODELS
+from models.textbook import TEXTBOOKS
 from scripts import benchmark
 from scripts.measuring import StageClock, back_to_back, markdown_table, peak_memory, seconds, spread
 
+# Options that make the step of a model small, or possible here.
+MORE: dict[str, list[str]] = {}
 TINY = "--device cpu --size 32 --ngf 4 --ndf 4 --netF_nc 8 --num_patches 8".split()
 
 
@@ -29,20 +33,38 @@ def test_all_numbers_of_a_mode(tmp_path, capsys):
         assert 0 < step["low"] <= step["median"] <= step["high"]
         assert result["images"][side]["median"] > 0
         assert 10e6 < result["memory"][side] < 8e9  # PyTorch alone is more than 10 MB
-        assert set(result["stages"][side]) == set(benchmark.STAGES)
-        busy = ("generate", "D", "encode", "select", "NCE", "backward", "optimiser")
-        assert all(result["stages"][side][stage] > 0 for stage in busy)
+        busy = {"G.forward", "G.encode", "D.forward", "F.forward", "patchnce.forward", "select"}
+        assert busy | {"data", "backward", "optimiser", "other"} <= set(result["stages"][side])
+        assert all(ms > 0 for ms in result["stages"][side].values())
     table = capsys.readouterr().out
     assert "| local_global |" in table and "precision bf16" in table and "Stages of a step" in table
 
 
-def test_a_model_without_queries_is_timed_too():
-    words = "--modes lsesim --device cpu --size 32 --ngf 4 --ndf 4 --steps 1 --warmup 0 --images 0"
-    own, rest = benchmark.parse([*words.split(), "--no_memory", "--stages"])
-    result = benchmark.measure(own, rest, [], "lsesim")
+@pytest.mark.parametrize("model", sorted(set(TEXTBOOKS) - {"qs", "cut", "fastcut"}))
+def test_every_model_with_a_textbook_step(model, tmp_path, capsys):
+    """Its options are train.py's; its stages come from its networks."""
+    words = f"--device cpu --size 32 --ngf 4 --ndf 4 --model {model} --steps 1 --warmup 0 --images 1 --stages"
+    argv = [*words.split(), "--no_memory", "--json", str(tmp_path / "numbers.json")]
+    assert benchmark.main(argv + MORE.get(model, [])) == 0
+    (result,) = json.loads((tmp_path / "numbers.json").read_text())["results"]
+    assert result["mode"] == model
     for side in ("plain", "fast"):
-        assert result["steps"][side]["step_ms"]["median"] > 0
-        assert all(result["stages"][side][stage] > 0 for stage in ("generate", "D", "encode", "backward"))
+        stages = result["stages"][side]
+        for name in MODELS[model].network_names:
+            assert any(stage.startswith(f"{name}.") for stage in stages)
+        assert result["steps"][side]["step_ms"]["median"] > 0 and result["images"][side]["median"] > 0
+    assert f"| {model} |" in capsys.readouterr().out
+
+
+def test_modes_follow_from_the_options_of_train_py():
+    def modes(*words: str) -> list[str]:
+        return benchmark.parse([*TINY, *words])[0].modes
+
+    assert modes() == ["global", "local", "local_global", "cut"]
+    assert modes("--model", "qs") == ["global", "local", "local_global"]
+    assert modes("--model", "cycle_gan") == ["cycle_gan"]
+    assert modes("--QS_mode", "local") == ["local"]
+    assert modes("--modes", "cut,global") == ["cut", "global"]
 
 
 def test_the_plain_side_takes_none_of_the_speed_options():
@@ -55,6 +77,9 @@ def test_the_plain_side_takes_none_of_the_speed_options():
 
 
 def test_wrong_calls_are_named(capsys):
+    assert benchmark.main([*TINY, "--modes", "lo"]) == 2
+    assert benchmark.main([*TINY, "--modes", "cut", "--model", "qs"]) == 2
+    assert "--modes and --model both say" in capsys.readouterr().err
     assert benchmark.main([*TINY, "--modes", "lo"]) == 2
     with pytest.raises(SystemExit) as stop:
         benchmark.main([*TINY, "--steps", "0"])

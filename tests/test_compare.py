@@ -7,6 +7,7 @@ import json
 import math
 import re
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,12 +17,15 @@ from PIL import Image
 from scipy import stats
 
 from datasets.make_stripes import make_stripes
+from models import create_model
+from options.train_options import TrainOptions
 from scripts import compare
 from scripts.study.command import run_command
+from scripts.study.configurations import CONFIGS, DEFAULT, NEED_VGG, read_preset, run_options
 from scripts.study.page import count_pairs, format_summary, spaced, verdict_sentence
 from scripts.study.plots import plot_losses
 from scripts.study.statistics import BEYOND, HINT, WITHIN, differences, holm, study_results, summarise
-from scripts.study.study import Run, Study, trained_images
+from scripts.study.study import Study, peak_of, trained_images
 from util.run.stop_signal import StopSignal
 
 TINY = (
@@ -168,34 +172,90 @@ def test_lines_of_two_threads_are_written_whole() -> None:
         (["--seeds", "0,x"], "--seeds 0,x: each takes a whole number"),
         (["--minutes", "3", "--n_epochs", "2"], "two budgets"),
         (["--", "--seed", "3"], "--seed after -- is set by the study"),
+        (["--preset", "quick"], "invalid choice: 'quick'"),
+        (["--configs", "cut", "--gpu_ids", "-1", "--", "--qs_window", "3"], "no effect in any configuration"),
         (["--queries", "4,8", "--", "--num_patches", "3"], "--num_patches after -- is set by the study"),
         (["--", "--ngff", "3"], "did you mean --ngf"),
     ],
 )
 def test_wrong_calls_are_refused(argv, message, capsys) -> None:
-    with pytest.raises(SystemExit):
-        compare.main(argv)
+    try:
+        assert compare.main(argv) == 2
+    except SystemExit as stop:
+        assert stop.code == 2
     assert message in capsys.readouterr().err
 
 
+def parsed_runs(*argv: str) -> dict[str, Namespace]:
+    """The options of train.py of each configuration that a command line names."""
+    opt = compare.parse(["--gpu_ids=-1", *argv])
+    return Study(opt, compare.configurations(opt), "a study").options
+
+
 def test_every_configuration_has_one_budget_and_fastcut_its_own_loss() -> None:
-    opt = compare.parse(["--n_epochs", "3", "--n_epochs_decay", "2", "--queries", "16,64", "--gpu_ids", "-1"])
-    study = Study.__new__(Study)
-    study.opt = opt
-    parsed = {}
-    for config, queries in itertools.product(opt.configs, opt.queries):
-        run = Run(config, queries, 0)
-        parsed[run.label] = compare.TrainOptions().parse([*study.train_words(run), "--gpu_ids=-1"])
+    parsed = parsed_runs("--n_epochs", "3", "--n_epochs_decay", "2", "--queries", "16,64")
     assert len(parsed) == 10
     assert {(p.n_epochs, p.n_epochs_decay) for p in parsed.values()} == {(3, 2)}
     assert {p.num_patches for label, p in parsed.items() if label.endswith("_q16")} == {16}
     fastcut = parsed["fastcut_q64"]
     assert (fastcut.lambda_NCE, fastcut.nce_idt, fastcut.flip_equivariance) == (10.0, False, True)
-    assert [parsed[f"{name}_q64"].QS_mode for name in list(compare.CONFIGS)[:3]] == [
-        "global",
-        "local",
-        "local_global",
-    ]
+    modes = [parsed[f"{name}_q64"].QS_mode for name in DEFAULT[:3]]
+    assert modes == ["global", "local", "local_global"]
+
+
+def test_all_configurations_take_of_the_preset_what_their_model_has() -> None:
+    parsed = parsed_runs(
+        "--configs", "all", "--preset", "quickstart", "--", "--lr", "0.001", "--qs_window", "5"
+    )
+    assert set(parsed) == set(CONFIGS) - NEED_VGG
+    budgets = {
+        (opt.n_epochs, opt.n_epochs_decay, opt.crop_size, opt.batch_size, opt.lr) for opt in parsed.values()
+    }
+    assert budgets == {(20, 16, 64, 4, 0.001)}
+    assert (parsed["cut"].lambda_NCE, parsed["fastcut"].lambda_NCE) == (4.0, 10.0)
+    assert (parsed["qs_local"].qs_window, parsed["cycle_gan"].ngf) == (5, 16)
+    assert "num_patches" in parsed["cut"].given and "num_patches" not in parsed["cycle_gan"].given
+    assert parsed["qs_local"].given.count("qs_window") == 1 and "qs_window" not in parsed["qs_global"].given
+
+
+def test_a_budget_given_counts_more_than_the_preset() -> None:
+    for words, budget in ((["--n_epochs", "3"], (3, 16)), (["--minutes", "2"], (10**6, 0))):
+        opt = parsed_runs("--configs", "cut", "--preset", "quickstart", *words)["cut"]
+        assert (opt.n_epochs, opt.n_epochs_decay) == budget
+
+
+def test_an_option_without_effect_under_another_one_is_left_out() -> None:
+    """--n_layers_D belongs to --netD n_layers; what a configuration says itself always stays."""
+    options, preset = TrainOptions(), {"netD": "n_layers", "n_layers_D": 2, "ngf": 8}
+    assert run_options(options, ["--model=cut", "--netD=basic"], preset, {}) == {
+        "model": "cut",
+        "netD": "basic",
+        "ngf": 8,
+    }
+    assert run_options(options, ["--model=cut"], preset, {"ngf": 4})["ngf"] == 4
+    assert run_options(options, ["--model=cycle_gan", "--num_patches=4"], {}, {})["num_patches"] == 4
+
+
+def test_the_preset_has_comments_and_words() -> None:
+    words = read_preset("quickstart")
+    assert words[:2] == ["--netG", "resnet_4blocks"] and not any("#" in word for word in words)
+
+
+def test_trainings_side_by_side_share_the_cores(monkeypatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    study = Study.__new__(Study)
+    for jobs, threads in ((1, None), (3, "2"), (16, "1")):
+        study.opt = Namespace(jobs=jobs)
+        assert study.environment().get("OMP_NUM_THREADS") == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert study.environment()["OMP_NUM_THREADS"] == "5"
+
+
+def test_the_peak_is_that_of_all_sessions(tmp_path) -> None:
+    assert peak_of(tmp_path / "memory") is None
+    (tmp_path / "memory").write_text("300\n900\n600\n")
+    assert peak_of(tmp_path / "memory") == 900
 
 
 # From end to end
@@ -250,6 +310,13 @@ def test_a_study_is_made_once_and_names_what_fails(stripes, tmp_path, capsys) ->
     # Two drawings; two test images: source, two translations, a target.
     assert len(shown) == 2 + 2 * (1 + 2 + 1)
     assert "<h1>Study of qs_local, cut</h1>" in page
+    networks = create_model(parsed_runs("--configs", "cut", "--", *TINY)["cut"]).networks
+    counted = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
+    assert results["parameters"]["cut"] == counted
+    for run in results["runs"]:
+        assert 10e6 < run["memory"] < 8e9 and run["step_ms"] > 0
+        for file in (f"results/{run['name']}/test_latest/evaluation.json", f"logs/{run['name']}.log"):
+            assert f'href="./{file}"' in page and (out / file).is_file()
     assert all((out / file).is_file() for file in shown)
 
     # The images are those of the saved state, not of the last log line.

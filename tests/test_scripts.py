@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -139,6 +138,7 @@ def quickstart(tmp_path):
         (tmp_path / file).chmod(0o755)
     script = tmp_path / "scripts/quickstart.sh"
     shutil.copy(ROOT / "scripts/quickstart.sh", script)
+    shutil.copytree(ROOT / "scripts/presets", tmp_path / "scripts/presets")
 
     def run() -> tuple[subprocess.CompletedProcess, list[str]]:
         (tmp_path / "calls").unlink(missing_ok=True)
@@ -172,23 +172,24 @@ def test_quickstart_resumes_an_interrupted_training(quickstart, tmp_path):
 
 def test_quickstart_refuses_the_result_of_another_preset(quickstart, tmp_path):
     quickstart()
-    script = tmp_path / "scripts/quickstart.sh"
-    script.write_text(re.sub(r"--ngf \d+", "--ngf 7", script.read_text()))
+    preset = tmp_path / "scripts/presets/quickstart.txt"
+    preset.write_text(re.sub(r"--ngf \d+", "--ngf 7", preset.read_text()))
     done, calls = quickstart()
     assert done.returncode == 2 and "another preset" in done.stderr and calls == [DRAW]
 
 
-def test_quickstart_gives_options_that_exist():
-    from options.test_options import TestOptions
+def test_quickstart_trains_with_its_preset(quickstart, tmp_path):
+    """It gives train.py the words that scripts/compare.py --preset quickstart reads, and they exist."""
     from options.train_options import TrainOptions
+    from scripts.study.configurations import read_preset
 
-    text = (ROOT / "scripts/quickstart.sh").read_text()
-    preset = {name: shlex.split(body) for name, body in re.findall(r"^(\w+)=\(([^)]*)\)", text, re.MULTILINE)}
-    train = TrainOptions().parse(
-        ["--QS_mode=global", "--gpu_ids=-1", *preset["networks"], *preset["training"]]
-    )
-    assert train.QS_mode == "global"
-    TestOptions().parse(["--gpu_ids=-1", *preset["testing"]])
+    quickstart()
+    (call,) = (line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("train.py"))
+    words, preset = call.split()[1:], read_preset("quickstart")
+    place = words.index(preset[0])
+    assert words[place : place + len(preset)] == preset
+    train = TrainOptions().parse([*words, "--gpu_ids=-1", f"--checkpoints_dir={tmp_path}"])
+    assert (train.QS_mode, train.normG, train.n_epochs + train.n_epochs_decay) == ("global", "batch", 36)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 from options.test_options import TestOptions
+from scripts.words import option_words
 from util.arguments import integer
 
 METRICS = ("fid", "kid", "swd", "fd", "kd", "class", "stripes", "structure", "segmentation")
@@ -15,6 +17,14 @@ LISTED = set(
     "name suffix checkpoints_dir results_dir dataroot phase direction epoch gpu_ids seed eval num_test "
     "max_dataset_size batch_size num_threads preprocess load_size crop_size precision".split()
 )
+
+
+def add_judging(add: Callable) -> None:
+    """Declare the options that choose networks and their files; a study takes them too."""
+    add("--inception_weights", None, "pytorch-fid's weights file, for fid and kid", type=Path)
+    add("--classifier", "squeezenet1_1", "a torchvision classifier, for fd, kd and class")
+    add("--classifier_weights", None, "its weights file", type=Path)
+    add("--class_index", None, "a class of it, from 0 (ImageNet's zebra: 340)", type=integer(0))
 
 
 class EvaluateOptions(TestOptions):
@@ -36,10 +46,7 @@ class EvaluateOptions(TestOptions):
         add("--label", None, "a folder of true label maps", type=Path)
         group("how it is judged")
         add("--metrics", None, f"a list of {', '.join(METRICS)}", shown="swd, and all whose files are given")
-        add("--inception_weights", None, "pytorch-fid's weights file, for fid and kid", type=Path)
-        add("--classifier", "squeezenet1_1", "a torchvision classifier, for fd, kd and class")
-        add("--classifier_weights", None, "its weights file", type=Path)
-        add("--class_index", None, "a class of it, from 0 (ImageNet's zebra: 340)", type=integer(0))
+        add_judging(add)
         add("--kid_subsets", 100, "random subsets of KID and KD", type=integer(1))
         add("--kid_subset_size", None, "images in each", type=integer(2), shown="1000, or the smaller set")
         size = "side in pixels for SWD, 16 * 2^k"
@@ -112,5 +119,4 @@ class EvaluateOptions(TestOptions):
         """The command line of test.py that translates with another checkpoint of the same run."""
         values = {name: getattr(opt, name) for name in opt.given if name not in self.own}
         values |= {"name": opt.name, "suffix": "", "epoch": epoch, "gpu_ids": opt.gpu_ids or [-1]}
-        lists = {name: ",".join(map(str, value)) for name, value in values.items() if isinstance(value, list)}
-        return [f"--{name}={value}" for name, value in {**values, **lists}.items()]
+        return option_words(values)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from dominate import tags
 from dominate.util import raw
 
@@ -26,6 +25,7 @@ tbody th{font-weight:600}
 td small,th small{display:block;color:var(--faint);font-weight:400}
 .grid td,.grid th{padding:.15rem;border:0!important;text-align:center;font-size:.8rem}
 .grid .first{padding-left:.8rem}
+.grid .source{position:sticky;left:0;background:var(--card)}
 .grid img{display:block;width:70px;image-rendering:pixelated;border-radius:3px;background:var(--line)}
 .yes{font-weight:600}.no{color:var(--faint)}
 details summary{cursor:pointer;color:var(--link)}
@@ -34,31 +34,32 @@ p{max-width:60rem;margin:.4rem 0}
 
 
 class StudyPage(HtmlPage):
-    """An `HtmlPage` that also takes tags and paragraphs."""
-
-    def add(self, tag: Any) -> None:
-        self._parts.append(tag.render(pretty=False))
+    """An `HtmlPage` that also takes paragraphs."""
 
     def add_text(self, text: str) -> None:
         self.add(tags.p(printable(text)))
 
 
-def write_page(out: Path, results: Mapping[str, Any], facts: Mapping[str, str], samples: int) -> None:
+def write_page(
+    out: Path, title: str, results: Mapping[str, Any], facts: Mapping[str, str], samples: int
+) -> None:
     """Write `out`/index.html with curves.svg and seeds.svg beside it.
 
     Args:
-        results: what study.json holds: "runs", "summaries", "differences", "rule", "untranslated".
+        results: what study.json holds: "runs", "summaries", "differences", "rule", "untranslated",
+            "parameters", "published".
         facts: named values for the head of the page.
         samples: how many test images are shown, evenly spaced in the order of their names.
     """
     runs, summaries = results["runs"], results["summaries"]
     labels = list(dict.fromkeys(run["label"] for run in runs))
-    page = StudyPage(out, f"Study of {', '.join(labels)}")
+    page = StudyPage(out, title)
     page.add(tags.style(raw(STYLE)))
     page.add_facts(facts)
     for run in runs:
         if run["failure"]:
             page.add_text(f"Failed: {run['name']}: {run['failure']}")
+    _add_samples(page, runs, samples)
     page.add_header("Mean ± standard deviation over seeds")
     _add_numbers(page, results, labels)
     if summaries:
@@ -67,41 +68,97 @@ def write_page(out: Path, results: Mapping[str, Any], facts: Mapping[str, str], 
         page.add_plot("seeds.svg", "Each seed's number, by metric and configuration")
     page.add_header("Which differences exceed the spread between seeds")
     _add_differences(page, results)
+    page.add_header("What each configuration costs")
+    _add_costs(page, results, labels)
     if curves := plot_losses(out, runs):
         save(curves, out / "curves.svg", transparent=True)
         page.add_header("Losses while training")
-        page.add_text("Thin: each seed; thick: their mean, smoothed. NCE contains lambda_NCE.")
+        page.add_text(
+            "Thin: each seed; thick: their mean, smoothed. A loss contains its weight. Losses of one name "
+            "can mean different things in different systems."
+        )
         page.add_plot("curves.svg", "Loss curves of all runs")
-    _add_samples(page, runs, samples)
+    page.add_header("Receipts")
+    _add_receipts(page, runs)
     page.save()
 
 
 def _add_numbers(page: StudyPage, results: Mapping[str, Any], labels: Sequence[str]) -> None:
-    runs, summaries = results["runs"], results["summaries"]
-    rows = []
-    for label in labels:
-        mine = [run for run in runs if run["label"] == label]
-        cells: list[Any] = [label]
-        for metric, by_label in summaries.items():
-            if label in by_label:
-                seeds = [run["numbers"][metric] for run in mine if run["numbers"]]
-                each = ", ".join("–" if value is None else format_number(value) for value in seeds)
-                cells.append(tags.td(format_summary(by_label[label]), tags.small(each)))
-            else:
-                cells.append("–")
-        images = sorted({run["images"] for run in mine})
-        cells.append(str(images[0]) if len(images) == 1 else f"{images[0]} to {images[-1]}")
-        cells.append(f"{np.mean([run['seconds'] for run in mine]) / 60:.1f}")
-        rows.append(cells)
+    runs, summaries, published = results["runs"], results["summaries"], results["published"]["numbers"]
+    metrics = list(dict.fromkeys([*summaries, *(metric for of in published.values() for metric in of)]))
+
+    def cell(label: str, metric: str) -> tags.td:
+        parts: list[Any] = ["–"]
+        if label in summaries.get(metric, {}):
+            seeds = [run["numbers"][metric] for run in runs if run["label"] == label and run["numbers"]]
+            each = ", ".join("–" if value is None else format_number(value) for value in seeds)
+            parts = [format_summary(summaries[metric][label]), tags.small(each)]
+        if metric in published.get(label, {}):
+            parts.append(tags.small(f"published: {published[label][metric]:g}"))
+        return tags.td(*parts)
+
+    rows = [[label, *(cell(label, metric) for metric in metrics)] for label in labels]
     reference = results["untranslated"]
-    cells = [format_number(reference[metric]) if metric in reference else "–" for metric in summaries]
-    rows.append([tags.span("not translated", cls="no"), *cells, "", ""])
-    metrics = [f"{metric} {arrow(metric)}" for metric in summaries]
-    page.add(_table(["configuration", *metrics, "images trained", "training, minutes"], rows))
+    cells = [format_number(reference[metric]) if metric in reference else "–" for metric in metrics]
+    rows.append([tags.span("not translated", cls="no"), *cells])
+    page.add(_table(["configuration", *(f"{metric} {arrow(metric)}" for metric in metrics)], rows))
     page.add_text(
         "Below each mean the seeds' numbers, in the order of the seeds. The last row judges the source "
-        "images as they are. Minutes are of the wall clock, and so depend on the other load of the machine."
+        "images as they are."
     )
+    if published:
+        page.add_text(f"Published: {results['published']['source']}")
+
+
+def _add_costs(page: StudyPage, results: Mapping[str, Any], labels: Sequence[str]) -> None:
+    rows = []
+    for label in labels:
+        mine = [run for run in results["runs"] if run["label"] == label]
+        networks = results["parameters"][label]
+        each = ", ".join(f"{name} {format_millions(count)}" for name, count in networks.items() if count)
+        memory = _over_seeds([run["memory"] and run["memory"] / 1e6 for run in mine])
+        cells = [tags.td(format_millions(sum(networks.values())), tags.small(each))]
+        cells += [_over_seeds([run["step_ms"] for run in mine]), memory]
+        cells += [
+            _over_seeds([run["images"] for run in mine]),
+            _over_seeds([round(run["seconds"] / 60, 1) for run in mine]),
+        ]
+        rows.append([label, *cells])
+    head = ["configuration", "parameters", "ms per step", "peak memory, MB"]
+    page.add(_table([*head, "images trained", "training, minutes"], rows))
+    page.add_text(
+        "Of several seeds the range. Parameters are those of all networks that are trained. Times are of the "
+        "wall clock, waiting for data included, and so depend on what else the machine does; a step is the "
+        "median of the training's log. Memory is that of tensors on a GPU, on a CPU of the whole process."
+    )
+
+
+def _over_seeds(values: Sequence[float | None]) -> str:
+    """One number, or the range of several."""
+    known = sorted({format_number(value) for value in values if value is not None}, key=float)
+    return " to ".join(known[:1] + known[1:][-1:]) or "–"
+
+
+def _add_receipts(page: StudyPage, runs: Sequence[Mapping[str, Any]]) -> None:
+    rows = []
+    for run in runs:
+        name = run["name"]
+        files = {
+            "numbers": f"results/{name}/test_latest/evaluation.json",
+            "test images": f"results/{name}/test_latest/index.html",
+            "options": f"runs/{name}/train_opt.txt",
+            "training": f"runs/{name}/web/index.html",
+            "losses": f"runs/{name}/loss_log.txt",
+            "output": f"logs/{name}.log",
+        }
+        links = [
+            tags.a(text, href=url(file)) for text, file in files.items() if (page.folder / file).is_file()
+        ]
+        spaced_out = [part for link in links for part in (link, " ")]
+        rows.append([name, tags.td(*spaced_out), tags.td(tags.code(printable(f"train.py {run['train']}")))])
+    page.add(_table(["run", "files", "command"], rows))
+    page.add_text("study.json holds all numbers of this page, with versions and hardware.")
+    page.add_link("study.json", "study.json")
 
 
 def _add_differences(page: StudyPage, results: Mapping[str, Any]) -> None:
@@ -134,7 +191,8 @@ def _add_samples(page: StudyPage, runs: Sequence[Mapping[str, Any]], count: int)
         return page.folder / "results" / run["name"] / "test_latest" / "images" / domain
 
     def cell(run: Mapping[str, Any], domain: str, name: Path, first: bool = True) -> tags.td:
-        path, kind = images(run, domain) / name, "first" if first else ""
+        path = images(run, domain) / name
+        kind = "source" if domain == "real_A" else "first" if first else ""
         if not path.is_file():
             return tags.td(cls=kind)
         file = url(path.relative_to(page.folder).as_posix())
@@ -152,7 +210,8 @@ def _add_samples(page: StudyPage, runs: Sequence[Mapping[str, Any]], count: int)
         tags.th(tags.small(f"seed {run['seed']}"), cls="first" if first else "") for run, first in places
     ]
     head = tags.thead(
-        tags.tr(tags.th("source"), *top, tags.th("a target", cls="first")), tags.tr(tags.th(), *seeds)
+        tags.tr(tags.th("source", cls="source"), *top, tags.th("a target", cls="first")),
+        tags.tr(tags.th(cls="source"), *seeds),
     )
     table = tags.table(head, cls="grid")
     for name in (names[index] for index in spaced(len(names), count)):
@@ -205,6 +264,11 @@ def format_summary(summary: Mapping[str, Any]) -> str:
 def format_number(value: float) -> str:
     """Four significant digits, without an exponent for large numbers."""
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def format_millions(count: int) -> str:
+    """11.4 M; below a million in thousands."""
+    return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
 
 
 def format_p(p: float) -> str:

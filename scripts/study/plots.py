@@ -38,7 +38,8 @@ def plot_seeds(
             panel.plot([place] * len(values), values, "o", color=colour, markersize=5)
         if reference.get(metric) is not None:
             panel.axhline(reference[metric], color=GREY, linestyle=":", linewidth=1)
-        panel.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
+        rotation = 20 if len(labels) <= 6 else 60
+        panel.set_xticks(range(len(labels)), labels, rotation=rotation, ha="right")
         panel.set_xlim(-0.6, len(labels) - 0.4)
     return figure
 
@@ -77,7 +78,12 @@ def plot_losses(out: Path, runs: Sequence[Mapping[str, Any]]) -> Figure | None:
             panel.yaxis.set_minor_formatter(LogFormatter())
         panel.set_xlabel("images")
     handles = {line.get_label(): line for panel in axes for line in panel.get_legend_handles_labels()[0]}
-    style = {"frameon": False, "labelcolor": GREY, "ncols": len(handles), "loc": "outside upper center"}
+    style = {
+        "frameon": False,
+        "labelcolor": GREY,
+        "ncols": min(6, len(handles)),
+        "loc": "outside upper center",
+    }
     figure.legend(handles.values(), handles.keys(), **style)
     return figure
 

@@ -13,11 +13,12 @@ import json
 import os
 import shlex
 import signal
+import statistics
 import sys
 import time
 import traceback
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,28 +27,21 @@ from typing import Any
 import torch
 
 from data.folders import domain_folders
+from models import create_model
 from options.train_options import TrainOptions
 from scripts.study.command import run_command
+from scripts.study.configurations import run_options
 from scripts.study.page import write_page
 from scripts.study.statistics import study_results
+from scripts.words import option_words
 from util.device import get_device
 from util.errors import UserError
 from util.files import write_atomically
 from util.metrics.receipt import make_receipt, write_receipt
 from util.run.checkpoint import STATE_FILE
 from util.run.stop_signal import StopSignal
+from util.watch.loss_log import read_loss_records
 
-ROOT = Path(__file__).resolve().parents[2]
-# FastCUT has its own loss (lambda_NCE 10, no identity term, flip equivariance), but the study's budget.
-CONFIGS = {
-    "qs_global": ("--model=qs", "--QS_mode=global"),
-    "qs_local": ("--model=qs", "--QS_mode=local"),
-    "qs_local_global": ("--model=qs", "--QS_mode=local_global"),
-    "cut": ("--model=cut",),
-    "fastcut": ("--model=fastcut",),
-}
-# Options of evaluate.py.
-JUDGED_WITH = ("inception_weights", "classifier", "classifier_weights", "class_index")
 # Status of train.py after SIGTERM: once it has saved, and before it handles signals.
 ENDED_BY_US = (128 + signal.SIGTERM, -signal.SIGTERM)
 ENDLESS = 10**6  # epochs, if --minutes ends the training
@@ -55,15 +49,10 @@ ENDLESS = 10**6  # epochs, if --minutes ends the training
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a configuration, its number of queries if the study varies it, and a seed."""
+    """One training: a configuration and a seed."""
 
-    config: str
-    queries: int | None
+    label: str
     seed: int
-
-    @property
-    def label(self) -> str:
-        return self.config if self.queries is None else f"{self.config}_q{self.queries}"
 
     @property
     def name(self) -> str:
@@ -71,32 +60,56 @@ class Run:
 
 
 class Study:
-    """The runs that the options of `scripts/compare.py` describe."""
+    """Every configuration trained with every seed.
 
-    def __init__(self, opt: Namespace):
-        self.opt = opt
-        self.runs = [Run(c, q, s) for c in opt.configs for q in opt.queries for s in opt.seeds]
+    Args:
+        opt: of `StudyOptions`.
+        configs: configurations by label, as words for train.py.
+        title: of the page.
+        published: numbers of papers to show beside ours, metric -> number by label.
+        source: where these are from.
+    """
+
+    def __init__(
+        self,
+        opt: Namespace,
+        configs: Mapping[str, Sequence[str]],
+        title: str,
+        published: Mapping[str, Mapping[str, float]] | None = None,
+        source: str = "",
+    ):
+        self.opt, self.title = opt, title
+        self.published = {"numbers": published or {}, "source": source}
+        self.runs = [Run(label, seed) for label in configs for seed in opt.seeds]
         self.console = sys.stdout  # while a run is judged, standard output goes to its log
         self.gpu = "--gpu_ids=" + (",".join(map(str, opt.gpu_ids)) or "-1")
-        for run in self.runs:  # refuse a wrong option once, before any run
-            TrainOptions().parse([*self.train_words(run), self.gpu])
-        self.sources, self.targets = domain_folders(opt.dataroot, "test")
-        judged = {name: getattr(opt, name) for name in JUDGED_WITH}
-        self.judge_words = [f"--{name}={value}" for name, value in judged.items() if value is not None]
+        options = TrainOptions()
+        self.given = {
+            label: run_options(options, words, opt.preset_options, opt.train)
+            for label, words in configs.items()
+        }
+        for name in opt.train:
+            if not any(name in given for given in self.given.values()):
+                raise UserError(f"--{name} after -- has no effect in any configuration: leave it out")
+        # Refuse a wrong option once, before any run.
+        self.options = {
+            run.label: TrainOptions().parse([*self.train_words(run), self.gpu]) for run in self.runs
+        }
+        self.judge_words = option_words(opt.judging)
 
     def train_words(self, run: Run) -> list[str]:
         """What defines a training, as words for train.py: not its folder, nor the device."""
         opt = self.opt
         budget = (opt.n_epochs, opt.n_epochs_decay) if opt.minutes is None else (ENDLESS, 0)
-        words = [f"--dataroot={opt.dataroot}", *CONFIGS[run.config], f"--seed={run.seed}"]
+        words = [f"--dataroot={opt.dataroot}", f"--seed={run.seed}"]
         words += [f"--n_epochs={budget[0]}", f"--n_epochs_decay={budget[1]}"]
-        words += [f"--num_patches={run.queries}"] if run.queries is not None else []
-        return words + opt.train
+        return words + option_words(self.given[run.label])
 
     # ---- all runs ----
 
     def work(self, stop: StopSignal) -> dict[str, str]:
         """Train and judge what is not done yet; returns failures by the run's name."""
+        domain_folders(self.opt.dataroot, "test")  # refuse a set without test images before hours of training
         (self.opt.out / "logs").mkdir(parents=True, exist_ok=True)
         for run in self.runs:
             self.check_record(run)
@@ -120,33 +133,50 @@ class Study:
             judged = record["judged"] is not None and self.receipt(run).is_file()
             row = {"name": run.name, "label": run.label, "seed": run.seed, "train": record["train"]}
             row |= {"images": trained_images(self.folder(run)), "seconds": record["seconds"]}
+            row |= {"memory": peak_of(self.memory(run)), "step_ms": self.step_ms(run)}
             row["numbers"] = json.loads(self.receipt(run).read_text())["numbers"] if judged else None
             row["failure"] = failures.get(run.name)
             rows.append(row)
         results = {"runs": rows, "untranslated": self.untranslated(), **study_results(rows)}
-        receipt = make_receipt(vars(self.opt), results, get_device(self.opt.gpu_ids))
+        results |= {"parameters": self.parameters(), "published": self.published}
+        words = {
+            name: option_words(getattr(self.opt, name)) for name in ("preset_options", "train", "judging")
+        }
+        device = get_device(self.opt.gpu_ids)
+        receipt = make_receipt({**vars(self.opt), **words}, results, device)
         write_receipt(self.opt.out / "study.json", receipt)
-        write_page(self.opt.out, results, self.facts(), self.opt.samples)
+        write_page(self.opt.out, self.title, results, self.facts(str(device)), self.opt.samples)
         self.say(f"{self.opt.out / 'index.html'}")
 
     def untranslated(self) -> dict[str, float]:
         """The numbers of the source images themselves, which a translation must improve on."""
         receipt, log = self.opt.out / "untranslated.json", self.opt.out / "logs" / "untranslated.log"
-        words = [f"--fake={self.sources}", f"--real={self.targets}", f"--receipt={receipt}", self.gpu]
+        sources, targets = domain_folders(self.opt.dataroot, "test")
+        words = [f"--fake={sources}", f"--real={targets}", f"--receipt={receipt}", self.gpu]
         if not call_here("evaluate", words + self.judge_words, log):
             raise UserError(f"the source images cannot be judged: {last_line(log)}")
         numbers = json.loads(receipt.read_text())["numbers"]
         masks = Path(self.opt.dataroot, "masks").is_dir()
         return numbers | ({"stripes-gained": 0.0, "stripes-background": 0.0} if masks else {})
 
-    def facts(self) -> dict[str, str]:
+    def parameters(self) -> dict[str, dict[str, int]]:
+        """How many parameters each network has, by configuration."""
+        counts = {}
+        for label, opt in self.options.items():
+            networks = create_model(Namespace(**{**vars(opt), "gpu_ids": []})).networks
+            counts[label] = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
+        return counts
+
+    def facts(self, device: str) -> dict[str, str]:
         """The named values at the head of the page."""
         opt = self.opt
         epochs = f"{opt.n_epochs} + {opt.n_epochs_decay} epochs"
-        budget = f"{opt.minutes:g} minutes" if opt.minutes else epochs
-        facts = {"data": str(opt.dataroot), "budget of each run": budget}
+        facts = {"data": str(opt.dataroot)}
+        facts["budget of each run"] = f"{opt.minutes:g} minutes" if opt.minutes else epochs
         facts["seeds"] = ", ".join(map(str, opt.seeds))
-        return facts | ({"options of every run": shlex.join(opt.train)} if opt.train else {})
+        facts["device"] = f"{device}, {opt.jobs} trainings at a time" if opt.jobs > 1 else device
+        facts |= {"preset": opt.preset} if opt.preset else {}
+        return facts | ({"options of every run": shlex.join(option_words(opt.train))} if opt.train else {})
 
     def say(self, text: str) -> None:
         # One write for text and line end, since several threads print.
@@ -162,7 +192,9 @@ class Study:
             return None
         self.say(f"{run.name}: training")
         state = self.folder(run) / STATE_FILE
-        words = [sys.executable, str(ROOT / "train.py"), *self.train_words(run), self.gpu, "--display_id=0"]
+        script = Path(__file__).with_name("training.py")
+        words = [sys.executable, str(script), str(self.memory(run)), *self.train_words(run)]
+        words += [self.gpu, "--display_id=0"]
         words += [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}"]
         words += ["--continue_train"] if state.is_file() else []
         limit = None if self.opt.minutes is None else 60 * self.opt.minutes - record["seconds"]
@@ -179,7 +211,10 @@ class Study:
         """The environment of a training: trainings side by side share the cores equally."""
         if self.opt.jobs == 1:
             return dict(os.environ)
-        return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.opt.jobs)), **os.environ}
+        affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        threads = max(1, cores // self.opt.jobs)
+        return {"OMP_NUM_THREADS": str(threads), **os.environ}
 
     def judge(self, run: Run) -> str | None:
         """Translate the test images and evaluate them, unless that is done. None, or what went wrong."""
@@ -206,6 +241,15 @@ class Study:
     def receipt(self, run: Run) -> Path:
         return self.opt.out / "results" / run.name / "test_latest" / "evaluation.json"
 
+    def memory(self, run: Run) -> Path:
+        """The peak memory of each session of its training, in bytes, one a line."""
+        return self.folder(run) / "peak_memory.txt"
+
+    def step_ms(self, run: Run) -> float | None:
+        """The median time of a step in milliseconds, waiting for data included, as logged."""
+        times = [record["seconds_per_image"] for record in read_loss_records(self.folder(run))]
+        return 1e3 * self.options[run.label].batch_size * statistics.median(times) if times else None
+
     def read_record(self, run: Run) -> dict[str, Any]:
         path = self.folder(run) / "compare.json"
         return json.loads(path.read_text()) if path.is_file() else self.new_record(run)
@@ -231,6 +275,19 @@ class Study:
         self.write_record(run, record)
 
 
+def run_study(study: Study) -> int:
+    """Train, judge and report; exit status 1 if a run failed."""
+    with StopSignal() as stop:
+        failures = study.work(stop)
+        if stop.received:
+            study.say("Stopped. The same command continues from here.")
+            return stop.exit_status
+    study.report(failures)
+    for name, failure in failures.items():
+        print(f"failed: {name}: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
 def trained_images(folder: Path) -> int:
     """How many images the run in `folder` was trained on, by its saved state; 0 without a readable one."""
     try:
@@ -238,6 +295,12 @@ def trained_images(folder: Path) -> int:
         return state["progress"]["images"]
     except Exception:  # torch raises exceptions of every type; train.py reports a damaged state
         return 0
+
+
+def peak_of(file: Path) -> int | None:
+    """The largest of the numbers in a file, one a line; None without any."""
+    lines = file.read_text(encoding="ascii").split() if file.is_file() else []
+    return max(map(int, lines), default=None)
 
 
 def call_here(script: str, words: Sequence[str], log: Path) -> bool:

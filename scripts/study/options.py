@@ -1,0 +1,93 @@
+"""The command line of a study: data, budget, runs, judging, and after -- options of train.py."""
+
+from __future__ import annotations
+
+import importlib.util
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from options.train_options import TrainOptions
+from scripts.evaluation.options import add_judging
+from scripts.study.configurations import PRESETS, read_preset
+from util.arguments import ArgumentParser, gpu_list, integer, real_number
+from util.errors import UserError
+
+# Options of train.py that the study itself sets, as its own options or for each run.
+SET_HERE = set(
+    "name suffix checkpoints_dir dataroot seed model CUT_mode QS_mode continue_train overwrite dry_run "
+    "gpu_ids n_epochs n_epochs_decay n_iterations n_iterations_decay epoch_count epoch pretrained_name "
+    "lr_policy phase direction display_id vgg_weights".split()
+)
+
+
+class StudyOptions:
+    """Parses the options of a study, with those that its script has declared in `parser` before.
+
+    Args:
+        parser: with the script's own options; `group` and `add` put further ones in the help.
+        dataroot, seeds: defaults.
+    """
+
+    def __init__(self, parser: ArgumentParser, dataroot: str, seeds: str):
+        self.parser = parser
+        add, group = parser.add, parser.group
+        group("data and runs")
+        add("--dataroot", dataroot, "folder with trainA, trainB, testA, testB")
+        add("--out", None, "folder of the study", type=Path, shown="results/study, results/ABLATION")
+        add("--seeds", seeds, "list of seeds; every configuration is trained with each")
+        presets = "networks, training and budget by name; options given count more"
+        add("--preset", None, presets, choices=tuple(PRESETS))
+        group("the budget of each run")
+        add("--n_epochs", 200, "epochs at the initial learning rate", type=integer(0))
+        add("--n_epochs_decay", 200, "epochs of decay to zero", type=integer(0))
+        minutes = "training time instead, at a constant learning rate"
+        add("--minutes", None, minutes, type=real_number(0, above=True))
+        group("how it is done")
+        add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
+        add("--jobs", 1, "trainings at a time; on a CPU they share its cores", type=integer(1))
+        add("--samples", 6, "test images on the page", type=integer(1))
+        group("how it is judged (see scripts/evaluate.py; always SWD, and stripes if the set has masks)")
+        before = set(parser.defaults)
+        add_judging(add)
+        self.judging = [name for name in parser.defaults if name not in before]
+
+    def parse(self, argv: Sequence[str]) -> Namespace:
+        """The options, with `preset_options` and `train`, options of train.py by name, and `judging`.
+
+        A wrong call exits with status 2.
+        """
+        for library in ("matplotlib", "dominate"):
+            if importlib.util.find_spec(library) is None:
+                raise UserError(f"the page needs {library}, which is not installed: pip install {library}")
+        words = list(argv)
+        split = words.index("--") if "--" in words else len(words)
+        given = self.parser.parse_given(words[:split])
+        of_training = TrainOptions().parser
+        preset = of_training.parse_given(read_preset(given["preset"])) if "preset" in given else {}
+        budget = {name: preset.pop(name) for name in ("n_epochs", "n_epochs_decay") if name in preset}
+        opt = Namespace(**{**self.parser.defaults, **budget, **given})
+        opt.preset_options, opt.train = preset, of_training.parse_given(words[split + 1 :])
+        opt.seeds = self.listed("--seeds", opt.seeds, integer(0))
+        opt.judging = {name: getattr(opt, name) for name in self.judging}
+        if opt.minutes and {"n_epochs", "n_epochs_decay"} & set(given):
+            self.parser.error("--minutes and --n_epochs are two budgets: give one of them")
+        for name in opt.train:
+            if name in SET_HERE:
+                self.refuse_shared(name)
+        return opt
+
+    def refuse_shared(self, name: str) -> None:
+        """Exit: an option after -- that is not for there."""
+        self.parser.error(f"--{name} after -- is set by the study itself: leave it out, or see --help")
+
+    def listed(self, flag: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
+        """The values of a list with commas."""
+        try:
+            values = [kind(part.strip()) for part in text.split(",") if part.strip()]
+        except ArgumentTypeError as error:
+            self.parser.error(f"{flag} {text}: each {error}")
+        if not values or len(set(values)) < len(values):
+            self.parser.error(f"{flag} takes a list without repeats, not {text!r}")
+        return values
