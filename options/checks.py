@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from argparse import Namespace
 
 from data.transforms import crops
@@ -9,6 +10,7 @@ from models import MODELS
 from models.training.image_pool import check_pool
 from util.arguments import ArgumentParser
 from util.errors import UserError
+from util.watch.wandb_run import login_obstacle
 
 
 def check_training(opt: Namespace, parser: ArgumentParser) -> None:
@@ -19,6 +21,7 @@ def check_training(opt: Namespace, parser: ArgumentParser) -> None:
     _check_start(opt)
     _check_image_size(opt)
     check_pool(opt)
+    _check_watchers(opt)
 
 
 def _refuse_without_effect(opt: Namespace, parser: ArgumentParser) -> None:
@@ -76,3 +79,20 @@ def _check_image_size(opt: Namespace) -> None:
         raise UserError(
             f"--crop_size {opt.crop_size} is larger than --load_size {opt.load_size}: nothing could be cropped"
         )
+
+
+def _check_watchers(opt: Namespace) -> None:
+    """What was asked for must be installed and usable: a run nobody sees is noticed too late."""
+    for name, module in (("tensorboard", "torch.utils.tensorboard"), ("use_wandb", "wandb.sdk")):
+        if not getattr(opt, name):
+            continue
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # not installed, or broken by another package
+            package = name.removeprefix("use_")
+            raise UserError(
+                f"--{name} needs the package {package}, which cannot be imported ({error}): pip install "
+                f"-r requirements-watch.txt, or leave --{name} out"
+            ) from None
+    if opt.use_wandb and (obstacle := login_obstacle()):
+        raise UserError(f"--use_wandb: {obstacle}")

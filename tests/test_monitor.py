@@ -265,7 +265,7 @@ def test_without_html_there_is_no_web_folder(tmp_path):
 
 def test_the_options_choose_the_watchers(tmp_path):
     opt = Namespace(name="run", no_html=False, n_epochs=3, n_epochs_decay=1, display_winsize=64, display_id=0)
-    opt.model, opt.lr = "cut", 2e-4
+    opt.model, opt.lr, opt.tensorboard, opt.use_wandb = "cut", 2e-4, False, False
     monitor = create_monitor(opt, tmp_path)
     log(monitor, 1100, epoch=2)
     text = Links(tmp_path / "web/index.html").text

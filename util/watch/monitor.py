@@ -1,4 +1,4 @@
-"""One interface to what shows a training: the log, and watchers such as the web page and visdom.
+"""One interface to what shows a training: the log, and watchers such as the web page, visdom, TensorBoard.
 
 A watcher that fails costs one warning, and one that blocks is dropped: neither stops or slows the training.
 """
@@ -15,8 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from util.watch.loss_log import LossLog, LossRecord, logged_records
+from util.watch.tensorboard_writer import TensorBoardWriter
 from util.watch.training_page import TrainingPage
 from util.watch.visdom_client import VisdomClient
+from util.watch.wandb_run import WandbRun
 
 PATIENCE = 10.0  # seconds; a watcher whose call takes longer is dropped
 
@@ -132,4 +134,9 @@ def create_monitor(opt: Namespace, folder: Path) -> Monitor:
         display_id = opt.display_id or 1
         address = opt.display_server, opt.display_port, opt.display_env, display_id
         watchers.append(VisdomClient(opt.name, *address, opt.display_ncols, opt.display_winsize))
+    options = {name: value for name, value in sorted(vars(opt).items()) if name not in ("given", "isTrain")}
+    if opt.tensorboard:
+        watchers.append(TensorBoardWriter(folder / "tensorboard", options))
+    if opt.use_wandb:
+        watchers.append(WandbRun(folder, opt.name, opt.wandb_project_name, options))
     return Monitor(folder, watchers)
