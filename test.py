@@ -20,6 +20,8 @@ from tqdm import tqdm
 from data import create_loader
 from models.inference import translator_of_run
 from options.test_options import TestOptions
+from util.cpu_threads import shared_cpu
+from util.device import get_device
 from util.errors import UserError, entry_point
 from util.image_files import list_images
 from util.translate.photo import output_names
@@ -37,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         opt.batch_size = 1
-    return translate_input(opt) if opt.input else translate_test_set(opt)
+    with shared_cpu(get_device(opt.gpu_ids)):
+        return translate_input(opt) if opt.input else translate_test_set(opt)
 
 
 def translate_test_set(opt: Namespace) -> int:

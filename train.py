@@ -24,6 +24,7 @@ from options.train_options import OF_THE_CALL, TrainOptions
 from util import distributed
 from util.arguments import ArgumentParser
 from util.console import say, show_warnings_as_lines
+from util.cpu_threads import shared_cpu
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.run.checkpoint import Checkpoints, Progress, seed_everything
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{obstacle}, or a single process"
         )  # before the processes connect: each says the same
     try:
-        with distributed.session(device), StopSignal() as stop:
+        with distributed.session(device), shared_cpu(device), StopSignal() as stop:
             return train(opt, options.parser, device, stop)
     except distributed.ProcessLostError as error:
         print(

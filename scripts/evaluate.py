@@ -26,6 +26,7 @@ from data.folders import domain_folders
 from options.saved import option_values, run_folder
 from options.test_options import TestOptions
 from util.arguments import integer
+from util.cpu_threads import shared_cpu
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.metrics.evaluation import Evaluation, Evaluator
@@ -239,6 +240,12 @@ def evaluate_labels(opt: Namespace) -> dict[str, Any]:
 @entry_point
 def main(argv: Sequence[str] | None = None) -> None:
     opt = EvaluateOptions().parse(argv)
+    with shared_cpu(get_device(opt.gpu_ids)):
+        evaluate(opt)
+
+
+def evaluate(opt: Namespace) -> None:
+    """Judge what the options name, and write the receipt."""
     run = Path(opt.results_dir, opt.name)
     if opt.pred:
         receipt, results = Path("evaluation.json"), evaluate_labels(opt)
