@@ -22,6 +22,8 @@ from data import create_loader
 from models import MODELS
 from models.inference import Translator, translator_of_run
 from options.test_options import TestOptions
+from util.cpu_threads import shared_cpu
+from util.device import get_device
 from util.errors import UserError, entry_point
 from util.image_files import list_images
 from util.translate.photo import output_names
@@ -40,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         opt.batch_size = 1
     torch.manual_seed(opt.seed)  # of dropout, without --eval
-    return translate_input(opt) if opt.input else translate_test_set(opt)
+    with shared_cpu(get_device(opt.gpu_ids)):
+        return translate_input(opt) if opt.input else translate_test_set(opt)
 
 
 def load(opt: Namespace) -> Translator:

@@ -26,6 +26,7 @@ from options.train_options import OF_THE_CALL, WATCHING, TrainOptions
 from util import distributed
 from util.arguments import ArgumentParser
 from util.console import lasting_output, say, show_warnings_as_lines
+from util.cpu_threads import shared_cpu
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.run.checkpoint import STATE_FILE, WITHOUT_STATE, Checkpoints, Progress, seed_everything
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (obstacle := MODELS[opt.model].process_obstacle(opt)):
         raise UserError(f"{obstacle}, or a single process")  # before the processes connect: each refuses
     try:
-        with distributed.session(device), StopSignal() as stop:
+        with distributed.session(device), shared_cpu(device), StopSignal() as stop:
             return train(opt, options.parser, device, stop)
     except distributed.ProcessLostError as error:
         print(

@@ -23,6 +23,7 @@ from options.saved import option_values
 from scripts.evaluation.judge import Judge, print_numbers, warn
 from scripts.evaluation.options import EvaluateOptions
 from scripts.evaluation.sweep import checkpoints, draw_sweep, last_and_best, weights_of
+from util.cpu_threads import shared_cpu
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.metrics.evaluation import Evaluation
@@ -33,9 +34,14 @@ from util.metrics.segmentation import CLASSES, score_label_folders
 
 @entry_point
 def main(argv: Sequence[str] | None = None) -> None:
-    """Judge what a command line names, print the numbers and write the receipt."""
     options = EvaluateOptions()
     opt = options.parse(argv)
+    with shared_cpu(get_device(opt.gpu_ids)):
+        evaluate(opt, options)
+
+
+def evaluate(opt: Namespace, options: EvaluateOptions) -> None:
+    """Judge what the options name, print the numbers and write the receipt."""
     run = Path(opt.results_dir, opt.name)
     if opt.pred:
         receipt, results = Path("evaluation.json"), evaluate_labels(opt)
