@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import patch_sampler
+from models.layers.precision import full
 
 SCALE = 10.0  # of a correlation inside the tanh
 MODES = ("cos", "l1")
@@ -138,12 +139,12 @@ def self_similarity(features: Tensor, queries: Tensor | None, window: int, use_n
     b, c, h, w = features.shape
     if h * w < KEPT:
         raise ValueError(f"self_similarity: a map of {h} x {w} positions, but at least {KEPT} are needed")
-    features = _at_least_float32(features)
+    features = full(features)
     features = (features - features.mean((2, 3), keepdim=True)).flatten(2)  # (B, C, L)
     features = F.normalize(features, dim=1) if use_norm else features / c**0.5
     chosen = features if queries is None else features.index_select(2, queries)  # (B, C, N)
     # All L scores per query and then the window's: N x L numbers, where gathered keys would be N x M x C.
-    scores = _at_least_float32(chosen.transpose(1, 2) @ features)  # (B, N, L)
+    scores = full(chosen.transpose(1, 2) @ features)  # (B, N, L)
     if queries is not None and window < min(h, w):
         scores = scores.gather(2, window_positions(queries, h, w, window).expand(b, -1, -1))  # (B, N, M)
     return scores if use_norm else torch.tanh(scores / SCALE)
@@ -194,10 +195,6 @@ def contrastive_loss(source: Tensor, target: Tensor, other: Tensor, temperature:
         logits = torch.cat([left @ right.transpose(1, 2) for left, right in pairs], 2)  # (B, N, 3 N)
     own = torch.arange(n, device=source.device).repeat(b)
     return F.cross_entropy(logits.flatten(0, 1) / temperature, own)
-
-
-def _at_least_float32(features: Tensor) -> Tensor:
-    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def _check_mode(mode: str) -> None:

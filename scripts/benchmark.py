@@ -52,7 +52,7 @@ MODES["lsesim"] = [*MODES["sesim"], "--learned_attn"]
 # The speed options of the plain side.
 PLAIN = {"precision": "fp32", "channels_last": False, "compile": False, "cuda_graph": False, "fast": False}
 # Methods of networks that make stages of a step.
-METHODS = ("forward", "encode", "decode", "raw_map")
+METHODS = ("forward", "encode", "decode", "attend", "raw_map")
 
 
 class Side:
