@@ -18,6 +18,7 @@ from models import build, patch_sampler
 from models.one_sided import OneSidedModel
 from models.patch_sampler import PatchSelection
 from models.patchnce import PatchNCELoss
+from models.speed.split_backward import Cut
 from models.speed.streams import SideStream
 from util.arguments import integer, layer_list, real_number
 from util.errors import UserError
@@ -36,6 +37,7 @@ class CUTModel(OneSidedModel):
     network_names = ("G", "D", "F")
     groups = {"D": ("D",), "G": ("G", "F")}
     headline = ("G", "NCE")
+    split_backward = False  # `split_step` for `whole_step`, equal but for rounding; not measured on a GPU
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -95,17 +97,41 @@ class CUTModel(OneSidedModel):
         """
         with self.autocast():
             fake, real_features = self.forward()
-        fake_B = fake[: len(self.batch["A"])]
+        (self.split_step if self.split_backward else self.whole_step)(fake, real_features)
+        self.freeze("D", False)
+        count = len(self.batch["A"])
+        self.results = {"fake_B": fake[:count].detach()}
+        if self.contrast_B:
+            self.results["idt_B"] = fake[count:].detach()
+
+    def whole_step(self, fake: Tensor, real_features: list[Tensor]) -> None:
+        """Both updates; one backward pass for G and F, once all losses are there."""
+        with self.beside_D:
+            loss_GAN = self.step_D(fake[: len(self.batch["A"])])
+        loss_NCE = self.compute_NCE_loss(self.contrast(fake, real_features))
+        self.beside_D.join()
+        self.update("G", self.compute_G_loss(loss_GAN, loss_NCE), self.G_losses)
+
+    def split_step(self, fake: Tensor, real_features: list[Tensor]) -> None:
+        """Both updates; PatchNCE is differentiated down to G's pass without waiting for D."""
+        cut = Cut([fake[: len(self.batch["A"])], fake, *real_features])  # fake_B is D's, `fake` is PatchNCE's
+        fake_B, fake, *real_features = cut.leaves
+        self.zero_grad("G")
         with self.beside_D:
             loss_GAN = self.step_D(fake_B)
-        nce = self.contrast(fake, real_features)
+            loss_GAN.backward()
+        loss_NCE = self.compute_NCE_loss(self.contrast(fake, real_features))
+        if loss_NCE.requires_grad:  # not with --lambda_NCE 0
+            loss_NCE.backward()
         self.beside_D.join()
-        loss_G = self.compute_G_loss(loss_GAN, nce)
-        self.update("G", loss_G, [name for name in self.loss_names if not name.startswith("D_")])
-        self.freeze("D", False)
-        self.results = {"fake_B": fake_B.detach()}
-        if self.contrast_B:
-            self.results["idt_B"] = fake[len(fake_B) :].detach()
+        self.compute_G_loss(loss_GAN, loss_NCE)
+        cut.backward()
+        self.descend("G", self.G_losses)
+
+    @property
+    def G_losses(self) -> list[str]:
+        """The losses that the update of G and F watches."""
+        return [name for name in self.loss_names if not name.startswith("D_")]
 
     def forward(self) -> tuple[Tensor, list[Tensor]]:
         """Translations of A, and of B for the identity term; and the features of the real images."""
@@ -125,14 +151,18 @@ class CUTModel(OneSidedModel):
             return [torch.cat(features) for features in zip(*domains, strict=True)]
         return self.netG.encode(images, self.opt.nce_layers)
 
-    def compute_G_loss(self, loss_GAN: Tensor, nce: Tensor) -> Tensor:
-        """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2, from each image's `nce` (B or 2B,)."""
+    def compute_NCE_loss(self, nce: Tensor) -> Tensor:
+        """(NCE(x, G(x)) + NCE(y, G(y))) / 2, or NCE(x, G(x)) alone, from each image's `nce` (B or 2B,)."""
         count = len(self.batch["A"])
-        self.losses["G_GAN"] = loss_GAN
-        self.losses["NCE"] = loss_NCE = nce[:count].mean()
+        self.losses["NCE"] = loss = nce[:count].mean()
         if self.contrast_B:
             self.losses["NCE_Y"] = nce[count:].mean()
-            loss_NCE = (self.losses["NCE"] + self.losses["NCE_Y"]) * 0.5
+            loss = (self.losses["NCE"] + self.losses["NCE_Y"]) * 0.5
+        return loss
+
+    def compute_G_loss(self, loss_GAN: Tensor, loss_NCE: Tensor) -> Tensor:
+        """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2."""
+        self.losses["G_GAN"] = loss_GAN
         self.losses["G"] = loss_GAN + loss_NCE
         return self.losses["G"]
 

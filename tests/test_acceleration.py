@@ -7,6 +7,8 @@ import copy
 import pytest
 import torch
 from conftest import on_gpu
+from textbook import assert_golden_steps, run_steps
+from textbook import tiny_model as golden_model
 from torch.optim import Adam
 
 from models import create_model, patch_sampler
@@ -290,6 +292,54 @@ def test_a_failed_capture_warns_once_and_trains_on_from_the_same_state(captured_
     plain = tiny_model()
     assert losses == losses_of(plain, steps)
     assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(plain), strict=True))
+
+
+# --- the backward pass in two parts
+
+
+def split(model):
+    model.split_backward = True
+    return model
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--QS_mode local",
+        "--model cut",
+        "--model cut --lambda_NCE 0",
+        "--model cut --nce_idt false",
+        "--normG batch",
+    ],
+)
+def test_a_split_backward_pass_has_the_gradients_of_a_whole_one(words):
+    found = []
+    for model in (tiny_model(words), split(tiny_model(words))):
+        torch.manual_seed(2)
+        found += run_steps(model, model, batches(1))
+    whole, parts = found
+    assert parts[0] == whole[0]  # losses bit for bit
+    assert parts[1].keys() == whole[1].keys()
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(parts[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_split_step_is_the_released_code_s():
+    model = split(golden_model("--QS_mode", "global"))
+    assert_golden_steps(model, model)
+
+
+def test_a_split_step_that_is_not_finite_changes_no_weight_of_its_network():
+    model = split(tiny_model("--model cut"))
+    fresh = weights(model)
+    losses_of(model, batches(1))
+    before = weights(model)
+    assert not all(torch.equal(p, q) for p, q in zip(fresh, before, strict=True))
+    (batch,) = batches(1)
+    batch["A"][0, 0, 0, 0] = float("nan")
+    losses_of(model, [batch])
+    assert all(torch.equal(p, q) for p, q in zip(weights(model), before, strict=True))
 
 
 # --- compiling
