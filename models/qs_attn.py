@@ -232,14 +232,27 @@ def _windows(features: Tensor, indices: Tensor, window: int) -> Tensor:
     places = (indices // w * padded.shape[3] + indices % w)[:, :, None] + offsets  # (B, N, k*k)
     rows = padded.permute(0, 2, 3, 1).reshape(b, -1, c)  # (B, padded L, C)
     if features.is_cuda and not torch.are_deterministic_algorithms_enabled():
-        # the gradient of indexing would sort the indices; this one adds atomically, in float32
-        return (
-            rows.float()
-            .gather(1, places.view(b, -1, 1).expand(-1, -1, c))
-            .view(*places.shape, c)
-            .to(rows.dtype)
-        )
+        return _Rows.apply(rows, places)  # the gradient of indexing would sort the indices
     return torch.stack([image[places_of_image] for image, places_of_image in zip(rows, places, strict=True)])
+
+
+class _Rows(torch.autograd.Function):
+    """The rows `places` (B, N, M) of each image's rows (B, L, C): (B, N, M, C); the gradient adds atomically, in float32."""
+
+    @staticmethod
+    def forward(ctx, rows, places):
+        index = places.flatten(1)[..., None].expand(-1, -1, rows.shape[2])  # (B, N M, C)
+        ctx.save_for_backward(places)
+        ctx.size, ctx.dtype = rows.shape, rows.dtype
+        return rows.gather(1, index).view(*places.shape, rows.shape[2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (places,) = ctx.saved_tensors
+        grad = grad.float().flatten(1, 2)  # (B, N M, C)
+        total = grad.new_zeros(ctx.size)
+        return total.scatter_add_(1, places.flatten(1)[..., None].expand_as(grad), grad).to(ctx.dtype), None
 
 
 class Rule(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from models.layers.resample import BlurDownsample, BlurUpsample
 from models.speed import fused
 from models.speed.fused_kernels import Tail, norm_act_resample
 from models.speed.thin_convolution import convolve
+from models.speed.triton_support import Trials
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {"norm": True, "slope": 1.0, "tail": Tail.NONE, "border": 0, "keep": False}
@@ -202,11 +204,10 @@ def test_a_network_computes_the_same_function(run, name):
 @pytest.mark.parametrize("gan_mode, fused_D", [("lsgan", True), ("wgangp", False)])
 def test_networks_are_fused_where_kernels_work(monkeypatch, gan_mode, fused_D):
     from models import create_model
-    from models.speed import fused_kernels, triton_support
+    from models.speed import triton_support
     from options.train_options import TrainOptions
 
     monkeypatch.setattr(triton_support, "works", lambda device: True)
-    monkeypatch.setattr(fused_kernels, "try_out", lambda device, dtype: None)
     small = f"--gpu_ids -1 --model cut --ngf 4 --ndf 4 --netF_nc 16 --gan_mode {gan_mode}"
     for words, expected in (("", False), ("--channels_last", True), ("--channels_last --compile", False)):
         if gan_mode == "wgangp" and "compile" in words:
@@ -216,32 +217,65 @@ def test_networks_are_fused_where_kernels_work(monkeypatch, gan_mode, fused_D):
         assert (model.netD.run_layers is fused.run) is (expected and fused_D)
 
 
-def test_kernels_that_fail_are_given_up_with_one_warning(monkeypatch):
-    """They are tried before a network relies on them, whose layers then run one by one."""
-    from models import create_model
+def network_without(x, name, failing):
+    """A fused network in which the kernels for `failing` tails raise, forward or backward, and what was said of it."""
     from models.speed import fused_kernels, triton_support
-    from options.train_options import TrainOptions
 
-    def fail(device, dtype):
-        raise RuntimeError("out of shared memory")
+    forward = fused_kernels._NormActResample.forward
+    triton_support.trials = fused_kernels.trials = triton_support.Trials()
 
-    monkeypatch.setattr(triton_support, "works", lambda device: True)
-    monkeypatch.setattr(fused_kernels, "try_out", fail)
-    words = "--gpu_ids -1 --model cut --ngf 4 --ndf 4 --netF_nc 16 --channels_last"
-    with pytest.warns(RuntimeWarning, match="fused kernels of --channels_last failed.*out of shared memory"):
-        model = create_model(TrainOptions().parse(words.split()))
-    assert fused.run not in (model.netG.run_layers, model.netD.run_layers)
+    def broken(ctx, *arguments):
+        if arguments[5] in failing:
+            raise RuntimeError("out of resource: shared memory")
+        return forward(ctx, *arguments)
+
+    fused_kernels._NormActResample.forward = staticmethod(broken)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            return (
+                network(x, name, True),
+                [str(warning.message) for warning in caught],
+                fused_kernels.trials.passed,
+            )
+    finally:
+        fused_kernels._NormActResample.forward = staticmethod(forward)
+        fused_kernels.trials = triton_support.trials
 
 
-def trial(x):
-    from models.speed.fused_kernels import try_out
+@pytest.mark.parametrize("failing", [{Tail.PAD}, {Tail.NONE}, {Tail.DOWN, Tail.UP}])
+def test_kernels_that_fail_are_replaced_by_name_and_the_others_stay(interpreter, failing):
+    x = torch.randn(1, 3, 24, 16, generator=torch.Generator().manual_seed(0))
+    found, said, passed = interpreter.submit(network_without, x, "a generator", failing).result()
+    for key, value in network(x.double(), "a generator", False).items():
+        off = (found[key].double() - value).abs().max()
+        assert off <= 1e-3 * value.abs().max() + 1e-3 * ("bias" in key), (key, off)
+    said = [message for message in said if "do not work on this machine" in message]
+    names = {message.split("kernels for ")[1].split(" do not work")[0] for message in said}
+    assert 0 < len(names) == len(said)  # each said once
+    assert all("out of resource: shared memory" in message for message in said)
+    kinds = {Tail.PAD: "reflected border", Tail.DOWN: "blurred downsampling", Tail.UP: "blurred upsampling"}
+    expected = {kinds[tail] for tail in failing if tail in kinds}
+    assert all(any(kind in name for name in names) for kind in expected)
+    assert passed and not names & {name for name, _ in passed}
 
-    try_out(x.device, x.dtype)
-    return x
 
+def test_a_kernel_is_tried_once_for_each_variant_and_given_up_once():
+    trials, calls = Trials(), []
+    for variant in (1, 1, 2):
+        assert trials.allows("fine", (variant,), lambda variant=variant: calls.append(variant))
+    assert calls == [1, 2]
 
-def test_the_trial_runs_through(run):
-    run(trial, torch.zeros(1))
+    def fails():
+        raise RuntimeError("PTX needs a newer driver")
+
+    with pytest.warns(
+        RuntimeWarning, match="the kernels for ranking do not work.*RuntimeError: PTX needs"
+    ) as caught:
+        assert not trials.allows("ranking", (1,), fails)
+        assert not trials.allows("ranking", (2,), fails)
+    assert len(caught) == 1
+    assert trials.allows("fine", (2,), fails)  # the others go on
 
 
 def test_a_tapped_convolution_may_have_no_bias():

@@ -17,7 +17,7 @@ from golden import load_golden
 from scipy.special import logsumexp
 
 from models import qs_attn
-from models.speed import qs_kernels
+from models.speed import qs_kernels, triton_support
 
 ROOT = Path(__file__).parents[1]
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
@@ -262,3 +262,36 @@ def test_at_training_size_it_beats_the_matrix(memory_format, record_property):
     record_property("milliseconds", times)
     print(times)
     assert times["global, None"] < times["global, by the matrix"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_windows_and_their_gradient_are_those_of_indexing(dtype):
+    """What CUDA does in place of indexing; places occur several times, as those of overlapping windows do."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(2, 12, 5, generator=generator).to(dtype).requires_grad_()
+    places = torch.randint(12, (2, 4, 9), generator=generator)
+    weight = torch.randn(2, 4, 9, 5, generator=generator).to(dtype)
+    found = qs_attn._Rows.apply(rows, places)
+    expected = torch.stack([image[of_image] for image, of_image in zip(rows, places, strict=True)])
+    assert torch.equal(found, expected)
+    (gradient,) = torch.autograd.grad(found, rows, weight)
+    exact = torch.zeros(2, 12, 5).double()
+    for image, n, m in np.ndindex(2, 4, 9):
+        exact[image, places[image, n, m]] += weight[image, n, m].double()
+    assert gradient.dtype == dtype
+    torch.testing.assert_close(gradient, exact.to(dtype), rtol=1e-6, atol=1e-6)
+
+
+def test_ranking_that_fails_on_a_machine_is_left_to_plain_code(monkeypatch):
+    def fails(features, *_):
+        raise RuntimeError("out of resource: shared memory")
+
+    features = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(0))
+    expected = qs_attn.log_entropy(features, "global")
+    monkeypatch.setattr(qs_kernels, "works", lambda device: True)
+    monkeypatch.setattr(qs_kernels, "trials", triton_support.Trials())
+    monkeypatch.setattr(qs_kernels, "global_log_entropy", fails)
+    with pytest.warns(RuntimeWarning, match="the kernels for global ranking do not work") as caught:
+        for _ in range(2):
+            assert torch.equal(qs_attn.log_entropy(features, "global"), expected)
+    assert len(caught) == 1

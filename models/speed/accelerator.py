@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.speed import fused, fused_kernels, triton_support
+from models.speed import fused, triton_support
 from models.speed.step_graph import Recording, Snapshot
 from models.speed.streams import SideStream
 from util import distributed
@@ -145,11 +145,6 @@ class Accelerator:
     def _fuse_networks(self) -> Iterator[nn.Module]:
         opt, device = self.model.opt, self.model.device
         if opt.channels_last and triton_support.works(device):
-            try:
-                fused_kernels.try_out(device, torch.bfloat16 if opt.precision == "bf16" else torch.float32)
-            except Exception as error:  # a compiler may raise anything
-                _warn("the fused kernels of --channels_last", error)
-                return
             twice = self.model.differentiated_twice(opt)  # the kernels have a first derivative only
             for name, net in self.model.networks.items():
                 if hasattr(net, "run_layers") and name not in twice:

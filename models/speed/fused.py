@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.layers.normalisation import InstanceNorm
 from models.layers.resample import BlurDownsample, BlurUpsample
-from models.speed.fused_kernels import MOST_IMAGES, MOST_NUMBERS, Tail, norm_act_resample
+from models.speed.fused_kernels import MOST_IMAGES, MOST_NUMBERS, Tail, norm_act_resample, works_for
 from models.speed.thin_convolution import convolve
 
 BRANCH, JOIN = "branch", "join"  # of a residual block: keep what comes in; add it to what comes out
@@ -46,11 +46,12 @@ def run(
             x = convolve(convolution, x)
             at, bias = at + 1, convolution.bias
         group = find_group(pieces, at, x)
-        if group and (group.norm or tap is None or convolution is None):
-            if group.norm and tap is None:
-                bias = None
-            residual = branch if group.join else None
-            biased, y, t = norm_act_resample(x, bias=bias, residual=residual, **group.settings)
+        # bias and residual sum as the kernels would take them
+        inner = None if group and group.norm and tap is None else bias
+        residual = branch if group and group.join else None
+        fits = group and (group.norm or tap is None or convolution is None)
+        if fits and works_for(x, inner, residual, group.settings):
+            biased, y, t = norm_act_resample(x, bias=inner, residual=residual, **group.settings)
             if convolution is not None and tap is not None:
                 taps[tap] = x if biased is None else biased
             for piece in pieces[at : group.end]:

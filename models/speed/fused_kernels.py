@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.layers.normalisation import InstanceNorm
-from models.speed.triton_support import jit, on_device_of, tl, triton
+from models.speed.triton_support import jit, on_device_of, tl, trials, triton
 
 EPS = InstanceNorm.EPS
 MOST_NUMBERS = 2**31 - 1  # of an image's features: offsets inside an image are 32 bits
@@ -81,14 +81,39 @@ def norm_act_resample(
     return (x, t, t) if tail == Tail.NONE else (x, y, t)
 
 
-def try_out(device: torch.device, dtype: torch.dtype) -> None:
-    """Run each kernel once, backwards too, in the blocks that networks use; raises whatever is in the way."""
-    with torch.enable_grad(), torch.inference_mode(False):
-        x = torch.ones(1, 64, 16, 16, device=device, dtype=dtype, requires_grad=True)
-        bias = torch.ones(64, device=device, requires_grad=True)
-        # the tail that needs most registers
-        biased, _, t = norm_act_resample(x * 1, bias=bias, slope=0.0, tail=Tail.UP)
-        (biased.sum() + t.sum()).backward()
+def works_for(x: Tensor, bias: Tensor | None, residual: Tensor | None, settings: dict[str, object]) -> bool:
+    """Whether `norm_act_resample` works for such arguments on this machine; the first time it is tried, gradients too."""
+    grid, needs_gradient = _Grid(x), torch.is_grad_enabled()
+    variant = (
+        x.dtype,
+        x.device,
+        *grid.constants,
+        bias is None,
+        residual is None,
+        *settings.values(),
+        needs_gradient,
+    )
+
+    def trial() -> None:
+        ones = [
+            None if value is None else torch.ones_like(value, requires_grad=needs_gradient)
+            for value in (x, bias, residual)
+        ]
+        outputs = norm_act_resample(ones[0] * 1, bias=ones[1], residual=ones[2], **settings)
+        if needs_gradient:
+            sum(output.sum() for output in outputs if output is not None).backward()
+
+    return trials.allows(_name(settings, residual), variant, trial)
+
+
+def _name(settings: dict[str, object], residual: Tensor | None) -> str:
+    """What is taken together, in words."""
+    tails = {Tail.PAD: "reflected border", Tail.DOWN: "blurred downsampling", Tail.UP: "blurred upsampling"}
+    parts = ["instance norm"] * settings["norm"] + ["activation"] * (settings["slope"] != 1)
+    parts += ["residual sum"] * (residual is not None) + [
+        tails[tail] for tail in [settings["tail"]] if tail in tails
+    ]
+    return " + ".join(parts)
 
 
 class _NormActResample(torch.autograd.Function):
@@ -194,6 +219,11 @@ class _Grid:
         self.smaller_tiles = {**self.blocks, "BLOCK_P": block_p // fewer, "TILES": self.tiles * fewer}
         self.few_channels = {"BLOCK_C": min(16, block_c)}
         self.over_channels = (triton.cdiv(channels, self.few_channels["BLOCK_C"]), self.batch)
+
+    @property
+    def constants(self) -> tuple[int, ...]:
+        """All that kernels are compiled for, so that equal ones mean the same kernels."""
+        return self.blocks["BLOCK_P"], self.blocks["BLOCK_C"], self.tiles, self.splits
 
     def over_positions(self, positions: int) -> tuple[int, int, int]:
         return triton.cdiv(positions, self.blocks["BLOCK_P"]), self.channel_blocks, self.batch

@@ -30,10 +30,12 @@ Products of bfloat16 or float16 features are exact in float32, and run on the ma
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
-from models.speed.triton_support import installed, jit, on_device_of, tl, triton, works
+from models.speed.triton_support import installed, jit, on_device_of, tl, trials, triton, works
 
 if installed():
     ABSENT = tl.constexpr(-1e30)  # the score of no key: finite, so that differences stay numbers
@@ -46,7 +48,9 @@ def log_entropy(features: Tensor, mode: str, window: int) -> Tensor | None:
     """log H of every row, "global" or "local", as `models.qs_attn.log_entropy`; None where kernels do not run."""
     if not works(features.device):
         return None
-    return global_log_entropy(features) if mode == "global" else local_log_entropy(features, window)
+    call = functools.partial(local_log_entropy, window=window) if mode == "local" else global_log_entropy
+    variant = (features.dtype, features.device, features.shape[1:], features.stride(), window)
+    return call(features) if trials.allows(f"{mode} ranking", variant, lambda: call(features)) else None
 
 
 def global_log_entropy(features: Tensor, input_precision: str | None = None) -> Tensor:

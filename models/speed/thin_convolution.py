@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.speed.triton_support import jit, on_device_of, tl, triton
+from models.speed.triton_support import jit, on_device_of, tl, trials, triton
 
 FEW = 4  # channels at most of an image
 MULTIPLE = 8  # of channels that the matrix units take
@@ -27,7 +27,8 @@ def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """The convolution `layer` of x (B, C, H, W) channels-last, without its bias."""
     k = layer.kernel_size[1]
     few = min(layer.in_channels, layer.out_channels) <= FEW and layer.kernel_size == (k, k) and k > 3
-    if not few or layer.stride != (1, 1) or layer.dilation != (1, 1) or layer.groups != 1:
+    plain = (layer.stride, layer.dilation, layer.groups) == ((1, 1), (1, 1), 1)
+    if not (few and plain and _works_for(layer, x)):
         return F.conv2d(x, layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
     vertical, horizontal = layer.padding
     weight, width = layer.weight, x.shape[3] + 2 * horizontal - k + 1  # (outputs, inputs, k, k)
@@ -38,6 +39,19 @@ def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
     weight = _fill(weight.flip(3).permute(3, 0, 1, 2).flatten(0, 1)[..., None], 0)  # (i C + c, inputs, k, 1)
     z = F.conv2d(x, weight, padding=(vertical, 0))
     return _Shift.apply(z, False, k, k - 1 - horizontal, width, layer.out_channels)
+
+
+def _works_for(layer: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the kernels work for this layer on this machine; the first time they are tried, gradients too."""
+    few = min(layer.in_channels, layer.out_channels)
+    k = layer.kernel_size[1]
+    channels = k * few + -(k * few) % MULTIPLE
+
+    def trial() -> None:
+        image = x.new_ones((1, few, k, k))
+        _move(_collect_kernel, _move(_spread_kernel, image, k, 0, k, channels), k, 0, k, few)
+
+    return trials.allows("convolutions of few channels", (x.dtype, x.device, few, k), trial)
 
 
 def _fill(weight: Tensor, dim: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -52,6 +53,43 @@ def works(device: torch.device) -> bool:
             stacklevel=2,
         )
         return False
+
+
+class Trials:
+    """What kernels can do on this machine, found out at their first use: one warning for each that fails.
+
+    A kernel may not fit a GPU (shared memory, registers), or a version of Triton may not compile it. Whoever has plain
+    code for the same work asks `allows` before each use; what it answers for a name and a variant stays so. A step is
+    rehearsed before it is captured, so nothing is tried in the middle of a capture.
+    """
+
+    def __init__(self):
+        self.passed: set[tuple] = set()
+        self.failed: set[str] = set()
+
+    def allows(self, name: str, variant: tuple, trial: Callable[[], object]) -> bool:
+        """Whether the kernels `name` work; `trial` runs them, once for each `variant` (sizes, types) of them."""
+        if name in self.failed:
+            return False
+        if (name, variant) in self.passed:
+            return True
+        try:
+            trial()
+        except Exception as error:  # a compiler may raise anything
+            self.failed.add(name)
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            warnings.warn(
+                f"the kernels for {name} do not work on this machine; PyTorch's own code replaces them. "
+                f"{type(error).__name__}: {reason[0]}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return False
+        self.passed.add((name, variant))
+        return True
+
+
+trials = Trials()
 
 
 @jit
