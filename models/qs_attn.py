@@ -237,7 +237,7 @@ def _windows(features: Tensor, indices: Tensor, window: int) -> Tensor:
 
 
 class _Rows(torch.autograd.Function):
-    """The rows `places` (B, N, M) of each image's rows (B, L, C): (B, N, M, C); the gradient adds atomically, in float32."""
+    """Rows (B, L, C) at `places` (B, N, M): (B, N, M, C). The gradient is added atomically, in float32."""
 
     @staticmethod
     def forward(ctx, rows, places):

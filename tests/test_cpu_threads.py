@@ -1,4 +1,4 @@
-"""The CPU threads of a process: how many, and no spinning while other programs need the cores; no result changes."""
+"""The CPU threads of a process: how many, and no spinning while other programs need the cores."""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ def test_networks_are_fused_where_kernels_work(monkeypatch, gan_mode, fused_D):
 
 
 def network_without(x, name, failing):
-    """A fused network in which the kernels for `failing` tails raise, forward or backward, and what was said of it."""
+    """A fused network in which kernels for `failing` tails raise; the warnings; what passed its trial."""
     from models.speed import fused_kernels, triton_support
 
     forward = fused_kernels._NormActResample.forward

@@ -1,4 +1,4 @@
-"""The GPU check's time: each section has some, and what there was no time for is reported and is no failure."""
+"""The GPU check's time: every section has some, and lack of time is reported and is no failure."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The CPU threads of a process: as many as it may use, and no spinning while other programs need the cores.
+"""The CPU threads of a process: their number, and no spinning while other programs need the cores.
 
-On Linux, PyTorch's operations are shared out to the threads of GNU's OpenMP library, libgomp. Threads that wait for each
-other spin for some milliseconds. That is fast while each has a core of its own. Where other programs run, a thread
-spins while the one it waits for has no core, and a step takes 10 to 40 times as long. libgomp keeps spinning short
-while it manages more threads than the process has cores, and looks at that again whenever a thread waits. `shared_cpu`
-uses this: while threads of the process wait for cores, it keeps a second, idle team of threads.
+On Linux, PyTorch's operations run on threads of GNU's OpenMP library, libgomp. Threads that wait for each
+other spin for some milliseconds. That is fast while each has a core of its own. Where other programs run, a
+thread spins while the thread it waits for has no core, and a step takes 10 to 40 times as long. libgomp
+spins only briefly while it manages more threads than the process has cores, which it checks whenever a
+thread waits. `shared_cpu` uses this: while threads of the process wait for cores, it keeps a second, idle
+team of threads.
 
 Neither the number of threads nor any result depends on the load. Measurements: docs/performance.md.
 """
@@ -24,16 +25,14 @@ import torch
 
 from util.console import say
 
-COUNT_SETTINGS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-)  # a user who sets one has chosen the number of threads
-WAIT_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # and with one of these how they wait
+# With one of these set, the user has chosen the number of threads, or how they wait.
+COUNT_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+WAIT_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
-INTERVAL = 0.25  # seconds between two looks at the waiting times
-BUSY = 0.3  # waiting for cores, seconds per second over all threads, from which spinning costs more than it gains
-FREE = 0.1  # and below which it pays again
-CALM_INTERVALS = 4  # so long it must be below
+INTERVAL = 0.25  # seconds between two readings of the waiting times
+BUSY = 0.3  # seconds of waiting for a core, per second, summed over threads: above it spinning does not pay
+FREE = 0.1  # below it, for CALM_INTERVALS, spinning pays again
+CALM_INTERVALS = 4
 
 _watching = threading.Lock()
 
@@ -42,7 +41,7 @@ _watching = threading.Lock()
 def shared_cpu(device: torch.device) -> Iterator[None]:
     """Choose the number of threads, and inside the block avoid spinning while other programs need the cores.
 
-    For work on the CPU; nothing is done on other devices, or against OpenMP settings of the user. Blocks may be nested.
+    Does nothing on other devices than the CPU, or against OpenMP settings of the user. Blocks may be nested.
     """
     if device.type != "cpu":
         yield

@@ -82,7 +82,7 @@ def norm_act_resample(
 
 
 def works_for(x: Tensor, bias: Tensor | None, residual: Tensor | None, settings: dict[str, object]) -> bool:
-    """Whether `norm_act_resample` works for such arguments on this machine; the first time it is tried, gradients too."""
+    """Whether `norm_act_resample` and its gradient work for such arguments here; found out the first time."""
     grid, needs_gradient = _Grid(x), torch.is_grad_enabled()
     variant = (
         x.dtype,

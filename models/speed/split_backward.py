@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class Cut:
-    """Tensors of a graph, and a leaf of the same value for each: what is computed from the leaves ends at them.
+    """Tensors of a graph, and for each a leaf of the same value to compute with.
 
-    A loss of the leaves can be differentiated at once, on the stream it was computed on. `backward` then takes the
-    gradients that the leaves have gathered on through the graph, in one pass. Equal to a single pass but for the order
-    in which gradients are added up.
+    A loss of the leaves can be differentiated at once, on the stream that computed it: its backward pass ends at the
+    leaves. `backward` then runs the rest of the graph from the leaves' gradients, in one pass. The result is that of
+    a single pass, except for the order in which gradients are summed.
     """
 
     def __init__(self, tensors: Sequence[Tensor]):
@@ -21,7 +21,7 @@ class Cut:
         self.leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
 
     def backward(self) -> None:
-        """Differentiate the tensors, each from its leaf's gradient; those whose leaf has none are left out."""
+        """Differentiate the tensors, each from the gradient of its leaf, where it has one."""
         pairs = [
             (t, leaf.grad) for t, leaf in zip(self.tensors, self.leaves, strict=True) if leaf.grad is not None
         ]

@@ -42,7 +42,7 @@ def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _works_for(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the kernels work for this layer on this machine; the first time they are tried, gradients too."""
+    """Whether the kernels work for this layer here; found out the first time."""
     few = min(layer.in_channels, layer.out_channels)
     k = layer.kernel_size[1]
     channels = k * few + -(k * few) % MULTIPLE

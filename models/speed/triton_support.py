@@ -56,11 +56,11 @@ def works(device: torch.device) -> bool:
 
 
 class Trials:
-    """What kernels can do on this machine, found out at their first use: one warning for each that fails.
+    """Which kernels work on this machine, found out at their first use; one warning for each that fails.
 
-    A kernel may not fit a GPU (shared memory, registers), or a version of Triton may not compile it. Whoever has plain
-    code for the same work asks `allows` before each use; what it answers for a name and a variant stays so. A step is
-    rehearsed before it is captured, so nothing is tried in the middle of a capture.
+    A kernel may not fit a GPU (shared memory, registers), or a version of Triton may not compile it. Code that has
+    a plain alternative calls `allows` before each use. A step is rehearsed before it is captured, so nothing is
+    tried during a capture.
     """
 
     def __init__(self):
@@ -68,7 +68,7 @@ class Trials:
         self.failed: set[str] = set()
 
     def allows(self, name: str, variant: tuple, trial: Callable[[], object]) -> bool:
-        """Whether the kernels `name` work; `trial` runs them, once for each `variant` (sizes, types) of them."""
+        """Whether the kernels `name` work; `trial` runs them, once for each `variant` (sizes, types)."""
         if name in self.failed:
             return False
         if (name, variant) in self.passed:

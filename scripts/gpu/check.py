@@ -32,7 +32,7 @@ LIMITS = {**SECTIONS, "compiled": 200}  # `compiled` runs only if --sections nam
 
 
 def seconds_for(names: list[str], left: float) -> float:
-    """What the first of the sections `names` may take of `left` seconds: all but what is kept for those after it.
+    """What the first of the sections `names` may take of `left` seconds: all but what later ones need.
 
     If less is left than is kept for all of them, each gets its share.
     """
@@ -41,7 +41,10 @@ def seconds_for(names: list[str], left: float) -> float:
 
 
 def run_section(name: str, options: argparse.Namespace, folder: Path, limit: float) -> dict:
-    """Run one section: {"markdown", "data", "seconds", "status": "done", "failed", "incomplete" or "left out"}."""
+    """Run one section: {"markdown", "data", "seconds", "status"}.
+
+    The status is "done", "failed", "incomplete" (some of it had no time) or "left out".
+    """
     if limit < 10:
         return {"status": "left out", "markdown": "No time was left for it.", "data": {}, "seconds": 0}
     result = folder / f"{name}.json"
@@ -91,7 +94,9 @@ def main() -> int:
     parser.add_argument("out", nargs="?", type=Path, default=Path("gpu_check"), help="folder of the report")
     parser.add_argument("--cpu", action="store_true", help="rehearse on the CPU with tiny sizes")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="some of " + ",".join(LIMITS))
-    parser.add_argument("--seconds", type=float, help="time for all sections (default: what is kept for them)")
+    parser.add_argument(
+        "--seconds", type=float, help="time for all sections (default: what is kept for them)"
+    )
     options = parser.parse_args()
     names = options.sections.split(",")
     if unknown := set(names) - set(LIMITS):
