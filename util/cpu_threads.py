@@ -76,7 +76,7 @@ def choose_threads() -> None:
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> float | None:
-    """The cores that the process's control groups (version 1 or 2) let it use, as containers set it; None: all."""
+    """The number of cores that the process's control groups (version 1 or 2) allow; None: no limit."""
     quotas = []
     for line in groups.read_text().splitlines() if groups.is_file() else []:
         _, controllers, path = line.split(":", 2)
@@ -109,7 +109,7 @@ def _quota_and_period(folder: Path) -> tuple[int, int]:
 
 
 def find_libgomp() -> ctypes.CDLL | None:
-    """The libgomp that torch has loaded; None where it uses another OpenMP library, as on macOS or from conda."""
+    """The libgomp that torch has loaded; None with another OpenMP library, as on macOS or from conda."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.is_file() else []
     paths = {line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line}
@@ -118,7 +118,7 @@ def find_libgomp() -> ctypes.CDLL | None:
 
 
 class IdleTeam:
-    """A team of OpenMP threads that does nothing; beside torch's own there are then more threads than cores."""
+    """A team of OpenMP threads that does nothing; with torch's own team, more threads than cores."""
 
     def __init__(self, library: ctypes.CDLL):
         self.library = library
@@ -176,7 +176,7 @@ def avoid_spinning(team: IdleTeam, stop: threading.Event, waited: Callable[[], f
 
 
 def seconds_waited() -> float:
-    """How long the threads of this process have been ready to run and without a core, seconds over all threads.
+    """Seconds for which threads of this process were ready to run and had no core, summed over threads.
 
     From Linux's scheduler statistics; 0 where the kernel keeps none. Threads that ended are not counted.
     """

@@ -11,9 +11,9 @@ from torch import Tensor
 class Cut:
     """Tensors of a graph, and for each a leaf of the same value to compute with.
 
-    A loss of the leaves can be differentiated at once, on the stream that computed it: its backward pass ends at the
-    leaves. `backward` then runs the rest of the graph from the leaves' gradients, in one pass. The result is that of
-    a single pass, except for the order in which gradients are summed.
+    A loss of the leaves can be differentiated at once, on the stream that computed it: its backward pass
+    ends at the leaves. `backward` then runs the rest of the graph from the leaves' gradients, in one pass.
+    The result is that of a single pass, except for the order in which gradients are summed.
     """
 
     def __init__(self, tensors: Sequence[Tensor]):

@@ -58,9 +58,9 @@ def works(device: torch.device) -> bool:
 class Trials:
     """Which kernels work on this machine, found out at their first use; one warning for each that fails.
 
-    A kernel may not fit a GPU (shared memory, registers), or a version of Triton may not compile it. Code that has
-    a plain alternative calls `allows` before each use. A step is rehearsed before it is captured, so nothing is
-    tried during a capture.
+    A kernel may not fit a GPU (shared memory, registers), or a version of Triton may not compile it. Code
+    that has a plain alternative calls `allows` before each use. A step is rehearsed before it is captured,
+    so nothing is tried during a capture.
     """
 
     def __init__(self):
