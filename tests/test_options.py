@@ -177,7 +177,7 @@ REFUSALS = {
     "--input_nc 1": "--input_nc 1 and --output_nc 3 differ",
     "--lambda_GAN 0 --lambda_NCE 0": "nothing to learn from",
     "--n_epochs 0 --n_epochs_decay 0": "nothing would be trained",
-    "--epoch_count 401": r"--epoch_count 401 is behind the last epoch, 400",
+    "--epoch_count 401": r"--epoch_count 401 is after the last epoch, 400",
     "--continue_train --overwrite": "--continue_train and --overwrite contradict each other",
     "--continue_train --pretrained_name other": "--continue_train and --pretrained_name contradict each other",
     "--epoch 5": "--epoch 5 says which weights to start from: give --continue_train",
