@@ -1,4 +1,4 @@
-"""A model of two generators and two discriminators in a few lines and one entry: all of the project works with it."""
+"""A model of two generators and two discriminators: a few lines and one entry, and everything works."""
 
 from __future__ import annotations
 
