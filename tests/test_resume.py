@@ -19,7 +19,9 @@ from util.watch.loss_log import read_loss_records
 from util.watch.report import Report
 
 TINY = (
-head).split()
+    "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netG resnet_4blocks "
+    "--load_size 40 --crop_size 32 --n_epochs 1 --n_epochs_decay 2 --print_freq 1 --deterministic"
+).split()
 CONTRAST = "--netF_nc 4 --num_patches 8 --nce_layers 0,4,8,12,15"
 SESIM = "--model sesim --vgg_weights random --attn_layers 2,4 --patch_nums 8 --patch_size 3"
 

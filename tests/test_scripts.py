@@ -178,10 +178,19 @@ def test_quickstart_refuses_the_result_of_another_preset(quickstart, tmp_path):
     assert done.returncode == 2 and "another preset" in done.stderr and calls == [DRAW]
 
 
-head    from options.train_options import TrainOptions
+def test_quickstart_trains_with_its_preset(quickstart, tmp_path):
+    """It gives train.py the words that scripts/compare.py --preset quickstart reads, and they exist."""
+    from options.train_options import TrainOptions
     from scripts.study.configurations import read_preset
 
-head
+    quickstart()
+    (call,) = (line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("train.py"))
+    words, preset = call.split()[1:], read_preset("quickstart")
+    place = words.index(preset[0])
+    assert words[place : place + len(preset)] == preset
+    train = TrainOptions().parse([*words, "--gpu_ids=-1", f"--checkpoints_dir={tmp_path}"])
+    assert (train.QS_mode, train.normG, train.n_epochs + train.n_epochs_decay) == ("global", "batch", 36)
+
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_no_pipe_ends_in_a_quiet_grep(script):
