@@ -1,7 +1,7 @@
 """Translate with a trained generator.
 
-    python test.py --name NAME                    the data set's test images, into results/NAME/test_latest/index.html
-    python test.py --name NAME --input PHOTO      any photograph, or a folder of them, of any size; no data set needed
+    python test.py --name NAME                  the data set's test images, with a page of results
+    python test.py --name NAME --input PHOTO    any photograph or folder of them; no data set
 
 Only what translates is loaded, and no training data. `python test.py --help` lists all options.
 """
@@ -82,9 +82,8 @@ def translate_test_set(opt: Namespace) -> int:
         loader.close()
     page.save(f"{done} of {len(sources)}")
     seconds = time.perf_counter() - began
-    print(
-        f"translated {done} of {len(sources)} images ({done / seconds:.1f} a second): {page.folder / 'index.html'}"
-    )
+    rate = f"{done / seconds:.1f} per second"
+    print(f"translated {done} of {len(sources)} images ({rate}): {page.folder / 'index.html'}")
     return 0
 
 
@@ -105,7 +104,7 @@ def translate_input(opt: Namespace) -> int:
         print(f"failed: {source}: {reason}", file=sys.stderr)
     done = len(jobs) - len(failures)
     where = jobs[0].target if len(jobs) == 1 else os.path.commonpath([job.target.parent for job in jobs])
-    print(f"translated {done} of {len(jobs)} images ({done / seconds:.1f} a second): {where}")
+    print(f"translated {done} of {len(jobs)} images ({done / seconds:.1f} per second): {where}")
     return 1 if failures else 0
 
 
@@ -131,7 +130,8 @@ def find_jobs(opt: Namespace) -> list[Job]:
         paths = [path for path in list_images(source) if inside not in path.resolve().parents]
         if not paths:
             raise UserError(
-                f"--input {opt.input} holds no images besides those in the --output folder {target}: give another"
+                f"--input {opt.input} holds no images besides those in the --output folder {target}: give "
+                "another"
             )
         jobs = [Job(path, target / name) for path, name in zip(paths, output_names(paths), strict=True)]
     elif opt.output and target.suffix.lower() == ".png" and not target.is_dir():

@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
             return train(opt, options.parser, device, stop)
     except distributed.ProcessLostError as error:
         print(
-            f"error: another process of this training was lost ({str(error).splitlines()[0][:200]}); stopping. "
-            "Start the training again with --continue_train, unless torchrun does (--max-restarts)",
+            f"error: another process of this training was lost ({str(error).splitlines()[0][:200]}). Start "
+            "the training again with --continue_train, unless torchrun does (--max-restarts)",
             file=sys.stderr,
             flush=True,
         )
@@ -146,7 +146,7 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
 
 
 class Run:
-    """The run's folder: claimed at the start, continued from or begun, and saved to. Only the first process writes."""
+    """The run's folder: claimed, continued or begun, and saved to. Only the first process writes."""
 
     def __init__(self, opt: Namespace, parser: ArgumentParser, folder: Path):
         self.opt, self.parser, self.folder = opt, parser, folder
@@ -209,7 +209,7 @@ class Run:
         return progress
 
     def _clear(self) -> None:
-        """Make room for a fresh start: set another run aside, or drop the logs of a start that saved nothing."""
+        """Make room for a fresh start: set another run aside, or delete logs of one that saved nothing."""
         try:
             if holds_run(self.folder) or has_replaced(self.folder):
                 set_aside(self.folder)
@@ -227,8 +227,8 @@ class Run:
         """UserError where a training cannot go on from the place at which the state was saved."""
         if progress.position > epoch_images and not other_data:
             raise UserError(
-                f"{self.folder / STATE_FILE} is damaged (it stands at image {progress.position} of an epoch of "
-                f"{epoch_images}); {WITHOUT_STATE}"
+                f"{self.folder / STATE_FILE} is damaged (it stands at image {progress.position} of an epoch "
+                f"of {epoch_images}); {WITHOUT_STATE}"
             )
         if progress.position % global_batch:
             raise UserError(
@@ -241,13 +241,15 @@ class Run:
         """Say which images and options are no longer those that the run was saved with, and what follows."""
         if data:
             say(
-                f"note: the images are not those of the run so far: {'; '.join(data)}. The rest of this epoch and "
-                "those to come are drawn from the images there are now, in another order than without the change."
+                f"note: the images are not those of the run so far: {'; '.join(data)}. The rest of this "
+                "epoch and later ones use the images there are now, in another order than without the "
+                "change."
             )
         if changed := changed_options(self.opt, self.folder, self.parser, (*OF_THE_CALL, *WATCHING)):
             say(
-                f"note: options are not those of the run so far: {'; '.join(changed)}. Training goes on with the new "
-                "values, which are saved with the run; losses before and after them may not compare."
+                f"note: options are not those of the run so far: {'; '.join(changed)}. Training continues "
+                "with the new values, which are saved with the run; losses before and after may not "
+                "compare."
             )
 
     def save(self, *names: str) -> None:
@@ -279,7 +281,7 @@ class Run:
             say(f"warning: {problem}, and training continues.")
 
     def close(self) -> None:
-        """Finish the page and let others train in the folder. A run that was set aside for nothing comes back."""
+        """Finish the page and let others train in the folder. Put a run back that nothing has replaced."""
         if self.monitor:
             self.monitor.close()
         if self.replacing:
@@ -288,8 +290,8 @@ class Run:
                 say(f"Nothing was saved: the earlier run is back in {self.folder}.")
             except OSError as error:
                 say(
-                    f"warning: the earlier run in {self.folder} could not be put back yet ({error}); the next "
-                    "training of this name will do it."
+                    f"warning: the earlier run in {self.folder} could not be put back yet ({error}); the "
+                    "next training of this name will do it."
                 )
         if self.lock:
             self.lock.release()

@@ -1,4 +1,4 @@
-"""Which files a training draws its images from, in a few bytes, so that a resume notices that they changed."""
+"""Which image files a training uses, in a few bytes, so that a resume notices changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Fingerprint = dict[
 
 
 def fingerprint(dataset: BaseDataset, dataroot: str) -> Fingerprint:
-    """The files of each domain, by count and by a hash of their names under `dataroot`; contents are not read."""
+    """The files of each domain: their count, and a hash of their names under `dataroot`."""
     found = {}
     for domain, store in dataset.stores.items():
         names = "\0".join(os.path.relpath(path, dataroot) for path in store.paths)

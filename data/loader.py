@@ -187,7 +187,7 @@ def _as_is(batch: HostBatch | UserError) -> HostBatch | UserError:
 
 
 def _prepare_worker(worker: int) -> None:
-    """Leave signals to the main process, which finishes its step and saves; SIGTERM ends a worker some time later.
+    """Ignore stop signals, and delay SIGTERM: the main process may finish a step and save first.
 
     A closed terminal and a batch system send theirs to every process.
     """

@@ -1,7 +1,7 @@
-"""Reads off a state dict which network it belongs to, in terms of the options that build that network.
+"""Reads from a state dict which network it belongs to, in terms of the options that build that network.
 
-The released key names number the modules, so shapes and gaps between the numbers tell everything: how many residual blocks,
-whether a Dropout or a blur stands between two convolutions, which normalisation follows them.
+The released key names number the modules. Shapes and gaps between the numbers determine the rest: how many
+residual blocks, whether a Dropout or a blur lies between two convolutions, which normalisation follows them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ KINDS = {
 
 
 def architecture(state: Mapping[str, Tensor]) -> Architecture:
-    """The options that a state dict with the released key names was built by; only {"network": "unknown"} where it is none."""
+    """The options that built the network of a state dict with the released key names.
+
+    For any other state dict it is {"network": "unknown"}.
+    """
     patterns = {
         "heads": r"mlp_\d+\.0\.weight",
         "maps": r"conv_\d+\.0\.weight",
@@ -52,13 +55,13 @@ def architecture(state: Mapping[str, Tensor]) -> Architecture:
     }
     try:
         details = readers[network](state) if network in readers else {}
-    except (KeyError, IndexError):  # names alike, but not the modules these networks have
+    except (KeyError, IndexError):  # similar names, but other modules
         network, details = "unknown", {}
     return {"network": network, **details}
 
 
 def differences(found: Architecture, asked: Architecture) -> list[str]:
-    """What a checkpoint has and the options ask for otherwise, one sentence a difference, with the option that mends it."""
+    """One sentence per difference between a checkpoint and the options, with the option that removes it."""
     if found["network"] != asked["network"]:
         return [
             f"the file holds {KINDS[found['network']]}, but what is asked for is {KINDS[asked['network']]}"
@@ -158,7 +161,7 @@ def _convolutions(state: Mapping[str, Tensor], part: str = "model") -> dict[int,
 
 
 def _norm(state: Mapping[str, Tensor], bias: str) -> str:
-    """Only before an instance norm do the convolutions have a bias; only batch norm has statistics of its own."""
+    """The normalisation: only instance norm follows convolutions with a bias; only batch norm has state."""
     if any(key.endswith("running_mean") for key in state):
         return "batch"
     return "instance" if bias in state else "none"

@@ -283,7 +283,7 @@ class BaseModel:
         return {**state, "memories": memories}
 
     def load_training_state(self, state: dict) -> None:
-        """Continue from `training_state()`; with another number of processes, each takes one of the saved memories.
+        """Continue from `training_state()`; each process takes one of the memories saved.
 
         Raises:
             UserError: a network does not fit; the option that differs is named.

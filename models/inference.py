@@ -39,10 +39,11 @@ WEIGHTS_FILE = re.compile(r"(.+)_net_(\w+)\.pth")  # epoch, network
 
 
 class Translator:
-    """A generator that takes images of any size: `translator(image)` is the translation, of exactly the same size.
+    """A generator for images of any size: `translator(image)` is the translation, of exactly the same size.
 
     Args:
-        net: maps (B, input_nc, H, W) to (B, output_nc, H, W) in [-1, 1], on `device`, for sides that are multiples of `multiple`.
+        net: maps (B, input_nc, H, W) to (B, output_nc, H, W) in [-1, 1], on `device`, if H and W are
+            multiples of `multiple`.
         multiple: 4 for a ResNet generator.
         input_nc: 3, or 1 for grey input.
         precision: "bf16" computes convolutions in bfloat16; else what the backend does in float32.
@@ -64,7 +65,10 @@ class Translator:
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Translate a Pillow image of any mode and size: RGB of its size, upright, with the image's alpha channel if it has one."""
+        """Translate a Pillow image of any mode and size.
+
+        The result is RGB, of the same size, upright by the EXIF orientation; an alpha channel is kept.
+        """
         photo = to_photo(image)
         return finished(self.translate([photo.pixels]).numpy()[0], photo.alpha)
 
@@ -84,7 +88,7 @@ class Translator:
     def run(self, images: Tensor) -> Tensor:
         """Translate (B, input_nc, H, W) in [-1, 1], any H and W, to (B, output_nc, H, W) float32.
 
-        Sides that the network cannot take are extended by reflection, and the result is cut to the size again.
+        Sides that the network cannot take are extended by reflection, and the result is cropped to the size.
         """
         return self._apply(self.net, images)
 
@@ -107,7 +111,7 @@ class Translator:
         return output[:, :, top : top + height, left : left + width].float()
 
     def _extended(self, length: int) -> tuple[Tensor, int]:
-        """Which position of `length` each of the extended ones mirrors, and how many come before the first."""
+        """The positions of a side extended by reflection, and how many lie before the first original one."""
         whole = -(-max(length, self.smallest) // self.multiple) * self.multiple
         before = (whole - length) // 2
         period = max(2 * (length - 1), 1)  # to the end and back; one pixel only repeats
@@ -122,9 +126,10 @@ def load_generator(
     device: torch.device | str | None = None,
     direction: str | None = None,
 ) -> Translator:
-    """The translator of a run, or of a generator's weights file (`*.pth`, also of the released code, CUT and CycleGAN).
+    """The translator of a run, or of a generator's weights file (`*.pth`).
 
-    A run's options say what to build. Without them the architecture is read off the weights.
+    The file may come from the released code, CUT or CycleGAN. A run is built by its saved options; without
+    options the architecture is read from the weights.
 
     Args:
         device: None for a GPU if there is one.

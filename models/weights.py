@@ -1,7 +1,8 @@
 """Weights in the released format: `{latest|N|iter_N}_net_NAME.pth`, each a bare state dict of CPU tensors.
 
-The names of the keys are those of the released QS-Attn and CUT code, so either code loads the other's files. Reading a
-file executes nothing in it (`weights_only`), checks its checksums, and reports what is wrong in terms of options.
+The names of the keys are those of the released QS-Attn and CUT code, so either code loads the other's files.
+Reading a file executes nothing in it (`weights_only`), checks its checksums, and reports what is wrong in
+terms of options.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from models.architecture import KINDS, architecture, differences
 from util.errors import UserError
 from util.files import verify_archive, write_atomically
 
-# Prefixes that DataParallel, DistributedDataParallel and torch.compile give to the keys of the network inside.
+# Prefixes that DataParallel, DistributedDataParallel and torch.compile give to a network's keys.
 WRAPPERS = ("module.", "_orig_mod.")
 
 
 def weights_file(folder: Path, epoch: str, network: str) -> Path:
-    """Where the run in `folder` keeps a network's weights of `epoch` ("latest", "5", "iter_5000"; "*" for a glob)."""
+    """The file of a network's weights of `epoch`: "latest", "5", "iter_5000", or "*" for a glob."""
     return folder / f"{epoch}_net_{network}.pth"
 
 
@@ -114,19 +115,19 @@ def _check_numbers(path: Path, state: dict[str, Tensor]) -> None:
             )
         if value.is_floating_point() and not value.float().isfinite().all():
             raise UserError(
-                f"cannot load {path}: {key} holds numbers that are not finite (NaN or infinity), so its network "
-                "cannot work; load the weights of an earlier --epoch"
+                f"cannot load {path}: {key} holds numbers that are not finite (NaN or infinity); load the "
+                "weights of an earlier --epoch"
             )
 
 
 def load_weights(net: nn.Module, path: str | Path, opt: Namespace | None = None) -> None:
-    """Load a released-format file into a network. The blur filters (`filt`), which are constants, may be missing.
+    """Load a released-format file into a network. Its blur filters (`filt`), constants, may be missing.
 
     Args:
         opt: the options that built `net`, whose run is named in the message.
 
     Raises:
-        UserError: the file is no checkpoint, or one of another architecture; the option that differs is named.
+        UserError: the file is no checkpoint, or of another architecture; the option that differs is named.
     """
     state = read_weights(path)
     if problem := misfit(net, state):
@@ -186,7 +187,8 @@ def _explain(state: dict, own: dict, shapes: dict[str, tuple], wanted: dict[str,
         return "; ".join(options)
     key = next(key for key in [*wanted, *shapes] if shapes.get(key) != wanted.get(key))
     found, asked = (f"has shape {there[key]}" if key in there else "is missing" for there in (shapes, wanted))
-    return f"{key} {found} in the file and {asked} in the network; load the file of the network these options describe"
+    mend = "load the file of the network these options describe"
+    return f"{key} {found} in the file and {asked} in the network; {mend}"
 
 
 def _not_a_checkpoint(path: Path, error: Exception) -> UserError:

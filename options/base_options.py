@@ -1,6 +1,7 @@
 """The options that training and testing share, and how an option gets its value.
 
-In rising priority: the default, the default of the model or of its generator, what a run has saved, what is given.
+In rising priority: the default, the default of the model or of its generator, the value a run has saved, the
+value given.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def cut_mode(text: str) -> str:
 
 
 class BaseOptions:
-    """Declares the shared options. `TrainOptions` and `TestOptions` add theirs and say what they take from a run."""
+    """Declares the shared options; `TrainOptions` and `TestOptions` add theirs and read a run's options."""
 
     is_train: bool
     prog: str
@@ -161,7 +162,7 @@ class BaseOptions:
                 self.parser.add(flag, *args, **kwargs, only=only)
 
     def parse(self, argv: Sequence[str] | None = None) -> Namespace:
-        """The options as a namespace, with `isTrain` and `given` (the names given). A wrong call exits with status 2.
+        """The options as a namespace, with `isTrain` and the names `given`. A wrong call exits with status 2.
 
         Args:
             argv: words of a command line; None for the process's own.
@@ -203,7 +204,7 @@ class BaseOptions:
         return opt
 
     def _with_defaults(self, options: dict[str, object]) -> dict[str, object]:
-        """`options`, and for the others the defaults, of which those of the model and of its generator come first."""
+        """`options`, and defaults for the others: the generator's, else the model's, else the general one."""
         known = self.parser.defaults
         chosen = {**known, **options}
         own = {**MODELS[chosen["model"]].defaults, **build.network_defaults(chosen["netG"])}

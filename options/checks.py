@@ -1,4 +1,4 @@
-"""What the options of a training may not be, alone or together. Each refusal says what was found and what would work."""
+"""Which options of a training are refused, alone or together, with what was found and what would work."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def check_training(opt: Namespace, parser: ArgumentParser) -> None:
 
 
 def _refuse_without_effect(opt: Namespace, parser: ArgumentParser) -> None:
-    """An option that does nothing because another one has the wrong value is a mistake, unless it is the default."""
+    """UserError for an option, not at its default, that has no effect with the value of another one."""
     for name, conditions in parser.conditions.items():
         if name not in opt.given or getattr(opt, name) == parser.defaults[name]:
             continue
         for other, values in conditions.items():
             if getattr(opt, other) not in values:
                 raise UserError(
-                    f"--{name} has no effect with --{other} {getattr(opt, other)}: leave it out, or give --{other} "
-                    f"{' or '.join(map(str, values))}"
+                    f"--{name} has no effect with --{other} {getattr(opt, other)}: leave it out, or give "
+                    f"--{other} {' or '.join(map(str, values))}"
                 )
 
 
@@ -43,7 +43,7 @@ def _check_schedule(opt: Namespace) -> None:
         raise UserError("--n_epochs and --n_epochs_decay are both 0: nothing would be trained")
     if opt.epoch_count > last:
         raise UserError(
-            f"--epoch_count {opt.epoch_count} is behind the last epoch, {last} (--n_epochs + --n_epochs_decay)"
+            f"--epoch_count {opt.epoch_count} is after the last epoch, {last} (--n_epochs + --n_epochs_decay)"
         )
 
 
@@ -53,8 +53,8 @@ def _check_start(opt: Namespace) -> None:
             raise UserError(f"--continue_train and --{other} contradict each other: give one of them")
     if "epoch" in opt.given and opt.epoch != "latest" and not (opt.continue_train or opt.pretrained_name):
         raise UserError(
-            f"--epoch {opt.epoch} says which weights to start from: give --continue_train for those of this run, or "
-            "--pretrained_name for those of another; the first epoch's number is --epoch_count"
+            f"--epoch {opt.epoch} says which weights to start from: give --continue_train for those of this "
+            "run, or --pretrained_name for those of another; the first epoch's number is --epoch_count"
         )
 
 
@@ -64,20 +64,22 @@ def _check_image_size(opt: Namespace) -> None:
     if not crops(opt.preprocess):
         if multiple > 4:
             raise UserError(
-                f"--preprocess {opt.preprocess} gives images of any size, but --netG {opt.netG} needs sides that are multiples of "
-                f"{multiple}: use a mode that crops, such as resize_and_crop, with --crop_size {multiple}"
+                f"--preprocess {opt.preprocess} gives images of any size, but --netG {opt.netG} needs sides "
+                f"that are multiples of {multiple}: use a mode that crops, such as resize_and_crop, with "
+                f"--crop_size {multiple}"
             )
         return
     if opt.crop_size % multiple or opt.crop_size < smallest:
         least = -(-smallest // multiple) * multiple
         nearest = max(least, round(opt.crop_size / multiple) * multiple)
         raise UserError(
-            f"--crop_size {opt.crop_size} cannot be used: --netG {opt.netG} needs a multiple of {multiple}, --netD {opt.netD} at "
-            f"least {smallest} pixels. Take {nearest}"
+            f"--crop_size {opt.crop_size} cannot be used: --netG {opt.netG} needs a multiple of {multiple}, "
+            f"--netD {opt.netD} at least {smallest} pixels. Take {nearest}"
         )
     if opt.preprocess != "crop" and opt.load_size < opt.crop_size:
         raise UserError(
-            f"--crop_size {opt.crop_size} is larger than --load_size {opt.load_size}: nothing could be cropped"
+            f"--crop_size {opt.crop_size} is larger than --load_size {opt.load_size}: "
+            "no window of that size fits"
         )
 
 

@@ -16,7 +16,7 @@ from util import distributed
 
 
 def describe(opt: Namespace, model: BaseModel, loader: Loader) -> str:
-    """All options, the networks with their parameter counts (with --verbose their modules too), and image counts."""
+    """All options, the networks with their parameter counts (--verbose: and modules), and image counts."""
     lines = ["options"]
     for name, value in sorted(option_values(opt).items()):
         text = ",".join(map(str, value)) if isinstance(value, list) else value
@@ -32,12 +32,12 @@ def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path, epoch
         epoch: the first one to train.
     """
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
-    processes = distributed.world_size()
+    processes, last = distributed.world_size(), opt.n_epochs + opt.n_epochs_decay
     together = f" in each of {processes} processes" if processes > 1 else ""
     lines = [
         f"Training {opt.name} (--model {opt.model}) on {device}",
         f"  data:       {opt.dataroot}: {_data(loader)}",
-        f"  epochs:     {epoch} to {opt.n_epochs + opt.n_epochs_decay}, batch size {opt.batch_size}{together}",
+        f"  epochs:     {epoch} to {last}, batch size {opt.batch_size}{together}",
         f"  run folder: {folder}",
     ]
     if not opt.no_html:

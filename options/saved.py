@@ -17,14 +17,19 @@ from util.run.saved_options import FILE, saved_options
 
 
 def run_folder(options: dict[str, object]) -> Path:
-    """The folder of the run that options name: checkpoints_dir / (name + suffix). UserError where that is no folder name."""
+    """The folder of the run that options name: checkpoints_dir / (name + suffix).
+
+    Raises:
+        UserError: that is no name of a folder below checkpoints_dir.
+    """
     name = str(options["name"])
     if options.get("suffix"):
         try:
             name += "_" + str(options["suffix"]).format(**options)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise UserError(
-                f"--suffix {options['suffix']} cannot be filled in ({error}): braces hold the name of an option, as in {{QS_mode}}"
+                f"--suffix {options['suffix']} cannot be filled in ({error}): braces hold the name of an "
+                "option, as in {QS_mode}"
             ) from None
     if not name or Path(name).is_absolute() or {".", ".."} & set(name.split("/")):
         raise UserError(
@@ -40,7 +45,7 @@ def option_values(opt: Namespace) -> dict[str, object]:
 
 
 def read_saved_options(folder: Path, parser: ArgumentParser) -> dict[str, object] | None:
-    """The options saved by a run in `folder`, or None: our train_opt.json, else the released code's train_opt.txt."""
+    """The options saved by a run: of train_opt.json, else of the released code's train_opt.txt, or None."""
     if (saved := saved_options(folder)) is not None:
         return saved
     path = folder / "train_opt.txt"
@@ -56,7 +61,7 @@ def read_saved_options(folder: Path, parser: ArgumentParser) -> dict[str, object
 
 
 def write_options(folder: Path, opt: Namespace, defaults: dict[str, object]) -> None:
-    """Save the options: train_opt.txt as the released code lays it out, and train_opt.json to be read back."""
+    """Save the options: train_opt.txt in the released layout, and train_opt.json to be read back."""
     values = option_values(opt)
     lines = ["----------------- Options ---------------"]
     for name, value in sorted(values.items()):
@@ -83,7 +88,7 @@ def holds_run(folder: Path) -> bool:
 def changed_options(
     opt: Namespace, folder: Path, parser: ArgumentParser, of_the_call: Collection[str]
 ) -> list[str]:
-    """One line per option whose value differs from the one saved in `folder`, options `of_the_call` left out."""
+    """One line per option whose value differs from that saved in `folder`, except options `of_the_call`."""
     saved = read_saved_options(folder, parser) or {}
     before, now = option_values(Namespace(**saved)), option_values(opt)
     return [
@@ -96,7 +101,7 @@ def changed_options(
 def refuse_another_run(
     opt: Namespace, folder: Path, parser: ArgumentParser, of_the_call: Collection[str]
 ) -> None:
-    """UserError where a fresh start would replace an earlier run in `folder`, unless --overwrite allows it.
+    """UserError if a fresh start would replace an earlier run in `folder`, unless --overwrite allows it.
 
     Args:
         of_the_call: options that belong to one call and not to the run.
@@ -106,6 +111,6 @@ def refuse_another_run(
     differing = changed_options(opt, folder, parser, of_the_call)
     difference = "\nIts options differ:\n  " + "\n  ".join(differing) if differing else ""
     raise UserError(
-        f"there is a run in {folder} already: give --continue_train to go on with it, another --name to keep both, "
-        f"or --overwrite to start afresh in its place{difference}"
+        f"there is a run in {folder} already: give --continue_train to continue it, another --name to keep "
+        f"both, or --overwrite to replace it by a new one{difference}"
     )

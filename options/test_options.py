@@ -11,7 +11,7 @@ from options.base_options import BaseOptions
 from options.saved import read_saved_options
 from util.arguments import count_or_inf
 
-# Options that translating takes from the run where they are not given, besides those of its model and networks.
+# Options taken from the run if they are not given, besides those of its model and networks.
 FROM_THE_RUN = "model dataroot dataset_mode direction input_nc output_nc crop_size preprocess eval".split()
 
 
@@ -33,7 +33,7 @@ class TestOptions(BaseOptions):
         add(
             "--input",
             None,
-            "an image or a folder of images of any size, without a data set; --load_size scales the shorter side",
+            "an image or a folder of images of any size; no data set; --load_size scales the shorter side",
         )
         add(
             "--output",

@@ -34,11 +34,8 @@ def flip_a_bit(path) -> None:
     with zipfile.ZipFile(path) as archive:
         member = max(archive.infolist(), key=lambda info: info.file_size)
     content = bytearray(path.read_bytes())
-    names = content[
-        member.header_offset + 26 : member.header_offset + 30
-    ]  # lengths of its name and extra field
-    begin = (
-        member.header_offset + 30 + int.from_bytes(names[:2], "little") + int.from_bytes(names[2:], "little")
-    )
+    header = member.header_offset
+    name, extra = (int.from_bytes(content[at : at + 2], "little") for at in (header + 26, header + 28))
+    begin = header + 30 + name + extra
     content[begin + member.file_size // 2] ^= 1
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What can go wrong around a training: disks, images, numbers, files. It is said, and nothing good is lost or trained on."""
+"""Faults around a training (disks, images, numbers, files) are reported, and nothing good is lost."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def leftovers(checkpoints):
 
 @contextlib.contextmanager
 def file_size_limit(number):
-    """No file of this process can grow beyond so many bytes: a write fails in the middle, as on a full disk."""
+    """No file of this process can exceed so many bytes: a write fails in the middle, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (number, hard))
     try:

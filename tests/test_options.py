@@ -1,4 +1,6 @@
-"""The command line: defaults, spellings, and what is refused with which words. What options do is in test_option_effects.py."""
+"""The command line: defaults, spellings, and what is refused with which words. What options do is in
+test_option_effects.py.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +19,30 @@ from options.train_options import TrainOptions
 SHARED_DEFAULTS = {
     "dataroot": "./datasets/horse2zebra", "name": "horse2zebra_qsattn_global",
     "easy_label": "experiment_name", "gpu_ids": [0], "checkpoints_dir": "./checkpoints",
-    "model": "qs", "input_nc": 3, "output_nc": 3, "ngf": 64, "ndf": 64, "netD": "basic", "netG": "resnet_9blocks", "n_layers_D": 3,
-    "normG": "instance", "normD": "instance", "init_type": "xavier", "init_gain": 0.02, "no_dropout": True, "no_antialias": False,
-    "no_antialias_up": False, "dataset_mode": "unaligned", "direction": "AtoB", "serial_batches": False, "num_threads": 4,
+    "model": "qs", "input_nc": 3, "output_nc": 3, "ngf": 64, "ndf": 64, "netD": "basic",
+    "netG": "resnet_9blocks", "n_layers_D": 3,
+    "normG": "instance", "normD": "instance", "init_type": "xavier", "init_gain": 0.02, "no_dropout": True,
+    "no_antialias": False,
+    "no_antialias_up": False, "dataset_mode": "unaligned", "direction": "AtoB", "serial_batches": False,
+    "num_threads": 4,
     "batch_size": 1, "crop_size": 256, "max_dataset_size": math.inf, "preprocess": "resize_and_crop",
     "display_winsize": 256, "epoch": "latest", "verbose": False, "suffix": "",
 }  # fmt: skip
 TRAIN_DEFAULTS = {
     "load_size": 286, "no_flip": False,
-    "QS_mode": "global", "lambda_GAN": 1, "lambda_NCE": 1, "nce_idt": True, "nce_layers": [0, 4, 8, 12, 16], "netF": "mlp_sample",
-    "netF_nc": 256, "nce_T": 0.07, "num_patches": 256, "flip_equivariance": False, "display_freq": 400, "display_ncols": 4,
-    "display_server": "http://localhost", "display_env": "main", "display_port": 8097, "update_html_freq": 1000, "print_freq": 100,
-    "no_html": False, "save_latest_freq": 5000, "save_epoch_freq": 5, "save_by_iter": False, "continue_train": False,
+    "QS_mode": "global", "lambda_GAN": 1, "lambda_NCE": 1, "nce_idt": True, "nce_layers": [0, 4, 8, 12, 16],
+    "netF": "mlp_sample",
+    "netF_nc": 256, "nce_T": 0.07, "num_patches": 256, "flip_equivariance": False, "display_freq": 400,
+    "display_ncols": 4,
+    "display_server": "http://localhost", "display_env": "main", "display_port": 8097,
+    "update_html_freq": 1000, "print_freq": 100,
+    "no_html": False, "save_latest_freq": 5000, "save_epoch_freq": 5, "save_by_iter": False,
+    "continue_train": False,
     "evaluation_freq": 5000,
-    "epoch_count": 1, "phase": "train", "pretrained_name": None, "n_epochs": 200, "n_epochs_decay": 200, "beta1": 0.5,
-    "beta2": 0.999, "lr": 0.0002, "gan_mode": "lsgan", "pool_size": 0, "lr_policy": "linear", "lr_decay_iters": 50,
+    "epoch_count": 1, "phase": "train", "pretrained_name": None, "n_epochs": 200, "n_epochs_decay": 200,
+    "beta1": 0.5,
+    "beta2": 0.999, "lr": 0.0002, "gan_mode": "lsgan", "pool_size": 0, "lr_policy": "linear",
+    "lr_decay_iters": 50,
 }  # fmt: skip
 TEST_DEFAULTS = {
     "load_size": 256,
@@ -151,10 +162,14 @@ REFUSALS = {
     "--name=": "no name of a folder",
     # layers and queries
     "--nce_layers 0,4,99": r"--nce_layers names layer 99, but --netG resnet_9blocks has layers 0 to 31",
-    "--netG unet_256 --nce_layers 0,4,8,12,16": r"--netG unet_256 has layers 0 to 8 \(depths of its way down\)",
+    "--netG unet_256 --nce_layers 0,4,8,12,16": (
+        r"--netG unet_256 has layers 0 to 8 \(depths of its way down\)"
+    ),
     "--qs_layers 12,20": "--qs_layers names 20, which is not among --nce_layers 0,4,8,12,16",
     "--QS_mode local --qs_window 4": "--qs_window is 4, but a window has a centre: give an odd number",
-    "--qs_variant released --QS_mode local --num_patches 64": "found --batch_size 1, --num_patches 64, and 256 channels",
+    "--qs_variant released --QS_mode local --num_patches 64": (
+        "found --batch_size 1, --num_patches 64, and 256 channels"
+    ),
     "--qs_variant released --QS_mode local --batch_size 2": "works, .* for --batch_size 1",
     "--qs_variant released --QS_mode local --qs_layers 8,12,4": "ascending",
     # image sizes
@@ -162,12 +177,16 @@ REFUSALS = {
     "--crop_size 16": "--netD basic at least 24 pixels. Take 24",
     "--netD n_layers --n_layers_D 5 --crop_size 64": "at least 96 pixels. Take 96",
     "--netG unet_128 --crop_size 64": "--netG unet_128 needs a multiple of 128.* Take 128",
-    "--netG unet_256 --preprocess none": "--preprocess none gives images of any size, but --netG unet_256 needs",
+    "--netG unet_256 --preprocess none": (
+        "--preprocess none gives images of any size, but --netG unet_256 needs"
+    ),
     "--load_size 200": "--crop_size 256 is larger than --load_size 200",
     # contradictions
     "--CUT_mode CUT --model fastcut": "--CUT_mode CUT contradicts --model fastcut",
     "--CUT_mode CUT --model qs": "contradicts --model qs",
-    "--model cut --QS_mode local": "--QS_mode has no effect with --model cut: leave it out, or give --model qs",
+    "--model cut --QS_mode local": (
+        "--QS_mode has no effect with --model cut: leave it out, or give --model qs"
+    ),
     "--model cut --qs_layers 16": "--qs_layers has no effect with --model cut",
     "--qs_window 5": "--qs_window has no effect with --QS_mode global.* give --QS_mode local or local_global",
     "--n_layers_D 4": "--n_layers_D has no effect with --netD basic",
@@ -177,9 +196,11 @@ REFUSALS = {
     "--input_nc 1": "--input_nc 1 and --output_nc 3 differ",
     "--lambda_GAN 0 --lambda_NCE 0": "nothing to learn from",
     "--n_epochs 0 --n_epochs_decay 0": "nothing would be trained",
-    "--epoch_count 401": r"--epoch_count 401 is behind the last epoch, 400",
+    "--epoch_count 401": r"--epoch_count 401 is after the last epoch, 400",
     "--continue_train --overwrite": "--continue_train and --overwrite contradict each other",
-    "--continue_train --pretrained_name other": "--continue_train and --pretrained_name contradict each other",
+    "--continue_train --pretrained_name other": (
+        "--continue_train and --pretrained_name contradict each other"
+    ),
     "--epoch 5": "--epoch 5 says which weights to start from: give --continue_train",
 }  # fmt: skip
 

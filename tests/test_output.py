@@ -1,4 +1,4 @@
-"""Output that cannot be written does not stop a training: readers that end, full disks, closed streams and terminals."""
+"""Output that cannot be written does not stop a training: closed pipes, streams, terminals, full disks."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_an_error_that_cannot_be_printed_keeps_its_status(dataroot, tmp_path):
 
 
 def test_lines_come_at_once(capfd, tmp_path, monkeypatch):
-    """A log file or a pipe is buffered otherwise: the first line would be seen after a few thousand characters."""
+    """A log file or a pipe is buffered otherwise: lines would be seen a few thousand characters late."""
     with open(tmp_path / "log", "w", encoding="utf-8") as file:
         monkeypatch.setattr(sys, "stdout", file)
         with lasting_output():

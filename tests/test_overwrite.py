@@ -1,4 +1,4 @@
-"""--overwrite: the run before is deleted when the new one has saved, and comes back if the new one never does."""
+"""--overwrite: the earlier run is deleted when the new one has saved, and comes back if it never does."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_a_training_command_starts(folder, capsys):
     line = "python train.py --dataroot ./datasets/grumpifycat --name grumpycat_CUT --CUT_mode CUT"
     assert train.main([*words_of(line), "--easy_label", "cats", "--dry_run"]) == 0
     printed = capsys.readouterr()
-    assert "2 A, 2 B" in printed.out
+    assert "2 images A, 2 images B" in printed.out
     assert "note: no effect of --easy_label: the released code" in printed.err
 
 

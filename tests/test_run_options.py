@@ -1,4 +1,4 @@
-"""What each option of the data, the files and the course of a run does to real, tiny runs of train.py: option -> how it is seen."""
+"""What each option of data, files and schedule does to real, tiny runs of train.py."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from options.train_options import TrainOptions
 from util.errors import UserError
 
 TINY = (
-    "--gpu_ids -1 --display_id 0 --ngf 2 --ndf 2 --netF_nc 4 --num_patches 4 --netG resnet_4blocks --nce_layers 0,4,12 --num_threads 0 "
-    "--load_size 40 --crop_size 32 --n_epochs 1 --n_epochs_decay 1 --print_freq 1 --save_epoch_freq 9 --name run"
+    "--gpu_ids -1 --display_id 0 --ngf 2 --ndf 2 --netF_nc 4 --num_patches 4 --netG resnet_4blocks "
+    "--nce_layers 0,4,12 --num_threads 0 "
+    "--load_size 40 --crop_size 32 --n_epochs 1 --n_epochs_decay 1 --print_freq 1 "
+    "--save_epoch_freq 9 --name run"
 ).split()
 
 
 @pytest.fixture(scope="module")
 def dataroot(tmp_path_factory):
-    """7 images of A and 5 of B for training, 2 of each for validation, 3 side-by-side pairs; 48 x 40 pixels."""
+    """7 images of A and 5 of B for training, 2 of each for validation, 3 pairs; 48 x 40 pixels."""
     root, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
     for folder, count, width in [
         ("trainA", 7, 48),

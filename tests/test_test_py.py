@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from trained_run import draw, make_run
 
 import test as translation
 from models.inference import load_generator
+from models.weights import read_weights
 from options.test_options import TestOptions
 from util.image_files import open_rgb
 
@@ -115,6 +118,34 @@ def test_direction_other_phases_and_epochs(command, runs, dataset, tmp_path):
     images = tmp_path / "results" / "run" / "test_7" / "images"
     assert written(images / "fake_B") == ["B0.png", "B1.png"]
     assert np.array_equal(open_rgb(images / "real_A" / "B1.png"), open_rgb(dataset / "valB" / "B1.png"))
+
+
+@pytest.mark.parametrize("trained_with", [[], ["--eval", "false"]])
+def test_every_way_to_translate_treats_batch_norm_as_the_run_says(command, dataset, tmp_path, trained_with):
+    """By running statistics, or by those of each image where the run was trained with --eval false."""
+    folder = make_run(tmp_path / "runs", "--normG", "batch", *trained_with)
+    state = read_weights(folder / "latest_net_G.pth")
+    for name, value in state.items():
+        if name.endswith("running_mean"):
+            value += 3
+    torch.save(state, folder / "latest_net_G.pth")
+    name = ["--checkpoints_dir", tmp_path / "runs"]
+    assert command(*name) == 0
+    photo = dataset / "testA" / "A0.png"
+    assert command(*name, "--input", photo, "--output", tmp_path / "one.png") == 0
+    image = open_rgb(photo)
+    translations = [
+        Image.open(tmp_path / "results" / "run" / "test_latest" / "images" / "fake_B" / "A0.png"),
+        Image.open(tmp_path / "one.png"),
+        load_generator("run", tmp_path / "runs", device="cpu")(image),
+        load_generator(folder / "latest_net_G.pth", device="cpu")(image),
+    ]
+    for other in translations[1:]:
+        assert np.abs(np.asarray(translations[0]).astype(int) - np.asarray(other)).max() <= 1
+    alone = tmp_path / "alone_net_G.pth"
+    shutil.copy(folder / "latest_net_G.pth", alone)  # without options: running statistics
+    other = np.asarray(load_generator(alone, device="cpu")(image)).astype(int)
+    assert (np.abs(other - np.asarray(translations[0])).max() > 5) == bool(trained_with)
 
 
 def test_images_are_resized_to_the_training_size_or_kept(command, dataset, tmp_path):

@@ -1,4 +1,4 @@
-"""A model of two generators and two discriminators in a few lines and one entry: all of the project works with it."""
+"""A model of two generators and two discriminators: a few lines and one entry, and everything works."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import train
 from models.base_model import BaseModel
 from models.inference import load_generator
 from scripts import compare, export
-from scripts.study import study
+from scripts.study import configurations, study
 from util.arguments import real_number
 from util.watch.report import Report
 
@@ -200,14 +200,15 @@ def test_it_is_exported(trained, capsys):
 def test_it_is_compared(dataroot, tmp_path, monkeypatch, capsys):
     """With a configuration of its own beside CUT; its trainings are processes, which need the entry too."""
     start = f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(train.__file__).parent)]!r}; "
-    start += "import test_toy_model, train; test_toy_model.register(); sys.exit(train.main())"
+    start += "import test_toy_model; test_toy_model.register(); "
+    start += "from scripts.study.training import main; sys.exit(main(sys.argv[1:]))"
     run_command = study.run_command
 
     def with_the_entry(command, *rest):
         return run_command([sys.executable, "-c", start, *command[2:]], *rest)
 
     monkeypatch.setattr(study, "run_command", with_the_entry)
-    monkeypatch.setitem(study.CONFIGS, "toy", ("--model=toy",))
+    monkeypatch.setitem(configurations.CONFIGS, "toy", ("--model=toy",))
     options = (
         f"--dataroot {dataroot} --out {tmp_path} --configs toy --seeds 0 --n_epochs 1 --n_epochs_decay 0"
     )

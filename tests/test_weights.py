@@ -1,4 +1,4 @@
-"""Weights files: there and back for every architecture, and what is said of a file that does not fit or is none."""
+"""Weights files: saved and loaded for every architecture, and the messages for files that do not fit."""
 
 from __future__ import annotations
 
@@ -164,19 +164,27 @@ def test_statistics_that_old_instance_norms_kept_are_passed_over(tmp_path):
 @pytest.mark.parametrize(
     "build, saved, asked, message",
     [
-        (generator, dict(netG="resnet_6blocks"), {}, "has 6 residual blocks, but --netG resnet_4blocks asks for 4 residual blocks: give --netG resnet_6blocks"),
-        (generator, dict(ngf=4), {}, "4 channels after its first convolution, but --ngf 2 asks for 2 .*give --ngf 4"),
+        (generator, dict(netG="resnet_6blocks"), {},
+            "has 6 residual blocks, but --netG resnet_4blocks asks for 4 residual blocks: give --netG "
+            "resnet_6blocks"),
+        (generator, dict(ngf=4), {},
+            "4 channels after its first convolution, but --ngf 2 asks for 2 .*give --ngf 4"),
         (generator, dict(input_nc=1), {}, "1 input channels, but --input_nc 3"),
         (generator, dict(output_nc=1), {}, "give --output_nc 1"),
-        (generator, dict(no_antialias=True), {}, "no blurred downsampling, but --no_antialias false .*give --no_antialias true"),
+        (generator, dict(no_antialias=True), {},
+            "no blurred downsampling, but --no_antialias false .*give --no_antialias true"),
         (generator, {}, dict(no_antialias_up=True), "give --no_antialias_up false"),
-        (generator, dict(normG="batch"), {}, "batch normalisation, but --normG instance .*give --normG batch"),
+        (generator, dict(normG="batch"), {},
+            "batch normalisation, but --normG instance .*give --normG batch"),
         (generator, dict(normG="none"), {}, "no normalisation.*give --normG none"),
-        (generator, dict(no_dropout=False), {}, "has dropout, but --no_dropout true .*give --no_dropout false"),
+        (generator, dict(no_dropout=False), {},
+            "has dropout, but --no_dropout true .*give --no_dropout false"),
         (generator, dict(netG="unet_128"), {}, "holds a U-Net generator .*asked for is a ResNet generator"),
-        (generator, dict(netG="unet_128"), dict(netG="unet_256"), "U-Net for multiples of 128 .*give --netG unet_128"),
+        (generator, dict(netG="unet_128"), dict(netG="unet_256"),
+            "U-Net for multiples of 128 .*give --netG unet_128"),
         (generator, dict(ngf=4, normG="batch"), {}, "--ngf 4; .*--normG batch"),
-        (heads, dict(nce_layers=[0, 4]), {}, "has 2 heads, for layers of 3, 4 channels, but --nce_layers with 3"),
+        (heads, dict(nce_layers=[0, 4]), {},
+            "has 2 heads, for layers of 3, 4 channels, but --nce_layers with 3"),
         (heads, dict(netF_nc=8), {}, "heads of width 8, but --netF_nc 4"),
     ],
 )  # fmt: skip
@@ -192,7 +200,8 @@ def test_another_architecture_is_told_by_its_option(tmp_path, build, saved, aske
 @pytest.mark.parametrize(
     "saved, message",
     [
-        (dict(netD="n_layers", n_layers_D=4), "4 halvings, but --netD basic asks for 3 halvings: give --netD n_layers --n_layers_D 4"),
+        (dict(netD="n_layers", n_layers_D=4),
+            "4 halvings, but --netD basic asks for 3 halvings: give --netD n_layers --n_layers_D 4"),
         (dict(ndf=4), "give --ndf 4"),
         (dict(normD="batch"), "give --normD batch"),
         (dict(no_antialias=True), "give --no_antialias true"),
@@ -247,7 +256,8 @@ def archive(tmp_path, content) -> bytes:
         (lambda t: archive(t, Bomb()), "pickled code or objects, which are never executed"),
         (lambda t: pickle.dumps(Bomb()), "pickled code or objects"),
         (lambda t: archive(t, generator()), "pickled code or objects"),
-        (lambda t: archive(t, {"state_dict": {}, "epoch": 3}), "a dict of state_dict, epoch, not the bare state dict"),
+        (lambda t: archive(t, {"state_dict": {}, "epoch": 3}),
+            "a dict of state_dict, epoch, not the bare state dict"),
         (lambda t: archive(t, [torch.zeros(1)]), "holds a list, not"),
         (lambda t: archive(t, {}), "no weights at all"),
         (lambda t: archive(t, {"fc.weight": torch.zeros(1)}), "holds no network of this project"),

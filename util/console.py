@@ -1,4 +1,4 @@
-"""Output that cannot stop a training: lines above progress bars, and streams that outlive whoever reads them."""
+"""Output that cannot stop a training: lines above progress bars, and streams whose errors are ignored."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LastingStream:
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Inside, writing to `sys.stdout` or `sys.stderr` never raises; afterwards the interpreter can exit normally."""
+    """Inside, writing to `sys.stdout` or `sys.stderr` never raises; afterwards Python can exit normally."""
     _open_standard_files()
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w") as nowhere:  # a stream is None where its file was closed before Python started
@@ -62,7 +62,7 @@ def lasting_output() -> Iterator[None]:
 
 
 def _open_standard_files() -> None:
-    """Open the null device as 0, 1, 2 where they are closed: else a checkpoint may get the number of stderr."""
+    """Open the null device as 0, 1 and 2 if they are closed: else a checkpoint could get stderr's number."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -1,8 +1,8 @@
 """Saving a run so that it can be continued exactly, and continuing it.
 
-`{latest|N|iter_N}_net_NAME.pth` are the weights in the released format, for any program. `latest_state.pth` is the
-whole state of the training in one file, weights included, so a resume never mixes two saves: a temporary file is
-written, flushed to disk, read back and checked, and only then replaces the previous state.
+`{latest|N|iter_N}_net_NAME.pth` are the weights in the released format, for any program. `latest_state.pth`
+is the whole state of the training in one file, weights included, so a resume never mixes two saves: a
+temporary file is written, flushed to disk, read back and checked, and only then replaces the previous state.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ from util.files import verify_archive, write_atomically
 
 FORMAT = 1
 STATE_FILE = "latest_state.pth"
-WITHOUT_STATE = "without it the run can continue from its weights alone: remove the file and use --continue_train --epoch latest"
+WITHOUT_STATE = (
+    "without it the run can continue from its weights alone: remove the file and use --continue_train "
+    "--epoch latest"
+)
 
 
 @dataclass
 class Progress:
-    """Where a training stands: the epoch (from 1), images done in it, images and steps done in total, over all processes.
+    """Where a training stands: the epoch (from 1), images done in it, images and steps in total.
+
+    Images are counted over all processes.
 
     Raises:
         ValueError: a count that no training reaches, in a damaged state.
@@ -95,8 +100,8 @@ class Checkpoints:
     def save(self, progress: Progress, *names: str) -> None:
         """Save the weights under each of `names` ("latest", "5", "iter_5000"), and the state.
 
-        Numbered weights are written before the state, since a resume from it would not write them again. The latest
-        ones are written after it, since without a state they would look like a run that never had one.
+        Numbered weights are written before the state, since a resume from it would not write them again. The
+        latest ones are written after it, since without a state they would look like a run that never had one.
 
         Raises:
             OSError: a file could not be written.
@@ -137,7 +142,8 @@ class Checkpoints:
             ) from None
         if found != FORMAT:
             raise UserError(
-                f"{path} has format {found}, but this version reads format {FORMAT}: use the version that wrote it"
+                f"{path} has format {found}, but this version reads format {FORMAT}: use the version that "
+                "wrote it"
             )
         try:
             progress = Progress(**state["progress"])

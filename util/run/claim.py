@@ -1,4 +1,4 @@
-"""Taking a run's folder for a training: made, locked, kept from another run of the same name, and where to start."""
+"""Taking a run's folder for a training: make and lock it, protect another run, find where to start."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def claim_folder(
 ) -> tuple[RunLock, str]:
     """Take the folder for this training: its lock, and what to start from: "nothing", "weights" or "state".
 
-    A training that torchrun restarted continues without --continue_train if the same job had the folder before.
-    A run that an earlier --overwrite set aside, and that nothing has replaced since, is put back first.
+    A training that torchrun restarted continues without --continue_train if the same job had the folder
+    before. A run that an earlier --overwrite set aside, and that nothing has replaced since, is put back.
 
     Args:
         weights: the generator's file of the checkpoint that a run would continue from.
@@ -34,8 +34,8 @@ def claim_folder(
         refuse: raises UserError where a fresh start would replace an earlier run.
 
     Raises:
-        UserError: the folder cannot be made or written, another process trains in it, a fresh start would replace a
-            run, or there is nothing to continue from.
+        UserError: the folder cannot be made or written, another process trains in it, a fresh start would
+            replace a run, or there is nothing to continue from.
     """
     if continues and not has_replaced(folder):
         starting_point(folder, weights, default_start)  # before a folder is made for a mistyped name
@@ -58,7 +58,7 @@ def claim_folder(
 
 
 def _settle_replacement(folder: Path, continues: bool) -> None:
-    """Finish what a killed --overwrite left: drop the run before it if the new one has saved, else put it back."""
+    """Finish a killed --overwrite: delete the earlier run if the new one has saved, else put it back."""
     if interrupted(folder):
         put_back(folder)
     elif (folder / STATE_FILE).is_file():
@@ -68,10 +68,10 @@ def _settle_replacement(folder: Path, continues: bool) -> None:
 
 
 def starting_point(folder: Path, weights: Path, default_start: bool) -> str:
-    """What a run that continues finds: "state", "weights" or "nothing".
+    """What a run that continues finds: "state", "weights" or "nothing" (begun, but never saved).
 
     Raises:
-        UserError: there is nothing, though a run was not just begun here.
+        UserError: no run was begun here.
     """
     if default_start and (folder / STATE_FILE).is_file():
         return "state"

@@ -6,7 +6,7 @@ import time
 
 
 class Clock:
-    """Seconds an image, waiting for data and in all, since they were last asked for."""
+    """Seconds per image, waiting for data and in total, since the last call of `per_image`."""
 
     def __init__(self):
         self.begun = time.perf_counter()
@@ -18,16 +18,16 @@ class Clock:
         self._images = 0
 
     def data_ready(self) -> None:
-        """The next batch has come."""
+        """The next batch has arrived."""
         self._waited += time.perf_counter() - self._step_began
 
     def step_done(self, images: int) -> None:
-        """A step on so many images is done (on a GPU: handed over)."""
+        """A step on so many images is done (on a GPU: queued)."""
         self._images += images
         self._step_began = time.perf_counter()
 
     def per_image(self) -> tuple[float, float]:
-        """(all, waiting for data), in seconds an image."""
+        """(total, waiting for data), in seconds per image."""
         now, images = time.perf_counter(), max(self._images, 1)
         seconds, waited = (now - self._since) / images, self._waited / images
         self._restart(now)

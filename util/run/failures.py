@@ -1,4 +1,4 @@
-"""Ends a training whose losses or gradients are not finite, with the step and its images named."""
+"""Ends a training whose losses or gradients are not finite, and names the step and its images."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class FailureReport:
         """UserError where a step was not finite.
 
         Args:
-            wait: wait for the device; otherwise a failure on CUDA is found some steps later. Only a call that does
-                not wait adds the current step to those remembered.
+            wait: wait for the device; otherwise a failure on CUDA is found some steps later. Only a call that
+                does not wait adds the current step to those remembered.
         """
         if not wait:
             self.recent.append((self.progress.steps, self.progress.images, self.model.image_paths))
@@ -42,7 +42,7 @@ class FailureReport:
         images, paths = next((entry[1:] for entry in self.recent if entry[0] == step), (0, []))
         raise UserError(
             f"training stopped: {', '.join(failure.names)} not finite in step {step} (image {images}, epoch "
-            f"{self.progress.epoch}) on {', '.join(map(repr, paths)) or 'images no longer known'}. No weight was "
-            "updated with it. Look at those images, lower --lr, or use --precision fp32; --continue_train continues "
-            "from the last good checkpoint"
+            f"{self.progress.epoch}) on {', '.join(map(repr, paths)) or 'images no longer known'}. No "
+            "weight was updated with it. Look at those images, lower --lr, or use --precision fp32; "
+            "--continue_train continues from the last good checkpoint"
         )

@@ -1,4 +1,4 @@
-"""One training per run folder: a lock that dies with its process, however that ends."""
+"""One training per run folder: a lock that the system releases when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ JOB = "job "
 class RunLock:
     """Held from construction until `release` or the end of the process.
 
-    A POSIX record lock belongs to the process alone: unlike `flock`, it is not kept alive by forked loader workers. The file
-    names its holder, for whoever is refused, and the job of the launcher that started it; `last_job` is the job it named before.
+    A POSIX record lock belongs to the process alone: unlike `flock`, forked loader workers do not keep it.
+    The file names its holder, for the message of a refusal, and the job of the launcher that started it;
+    `last_job` is the job it named before.
 
     Raises:
         UserError: another living process trains in this folder.
@@ -42,14 +43,15 @@ class RunLock:
             self._file.close()
             holder = lines[0] if lines else "another process"
             raise UserError(
-                f"the run in {folder} is being trained by {holder}: wait for it, stop it, or choose another --name"
+                f"the run in {folder} is being trained by {holder}: wait for it, stop it, or choose another "
+                "--name"
             )
         self.last_job = next((line.removeprefix(JOB) for line in lines if line.startswith(JOB)), None)
         self._file.truncate(0)
         self._write(f"process {os.getpid()} on {socket.gethostname()}")
 
     def note_job(self, job: str) -> None:
-        """Name the launcher's job, so that its restart can be told from another run."""
+        """Name the launcher's job, to distinguish its restart from another run."""
         self._write(JOB + job)
 
     def _write(self, line: str) -> None:

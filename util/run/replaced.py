@@ -1,10 +1,10 @@
 """Replacing a run: the files of the run before are set aside until the new one has saved its first state.
 
-They lie in `.replaced/` inside the run's folder. A training that ends before its first save puts them back. After a
-`kill -9` the next training of that name does.
+They lie in `.replaced/` inside the run's folder. A training that ends before its first save puts them back.
+After a `kill -9` the next training of that name does.
 
-`train_opt.json` is the first file to leave and the last to come back, so a folder that has `.replaced/` but no
-`train_opt.json` was interrupted while files were moved.
+`train_opt.json` is the first file to leave and the last to come back. So a folder with `.replaced/` but
+without `train_opt.json` was interrupted while files were moved.
 """
 
 from __future__ import annotations

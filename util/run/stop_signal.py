@@ -1,4 +1,4 @@
-"""Stopping on a signal: the training finishes its step and saves. A second SIGINT or SIGTERM exits at once."""
+"""Stopping on a signal: the training finishes its step and saves; a second Ctrl-C exits at once."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class StopSignal:
     """Within its `with` block, `received` is the number of the signal that asked to stop, or 0.
 
     SIGINT (Ctrl-C) and SIGTERM ask to stop, and so do SIGHUP, SIGUSR1 and SIGXCPU unless they are ignored, as
-    `nohup` ignores SIGHUP. A second SIGINT or SIGTERM exits at once. One signal may arrive twice: a closed terminal
-    is reported by the kernel and by the shell, and torchrun passes on what a batch system may have sent to every
-    process. So in these cases a second signal within a second counts as the first one.
+    `nohup` ignores SIGHUP. A second SIGINT or SIGTERM exits at once. One event may send two signals: a closed
+    terminal is reported by the kernel and by the shell, and torchrun passes on what a batch system may have
+    sent to every process. In these cases a second signal within a second counts as the first one.
     """
 
     def __init__(self):
