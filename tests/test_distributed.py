@@ -37,33 +37,33 @@ def dataroot(tmp_path_factory):
     return make_images(tmp_path_factory.mktemp("images"), 6, 5)
 
 
-def start_two(dataroot, checkpoints, *more, change=None):
+def start_two(dataroot, checkpoints, *more, change=None, model="cut"):
     """Two processes with one image each a step, as torchrun starts them."""
     checkpoints.mkdir(exist_ok=True)
-    argv = words(dataroot, checkpoints, SCHEDULE, *more)
+    argv = words(dataroot, checkpoints, SCHEDULE, *more, model=model)
     logs = [checkpoints / f"rank{rank}.log" for rank in range(2)]
     return [TrainingProcess(argv, log, env, change) for log, env in zip(logs, ranks_env(2), strict=True)]
 
 
-def one(dataroot, checkpoints, *more, change=None):
+def one(dataroot, checkpoints, *more, change=None, model="cut"):
     """One process with both images of each step; its exit status."""
     checkpoints.mkdir(exist_ok=True)
-    argv = words(dataroot, checkpoints, SCHEDULE, "--batch_size 2", *more)
+    argv = words(dataroot, checkpoints, SCHEDULE, "--batch_size 2", *more, model=model)
     return TrainingProcess(argv, checkpoints / "one.log", change=change).wait()
 
 
 def note_images():
     """Have each process print the images of every step."""
-    from models.cut_model import CUTModel
+    from models.base_model import BaseModel
 
-    take_batch = CUTModel.set_input
+    take_batch = BaseModel.set_input
 
     def set_input(model, batch):
         for domain in "AB":
             print(f"saw {domain}", *(Path(path).stem for path in batch[f"{domain}_paths"]))
         take_batch(model, batch)
 
-    CUTModel.set_input = set_input
+    BaseModel.set_input = set_input
 
 
 def stop_after_five():
@@ -139,6 +139,30 @@ def test_two_processes_train_as_one_with_the_same_global_batch(dataroot, single,
     assert sum(line.startswith("(epoch") for line in lines) == STEPS
 
 
+@pytest.mark.parametrize("model", ["cycle_gan", "dcl", "qs_dual"])
+def test_models_with_two_generators_train_as_one_too(dataroot, tmp_path, model):
+    """Negatives of dcl and qs_dual are the patches of all processes. Pools are each process's own, so without one."""
+    both = start_two(dataroot, tmp_path / "two", "--pool_size 0", model=model)
+    assert one(dataroot, tmp_path / "one", "--pool_size 0", model=model) == 0
+    assert [process.wait() for process in both] == [0, 0]
+    assert_same_training(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.parametrize("model", ["cycle_gan", "qs_dual"])
+def test_two_processes_resume_exactly_each_with_its_pool(dataroot, tmp_path, model):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    undisturbed = start_two(dataroot, whole, "--pool_size 2", model=model)
+    assert [process.wait() for process in undisturbed] == [0, 0]
+    begun = start_two(dataroot, parts, "--pool_size 2", change=stop_after_five, model=model)
+    assert [process.wait() for process in begun] == [143, 143]
+    pools = state_of(parts)["model"]["memories"]["pool_D_A"]  # of each process
+    assert len(pools) == 2 and not torch.equal(pools[0]["images"], pools[1]["images"])
+    assert steps_saved(parts) == 5
+    again = start_two(dataroot, parts, "--pool_size 2 --continue_train", model=model)
+    assert [process.wait() for process in again] == [0, 0]
+    assert_same_run(whole, parts)
+
+
 @pytest.mark.parametrize("first", ["two", "one"])
 def test_a_resume_may_change_the_number_of_processes(dataroot, single, tmp_path, first):
     if first == "two":
@@ -182,9 +206,17 @@ def test_a_refused_run_ends_all_processes(dataroot, single):
     assert "there is a run in" in both[0].output()
 
 
-@pytest.mark.parametrize("options", ["--normG batch", "--normD batch"])
-def test_what_processes_cannot_share_is_refused(dataroot, tmp_path, options):
-    both = start_two(dataroot, tmp_path, options)
+@pytest.mark.parametrize(
+    "model, options",
+    [
+        ("cut", "--normG batch"),
+        ("cut", "--normD batch"),
+        ("dcl", "--normD batch"),
+        ("dcl", "--preprocess none"),
+    ],
+)
+def test_what_processes_cannot_share_is_refused(dataroot, tmp_path, model, options):
+    both = start_two(dataroot, tmp_path, options, model=model)
     assert [process.wait() for process in both] == [2, 2]
     assert options.split()[0] in both[0].output() and "a single process" in both[0].output()
 
