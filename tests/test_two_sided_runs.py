@@ -190,16 +190,16 @@ def test_files_of_cyclegans_code_translate_without_options(pretrained, dataroot,
     assert np.abs(np.asarray(open_rgb(out)).astype(int) - np.asarray(expected)).max() <= 1
 
 
-def test_given_options_are_held_against_the_weights(pretrained, dataroot, capsys):
-    words = f"--gpu_ids -1 --checkpoints_dir {pretrained} --name pretrained --input {dataroot}/testA".split()
+def test_given_options_are_held_against_the_weights(pretrained, dataroot, tmp_path, capsys):
+    words = f"--gpu_ids -1 --checkpoints_dir {pretrained} --name pretrained --input {dataroot}/testA --output {tmp_path}/out".split()
     assert translation.main([*words, "--ngf", "8"]) == 2
     assert "give --ngf 4" in capsys.readouterr().err
 
 
-def test_a_folder_with_a_discriminator_alone_holds_no_generator(pretrained, dataroot, capsys):
+def test_a_file_of_another_network_is_named(pretrained, dataroot, tmp_path, capsys):
     path = pretrained / "wrong" / "latest_net_G.pth"
     path.parent.mkdir()
     save_weights(torch.nn.Linear(2, 2), path)
-    words = f"--gpu_ids -1 --checkpoints_dir {pretrained} --name wrong --input {dataroot}/testA".split()
+    words = f"--gpu_ids -1 --checkpoints_dir {pretrained} --name wrong --input {dataroot}/testA --output {tmp_path}/out".split()
     assert translation.main(words) == 2
     assert "does not fit the network of the run wrong" in capsys.readouterr().err

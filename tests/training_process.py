@@ -27,7 +27,7 @@ MODELS = {
     "cut": "--model cut --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
     "cycle_gan": "--model cycle_gan",
     "dcl": "--model dcl --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
-    "qs_dual": "--model qs_dual --netF_nc 4 --num_patches 8 --nce_layers 4,12 --QS_mode local_global",
+    "qs_dual": "--model qs_dual --netF_nc 4 --num_patches 8 --nce_layers 4,8,12 --QS_mode local_global",
 }
 PATIENCE = (
     120  # seconds after which something that should have happened counts as hung, on a busy machine too
