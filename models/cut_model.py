@@ -231,9 +231,9 @@ def add_contrast_options(add) -> None:
     add(
         "--nce_layers",
         [0, 4, 8, 12, 16],
-        "generator layers contrasted",
+        "generator layers contrasted; of dcl and qs_dual 4,8,12,16",
         type=layer_list,
-        shown="0,4,8,12,16; of dcl and qs_dual 4,8,12,16; U-Nets 0,1,2,3,4",
+        shown="0,4,8,12,16; U-Nets 0,1,2,3,4",
     )
     add("--netF", "mlp_sample", "heads of the features; sample: none", choices=("mlp_sample", "sample"))
     add("--netF_nc", 256, "width of the heads", type=integer(1), only={"netF": ("mlp_sample",)})

@@ -28,7 +28,7 @@ from models import MODELS, create_model, option_defaults
 from models.architecture import KINDS, architecture
 from models.attention_fusion import GuidedTranslator
 from models.build import build_generator, size_multiple
-from models.weights import checkpoint_file, load_weights, read_weights, weights_file
+from models.weights import bare_generator, checkpoint_file, load_weights, read_weights
 from util.errors import UserError
 from util.host_copy import HostCopy
 from util.images import to_pixels
@@ -148,8 +148,8 @@ def load_generator(
     saved = saved_options(folder)
     if path.suffix == ".pth" and not (saved and network):
         return _translator_of_weights(path, device)
-    if saved is None:  # of the released code: its generator is G, CycleGAN's G_A
-        network = "G_A" if weights_file(folder, str(epoch), "G_A").exists() else "G"
+    if saved is None:  # of the released code
+        network = bare_generator(folder, str(epoch), direction or "AtoB")
         return _translator_of_weights(
             checkpoint_file(checkpoints_dir, str(path), str(epoch), network), device
         )

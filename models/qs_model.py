@@ -29,9 +29,9 @@ class QuerySelected(BaseModel):
         add(
             "--qs_layers",
             None,
-            "layers with QS-Attn, of --nce_layers",
+            "layers with QS-Attn, of --nce_layers; of qs_dual the last two",
             type=layer_list,
-            shown="qs: all but the first three; qs_dual: the last two",
+            shown="all but the first three",
         )
         add(
             "--qs_pool",

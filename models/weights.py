@@ -28,6 +28,12 @@ def weights_file(folder: Path, epoch: str, network: str) -> Path:
     return folder / f"{epoch}_net_{network}.pth"
 
 
+def bare_generator(folder: Path, epoch: str, direction: str) -> str:
+    """The generator of a folder without saved options: CycleGAN's G_A, or G_B for "BtoA", if it is there; else G."""
+    name = "G_B" if direction == "BtoA" else "G_A"
+    return name if weights_file(folder, epoch, name).is_file() else "G"
+
+
 def saved_weights(folder: Path) -> list[Path]:
     """All weights files of the run in `folder`."""
     return sorted(folder.glob(weights_file(folder, "*", "*").name))

@@ -49,6 +49,7 @@ ABSENT = {
     "which_model_netD": _CYCLEGAN + "--netD",
     "how_many": _CYCLEGAN + "--num_test",
     "no_lsgan": _CYCLEGAN + "--gan_mode vanilla",
+    "model_suffix": "test.py finds latest_net_G_A.pth by itself; --direction BtoA takes latest_net_G_B.pth",
     "norm": "G and D have one each here, --normG and --normD",
     "stylegan2_G_num_downsampling": _STYLEGAN2,
     "nce_includes_all_negatives_from_minibatch": _SINCUT,
@@ -58,12 +59,14 @@ ABSENT = {
 
 
 def model_name(text: str) -> str:
-    """A name of `MODELS`; SinCUT, of which CUT's documentation has commands, is refused with the reason."""
+    """A name of `MODELS`; others that CUT's and CycleGAN's documentation have commands of are refused with the reason."""
     if text == "sincut":
         raise ArgumentTypeError(
             "sincut (CUT for one single image a domain, with StyleGAN2 networks) is not offered here: train "
             "it with CUT's own code"
         )
+    if text == "test":
+        raise ArgumentTypeError("test is CycleGAN's name for translating one folder: it belongs to test.py")
     return text
 
 
@@ -78,6 +81,8 @@ class BaseOptions:
     is_train: bool
     prog: str
     description: str
+    models: tuple[str, ...] = tuple(MODELS)
+    model_name = staticmethod(model_name)
 
     def __init__(self):
         self.parser = ArgumentParser(ABSENT, prog=self.prog, description=self.description)
@@ -115,7 +120,7 @@ class BaseOptions:
         add("--input_nc", 3, "channels of the source images: 1 or 3", type=integer(1))
         add("--output_nc", 3, "channels of the target images: 1 or 3", type=integer(1))
         group("networks")
-        add("--model", "qs", "what is trained: docs/models.md", type=model_name, choices=tuple(MODELS))
+        add("--model", "qs", "what is trained: docs/models.md", type=self.model_name, choices=self.models)
         add(
             "--CUT_mode",
             None,

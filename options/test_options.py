@@ -7,12 +7,16 @@ from argparse import Namespace
 from pathlib import Path
 
 from models import MODELS, option_defaults
-from options.base_options import BaseOptions
+from models.architecture import architecture
+from models.weights import bare_generator, read_weights, weights_file
+from options.base_options import BaseOptions, model_name
 from options.saved import read_saved_options
 from util.arguments import count_or_inf
 
 # Options taken from the run if they are not given, besides those of its model and networks.
 FROM_THE_RUN = "model dataroot dataset_mode direction input_nc output_nc crop_size preprocess eval".split()
+
+SINGLE = "test"  # CycleGAN's name for --dataset_mode single with whatever generator the run has
 
 
 class TestOptions(BaseOptions):
@@ -22,6 +26,8 @@ class TestOptions(BaseOptions):
     is_train = False
     prog = "test.py"
     description = "Translate the test images of a data set, or any photographs, with a trained generator."
+    models = (*MODELS, SINGLE)
+    model_name = staticmethod(lambda text: text if text == SINGLE else model_name(text))
 
     def declare(self) -> None:
         super().declare()
@@ -44,8 +50,14 @@ class TestOptions(BaseOptions):
         acting = {name for model in MODELS.values() for name in model.translation_options}
         self.without_effect |= dict.fromkeys(self.model_options - acting, "it acts in training alone")
 
+    def resolve(self, given: dict[str, object]) -> Namespace:
+        if given.get("model") == SINGLE:
+            given = {"dataset_mode": "single", **given}
+            del given["model"]
+        return super().resolve(given)
+
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
-        saved = read_saved_options(folder, self.parser) or {}
+        saved = read_saved_options(folder, self.parser) or _options_of_weights(folder, base)
         self.trained_direction = saved.get("direction", base["direction"])
         names = {*FROM_THE_RUN, *option_defaults(saved.get("model", base["model"]))}
         return {name: value for name, value in saved.items() if name in names}
@@ -57,3 +69,14 @@ class TestOptions(BaseOptions):
             opt.load_size = opt.crop_size  # resize straight to the size, without a crop
         if opt.output and not opt.input:
             self.parser.error("--output says where the images of --input go: give --input too")
+
+
+def _options_of_weights(folder: Path, options: dict[str, object]) -> dict[str, object]:
+    """What the weights of a folder without saved options say of their generator, such as a pretrained CycleGAN's."""
+    network = bare_generator(folder, str(options["epoch"]), str(options["direction"]))
+    path = weights_file(folder, str(options["epoch"]), network)
+    found = architecture(read_weights(path)) if path.is_file() else {}
+    if "netG" not in found:
+        return {}
+    two_sided = {"model": "cycle_gan", "direction": "AtoB"} if network != "G" else {}
+    return {**found, **two_sided}

@@ -50,11 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     opt = parse(argv)
     if opt.format == "onnx":
         require_onnx()
-    translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, device="cpu")
+    translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, "cpu", opt.direction)
     net = Generator(translator.net)
     multiple, channels = translator.multiple, translator.input_nc
     smallest = max(16, 2 * multiple) if multiple > 4 else 16
-    path = Path(opt.output or f"{Path(opt.name).stem}_{opt.epoch}{SUFFIXES[opt.format]}")
+    words = [Path(opt.name).stem, opt.epoch, *([opt.direction] if opt.direction else [])]
+    path = Path(opt.output or "_".join(words) + SUFFIXES[opt.format])
     program = trace(net, channels, smallest, multiple)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +80,13 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add("--name", None, "name of a run, or a ..._net_G.pth file")
     parser.add("--checkpoints_dir", "./checkpoints", "where runs are kept")
     parser.add("--epoch", "latest", "which checkpoint: latest, a number, iter_NUMBER")
+    parser.add(
+        "--direction",
+        None,
+        "of a run that learns both, such as CycleGAN's",
+        choices=("AtoB", "BtoA"),
+        shown="that of its training",
+    )
     parser.add("--format", "onnx", "what to write", choices=tuple(SUFFIXES))
     parser.add("--output", None, "file to write", shown="NAME_EPOCH.onnx or .pt2")
     parser.add("--tolerance", 1e-3, "largest difference allowed, of values in [-1, 1]", type=real_number(0))

@@ -23,10 +23,15 @@ LSESIM = (
     "--model sesim --learned_attn --vgg_weights random --attn_layers 2,4 --patch_nums 24 --patch_size 3 "
     "--pool_size 0"
 )
+TWO_SIDED = {
+    "cycle_gan": "--model cycle_gan --pool_size 2",
+    "dcl": "--model dcl",
+    "qs_dual": "--model qs_dual --QS_mode local_global --pool_size 2",
+}
 
 
 def parse(words, gpu=-1):
-    own = "" if "--model sesim" in words else CONTRAST
+    own = "" if "--model sesim" in words or "--model cycle_gan" in words else CONTRAST
     return TrainOptions().parse(f"--gpu_ids {gpu} {SMALL} {own} {words}".split())
 
 
@@ -162,6 +167,23 @@ def test_bf16_losses_are_near_those_of_float32():
         assert one == pytest.approx(other, rel=0.1, abs=0.05)
 
 
+@pytest.mark.parametrize("name", TWO_SIDED)
+def test_models_with_two_generators_in_bf16_and_channels_last(name):
+    words, steps = TWO_SIDED[name], batches(3)
+    plain = losses_of(tiny_model(words), steps)
+    model = tiny_model(f"{words} --precision bf16 --channels_last")
+    convolved = []
+    model.networks["G_B"].model[1].register_forward_hook(lambda *args: convolved.append(args[2]))
+    rounded = losses_of(model, steps)
+    assert {output.dtype for output in convolved} == {torch.bfloat16}
+    assert convolved[0].is_contiguous(memory_format=torch.channels_last)
+    assert all(loss.dtype == torch.float32 for loss in model.losses.values())
+    for one, other in zip(plain, rounded, strict=True):
+        assert one == pytest.approx(other, rel=0.1, abs=0.05)
+    for one, other in zip(plain, losses_of(tiny_model(f"{words} --channels_last"), steps), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+
 # --- schedules and saved states, captured or not
 
 
@@ -219,11 +241,13 @@ def captured_model(monkeypatch):
     return build
 
 
-@pytest.mark.parametrize("words", ["", LSESIM])
+@pytest.mark.parametrize("words", ["", LSESIM, *TWO_SIDED.values()])
 def test_captured_training_equals_eager_training(captured_model, words):
     model, graph = captured_model(words)
     eager = tiny_model(words)
-    steps = [*batches(3), *batches(2, (32, 48)), *batches(1)]
+    # a pool keeps images of one size
+    other_sizes = [] if model.opt.pool_size else batches(2, (32, 48))
+    steps = [*batches(3), *other_sizes, *batches(1)]
     torch.manual_seed(2)
     for number, batch in enumerate(steps):
         model.set_input(batch)
@@ -244,7 +268,7 @@ def test_captured_training_equals_eager_training(captured_model, words):
         if number == 1:
             for one in (model, eager):
                 one.update_learning_rate(1.0)
-    assert graph.captured == 2  # one for each size
+    assert graph.captured == len({batch["A"].shape for batch in steps})
     assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(eager), strict=True))
     assert model.guard.report[0] == len(steps)
 

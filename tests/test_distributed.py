@@ -37,33 +37,33 @@ def dataroot(tmp_path_factory):
     return make_images(tmp_path_factory.mktemp("images"), 6, 5)
 
 
-def start_two(dataroot, checkpoints, *more, change=None):
+def start_two(dataroot, checkpoints, *more, change=None, model="cut"):
     """Two processes with one image each a step, as torchrun starts them."""
     checkpoints.mkdir(exist_ok=True)
-    argv = words(dataroot, checkpoints, SCHEDULE, *more)
+    argv = words(dataroot, checkpoints, SCHEDULE, *more, model=model)
     logs = [checkpoints / f"rank{rank}.log" for rank in range(2)]
     return [TrainingProcess(argv, log, env, change) for log, env in zip(logs, ranks_env(2), strict=True)]
 
 
-def one(dataroot, checkpoints, *more, change=None):
+def one(dataroot, checkpoints, *more, change=None, model="cut"):
     """One process with both images of each step; its exit status."""
     checkpoints.mkdir(exist_ok=True)
-    argv = words(dataroot, checkpoints, SCHEDULE, "--batch_size 2", *more)
+    argv = words(dataroot, checkpoints, SCHEDULE, "--batch_size 2", *more, model=model)
     return TrainingProcess(argv, checkpoints / "one.log", change=change).wait()
 
 
 def note_images():
     """Have each process print the images of every step."""
-    from models.cut_model import CUTModel
+    from models.base_model import BaseModel
 
-    take_batch = CUTModel.set_input
+    take_batch = BaseModel.set_input
 
     def set_input(model, batch):
         for domain in "AB":
             print(f"saw {domain}", *(Path(path).stem for path in batch[f"{domain}_paths"]))
         take_batch(model, batch)
 
-    CUTModel.set_input = set_input
+    BaseModel.set_input = set_input
 
 
 def stop_after_five():
@@ -92,7 +92,7 @@ def single(dataroot, tmp_path_factory):
     return checkpoints
 
 
-def assert_same_training(a, b):
+def assert_same_training(a, b, without=()):
     """Two runs agree but for rounding; returns the largest relative difference of a loss in the first 6
     steps, and of a weight.
 
@@ -105,13 +105,13 @@ def assert_same_training(a, b):
         max(abs(x[name] - y[name]) / max(1, abs(y[name])) for name in y)
         for x, y in zip(first, second, strict=True)
     ]
-    loss, weight = max(steps[:6]), difference_of_weights(a, b)
+    loss, weight = max(steps[:6]), difference_of_weights(a, b, without)
     assert loss < 2e-6 and max(steps) < 1e-3 and weight < 1e-5
     return loss, weight
 
 
-def difference_of_weights(a, b):
-    """The largest difference of a weight, biases left out.
+def difference_of_weights(a, b, without=()):
+    """The largest difference of a weight, biases and the networks `without` left out.
 
     A bias before an instance norm has no effect: its exact gradient is 0, and what is computed is rounding
     noise, which Adam scales up to whole steps of the learning rate, in a direction of its own for each order
@@ -120,7 +120,7 @@ def difference_of_weights(a, b):
     first, second = (state_of(folder)["model"]["networks"] for folder in (a, b))
     return max(
         (first[net][name] - second[net][name]).abs().max().item()
-        for net in second
+        for net in second.keys() - set(without)
         for name in second[net]
         if not name.endswith("bias")
     )
@@ -137,6 +137,32 @@ def test_two_processes_train_as_one_with_the_same_global_batch(dataroot, single,
     assert all(line.startswith("saw ") for line in both[1].output().splitlines())
     lines = (tmp_path / "run" / "loss_log.txt").read_text().splitlines()
     assert sum(line.startswith("(epoch") for line in lines) == STEPS
+
+
+@pytest.mark.parametrize("model", ["cycle_gan", "dcl", "qs_dual"])
+def test_models_with_two_generators_train_as_one_too(dataroot, tmp_path, model):
+    """Negatives of dcl and qs_dual are the patches of all processes. Pools are each process's own, so without one."""
+    both = start_two(dataroot, tmp_path / "two", "--pool_size 0", model=model)
+    assert one(dataroot, tmp_path / "one", "--pool_size 0", model=model) == 0
+    assert [process.wait() for process in both] == [0, 0]
+    # untrained features attend nearly alike everywhere, and heads that see equal patches get a gradient of rounding
+    without = ("F1", "F2") if model == "qs_dual" else ()
+    assert_same_training(tmp_path / "two", tmp_path / "one", without)
+
+
+@pytest.mark.parametrize("model", ["cycle_gan", "qs_dual"])
+def test_two_processes_resume_exactly_each_with_its_pool(dataroot, tmp_path, model):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    undisturbed = start_two(dataroot, whole, "--pool_size 2", model=model)
+    assert [process.wait() for process in undisturbed] == [0, 0]
+    begun = start_two(dataroot, parts, "--pool_size 2", change=stop_after_five, model=model)
+    assert [process.wait() for process in begun] == [143, 143]
+    pools = state_of(parts)["model"]["memories"]["pool_D_A"]  # of each process
+    assert len(pools) == 2 and not torch.equal(pools[0]["images"], pools[1]["images"])
+    assert steps_saved(parts) == 5
+    again = start_two(dataroot, parts, "--pool_size 2 --continue_train", model=model)
+    assert [process.wait() for process in again] == [0, 0]
+    assert_same_run(whole, parts)
 
 
 @pytest.mark.parametrize("first", ["two", "one"])
@@ -182,9 +208,17 @@ def test_a_refused_run_ends_all_processes(dataroot, single):
     assert "there is a run in" in both[0].output()
 
 
-@pytest.mark.parametrize("options", ["--normG batch", "--normD batch"])
-def test_what_processes_cannot_share_is_refused(dataroot, tmp_path, options):
-    both = start_two(dataroot, tmp_path, options)
+@pytest.mark.parametrize(
+    "model, options",
+    [
+        ("cut", "--normG batch"),
+        ("cut", "--normD batch"),
+        ("dcl", "--normD batch"),
+        ("dcl", "--preprocess none"),
+    ],
+)
+def test_what_processes_cannot_share_is_refused(dataroot, tmp_path, model, options):
+    both = start_two(dataroot, tmp_path, options, model=model)
     assert [process.wait() for process in both] == [2, 2]
     assert options.split()[0] in both[0].output() and "a single process" in both[0].output()
 

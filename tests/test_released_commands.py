@@ -1,4 +1,4 @@
-"""Every command line of the released QS-Attn README and of CUT's documentation, as it stands there.
+"""Every command line of the released QS-Attn README and of CUT's documentation, and CycleGAN's own, as they stand there.
 
 SinCUT's commands are refused by name, and `python -m experiments ...` prints commands of the kinds below.
 """
@@ -54,6 +54,17 @@ TRAINING = {
     },
     "python train.py --model cut --nce_idt True --no_dropout --pool_size 0": {
         "model": "cut", "nce_idt": True,
+    },
+    # CycleGAN's README
+    "python train.py --dataroot ./datasets/maps --name maps_cyclegan --model cycle_gan": {
+        "model": "cycle_gan", "netG": "resnet_9blocks", "no_antialias": True, "no_antialias_up": True,
+        "init_type": "normal", "n_epochs": 100, "n_epochs_decay": 100, "pool_size": 50, "lambda_A": 10,
+        "lambda_B": 10, "lambda_identity": 0.5, "gan_mode": "lsgan", "dataset_mode": "unaligned",
+    },
+    # DCLGAN's README
+    "python train.py --dataroot ./datasets/grumpifycat --name grumpycat_DCL --model dcl": {
+        "model": "dcl", "gan_mode": "hinge", "lambda_NCE": 2, "lambda_IDT": 1, "nce_layers": [4, 8, 12, 16],
+        "no_antialias": False, "n_epochs": 200, "n_epochs_decay": 200, "pool_size": 0,
     },
 }  # fmt: skip
 
@@ -125,6 +136,48 @@ def test_test_commands_run(line, folder, capsys):
     noted = re.findall(r"--\w+", " ".join(re.findall("note: no effect of (.*?):", printed.err)))
     flags = {word.split("=")[0] for word in words_of(line) if word.startswith("--")}
     assert set(noted) == flags & WITHOUT_EFFECT
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python test.py --dataroot ./datasets/horse2zebra --name maps_cyclegan --model cycle_gan",
+        "python test.py --dataroot ./datasets/horse2zebra --name maps_cyclegan --model cycle_gan --phase test "
+        "--no_dropout --direction BtoA",
+        "python test.py --dataroot ./datasets/horse2zebra --name grumpycat_DCL --model dcl",
+    ],
+)
+def test_a_trained_cyclegan_or_dclgan_is_tested(line, folder, capsys):
+    opt = TestOptions().parse(words_of(line))
+    make_run(folder / "checkpoints", "--model", opt.model, name=opt.name)
+    assert translation.main(words_of(line)) == 0
+    assert "translated 2 of 2 images" in capsys.readouterr().out
+
+
+def test_a_downloaded_cyclegan_is_tested_on_one_folder(folder, capsys):
+    """Its file latest_net_G.pth alone, with CycleGAN's `--model test`."""
+    line = "python test.py --dataroot datasets/horse2zebra/testA --name horse2zebra_pretrained --model test --no_dropout"
+    run = make_run(folder / "checkpoints", "--model", "cycle_gan", name="horse2zebra_pretrained")
+    (run / "latest_net_G_A.pth").rename(run / "latest_net_G.pth")
+    for file in ("latest_net_G_B.pth", "train_opt.json", "train_opt.txt"):
+        (run / file).unlink()
+    assert translation.main(words_of(line)) == 0
+    assert "translated 2 of 2 images" in capsys.readouterr().out
+    images = folder / "results" / "horse2zebra_pretrained" / "test_latest" / "images"
+    assert sorted(path.name for path in images.iterdir()) == ["fake_B", "real_A"]
+
+
+@pytest.mark.parametrize(
+    "parse, words, told",
+    [
+        (TrainOptions().parse, "--model test", "test is CycleGAN's name for translating one folder"),
+        (TestOptions().parse, "--model test --model_suffix _A", "test.py finds latest_net_G_A.pth by itself"),
+    ],
+)
+def test_what_cyclegan_spells_otherwise_is_named(parse, words, told, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse(words.split())
+    assert exit.value.code == 2 and told in capsys.readouterr().err
 
 
 def test_the_suffix_of_a_name_is_the_same_in_either_command():

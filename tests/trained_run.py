@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 from models import create_model
-from models.weights import save_weights
+from models.weights import save_weights, weights_file
 from options.saved import write_options
 from options.train_options import TrainOptions
 
-TINY = "--gpu_ids -1 --netG resnet_4blocks --ngf 4 --ndf 4 --netF_nc 4 --load_size 32 --crop_size 32".split()
+TINY = "--gpu_ids -1 --netG resnet_4blocks --ngf 4 --ndf 4 --load_size 32 --crop_size 32".split()
 
 
 def make_run(checkpoints_dir: Path, *words: str, name: str = "run") -> Path:
-    """Save the options and weights of an untrained run; returns its folder."""
+    """Save the options and the generators' weights of an untrained run; returns its folder."""
     options = TrainOptions()
     opt = options.parse([*TINY, "--name", name, "--checkpoints_dir", str(checkpoints_dir), *words])
     torch.manual_seed(0)
@@ -25,7 +25,9 @@ def make_run(checkpoints_dir: Path, *words: str, name: str = "run") -> Path:
     model = create_model(opt)
     folder = checkpoints_dir / name
     write_options(folder, opt, options.parser.defaults)
-    save_weights(model.netG, folder / "latest_net_G.pth")
+    for name in model.network_names:
+        if name.startswith("G"):
+            save_weights(model.networks[name], weights_file(folder, "latest", name))
     return folder
 
 

@@ -20,9 +20,15 @@ import torch
 from PIL import Image
 
 TINY = (
-    "--gpu_ids -1 --display_id 0 --no_html --model cut --ngf 2 --ndf 2 --netF_nc 4 --num_patches 8 --netG resnet_4blocks "
-    "--load_size 34 --crop_size 32 --nce_layers 0,4,12 --print_freq 1 --deterministic --num_threads 0 --name run"
+    "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netG resnet_4blocks --load_size 34 --crop_size 32 "
+    "--print_freq 1 --deterministic --num_threads 0 --name run"
 ).split()
+MODELS = {
+    "cut": "--model cut --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
+    "cycle_gan": "--model cycle_gan",
+    "dcl": "--model dcl --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
+    "qs_dual": "--model qs_dual --netF_nc 4 --num_patches 8 --nce_layers 4,8,12 --QS_mode local_global",
+}
 PATIENCE = (
     120  # seconds after which something that should have happened counts as hung, on a busy machine too
 )
@@ -40,9 +46,9 @@ def make_images(root: Path, count_A: int = 5, count_B: int = 4) -> Path:
     return root
 
 
-def words(dataroot: Path, checkpoints: Path, *more: str) -> list[str]:
-    """The command line of a tiny training; `more` is split at spaces."""
-    given = [word for text in more for word in text.split()]
+def words(dataroot: Path, checkpoints: Path, *more: str, model: str = "cut") -> list[str]:
+    """The command line of a tiny training of one of MODELS; `more` is split at spaces."""
+    given = [word for text in (MODELS[model], *more) for word in text.split()]
     return ["--dataroot", str(dataroot), "--checkpoints_dir", str(checkpoints), *TINY, *given]
 
 

@@ -1,0 +1,205 @@
+"""Whole runs of cycle_gan, dcl and qs_dual: train.py, its log and page, test.py and load_generator both ways, export."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from trained_run import draw, make_run
+
+import test as translation
+import train
+from models import MODELS
+from models.inference import load_generator
+from models.weights import read_weights, save_weights
+from scripts import export
+from util.errors import UserError
+from util.image_files import open_rgb
+
+WORDS = {
+    "cycle_gan": "--model cycle_gan",
+    "dcl": "--model dcl --netF_nc 4 --num_patches 8",
+    "qs_dual": "--model qs_dual --netF_nc 4 --num_patches 8 --display_queries",
+}
+TINY = (
+    "--gpu_ids -1 --ngf 4 --ndf 4 --netG resnet_4blocks --load_size 34 --crop_size 32 --num_threads 0 "
+    "--display_id 0 --n_epochs 1 --n_epochs_decay 1 --print_freq 1 --update_html_freq 2 --init_gain 0.5"
+).split()
+
+
+@pytest.fixture(scope="module")
+def dataroot(tmp_path_factory):
+    root = tmp_path_factory.mktemp("set")
+    for folder, count in {"trainA": 3, "trainB": 2, "testA": 2, "testB": 3}.items():
+        for number in range(count):
+            draw(root / folder / f"{folder[-1]}{number}.png", seed=10 * count + number)
+    return root
+
+
+@pytest.fixture(scope="module", params=WORDS)
+def trained(request, dataroot, tmp_path_factory):
+    """A run of each model, trained for two epochs of three images."""
+    folder = tmp_path_factory.mktemp(request.param)
+    where = ["--checkpoints_dir", str(folder), "--name", "run"]
+    words = ["--dataroot", str(dataroot), *where, *TINY, *WORDS[request.param].split()]
+    assert train.main(words) == 0
+    return SimpleNamespace(model=request.param, folder=folder / "run", where=where, words=words)
+
+
+def test_a_training_leaves_networks_losses_and_pictures(trained):
+    heads = [] if trained.model == "cycle_gan" else ["F1", "F2"]
+    networks = ["D_A", "D_B", *heads, "G_A", "G_B"]
+    assert sorted(p.name for p in trained.folder.glob("latest_net_*")) == [
+        f"latest_net_{name}.pth" for name in networks
+    ]
+    terms = ("cycle_A", "cycle_B") if trained.model == "cycle_gan" else ("NCE1", "NCE2")
+    names = {"D_A", "D_B", "G_A", "G_B", "idt_A", "idt_B", *terms, "G"}
+    lines = [json.loads(line) for line in (trained.folder / "log.jsonl").read_text().splitlines()]
+    records = [line["losses"] for line in lines if line["type"] == "losses"]
+    assert len(records) == 6 and all(record.keys() == names for record in records)
+    assert "cycle_B: " in (log := (trained.folder / "loss_log.txt").read_text()) or "NCE2: " in log
+    page = (trained.folder / "web" / "index.html").read_text()
+    reconstructed = ("rec_A", "rec_B") if trained.model == "cycle_gan" else ()
+    queries = ("queries_A", "queries_B") if trained.model == "qs_dual" else ()
+    for label in ("real_A", "fake_B", "idt_B", "real_B", "fake_A", "idt_A", *reconstructed, *queries):
+        assert f"{label}" in page, label
+    assert ("rec_A" in page) == bool(reconstructed)
+
+
+def test_a_run_continues_and_another_starts_from_its_weights(trained, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(trained.folder, copy)
+    where = ["--checkpoints_dir", str(tmp_path), "--name", "run", "--gpu_ids", "-1"]
+    assert train.main([*where, "--continue_train", "--n_epochs_decay", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "Continuing in epoch 3 after 6 images" in printed and "End of epoch 3 / 3" in printed
+    assert printed.count("idt_A: ") == 3
+    words = [word if word != "run" else "other" for word in trained.words]
+    words[words.index("--checkpoints_dir") + 1] = str(tmp_path)
+    assert train.main([*words, "--pretrained_name", "run", "--n_epochs_decay", "0"]) == 0
+    found = ", ".join(MODELS[trained.model].network_names)
+    assert f"Starting from the weights of run, epoch latest: {found}." in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_would_be_trained(trained, tmp_path, capsys):
+    words = [*trained.words, "--name", "dry", "--checkpoints_dir", str(tmp_path), "--dry_run"]
+    assert train.main(words) == 0
+    printed = capsys.readouterr().out
+    assert all(f" net{name}: " in printed for name in ("G_A", "G_B", "D_A", "D_B")) and "3 A, 2 B" in printed
+    assert not (tmp_path / "dry").exists()
+
+
+@pytest.mark.parametrize("direction, network", [("AtoB", "G_A"), ("BtoA", "G_B")])
+def test_either_direction_is_translated(trained, dataroot, tmp_path, direction, network):
+    """Of a data set, of a photograph, from Python by the run's name and by the file's path."""
+    words = [
+        *trained.where,
+        "--gpu_ids",
+        "-1",
+        "--num_threads",
+        "0",
+        "--results_dir",
+        str(tmp_path / "results"),
+    ]
+    words += [] if direction == "AtoB" else ["--direction", direction]
+    source = direction[0]
+    assert translation.main([*words, "--dataroot", str(dataroot)]) == 0
+    fakes = tmp_path / "results" / "run" / "test_latest" / "images" / "fake_B"
+    expected = sorted(path.name for path in (dataroot / f"test{source}").iterdir())
+    assert sorted(path.name for path in fakes.iterdir()) == expected
+    photo = dataroot / f"test{source}" / f"{source}1.png"
+    assert translation.main([*words, "--input", str(photo), "--output", str(tmp_path / "out.png")]) == 0
+
+    by_name = load_generator("run", trained.folder.parent, device="cpu", direction=direction)
+    by_path = load_generator(trained.folder / f"latest_net_{network}.pth", device="cpu")
+    state = read_weights(trained.folder / f"latest_net_{network}.pth")
+    for translate in (by_name, by_path):
+        assert all(torch.equal(value, state[key]) for key, value in translate.net.state_dict().items())
+    made = np.asarray(by_name(Image.open(photo))).astype(int)
+    for path in (fakes / photo.name, tmp_path / "out.png"):
+        assert np.abs(np.asarray(open_rgb(path)).astype(int) - made).max() <= 1
+    assert made.std() > 1  # not an empty comparison
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_either_direction_is_exported(tmp_path, monkeypatch, direction):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs", "--model", "cycle_gan")
+    words = ["--name", "run", "--checkpoints_dir", "runs", "--format", "torch_export"]
+    assert export.main([*words, "--direction", direction]) == 0
+    path = tmp_path / f"run_latest_{direction}.pt2"
+    image = torch.rand(2, 3, 24, 32) * 2 - 1
+    expected = load_generator("run", "runs", device="cpu", direction=direction).net(image)
+    torch.testing.assert_close(torch.export.load(path).module()(image), expected, rtol=0, atol=1e-4)
+
+
+# Files of CycleGAN's own code: no options beside them, layers without blur
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """Untrained generators as CycleGAN saves them: two of a training, and a single one as its downloads are."""
+    run = make_run(tmp_path / "made", "--model", "cycle_gan", "--init_gain", "0.5")
+    (run / "train_opt.json").unlink()
+    (run / "train_opt.txt").unlink()
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "cyclegan").mkdir(parents=True)
+    (checkpoints / "pretrained").mkdir()
+    for name in ("G_A", "G_B"):
+        shutil.copy(run / f"latest_net_{name}.pth", checkpoints / "cyclegan")
+    shutil.copy(run / "latest_net_G_A.pth", checkpoints / "pretrained" / "latest_net_G.pth")
+    return checkpoints
+
+
+def weights_of(translate):
+    return translate.net.state_dict()["model.1.weight"]
+
+
+def test_files_of_cyclegans_code_load_from_python(pretrained):
+    saved = {
+        name: read_weights(pretrained / "cyclegan" / f"latest_net_{name}.pth") for name in ("G_A", "G_B")
+    }
+    for place, name in {
+        ("pretrained", None): "G_A",
+        ("pretrained", "BtoA"): "G_A",  # the only one
+        ("cyclegan", None): "G_A",
+        ("cyclegan", "AtoB"): "G_A",
+        ("cyclegan", "BtoA"): "G_B",
+        (pretrained / "cyclegan" / "latest_net_G_B.pth", None): "G_B",
+        (pretrained / "pretrained" / "latest_net_G.pth", None): "G_A",
+    }.items():
+        translate = load_generator(place[0], pretrained, device="cpu", direction=place[1])
+        assert torch.equal(weights_of(translate), saved[name]["model.1.weight"]), place
+    with pytest.raises(UserError, match="latest_net_G.pth"):
+        load_generator("nowhere", pretrained, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "run, direction", [("pretrained", "AtoB"), ("cyclegan", "AtoB"), ("cyclegan", "BtoA")]
+)
+def test_files_of_cyclegans_code_translate_without_options(pretrained, dataroot, tmp_path, run, direction):
+    photo, out = dataroot / "testA" / "A0.png", tmp_path / "out.png"
+    words = f"--gpu_ids -1 --checkpoints_dir {pretrained} --name {run} --direction {direction}".split()
+    assert translation.main([*words, "--input", str(photo), "--output", str(out)]) == 0
+    expected = load_generator(run, pretrained, device="cpu", direction=direction)(Image.open(photo))
+    assert np.abs(np.asarray(open_rgb(out)).astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_given_options_are_held_against_the_weights(pretrained, dataroot, tmp_path, capsys):
+    words = f"--gpu_ids -1 --checkpoints_dir {pretrained} --name pretrained --input {dataroot}/testA --output {tmp_path}/out".split()
+    assert translation.main([*words, "--ngf", "8"]) == 2
+    assert "give --ngf 4" in capsys.readouterr().err
+
+
+def test_a_file_of_another_network_is_named(pretrained, dataroot, tmp_path, capsys):
+    path = pretrained / "wrong" / "latest_net_G.pth"
+    path.parent.mkdir()
+    save_weights(torch.nn.Linear(2, 2), path)
+    words = f"--gpu_ids -1 --checkpoints_dir {pretrained} --name wrong --input {dataroot}/testA --output {tmp_path}/out".split()
+    assert translation.main(words) == 2
+    assert "does not fit the network of the run wrong" in capsys.readouterr().err
