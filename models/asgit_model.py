@@ -68,6 +68,15 @@ class ASGITModel(GuidedModel, CycleGANModel):
         return (generator, JUDGE[generator[-1]])
 
     @classmethod
+    def observer(cls, opt: Namespace) -> str:
+        """Of the memory, D_A of translations of A; else D_B of A itself."""
+        generator, *judge = cls.translating(opt)
+        return judge[0] if judge else f"D_{generator[-1]}"
+
+    def observed(self, images: Tensor, translations: Tensor) -> Tensor:
+        return images if len(self.translating(self.opt)) > 1 else translations
+
+    @classmethod
     def mixes_images(cls, opt: Namespace) -> bool:
         looks = len(cls.translating(opt)) > 1
         return super().mixes_images(opt) or (looks and build.discriminator_mixes(opt))

@@ -7,6 +7,9 @@ needed. With `--attention_fusion none` it is pix2pix.
 
 from __future__ import annotations
 
+from argparse import Namespace
+
+import torch
 from torch import Tensor, nn
 
 from models.guidance import GuidedModel
@@ -19,6 +22,13 @@ class ASGITSupervisedModel(GuidedModel, Pix2PixModel):
 
     sources = ("A",)
     defaults = {**Pix2PixModel.defaults, "netD": "posthoc_attn"}
+
+    @classmethod
+    def observer(cls, opt: Namespace) -> str:
+        return "D"
+
+    def observed(self, images: Tensor, translations: Tensor) -> Tensor:
+        return torch.cat([images, translations], 1)
 
     def build_network(self, name: str) -> nn.Module:
         return self.build_guided() if name == "G" else super().build_network(name)

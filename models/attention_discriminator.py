@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.discriminator import NLayerDiscriminator, check_sides
+from models.layers.precision import full
 from models.layers.tapped import run_layers
 
 HALVINGS = 3
@@ -60,7 +61,7 @@ class PostHocAttention(nn.Module):
 
 
 class MaskBranch(nn.Module):
-    """TAM's mask in (0, 1): features (B, ndf, H/2, W/2) and the trunk's size (h, w) -> (B, 4 ndf, h, w).
+    """TAM's mask before the sigmoid: features (B, ndf, H/2, W/2), the trunk's size (h, w) -> (B, 4 ndf, h, w).
 
     Its norms are always batch norms: each forward pass in training mode updates their running statistics.
     """
@@ -91,7 +92,10 @@ class MaskBranch(nn.Module):
         x = F.relu(self.skip2(x)) + self.mid(x)
         # Pooling rounds odd sizes up, the trunk's convolutions round them down. Identity for equal sizes.
         x = F.interpolate(x, size, mode="bilinear", align_corners=False)
-        return self.last(self.u2(x))
+        x = self.u2(x)
+        # In float32: fresh weights give logits so close to 0 that bfloat16 would leave only rounding of the map.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.last[:-1](full(x))
 
 
 class TrainableAttention(nn.Module):
@@ -122,30 +126,38 @@ class TrainableAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (B, 1, h', w') of images (B, input_nc, H, W). UserError for a side below `smallest_side`."""
-        return self._score_and_mask(x)[0]
+        return self._score_and_logits(x)[0]
 
     def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The scores and, from the same pass, the raw map (B, 1, H // 8, W // 8) in (0, 1), not detached."""
-        score, mask = self._score_and_mask(x)
-        return score, _channel_mean(mask)
+        """The scores and, from the same pass, the raw map (B, 1, H // 8, W // 8), not detached.
+
+        It is the mask's mean over channels less 1/2, in (-1/2, 1/2): close to 1/2, float32 would round it off.
+        """
+        score, logits = self._score_and_logits(x)
+        return score, _mean_less_half(logits)
 
     def raw_map(self, x: Tensor) -> Tensor:
         """The raw map alone, without trunk and head. The mask's running statistics move as in `attend`."""
         features = self._features(x)
         height, width = x.shape[2:]
-        return _channel_mean(self.mask_brunch(features, (height // 2**HALVINGS, width // 2**HALVINGS)))
+        return _mean_less_half(self.mask_brunch(features, (height // 2**HALVINGS, width // 2**HALVINGS)))
 
     def _features(self, x: Tensor) -> Tensor:
         check_sides(x, self.smallest_side)
         return self.run_layers(self.fe, x)[0]  # (B, ndf, H // 2, W // 2)
 
-    def _score_and_mask(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _score_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self._features(x)
         trunk = self.run_layers(self.trunk_brunch, features)[0]  # (B, 4 ndf, H // 8, W // 8)
-        mask = self.mask_brunch(features, trunk.shape[2:])
-        return self.run_layers(self.fin_phase, (1 + mask) * trunk)[0], mask
+        logits = self.mask_brunch(features, trunk.shape[2:])
+        return self.run_layers(self.fin_phase, (1 + logits.sigmoid()) * trunk)[0], logits
 
 
 def _channel_mean(features: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, 1, h, w), at least float32: min-max would amplify bfloat16 rounding."""
     return features.mean(1, keepdim=True, dtype=torch.promote_types(features.dtype, torch.float32))
+
+
+def _mean_less_half(logits: Tensor) -> Tensor:
+    """The mean of sigmoid(logits) - 1/2 over channels, (B, C, h, w) -> (B, 1, h, w), exact for small logits."""
+    return _channel_mean((logits / 2).tanh() / 2)

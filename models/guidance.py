@@ -122,6 +122,26 @@ class GuidedModel(BaseModel):
         score, raw = self.networks[name].attend(images)
         return score, normalise_map(raw.detach())
 
+    @classmethod
+    def observer(cls, opt: Namespace) -> str:
+        """The discriminator whose maps guide translations in `--direction`."""
+        raise NotImplementedError
+
+    def observe(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Translations of images (B, C, H, W), and the observer's maps of them at their size, in [0, 1]: (B, 1, H, W).
+
+        The maps are those that a training with these weights would use next.
+        """
+        translations = self.translator()(images)
+        maps = normalise_map(
+            self.networks[self.observer(self.opt)].raw_map(self.observed(images, translations))
+        )
+        return translations, resize_map(maps, images.shape[2:])
+
+    def observed(self, images: Tensor, translations: Tensor) -> Tensor:
+        """What the observer looks at."""
+        raise NotImplementedError
+
     def optimize_parameters(self) -> None:
         """One training step; then its maps are remembered, which no captured step could do."""
         super().optimize_parameters()

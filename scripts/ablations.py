@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from models.attention_fusion import STAGES
 from scripts.study.options import StudyOptions
 from scripts.study.study import Study, run_study
 from util.arguments import ArgumentParser
@@ -33,11 +34,15 @@ class Ablation:
         title: what is varied.
         settings: options of train.py by the setting's name.
         published: data set -> setting -> metric -> number.
+        source: of these numbers, with {data} for the data set.
+        both_ways: whether the models translate, and are judged, in both directions.
     """
 
     title: str
     settings: Mapping[str, str]
     published: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    source: str = "supplement of QS-Attn, {data}: 400 epochs, 256 x 256, the last checkpoint."
+    both_ways: bool = False
 
 
 def fid_and_swd(**numbers: tuple[float, float]) -> dict[str, dict[str, float]]:
@@ -45,8 +50,16 @@ def fid_and_swd(**numbers: tuple[float, float]) -> dict[str, dict[str, float]]:
     return {setting: {"FID": fid, "SWD": swd} for setting, (fid, swd) in numbers.items()}
 
 
+def kid_both_ways(**numbers: tuple[float, float, float, float]) -> dict[str, dict[str, float]]:
+    """Published target KID x 100 of settings, A to B and B to A: mean, deviation, mean, deviation."""
+    names = ("KID", "KID deviation", "KID, BtoA", "KID deviation, BtoA")
+    return {
+        setting: {name: round(value / 100, 6) for name, value in zip(names, values, strict=True)}
+        for setting, values in numbers.items()
+    }
+
+
 COUNTS, SIDES = (64, 128, 256, 512), (3, 5, 7, 9, 11)
-SOURCE = "supplement of QS-Attn, {data}: 400 epochs, 256 x 256, the last checkpoint."
 ABLATIONS = {
     "queries": Ablation(
         "Number of queries",
@@ -89,6 +102,21 @@ ABLATIONS = {
             for side in SIDES
         },
     ),
+    "fusion": Ablation(
+        "Stage at which ASGIT fuses attention: the image (F0), before the halvings (F1) to after all blocks (F4)",
+        {stage: f"--model asgit --attention_stage {stage}" for stage in STAGES},
+        {
+            "horse2zebra": kid_both_ways(
+                F0=(1.03, 0.35, 3.42, 0.51),
+                F1=(1.07, 0.41, 3.42, 0.65),
+                F2=(1.29, 0.51, 3.46, 0.60),
+                F3=(1.47, 0.61, 3.88, 0.66),
+                F4=(1.04, 0.63, 3.63, 0.68),
+            )
+        },
+        "supplement of ASGIT, {data}: 200 epochs, 256 x 256; KID needs --inception_weights.",
+        both_ways=True,
+    ),
 }
 
 
@@ -112,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = data if data in ablation.published else next(iter(ablation.published), "")
     published = ablation.published.get(known, {})
     shown = {setting: published[setting] for setting in settings if setting in published}
-    study = Study(opt, settings, ablation.title, shown, SOURCE.format(data=known))
+    study = Study(opt, settings, ablation.title, shown, ablation.source.format(data=known))
+    study.both_ways = ablation.both_ways
     if not opt.print:
         return run_study(study)
     for run in study.runs:

@@ -5,7 +5,8 @@
 
 The exported network takes `image` (B, input_nc, H, W) float32 in [-1, 1] and returns `translation`
 (B, output_nc, H, W) in [-1, 1], for any B, H and W, where H and W are multiples of 4 and at least 16 (for
-unet_128 multiples of 128 and at least 256, for unet_256 multiples of 256 and at least 512). Dropout is off
+unet_128 multiples of 128 and at least 256, for unet_256 multiples of 256 and at least 512; at least 24 where
+a discriminator guides the generator, which the exported network then holds too). Dropout is off
 and batch norm uses its running statistics, as in test.py.
 """
 
@@ -51,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if opt.format == "onnx":
         require_onnx()
     translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, "cpu", opt.direction)
-    net = Generator(translator.net)
+    net = Generator(translator.net).eval()
     multiple, channels = translator.multiple, translator.input_nc
-    smallest = max(16, 2 * multiple) if multiple > 4 else 16
+    smallest = max(translator.smallest, 2 * multiple) if multiple > 4 else translator.smallest
     words = [Path(opt.name).stem, opt.epoch, *([opt.direction] if opt.direction else [])]
     path = Path(opt.output or "_".join(words) + SUFFIXES[opt.format])
     program = trace(net, channels, smallest, multiple)

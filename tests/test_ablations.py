@@ -16,12 +16,14 @@ EXPECTED = {
     "layers": [([12, 16], 0), ([0, 4, 8, 12, 16], 64)],
     "modes": ["global", "local", "local_global"],
     "window": [(mode, side) for mode in ("local", "local_global") for side in (3, 5, 7, 9, 11)],
+    "fusion": [("asgit", f"F{stage}") for stage in range(5)],
 }
 SEEN = {
     "queries": lambda opt: (opt.model, opt.num_patches),
     "layers": lambda opt: (opt.qs_layers, opt.qs_pool),
     "modes": lambda opt: opt.QS_mode,
     "window": lambda opt: (opt.QS_mode, opt.qs_window),
+    "fusion": lambda opt: (opt.model, opt.attention_stage),
 }
 
 
@@ -61,6 +63,26 @@ def test_the_page_shows_our_numbers_beside_the_published_ones(tmp_path):
     assert (
         page.count("results/all_five_s0/test_latest/images/fake_B/") == 2 * 2
     )  # two pictures with a link each
+
+
+def test_stages_of_fusion_are_judged_in_both_directions(tmp_path):
+    make_stripes(tmp_path / "horse2zebra", size=32, train=2, test=2)
+    data, out = tmp_path / "horse2zebra", tmp_path / "out"
+    argv = f"fusion --only F2 --gpu_ids -1 --dataroot {data} --out {out} --n_epochs 1 --n_epochs_decay 0"
+    argv += (
+        " -- --ngf 2 --ndf 2 --load_size 32 --crop_size 32 --netG resnet_4blocks --num_threads 0 --no_html"
+    )
+    assert ablations.main(argv.split()) == 0
+    results = json.loads((out / "study.json").read_text())
+    (run,) = results["runs"]
+    assert {"SWD", "SWD, BtoA", "stripes-gained"} <= set(run["numbers"])
+    assert (out / "results_BtoA/F2_s0/test_latest/images/fake_B").is_dir()
+    published = results["published"]["numbers"]["F2"]
+    assert published == {
+        "KID": 0.0129, "KID deviation": 0.0051, "KID, BtoA": 0.0346, "KID deviation, BtoA": 0.006,
+    }  # fmt: skip
+    page = (out / "index.html").read_text()
+    assert "published: 0.0129" in page and "supplement of ASGIT, horse2zebra" in page
 
 
 def test_refusals(capsys):

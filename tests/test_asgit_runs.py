@@ -200,13 +200,14 @@ def test_images_of_another_size_than_the_options_name(words):
 @pytest.mark.parametrize("words", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 @pytest.mark.parametrize("speed", ["--precision bf16", "--channels_last", "--precision bf16 --channels_last"])
 def test_fast_steps_agree_within_rounding(words, speed):
-    """One step: of the second's TAM maps, normalised over 16 positions, bfloat16 leaves less."""
     plain, fast = model_of(*words), model_of(*words, *speed.split())
     for model in (plain, fast):
         model.set_input(batch())
         model.optimize_parameters()
-    assert fast.get_current_losses() == pytest.approx(plain.get_current_losses(), rel=0.05, abs=0.02)
-    assert fast.results["attn_A"].dtype == torch.float32
+    assert fast.get_current_losses() == pytest.approx(plain.get_current_losses(), rel=0.02, abs=0.01)
+    torch.testing.assert_close(
+        fast.results["attn_A"], plain.results["attn_A"], rtol=0, atol=0.03
+    )  # of [0, 1]
 
 
 @pytest.mark.parametrize("words", CONFIGURATIONS.values(), ids=CONFIGURATIONS)

@@ -81,6 +81,7 @@ class Study:
         self.opt, self.title = opt, title
         self.published = {"numbers": published or {}, "source": source}
         self.runs = [Run(label, seed) for label in configs for seed in opt.seeds]
+        self.both_ways = False  # judge translations B to A too, by G_B of the same run
         self.console = sys.stdout  # while a run is judged, standard output goes to its log
         self.gpu = "--gpu_ids=" + (",".join(map(str, opt.gpu_ids)) or "-1")
         options = TrainOptions()
@@ -130,11 +131,11 @@ class Study:
         rows = []
         for run in self.runs:
             record = self.read_record(run)
-            judged = record["judged"] is not None and self.receipt(run).is_file()
+            judged = record["judged"] is not None and self.has_receipts(run)
             row = {"name": run.name, "label": run.label, "seed": run.seed, "train": record["train"]}
             row |= {"images": trained_images(self.folder(run)), "seconds": record["seconds"]}
             row |= {"memory": peak_of(self.memory(run)), "step_ms": self.step_ms(run)}
-            row["numbers"] = json.loads(self.receipt(run).read_text())["numbers"] if judged else None
+            row["numbers"] = self.numbers(run) if judged else None
             row["failure"] = failures.get(run.name)
             rows.append(row)
         results = {"runs": rows, "untranslated": self.untranslated(), **study_results(rows)}
@@ -219,14 +220,19 @@ class Study:
     def judge(self, run: Run) -> str | None:
         """Translate the test images and evaluate them, unless that is done. None, or what went wrong."""
         record = self.read_record(run)
-        if not record["trained"] or (record["judged"] == self.judge_words and self.receipt(run).is_file()):
+        if not record["trained"] or (record["judged"] == self.judge_words and self.has_receipts(run)):
             return None
         self.say(f"{run.name}: translating and judging")
-        where = [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}", self.gpu]
-        where += [f"--results_dir={self.opt.out / 'results'}", "--num_threads=0"]
-        for script, words in {"test": where, "evaluate": where + self.judge_words}.items():
-            if not call_here(script, words, self.log(run)):
-                return f"{script}.py failed: {last_line(self.log(run))}"
+        for direction in self.directions:
+            where = [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}", self.gpu]
+            where += [
+                f"--results_dir={self.results(direction)}",
+                "--num_threads=0",
+                f"--direction={direction}",
+            ]
+            for script, words in {"test": where, "evaluate": where + self.judge_words}.items():
+                if not call_here(script, words, self.log(run)):
+                    return f"{script}.py failed: {last_line(self.log(run))}"
         self.write_record(run, {**record, "judged": self.judge_words})
         return None
 
@@ -238,8 +244,30 @@ class Study:
     def log(self, run: Run) -> Path:
         return self.opt.out / "logs" / f"{run.name}.log"
 
-    def receipt(self, run: Run) -> Path:
-        return self.opt.out / "results" / run.name / "test_latest" / "evaluation.json"
+    @property
+    def directions(self) -> tuple[str, ...]:
+        return ("AtoB", "BtoA") if self.both_ways else ("AtoB",)
+
+    def results(self, direction: str) -> Path:
+        return self.opt.out / ("results" if direction == "AtoB" else f"results_{direction}")
+
+    def receipt(self, run: Run, direction: str = "AtoB") -> Path:
+        return self.results(direction) / run.name / "test_latest" / "evaluation.json"
+
+    def has_receipts(self, run: Run) -> bool:
+        return all(self.receipt(run, direction).is_file() for direction in self.directions)
+
+    def numbers(self, run: Run) -> dict[str, float]:
+        """The numbers of a judged run; judged in both directions, also those of B to A, and deviations."""
+        numbers = {}
+        for direction in self.directions:
+            receipt, end = json.loads(self.receipt(run, direction).read_text()), f", {direction}"
+            found = dict(receipt["numbers"])
+            if self.both_ways:
+                details = receipt["numbers_from"]
+                found |= {f"{name} deviation": of["std"] for name, of in details.items() if "std" in of}
+            numbers |= {name + end * (direction == "BtoA"): value for name, value in found.items()}
+        return numbers
 
     def memory(self, run: Run) -> Path:
         """The peak memory of each session of its training, in bytes, one a line."""

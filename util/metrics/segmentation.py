@@ -105,18 +105,20 @@ def score_label_folders(label: str | Path, prediction: str | Path) -> tuple[Segm
     Files are paired by name without the endings _leftImg8bit, _gtFine_labelIds, ...; predictions are scaled
     to the label's size by the nearest pixel. Raises `UserError` for a label map without prediction.
     """
-    predictions = {_frame(path): path for path in list_images(prediction)}
+    predictions = {frame_name(path): path for path in list_images(prediction)}
     labels = list_images(label)
     confusion = np.zeros((len(CLASSES), len(CLASSES) + 1), np.int64)
     for path in tqdm(labels, desc="label maps", unit="image", leave=False):
-        if _frame(path) not in predictions:
-            raise UserError(f"{path} has no prediction: {prediction} holds no file named {_frame(path)}.*")
+        if frame_name(path) not in predictions:
+            raise UserError(
+                f"{path} has no prediction: {prediction} holds no file named {frame_name(path)}.*"
+            )
         truth = read_label_map(path)
-        confusion += confusion_matrix(truth, read_label_map(predictions[_frame(path)], truth.shape[::-1]))
+        confusion += confusion_matrix(truth, read_label_map(predictions[frame_name(path)], truth.shape[::-1]))
     return segmentation_scores(confusion), len(labels)
 
 
-def _frame(path: Path) -> str:
+def frame_name(path: Path) -> str:
     """The part of a name that all files of one Cityscapes frame share."""
     return re.sub(r"_(leftImg8bit|gt(Fine|Coarse)_\w+)$", "", path.stem)
 

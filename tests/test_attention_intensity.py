@@ -1,0 +1,92 @@
+"""Attention by class: the definitions by hand, label maps, and the command on a small run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import train
+from datasets import make_stripes
+from scripts import attention_intensity
+from util.metrics.attention_intensity import attention_share, class_statistics, intensity, is_aware
+
+ATTENTION = np.array([[0.9, 0.6, 0.5], [0.1, 0.0, 0.9]])
+
+
+@pytest.mark.parametrize(
+    "region, aware, share",
+    [
+        ([[1, 1, 0], [0, 0, 0]], True, 0.5),
+        ([[1, 0, 1], [0, 0, 0]], True, 1.4 / 3),  # half of its pixels: 0.5 itself is not above 0.5
+        ([[0, 0, 1], [1, 1, 1]], False, 0.5),
+    ],
+)
+def test_a_class_is_aware_if_half_of_its_pixels_are_crucial(region, aware, share):
+    region = np.array(region, bool)
+    assert is_aware(ATTENTION, region) is aware
+    assert attention_share(ATTENTION, region) == pytest.approx(share)
+
+
+def test_images_that_do_not_show_a_class_do_not_count_for_it():
+    all_of_it, none = np.ones((2, 3), bool), np.zeros((2, 3), bool)
+    found = intensity([(ATTENTION, {"car": all_of_it, "sky": none}), (0 * ATTENTION, {"car": all_of_it})])
+    assert found == {"car": {"images": 2, "aware": 0.5, "attention": 0.5, "area": 1.0}}
+    with pytest.raises(ValueError, match="0 pixels"):
+        is_aware(ATTENTION, none)
+
+
+def test_instances_are_connected_regions():
+    two = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0]], bool)  # touching at a corner is one
+    found = class_statistics([{"car": two, "sky": ~two}, {"car": 0 * two > 0, "sky": two | ~two}])
+    assert found["car"] == {"share": 0.5, "instances": 1.0} and found["sky"]["share"] == 1
+
+
+def test_cityscapes_label_maps(tmp_path):
+    """Train ids: two cars and a road in one image, a road in the other."""
+    labels = np.zeros((6, 8), np.uint8)
+    Image.fromarray(labels).save(tmp_path / "a_gtFine_trainIds.png")
+    labels[0, 0] = labels[5, 5] = 13
+    Image.fromarray(labels).save(tmp_path / "b_gtFine_trainIds.png")
+    words = ["--labels", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert attention_intensity.main(words) == 0
+    classes = json.loads((tmp_path / "out" / "attention.json").read_text())["classes"]
+    assert classes["car"] == {"share": 0.5, "instances": 1.0}
+    assert classes["road"] == {"share": 1.0, "instances": 1.0} and classes["bus"]["share"] == 0
+    assert (tmp_path / "out" / "classes.png").is_file() and not (tmp_path / "out" / "maps.png").exists()
+
+
+@pytest.mark.parametrize("words", ["", "--netD trainable_attn --attention_source discriminator"])
+def test_the_command_on_the_embedded_set(tmp_path, capsys, words):
+    data = tmp_path / "stripes"
+    assert make_stripes.main(["--out", str(data), "--size", "32", "--train", "2", "--test", "2"]) == 0
+    tiny = "--gpu_ids -1 --display_id 0 --no_html --ngf 4 --ndf 4 --netG resnet_4blocks --load_size 32 --crop_size 32"
+    tiny += " --num_threads 0 --n_epochs 2 --n_epochs_decay 0 --save_epoch_freq 1 --model asgit --name run"
+    folders = ["--dataroot", str(data), "--checkpoints_dir", str(tmp_path)]
+    assert train.main([*folders, *tiny.split(), *words.split()]) == 0
+    own = [*folders, "--gpu_ids", "-1", "--name", "run", "--out", str(tmp_path / "out")]
+    assert attention_intensity.main([*own, "--epochs", "1,2", "--num_threads", "0"]) == 0
+    written = json.loads((tmp_path / "out" / "attention.json").read_text())
+    assert list(written["epochs"]) == ["1", "2"]
+    for epoch in written["epochs"].values():
+        assert epoch["animal"]["images"] == 2 and 0 <= epoch["animal"]["aware"] <= 1
+        assert epoch["animal"]["attention"] + epoch["background"]["attention"] == pytest.approx(1)
+        assert epoch["animal"]["area"] + epoch["background"]["area"] == pytest.approx(1)
+    assert written["classes"]["animal"] == {"share": 1.0, "instances": 1.0}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "attention.json", "intensity.png", "classes.png", "maps.png",
+    }  # fmt: skip
+    assert "animal" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        attention_intensity.main([*own, "--preprocess", "crop"])
+    assert "shows parts of images" in capsys.readouterr().err
+    assert attention_intensity.main([*own, "--labels", str(tmp_path / "out")]) == 2
+    assert "has no label map" in capsys.readouterr().err
+
+
+def test_wrong_calls(capsys, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        attention_intensity.main(["--labels", "source"])
+    assert "give --name" in capsys.readouterr().err
