@@ -33,16 +33,16 @@ class Ablation:
     Attributes:
         title: what is varied.
         settings: options of train.py by the setting's name.
-        published: data set -> setting -> metric -> number.
-        source: of these numbers, with {data} for the data set.
-        both_ways: whether the models translate, and are judged, in both directions.
+        published: data set -> setting -> metric -> number, or number and spread as a text.
+        directions: which of AtoB and BtoA are judged.
+        source: where the published numbers are from, with {data}.
     """
 
     title: str
     settings: Mapping[str, str]
-    published: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, Mapping[str, float | str]]] = field(default_factory=dict)
+    directions: Sequence[str] = ("AtoB",)
     source: str = "supplement of QS-Attn, {data}: 400 epochs, 256 x 256, the last checkpoint."
-    both_ways: bool = False
 
 
 def fid_and_swd(**numbers: tuple[float, float]) -> dict[str, dict[str, float]]:
@@ -50,12 +50,14 @@ def fid_and_swd(**numbers: tuple[float, float]) -> dict[str, dict[str, float]]:
     return {setting: {"FID": fid, "SWD": swd} for setting, (fid, swd) in numbers.items()}
 
 
-def kid_both_ways(**numbers: tuple[float, float, float, float]) -> dict[str, dict[str, float]]:
-    """Published target KID x 100 of settings, A to B and B to A: mean, deviation, mean, deviation."""
-    names = ("KID", "KID deviation", "KID, BtoA", "KID deviation, BtoA")
+def kid_both_ways(**numbers: tuple[float, float, float, float]) -> dict[str, dict[str, str]]:
+    """Published target KID x 100 of settings, A to B and B to A, as (mean, deviation, mean, deviation)."""
     return {
-        setting: {name: round(value / 100, 6) for name, value in zip(names, values, strict=True)}
-        for setting, values in numbers.items()
+        setting: {
+            "KID": f"{to_B / 100:.4f} ± {s_B / 100:.4f}",
+            "KID BtoA": f"{to_A / 100:.4f} ± {s_A / 100:.4f}",
+        }
+        for setting, (to_B, s_B, to_A, s_A) in numbers.items()
     }
 
 
@@ -114,8 +116,8 @@ ABLATIONS = {
                 F4=(1.04, 0.63, 3.63, 0.68),
             )
         },
+        ("AtoB", "BtoA"),
         "supplement of ASGIT, {data}: 200 epochs, 256 x 256; KID needs --inception_weights.",
-        both_ways=True,
     ),
 }
 
@@ -140,8 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = data if data in ablation.published else next(iter(ablation.published), "")
     published = ablation.published.get(known, {})
     shown = {setting: published[setting] for setting in settings if setting in published}
-    study = Study(opt, settings, ablation.title, shown, ablation.source.format(data=known))
-    study.both_ways = ablation.both_ways
+    source = ablation.source.format(data=known)
+    study = Study(opt, settings, ablation.title, shown, source, ablation.directions)
     if not opt.print:
         return run_study(study)
     for run in study.runs:
