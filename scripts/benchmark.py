@@ -41,14 +41,17 @@ from models.textbook import TEXTBOOKS, textbook_step
 from models.textbook import cut as textbook_cut
 from options.train_options import TrainOptions
 from scripts.measuring import StageClock, format_spread, markdown_table, peak_memory, seconds, spread
+from scripts.study.configurations import CONFIGS
 from util.arguments import ArgumentParser, integer
 from util.errors import UserError, entry_point
 from util.metrics.receipt import versions_and_hardware
 
 QS_MODES = {mode: ["--QS_mode", mode] for mode in ("global", "local", "local_global")}
-MODES = {**QS_MODES, **{name: ["--model", name] for name in TEXTBOOKS if name != "qs"}}
-MODES["sesim"] += ["--vgg_weights", "random"]  # times do not depend on the weights
-MODES["lsesim"] = [*MODES["sesim"], "--learned_attn"]
+# QS-Attn's modes, the other models, and the other configurations of a study.
+MODES = QS_MODES | {name: [f"--model={name}"] for name in TEXTBOOKS if name != "qs"}
+MODES |= {name: list(words) for name, words in CONFIGS.items() if "--model=qs" not in words}
+for words in MODES.values():
+    words += ["--vgg_weights=random"] * ("--model=sesim" in words)  # times do not depend on the weights
 # The speed options of the plain side.
 PLAIN = {"precision": "fp32", "channels_last": False, "compile": False, "cuda_graph": False, "fast": False}
 # Methods of networks that make stages of a step.
@@ -170,8 +173,7 @@ def time_stages(side: Side, batches: Iterator[dict], steps: int) -> dict[str, fl
     with contextlib.ExitStack() as stack:
         clock = StageClock(model.device)
         for stage, owner, name in places:
-            if call := getattr(owner, name, None):  # models differ in what they have
-                stack.enter_context(patch.object(owner, name, clock.timed(stage, call)))
+            stack.enter_context(patch.object(owner, name, clock.timed(stage, getattr(owner, name))))
         fetch = clock.timed("data", lambda: next(batches))
         for _ in range(steps):
             side.step(fetch())
