@@ -32,12 +32,16 @@ class Ablation:
     Attributes:
         title: what is varied.
         settings: options of train.py by the setting's name.
-        published: data set -> setting -> metric -> number.
+        published: data set -> setting -> metric -> number, or number and spread as a text.
+        directions: which of AtoB and BtoA are judged.
+        source: where the published numbers are from, with {data}.
     """
 
     title: str
     settings: Mapping[str, str]
-    published: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, Mapping[str, float | str]]] = field(default_factory=dict)
+    directions: Sequence[str] = ("AtoB",)
+    source: str = "supplement of QS-Attn, {data}: 400 epochs, 256 x 256, the last checkpoint."
 
 
 def fid_and_swd(**numbers: tuple[float, float]) -> dict[str, dict[str, float]]:
@@ -46,7 +50,6 @@ def fid_and_swd(**numbers: tuple[float, float]) -> dict[str, dict[str, float]]:
 
 
 COUNTS, SIDES = (64, 128, 256, 512), (3, 5, 7, 9, 11)
-SOURCE = "supplement of QS-Attn, {data}: 400 epochs, 256 x 256, the last checkpoint."
 ABLATIONS = {
     "queries": Ablation(
         "Number of queries",
@@ -112,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = data if data in ablation.published else next(iter(ablation.published), "")
     published = ablation.published.get(known, {})
     shown = {setting: published[setting] for setting in settings if setting in published}
-    study = Study(opt, settings, ablation.title, shown, SOURCE.format(data=known))
+    source = ablation.source.format(data=known)
+    study = Study(opt, settings, ablation.title, shown, source, ablation.directions)
     if not opt.print:
         return run_study(study)
     for run in study.runs:

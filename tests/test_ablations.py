@@ -17,6 +17,7 @@ EXPECTED = {
     "modes": ["global", "local", "local_global"],
     "window": [(mode, side) for mode in ("local", "local_global") for side in (3, 5, 7, 9, 11)],
 }
+FOLDERS = ("results", "results_BtoA")
 SEEN = {
     "queries": lambda opt: (opt.model, opt.num_patches),
     "layers": lambda opt: (opt.qs_layers, opt.qs_pool),
@@ -44,23 +45,42 @@ def test_published_numbers_are_of_settings_that_exist():
             assert set(numbers) <= set(ablation.settings)
 
 
-def test_the_page_shows_our_numbers_beside_the_published_ones(tmp_path):
-    make_stripes(tmp_path / "horse2zebra", size=32, train=2, test=2)
-    argv = (
-        f"layers --only all_five --gpu_ids -1 --dataroot {tmp_path / 'horse2zebra'} --out {tmp_path / 'out'}"
+def test_the_page_shows_our_numbers_beside_the_published_ones(tmp_path, monkeypatch):
+    """In both directions, each with its pictures, where an ablation asks for them."""
+    published = {"cycle": {"SWD": 30.3, "KID BtoA": "3.42 ± 0.51 (x 100)"}}
+    both = ablations.Ablation(
+        "Both ways", {"cycle": "--model cycle_gan"}, {"horse2zebra": published}, ("AtoB", "BtoA")
     )
-    argv += " --n_epochs 1 --n_epochs_decay 0 -- --ngf 2 --ndf 2 --netF_nc 4 --num_patches 4 --load_size 32"
-    argv += " --crop_size 32 --max_dataset_size 2 --num_threads 0 --print_freq 1 --no_html"
+    monkeypatch.setitem(ablations.ABLATIONS, "both", both)
+    make_stripes(tmp_path / "horse2zebra", size=32, train=2, test=2)
+    argv = f"both --gpu_ids -1 --dataroot {tmp_path / 'horse2zebra'} --out {tmp_path / 'out'}"
+    argv += " --n_epochs 1 --n_epochs_decay 0 -- --netG resnet_4blocks --ngf 2 --ndf 2 --load_size 32"
+    argv += " --crop_size 32 --num_threads 0 --print_freq 1 --no_html"
     assert ablations.main(argv.split()) == 0
     results = json.loads((tmp_path / "out/study.json").read_text())
     (run,) = results["runs"]
-    assert run["name"] == "all_five_s0" and "--qs_pool=64" in run["train"]
-    assert results["published"]["numbers"] == {"all_five": {"FID": 40.4, "SWD": 32.5}}
+    assert set(run["numbers"]) == {"SWD", "SWD BtoA", "stripes-gained", "stripes-background"}
+    assert set(results["untranslated"]) == set(run["numbers"])
+    assert results["published"]["numbers"] == published
     page = (tmp_path / "out/index.html").read_text()
-    assert "model B" in page and "published: 40.4" in page and "horse2zebra: 400 epochs" in page
-    assert (
-        page.count("results/all_five_s0/test_latest/images/fake_B/") == 2 * 2
-    )  # two pictures with a link each
+    assert "published: 30.3" in page and "published: 3.42 ± 0.51" in page
+    assert "horse2zebra: 400 epochs" in page
+    for folder in FOLDERS:  # two pictures, each shown and linked
+        assert page.count(f"./{folder}/cycle_s0/test_latest/images/fake_B/") == 2 * 2
+    translations = [tmp_path / f"out/{folder}/cycle_s0/test_latest/images/fake_B" for folder in FOLDERS]
+    assert all(len(list(folder.glob("*.png"))) == 2 for folder in translations)
+
+
+def test_the_published_numbers_shown_are_those_of_the_settings_and_the_data(monkeypatch):
+    studies = []
+    monkeypatch.setattr(ablations, "run_study", lambda study: studies.append(study) or 0)
+    for data in ("horse2zebra", "cat2dog", "mine"):
+        argv = ["layers", "--only", "all_five", "--gpu_ids", "-1", "--dataroot", f"./datasets/{data}"]
+        assert ablations.main(argv) == 0
+    shown = [study.published["numbers"] for study in studies]
+    assert shown[:2] == [{"all_five": {"FID": 40.4, "SWD": 32.5}}, {"all_five": {"FID": 73.1, "SWD": 12.6}}]
+    assert shown[2] == shown[0] and "horse2zebra" in studies[2].published["source"]
+    assert [str(study.opt.out) for study in studies][2] == "results/mine_layers"
 
 
 def test_refusals(capsys):

@@ -59,7 +59,8 @@ def write_page(
     for run in runs:
         if run["failure"]:
             page.add_text(f"Failed: {run['name']}: {run['failure']}")
-    _add_samples(page, runs, samples)
+    for folder, direction in (("results", "AtoB"), ("results_BtoA", "BtoA")):
+        _add_samples(page, runs, samples, folder, direction)
     page.add_header("Mean ± standard deviation over seeds")
     _add_numbers(page, results, labels)
     if summaries:
@@ -93,8 +94,11 @@ def _add_numbers(page: StudyPage, results: Mapping[str, Any], labels: Sequence[s
             seeds = [run["numbers"][metric] for run in runs if run["label"] == label and run["numbers"]]
             each = ", ".join("–" if value is None else format_number(value) for value in seeds)
             parts = [format_summary(summaries[metric][label]), tags.small(each)]
+            subsets = [run["deviations"].get(metric) for run in runs if run["label"] == label]
+            if known := [format_number(value) for value in subsets if value is not None]:
+                parts.append(tags.small(f"between subsets ± {', '.join(known)}"))
         if metric in published.get(label, {}):
-            parts.append(tags.small(f"published: {published[label][metric]:g}"))
+            parts.append(tags.small(f"published: {published[label][metric]}"))
         return tags.td(*parts)
 
     rows = [[label, *(cell(label, metric) for metric in metrics)] for label in labels]
@@ -146,6 +150,8 @@ def _add_receipts(page: StudyPage, runs: Sequence[Mapping[str, Any]]) -> None:
         files = {
             "numbers": f"results/{name}/test_latest/evaluation.json",
             "test images": f"results/{name}/test_latest/index.html",
+            "numbers BtoA": f"results_BtoA/{name}/test_latest/evaluation.json",
+            "test images BtoA": f"results_BtoA/{name}/test_latest/index.html",
             "options": f"runs/{name}/train_opt.txt",
             "training": f"runs/{name}/web/index.html",
             "losses": f"runs/{name}/loss_log.txt",
@@ -179,7 +185,9 @@ def _add_differences(page: StudyPage, results: Mapping[str, Any]) -> None:
         page.add(tags.details(tags.summary(f"{count_pairs(found)} in {metric}"), _table(head, rows)))
 
 
-def _add_samples(page: StudyPage, runs: Sequence[Mapping[str, Any]], count: int) -> None:
+def _add_samples(
+    page: StudyPage, runs: Sequence[Mapping[str, Any]], count: int, folder: str, direction: str
+) -> None:
     columns: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
         if run["numbers"]:
@@ -188,7 +196,7 @@ def _add_samples(page: StudyPage, runs: Sequence[Mapping[str, Any]], count: int)
         return
 
     def images(run: Mapping[str, Any], domain: str) -> Path:
-        return page.folder / "results" / run["name"] / "test_latest" / "images" / domain
+        return page.folder / folder / run["name"] / "test_latest" / "images" / domain
 
     def cell(run: Mapping[str, Any], domain: str, name: Path, first: bool = True) -> tags.td:
         path = images(run, domain) / name
@@ -204,6 +212,8 @@ def _add_samples(page: StudyPage, runs: Sequence[Mapping[str, Any]], count: int)
     names = sorted(
         path.relative_to(images(any_run, "real_A")) for path in images(any_run, "real_A").rglob("*.png")
     )
+    if not names:
+        return
     places = [(run, number == 0) for mine in columns.values() for number, run in enumerate(mine)]
     top = [tags.th(label, colspan=len(mine), cls="first") for label, mine in columns.items()]
     seeds = [
@@ -217,9 +227,9 @@ def _add_samples(page: StudyPage, runs: Sequence[Mapping[str, Any]], count: int)
     for name in (names[index] for index in spaced(len(names), count)):
         made = [cell(run, "fake_B", name, first) for run, first in places]
         table.add(tags.tr(cell(any_run, "real_A", name, False), *made, cell(any_run, "real_B", name)))
-    page.add_header("The same test images, translated by every run")
+    page.add_header(f"The same test images, translated by every run, {direction}")
     page.add_text(
-        "Evenly spaced in the order of their names, none picked. A target is a real image of B, not a pair."
+        "Evenly spaced in the order of their names, none picked. A target is a real image, not a pair."
     )
     page.add(tags.div(table, cls="card wide"))
 

@@ -1,7 +1,7 @@
 """A study: the folder of its runs, how each is trained and judged, and what is kept of it.
 
 runs/       trainings: checkpoints, logs, and compare.json, the record of what is done
-results/    translations and receipts
+results/    translations and receipts; results_BtoA/ those of the other direction, where a study asks for it
 logs/       what train.py, test.py and evaluate.py printed
 study.json, index.html, untranslated.json
 """
@@ -44,6 +44,7 @@ from util.watch.loss_log import read_loss_records
 
 # Status of train.py after SIGTERM: once it has saved, and before it handles signals.
 ENDED_BY_US = (128 + signal.SIGTERM, -signal.SIGTERM)
+RESULTS = {"AtoB": "results", "BtoA": "results_BtoA"}  # direction -> folder
 ENDLESS = 10**6  # epochs, if --minutes ends the training
 
 
@@ -68,6 +69,7 @@ class Study:
         title: of the page.
         published: numbers of papers to show beside ours, metric -> number by label.
         source: where these are from.
+        directions: which of AtoB and BtoA to judge; numbers of BtoA have it after the metric's name.
     """
 
     def __init__(
@@ -75,10 +77,11 @@ class Study:
         opt: Namespace,
         configs: Mapping[str, Sequence[str]],
         title: str,
-        published: Mapping[str, Mapping[str, float]] | None = None,
+        published: Mapping[str, Mapping[str, float | str]] | None = None,
         source: str = "",
+        directions: Sequence[str] = ("AtoB",),
     ):
-        self.opt, self.title = opt, title
+        self.opt, self.title, self.directions = opt, title, directions
         self.published = {"numbers": published or {}, "source": source}
         self.runs = [Run(label, seed) for label in configs for seed in opt.seeds]
         self.console = sys.stdout  # while a run is judged, standard output goes to its log
@@ -130,11 +133,11 @@ class Study:
         rows = []
         for run in self.runs:
             record = self.read_record(run)
-            judged = record["judged"] is not None and self.receipt(run).is_file()
+            judged = record["judged"] is not None and self.has_receipts(run)
             row = {"name": run.name, "label": run.label, "seed": run.seed, "train": record["train"]}
             row |= {"images": trained_images(self.folder(run)), "seconds": record["seconds"]}
             row |= {"memory": peak_of(self.memory(run)), "step_ms": self.step_ms(run)}
-            row["numbers"] = json.loads(self.receipt(run).read_text())["numbers"] if judged else None
+            row |= self.numbers(run) if judged else {"numbers": None, "deviations": {}}
             row["failure"] = failures.get(run.name)
             rows.append(row)
         results = {"runs": rows, "untranslated": self.untranslated(), **study_results(rows)}
@@ -151,11 +154,13 @@ class Study:
     def untranslated(self) -> dict[str, float]:
         """The numbers of the source images themselves, which a translation must improve on."""
         receipt, log = self.opt.out / "untranslated.json", self.opt.out / "logs" / "untranslated.log"
-        sources, targets = domain_folders(self.opt.dataroot, "test")
-        words = [f"--fake={sources}", f"--real={targets}", f"--receipt={receipt}", self.gpu]
-        if not call_here("evaluate", words + self.judge_words, log):
-            raise UserError(f"the source images cannot be judged: {last_line(log)}")
-        numbers = json.loads(receipt.read_text())["numbers"]
+        numbers: dict[str, float] = {}
+        for direction in self.directions:
+            sources, targets = domain_folders(self.opt.dataroot, "test", direction)
+            words = [f"--fake={sources}", f"--real={targets}", f"--receipt={receipt}", self.gpu]
+            if not call_here("evaluate", words + self.judge_words, log):
+                raise UserError(f"the source images cannot be judged: {last_line(log)}")
+            numbers |= in_direction(json.loads(receipt.read_text())["numbers"], direction)
         masks = Path(self.opt.dataroot, "masks").is_dir()
         return numbers | ({"stripes-gained": 0.0, "stripes-background": 0.0} if masks else {})
 
@@ -219,14 +224,16 @@ class Study:
     def judge(self, run: Run) -> str | None:
         """Translate the test images and evaluate them, unless that is done. None, or what went wrong."""
         record = self.read_record(run)
-        if not record["trained"] or (record["judged"] == self.judge_words and self.receipt(run).is_file()):
+        if not record["trained"] or (record["judged"] == self.judge_words and self.has_receipts(run)):
             return None
         self.say(f"{run.name}: translating and judging")
         where = [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}", self.gpu]
-        where += [f"--results_dir={self.opt.out / 'results'}", "--num_threads=0"]
-        for script, words in {"test": where, "evaluate": where + self.judge_words}.items():
-            if not call_here(script, words, self.log(run)):
-                return f"{script}.py failed: {last_line(self.log(run))}"
+        for direction in self.directions:
+            place = [f"--results_dir={self.opt.out / RESULTS[direction]}", f"--direction={direction}"]
+            words = [*where, *place, "--num_threads=0"]
+            for script, more in {"test": [], "evaluate": self.judge_words}.items():
+                if not call_here(script, words + more, self.log(run)):
+                    return f"{script}.py failed: {last_line(self.log(run))}"
         self.write_record(run, {**record, "judged": self.judge_words})
         return None
 
@@ -238,8 +245,23 @@ class Study:
     def log(self, run: Run) -> Path:
         return self.opt.out / "logs" / f"{run.name}.log"
 
-    def receipt(self, run: Run) -> Path:
-        return self.opt.out / "results" / run.name / "test_latest" / "evaluation.json"
+    def receipts(self, run: Run) -> dict[str, Path]:
+        """The file of its evaluation, by direction."""
+        file = Path(run.name, "test_latest", "evaluation.json")
+        return {direction: self.opt.out / RESULTS[direction] / file for direction in self.directions}
+
+    def has_receipts(self, run: Run) -> bool:
+        return all(file.is_file() for file in self.receipts(run).values())
+
+    def numbers(self, run: Run) -> dict[str, dict[str, float]]:
+        """The "numbers" of its evaluations, and the "deviations" of those that are means over subsets."""
+        found: dict[str, dict[str, float]] = {"numbers": {}, "deviations": {}}
+        for direction, file in self.receipts(run).items():
+            receipt = json.loads(file.read_text())
+            deviations = {name: of["std"] for name, of in receipt["numbers_from"].items() if "std" in of}
+            found["numbers"] |= in_direction(receipt["numbers"], direction)
+            found["deviations"] |= in_direction(deviations, direction)
+        return found
 
     def memory(self, run: Run) -> Path:
         """The peak memory of each session of its training, in bytes, one a line."""
@@ -286,6 +308,13 @@ def run_study(study: Study) -> int:
     for name, failure in failures.items():
         print(f"failed: {name}: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def in_direction(numbers: Mapping[str, float], direction: str) -> dict[str, float]:
+    """Numbers by metric; of another direction than AtoB with it in the name, as "KID BtoA"."""
+    return {
+        name if direction == "AtoB" else f"{name} {direction}": number for name, number in numbers.items()
+    }
 
 
 def trained_images(folder: Path) -> int:
