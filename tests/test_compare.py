@@ -236,6 +236,19 @@ def test_an_option_without_effect_under_another_one_is_left_out() -> None:
     assert run_options(options, ["--model=cycle_gan", "--num_patches=4"], {}, {})["num_patches"] == 4
 
 
+def test_systems_that_need_vgg_weights_are_compared_only_with_them(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(compare, "NEED_VGG", {"cut"})
+    assert compare.parse(["--configs", "all"]).configs == [name for name in CONFIGS if name != "cut"]
+    with pytest.raises(SystemExit):
+        compare.parse(["--configs", "cut,fastcut"])
+    assert "cut needs VGG-16's weights: give --vgg_weights FILE" in capsys.readouterr().err
+    opt = compare.parse(["--configs", "cut,fastcut", "--vgg_weights", "vgg.pth"])
+    assert compare.configurations(opt) == {
+        "cut": ["--model=cut", "--vgg_weights=vgg.pth"],
+        "fastcut": list(CONFIGS["fastcut"]),
+    }
+
+
 def test_the_preset_has_comments_and_words() -> None:
     words = read_preset("quickstart")
     assert words[:2] == ["--netG", "resnet_4blocks"] and not any("#" in word for word in words)
