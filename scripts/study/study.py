@@ -258,7 +258,12 @@ class Study:
         found: dict[str, dict[str, float]] = {"numbers": {}, "deviations": {}}
         for direction, file in self.receipts(run).items():
             receipt = json.loads(file.read_text())
-            deviations = {name: of["std"] for name, of in receipt["numbers_from"].items() if "std" in of}
+            # Subsets that are the whole set differ by rounding only.
+            deviations = {
+                name: of["std"]
+                for name, of in receipt["numbers_from"].items()
+                if of.get("std", 0) > 1e-9 * abs(receipt["numbers"][name])
+            }
             found["numbers"] |= in_direction(receipt["numbers"], direction)
             found["deviations"] |= in_direction(deviations, direction)
         return found
