@@ -81,7 +81,7 @@ class BaseOptions:
     is_train: bool
     prog: str
     description: str
-    models: tuple[str, ...] = tuple(MODELS)
+    other_models: tuple[str, ...] = ()  # names that --model takes besides those of MODELS
     model_name = staticmethod(model_name)
 
     def __init__(self):
@@ -120,7 +120,13 @@ class BaseOptions:
         add("--input_nc", 3, "channels of the source images: 1 or 3", type=integer(1))
         add("--output_nc", 3, "channels of the target images: 1 or 3", type=integer(1))
         group("networks")
-        add("--model", "qs", "what is trained: docs/models.md", type=self.model_name, choices=self.models)
+        add(
+            "--model",
+            "qs",
+            "what is trained: docs/models.md",
+            type=self.model_name,
+            choices=(*MODELS, *self.other_models),
+        )
         add(
             "--CUT_mode",
             None,

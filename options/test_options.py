@@ -26,7 +26,7 @@ class TestOptions(BaseOptions):
     is_train = False
     prog = "test.py"
     description = "Translate the test images of a data set, or any photographs, with a trained generator."
-    models = (*MODELS, SINGLE)
+    other_models = (SINGLE,)
     model_name = staticmethod(lambda text: text if text == SINGLE else model_name(text))
 
     def declare(self) -> None:

@@ -249,6 +249,13 @@ def test_systems_that_need_vgg_weights_are_compared_only_with_them(monkeypatch, 
     }
 
 
+def test_the_judge_takes_all_weights_files() -> None:
+    """Also DINO's, for the structure distance of each run's translations."""
+    opt = compare.parse(["--gpu_ids=-1", "--configs=cut", "--dino_weights=vit.pth", "--class_index=340"])
+    words = Study(opt, compare.configurations(opt), "a study").judge_words
+    assert words == ["--classifier=squeezenet1_1", "--class_index=340", "--dino_weights=vit.pth"]
+
+
 def test_the_preset_has_comments_and_words() -> None:
     words = read_preset("quickstart")
     assert words[:2] == ["--netG", "resnet_4blocks"] and not any("#" in word for word in words)

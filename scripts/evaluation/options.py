@@ -25,6 +25,7 @@ def add_judging(add: Callable) -> None:
     add("--classifier", "squeezenet1_1", "a torchvision classifier, for fd, kd and class")
     add("--classifier_weights", None, "its weights file", type=Path)
     add("--class_index", None, "a class of it, from 0 (ImageNet's zebra: 340)", type=integer(0))
+    add("--dino_weights", None, "the official file of DINO's ViT-B/8, for structure", type=Path)
 
 
 class EvaluateOptions(TestOptions):
@@ -52,7 +53,6 @@ class EvaluateOptions(TestOptions):
         size = "side in pixels for SWD, 16 * 2^k"
         add("--swd_size", None, size, type=integer(16), shown="256, or what fits")
         add("--masks", None, "masks for stripes", type=Path, shown="DATAROOT/masks")
-        add("--dino_weights", None, "the official file of DINO's ViT-B/8, for structure", type=Path)
         inputs = "images that were translated, for structure"
         add("--inputs", None, inputs, type=Path, shown="real_A beside the translations")
         add("--feature_batch_size", 32, "images at a time; changes no number", type=integer(1))
