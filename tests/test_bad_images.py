@@ -132,7 +132,7 @@ HOLDS = {
     + ["F up to 1", "F up to 255", "F up to 65535"],
     "BMP": ["1", "L", "P", "RGB"],
     "GIF": ["1", "L", "P", "P with a transparent colour"],
-    "PPM": ["1", "L", "RGB", "I;16", "I of 16 bits"],
+    "PPM": ["1", "L", "RGB", "I of 16 bits"],  # Pillow 10.3 writes 16 bits of mode I alone
     "WEBP": ["L", "LA", "P", "RGB", "RGBA"],
     "JPEG": ["L", "RGB", "CMYK"],
 }

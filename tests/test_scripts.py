@@ -112,6 +112,17 @@ def test_requirements_name_visdom_for_setup_and_hide_it_from_pip():
     assert re.fullmatch(r'visdom>=[\d.]+,<[\d.]+; extra == "visdom"', visdom)
 
 
+def test_the_lowest_versions_are_those_that_the_requirements_promise():
+    """The first release within each lower bound: 2.3 may be 2.3.1 where there is no 2.3.0."""
+    pattern = re.compile(r"^([\w-]+)(?:>=|==)([\d.]+)", re.MULTILINE)
+    texts = [(ROOT / name).read_text() for name in ("requirements.txt", "requirements-dev.txt")]
+    bounds = dict(pair for text in texts for pair in pattern.findall(text))
+    lowest = dict(pattern.findall((ROOT / "constraints-lowest.txt").read_text()))
+    assert lowest.keys() == bounds.keys()
+    for name, bound in bounds.items():
+        assert lowest[name] == bound or lowest[name].startswith(f"{bound}."), name
+
+
 # ---- quickstart.sh ----
 
 FAKE_PYTHON = """#!/usr/bin/env bash
