@@ -237,7 +237,7 @@ def test_help_is_grouped_with_one_entry_an_option(capsys):
     for name in TrainOptions().parser.defaults:
         assert text.count(f"\n  --{name} ") == 1, name
     assert max(map(len, text.splitlines())) <= 120
-    assert "(default: 0,4,8,12,16; of dcl and qs_dual 4,8,12,16; U-Nets 0,1,2,3,4)" in " ".join(text.split())
+    assert "(default: 0,4,8,12,16; U-Nets 0,1,2,3,4)" in " ".join(text.split())
 
 
 def test_saved_options_are_read_back(tmp_path):
