@@ -33,6 +33,7 @@ from util.run.checkpoint import STATE_FILE, WITHOUT_STATE, Checkpoints, Progress
 from util.run.claim import claim_folder
 from util.run.clock import Clock
 from util.run.failures import FailureReport
+from util.run.length import Length
 from util.run.lock import RunLock
 from util.run.replaced import clear_logs, drop_replaced, has_replaced, put_back, set_aside
 from util.run.stop_signal import StopSignal
@@ -89,17 +90,15 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
         epoch_images = len(loader) * global_batch  # an incomplete last batch is left out
         progress = run.begin(model, loader, global_batch)
         monitor = run.monitor
-        last_epoch = opt.n_epochs + opt.n_epochs_decay
+        length = Length.of(opt)
         report = Report(monitor, model, progress, opt, epoch_images, global_batch)
         failures = FailureReport(model, progress)
-        if progress.epoch > last_epoch:
-            say(
-                f"The run is complete: {last_epoch} epochs. Raise --n_epochs or --n_epochs_decay to continue."
-            )
+        if length.reached(progress):
+            say(f"The run is complete: {length}. Raise {length.options} to continue.")
         else:
             say(banner(opt, model, loader, run.folder, progress.epoch))
 
-        while progress.epoch <= last_epoch:
+        while not length.reached(progress):
             epoch, clock = progress.epoch, Clock()
             report.begin_epoch(clock)
             for batch in loader.epoch(epoch, progress.position):
@@ -111,12 +110,12 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
                 failures.check()
                 report.step()
 
-                stopping = distributed.largest(stop.received)
-                if stopping or progress.crossed(opt.save_latest_freq, global_batch):
+                stopping, complete = distributed.largest(stop.received), length.reached(progress)
+                if stopping or complete or progress.crossed(opt.save_latest_freq, global_batch):
                     failures.check(wait=True)  # a resume would otherwise start after the failure
                     report.save_mean()
                     names = [f"iter_{progress.images}"] if opt.save_by_iter else []
-                    if stopping or not names:
+                    if stopping or complete or not names:
                         names.append("latest")
                     run.save(*names)
                 if stopping:
@@ -125,6 +124,11 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
                     say(f"Stopped in epoch {epoch} after {progress.images} images, saved.")
                     say(closing(opt, run.folder, complete=False))
                     return stop.exit_status
+                if complete:  # by iterations: within the epoch, where a longer training would continue
+                    report.end_epoch()
+                    say(f"End of training in epoch {epoch}, after {length}.")
+                    say(closing(opt, run.folder, complete=True))
+                    return 0
 
             failures.check(wait=True)
             model.update_learning_rate(report.mean_headline())
@@ -132,10 +136,10 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
             report.end_epoch()
             if epoch % opt.save_epoch_freq == 0:
                 run.save("latest", str(epoch))
-            elif epoch == last_epoch:
+            elif length.reached(progress):
                 run.save("latest")
             say(
-                f"End of epoch {epoch} / {last_epoch} \t Time Taken: {clock.total:.0f} sec, "
+                f"End of epoch {epoch} / {report.last_epoch} \t Time Taken: {clock.total:.0f} sec, "
                 f"learning rate now {model.learning_rate:.7f}"
             )
         say(closing(opt, run.folder, complete=True))
@@ -183,7 +187,7 @@ class Run:
             self._clear()  # only now: nothing that could fail before the first step has
         logs = {}
         if self.writes:
-            self.monitor = create_monitor(opt, self.folder)
+            self.monitor = create_monitor(opt, self.folder, len(loader))
             logs["logs"] = (self.monitor.state_dict, self.monitor.load_state_dict)
         files = fingerprint(loader.dataset, opt.dataroot)
         differences: list[str] = []

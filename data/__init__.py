@@ -25,6 +25,7 @@ from data.single_dataset import SingleDataset
 from data.transforms import Preprocess
 from data.unaligned_dataset import UnalignedDataset
 from util.errors import UserError
+from util.run.length import Length
 
 DATASETS: dict[str, type[BaseDataset]] = {
     "unaligned": UnalignedDataset,
@@ -43,7 +44,7 @@ def create_dataset(opt: Namespace) -> BaseDataset:
         crop_size=opt.crop_size,
         flip=not opt.no_flip,
         training=opt.isTrain,
-        n_epochs=opt.n_epochs if opt.isTrain else None,
+        n_epochs=opt.n_epochs if opt.isTrain and Length.of(opt).unit == "epochs" else None,
     )
     return DATASETS[opt.dataset_mode](
         opt.dataroot,

@@ -29,6 +29,7 @@ from util import distributed
 from util.device import get_device
 from util.errors import UserError
 from util.images import to_uint8
+from util.run.length import Length
 
 
 class BaseModel:
@@ -42,6 +43,8 @@ class BaseModel:
         defaults: option defaults that differ from those declared, by option name.
         translation_options: the model's own options that matter when translating too; others act in training
             alone.
+        lacking: options of networks and training that this model has no use for; giving one is refused.
+        first_iteration: where a schedule in iterations begins.
         batch: images "A" and "B" (B, C, H, W) in [-1, 1], and whatever else a step reads, all tensors on the
             device.
         losses: name -> scalar of the last step, on the device.
@@ -55,6 +58,8 @@ class BaseModel:
     headline: tuple[str, ...] = ("G",)
     defaults: dict[str, object] = {}
     translation_options: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+    first_iteration: int = 1
 
     # ---- what a model says of itself, before it is built ----
 
@@ -164,7 +169,10 @@ class BaseModel:
                 optimizer = Adam(parameters, fused=True, **self.optimizer_settings(name))
                 optimizer.found_inf = self.guard.found
                 self.optimizers[name] = optimizer
-        schedule = (opt.lr_policy, opt.n_epochs, opt.n_epochs_decay, opt.lr_decay_iters, opt.epoch_count)
+        unit, constant, decay = Length.of(opt)
+        self.steps_schedule = unit == "iterations" and opt.lr_policy != "plateau"
+        first = self.first_iteration if unit == "iterations" else opt.epoch_count
+        schedule = (opt.lr_policy, constant, decay, opt.lr_decay_iters, first, opt.lr_decay_gamma)
         self.schedulers = {
             name: make_scheduler(optimizer, *schedule) for name, optimizer in self.optimizers.items()
         }
@@ -205,6 +213,8 @@ class BaseModel:
     def optimize_parameters(self) -> None:
         """One training step on the current batch, compiled and captured as the options say."""
         self.accelerator.run(self._guarded_step)
+        if self.steps_schedule:
+            self._step_schedules()
 
     def _guarded_step(self) -> None:
         self.guard.begin_step()
@@ -263,11 +273,19 @@ class BaseModel:
         return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
 
     def update_learning_rate(self, mean_loss: float | None = None) -> None:
-        """Step the schedules after an epoch; a plateau schedule needs the epoch's mean of `headline[0]`."""
+        """Step the schedules after an epoch, unless they count iterations.
+
+        Args:
+            mean_loss: the epoch's mean of `headline[0]`, which a plateau schedule needs.
+        """
+        if not self.steps_schedule:
+            self._step_schedules(*([mean_loss] if self.opt.lr_policy == "plateau" else []))
+
+    def _step_schedules(self, *mean_loss: float) -> None:
         for scheduler in self.schedulers.values():
             # torch warns otherwise where a run resumes at the very end of an epoch
             scheduler.optimizer._opt_called = True
-            scheduler.step(*([mean_loss] if self.opt.lr_policy == "plateau" else []))
+            scheduler.step(*mean_loss)
 
     def training_state(self) -> dict:
         """What a resume needs of the model, as tensors and plain numbers. All processes call it together.

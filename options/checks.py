@@ -10,6 +10,7 @@ from models import MODELS
 from models.training.image_pool import check_pool
 from util.arguments import ArgumentParser
 from util.errors import UserError
+from util.run.length import Length
 from util.watch.wandb_run import login_obstacle
 
 
@@ -26,6 +27,9 @@ def check_training(opt: Namespace, parser: ArgumentParser) -> None:
 
 def _refuse_without_effect(opt: Namespace, parser: ArgumentParser) -> None:
     """UserError for an option, not at its default, that has no effect with the value of another one."""
+    for name in MODELS[opt.model].lacking:
+        if name in opt.given:
+            raise UserError(f"--{name} has no effect with --model {opt.model}: leave it out")
     for name, conditions in parser.conditions.items():
         if name not in opt.given or getattr(opt, name) == parser.defaults[name]:
             continue
@@ -38,13 +42,19 @@ def _refuse_without_effect(opt: Namespace, parser: ArgumentParser) -> None:
 
 
 def _check_schedule(opt: Namespace) -> None:
-    last = opt.n_epochs + opt.n_epochs_decay
-    if last == 0:
+    length = Length.of(opt)
+    if length.total == 0:
         raise UserError("--n_epochs and --n_epochs_decay are both 0: nothing would be trained")
-    if opt.epoch_count > last:
-        raise UserError(
-            f"--epoch_count {opt.epoch_count} is after the last epoch, {last} (--n_epochs + --n_epochs_decay)"
-        )
+    if length.unit == "iterations":
+        for name in ("n_epochs", "n_epochs_decay"):
+            if name in opt.given:
+                raise UserError(
+                    f"--{name} has no effect, as this training is {length} long: leave it out, or give "
+                    "--n_iterations 0 --n_iterations_decay 0"
+                )
+    elif opt.epoch_count > length.total:
+        last = f"{length.total} (--n_epochs + --n_epochs_decay)"
+        raise UserError(f"--epoch_count {opt.epoch_count} is after the last epoch, {last}")
 
 
 def _check_start(opt: Namespace) -> None:

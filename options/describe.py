@@ -13,6 +13,7 @@ from data.loader import Loader
 from models.base_model import BaseModel
 from options.saved import option_values
 from util import distributed
+from util.run.length import Length
 
 
 def describe(opt: Namespace, model: BaseModel, loader: Loader) -> str:
@@ -26,18 +27,20 @@ def describe(opt: Namespace, model: BaseModel, loader: Loader) -> str:
 
 
 def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path, epoch: int) -> str:
-    """What starts now: model, device, data, epochs, and where to watch.
+    """What starts now: model, device, data, length, and where to watch.
 
     Args:
         epoch: the first one to train.
     """
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
-    processes, last = distributed.world_size(), opt.n_epochs + opt.n_epochs_decay
+    processes, length = distributed.world_size(), Length.of(opt)
     together = f" in each of {processes} processes" if processes > 1 else ""
+    by_epochs = length.unit == "epochs"
+    how_long = f"epochs:     {epoch} to {length.total}" if by_epochs else f"length:     {length}"
     lines = [
         f"Training {opt.name} (--model {opt.model}) on {device}",
         f"  data:       {opt.dataroot}: {_data(loader)}",
-        f"  epochs:     {epoch} to {last}, batch size {opt.batch_size}{together}",
+        f"  {how_long}, batch size {opt.batch_size}{together}",
         f"  run folder: {folder}",
     ]
     if not opt.no_html:

@@ -192,7 +192,7 @@ def test_schedules_move_a_learning_rate_that_is_a_number_while_capture_reads_a_t
     """The groups hold plain numbers but during capture, so every scheduler of every torch works as ever."""
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = Adam([weight], lr=0.5, fused=True)
-    scheduler = make_scheduler(optimizer, policy, n_epochs=1, n_epochs_decay=3, lr_decay_iters=2)
+    scheduler = make_scheduler(optimizer, policy, constant=1, decay=3, decay_iters=2)
     weight.grad = torch.ones(2)
     for _ in range(9):
         optimizer.step()

@@ -266,13 +266,22 @@ def test_without_html_there_is_no_web_folder(tmp_path):
 def test_the_options_choose_the_watchers(tmp_path):
     opt = Namespace(name="run", no_html=False, n_epochs=3, n_epochs_decay=1, display_winsize=64, display_id=0)
     opt.model, opt.lr, opt.tensorboard, opt.use_wandb = "cut", 2e-4, False, False
-    monitor = create_monitor(opt, tmp_path)
+    opt.n_iterations = opt.n_iterations_decay = 0
+    monitor = create_monitor(opt, tmp_path, 10)
     log(monitor, 1100, epoch=2)
     text = Links(tmp_path / "web/index.html").text
     assert "epoch2 of 4" in text and "modelcut" in text and "QS_mode" not in text
     opt.no_html = True
     assert [watcher.name for watcher in monitor.watchers] == ["the web page"]
-    assert create_monitor(opt, tmp_path).watchers == []
+    assert create_monitor(opt, tmp_path, 10).watchers == []
+
+
+def test_the_page_of_a_training_by_iterations_counts_its_epochs(tmp_path):
+    opt = Namespace(name="run", no_html=False, n_iterations=20, n_iterations_decay=15, display_id=0)
+    opt.display_winsize, opt.tensorboard, opt.use_wandb = 64, False, False
+    monitor = create_monitor(opt, tmp_path, epoch_steps=10)
+    log(monitor, 1100, epoch=2)
+    assert "epoch2 of 4" in Links(tmp_path / "web/index.html").text
 
 
 class Recorder:

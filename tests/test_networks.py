@@ -89,7 +89,7 @@ def test_patchnce_is_its_formula():
 def test_linear_decay(case):
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=2e-4)
     scheduler = make_scheduler(
-        optimizer, "linear", case["n_epochs"], case["n_epochs_decay"], epoch_count=case["epoch_count"]
+        optimizer, "linear", case["n_epochs"], case["n_epochs_decay"], first=case["epoch_count"]
     )
     rates = []
     for _ in case["lr_by_epoch"]:

@@ -14,6 +14,7 @@ import torch
 from options.saved import read_saved_options, write_options
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
+from util.run.length import Length
 
 # As the released code has them (but num_test, which was 20).
 SHARED_DEFAULTS = {
@@ -308,3 +309,23 @@ def test_parsing_draws_no_random_number():
     state = torch.get_rng_state()
     train_options("--model cut")
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_length_in_epochs_or_in_iterations():
+    """Iterations replace epochs; giving both is refused."""
+
+    def length(*words):
+        return str(Length.of(TrainOptions().parse(list(words))))
+
+    assert length() == "400 epochs"
+    assert length("--n_iterations", "10") == "10 iterations"
+    assert length("--n_iterations", "10", "--n_iterations_decay", "5") == "15 iterations"
+
+
+@pytest.mark.parametrize("name", ["n_epochs", "n_epochs_decay"])
+def test_epochs_and_iterations_together_are_refused(name, capsys):
+    with pytest.raises(SystemExit):
+        TrainOptions().parse(["--n_iterations", "10", f"--{name}", "200"])
+    error = capsys.readouterr().err
+    assert f"--{name} has no effect, as this training is 10 iterations long" in error
+    assert "--n_iterations 0" in error

@@ -19,8 +19,8 @@ from util.watch.loss_log import read_loss_records
 from util.watch.report import Report
 
 TINY = (
-    "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netG resnet_4blocks "
-    "--load_size 40 --crop_size 32 --n_epochs 1 --n_epochs_decay 2 --print_freq 1 --deterministic"
+    "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 "
+    "--load_size 40 --crop_size 32 --print_freq 1 --deterministic"
 ).split()
 CONTRAST = "--netF_nc 4 --num_patches 8 --nce_layers 0,4,8,12,15"
 SESIM = "--model sesim --vgg_weights random --attn_layers 2,4 --patch_nums 8 --patch_size 3"
@@ -46,9 +46,10 @@ def _restore_determinism():
 
 
 def run(dataroot, folder, *argv):
-    return train.main(
-        ["--dataroot", str(dataroot), "--checkpoints_dir", str(folder), "--name", "run", *TINY, *argv]
-    )
+    length = [] if "--n_iterations" in argv else "--n_epochs 1 --n_epochs_decay 2".split()
+    networks = [] if "munit" in argv else "--netG resnet_4blocks".split()
+    folders = ["--dataroot", str(dataroot), "--checkpoints_dir", str(folder)]
+    return train.main([*folders, "--name", "run", *TINY, *networks, *length, *argv])
 
 
 def final_state(folder):
@@ -99,7 +100,7 @@ VARIANTS = {
     "local": f"--QS_mode local {CONTRAST}",
     "local_global": f"--QS_mode local_global {CONTRAST}",
     "cut": f"--model cut {CONTRAST}",
-    "fastcut": f"--model fastcut --n_epochs 1 --n_epochs_decay 2 {CONTRAST}",
+    "fastcut": f"--model fastcut {CONTRAST}",
     "cycle_gan": "--model cycle_gan",
     "dcl": f"--model dcl {CONTRAST}",
     "qs_dual": f"--model qs_dual --QS_mode local_global {CONTRAST}",
@@ -109,6 +110,7 @@ VARIANTS = {
     "asgit_v2": "--model asgit --netD trainable_attn --attention_fusion alpha "
     "--attention_source discriminator --use_rec",
     "asgit_supervised": "--model asgit_supervised --dataset_mode unaligned --no_dropout false --batch_size 1",
+    "iterations": f"--model cut --n_iterations 6 --n_iterations_decay 9 {CONTRAST}",
 }
 
 
@@ -216,3 +218,21 @@ def test_an_option_that_changes_the_networks_is_named(stopped, capsys):
     said = capsys.readouterr().err
     assert "latest_state.pth was saved with other networks than these options build: netG: " in said
     assert "has 2 channels after its first convolution, but --ngf 8 asks for 8" in said and "--ngf 2" in said
+
+
+def test_more_iterations_continue_within_the_epoch(dataroot, tmp_path, capsys):
+    """A run of 7 iterations, continued to 12, is the run of 12; its epochs have 5."""
+    argv = f"--model cut {CONTRAST} --lr_policy step --lr_decay_iters 4 --lr_decay_gamma 0.5 --n_iterations".split()
+    assert run(dataroot, tmp_path / "whole", *argv, "12") == 0
+    assert run(dataroot, tmp_path / "parts", *argv, "7") == 0
+    text = capsys.readouterr().out
+    assert "length:     7 iterations" in text and "End of training in epoch 2, after 7 iterations" in text
+    again = f"--checkpoints_dir {tmp_path}/parts --name run --gpu_ids -1 --continue_train".split()
+    assert train.main(again) == 0
+    assert "The run is complete: 7 iterations. Raise --n_iterations" in capsys.readouterr().out
+    assert train.main([*again, "--n_iterations", "12"]) == 0
+    whole, parts = final_state(tmp_path / "whole"), final_state(tmp_path / "parts")
+    assert whole[1] == parts[1] and (whole[1]["steps"], whole[1]["epoch"], whole[1]["position"]) == (12, 3, 2)
+    assert_same(whole[0], parts[0])
+    assert losses_of(whole[2]) == losses_of(parts[2]) and len(losses_of(whole[2])) == 12
+    assert whole[0]["optimizers"]["G"]["param_groups"][0]["lr"] == 0.0002 / 8  # after 4, 8 and 12

@@ -1,4 +1,4 @@
-"""The learning-rate schedules behind `--lr_policy`, stepped once an epoch."""
+"""The learning-rate schedules behind `--lr_policy`, stepped once per epoch, or per iteration."""
 
 from __future__ import annotations
 
@@ -10,30 +10,41 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 POLICIES = ("linear", "step", "plateau", "cosine")
 
 
-def lr_factor(policy: str, epoch: int, n_epochs: int, n_epochs_decay: int, lr_decay_iters: int) -> float:
-    """The share of the initial learning rate in `epoch` (1-based): "linear", "step" or "cosine"."""
-    if (
-        policy == "linear"
-    ):  # whole for n_epochs, then down by equal steps that would meet 0 one epoch after the last
-        return 1.0 - max(0, epoch - n_epochs) / (n_epochs_decay + 1)
+def lr_factor(policy: str, number: int, constant: int, decay: int, decay_iters: int, gamma: float) -> float:
+    """The factor of the initial learning rate in an epoch, or iteration: "linear", "step" or "cosine".
+
+    Args:
+        number: of the epoch or iteration, from 1; the other counts have the same unit.
+        constant, decay: how many train at the initial rate, and how many after them.
+        decay_iters, gamma: "step" multiplies by gamma after each `decay_iters`.
+    """
+    if policy == "linear":  # after the constant part down by equal steps, to reach 0 one step after the last
+        return max(0.0, 1.0 - max(0, number - constant) / (decay + 1))
     if policy == "step":
-        return 0.1 ** ((epoch - 1) // lr_decay_iters)
-    total = n_epochs + n_epochs_decay  # cosine: ends where training ends, not at n_epochs
-    return 0.5 * (1 + math.cos(math.pi * min(epoch - 1, total) / total))
+        return gamma ** ((number - 1) // decay_iters)
+    total = constant + decay  # cosine: ends where training ends, not with the constant part
+    return 0.5 * (1 + math.cos(math.pi * min(number - 1, total) / total))
 
 
 def make_scheduler(
     optimizer: Optimizer,
     policy: str = "linear",
-    n_epochs: int = 200,
-    n_epochs_decay: int = 200,
-    lr_decay_iters: int = 50,
-    epoch_count: int = 1,
+    constant: int = 200,
+    decay: int = 200,
+    decay_iters: int = 50,
+    first: int = 1,
+    gamma: float = 0.1,
 ) -> LambdaLR | ReduceLROnPlateau:
-    """The scheduler of one optimiser at epoch `epoch_count`; a plateau one is stepped with a loss."""
+    """The scheduler of one optimiser, see `lr_factor`.
+
+    A plateau schedule is stepped with an epoch's mean loss.
+
+    Args:
+        first: the number of the epoch, or iteration, that training begins with.
+    """
     if policy == "plateau":
         return ReduceLROnPlateau(optimizer, mode="min", factor=0.2, threshold=0.01, patience=5)
     return LambdaLR(
         optimizer,
-        lambda done: lr_factor(policy, done + epoch_count, n_epochs, n_epochs_decay, lr_decay_iters),
+        lambda done: lr_factor(policy, first + done, constant, decay, decay_iters, gamma),
     )

@@ -5,6 +5,7 @@ A watcher that fails costs one warning, and one that blocks is dropped: neither 
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from argparse import Namespace
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from util.run.length import Length
 from util.watch.loss_log import LossLog, LossRecord, logged_records
 from util.watch.tensorboard_writer import TensorBoardWriter
 from util.watch.training_page import TrainingPage
@@ -122,11 +124,15 @@ class Monitor:
         warnings.warn(f"{name}: {reason}; training goes on", RuntimeWarning, stacklevel=2)
 
 
-def create_monitor(opt: Namespace, folder: Path) -> Monitor:
-    """The monitor of the run in `folder`, with the watchers of the options."""
+def create_monitor(opt: Namespace, folder: Path, epoch_steps: int) -> Monitor:
+    """The monitor of the run in `folder`, with the watchers of the options.
+
+    Args:
+        epoch_steps: steps of an epoch.
+    """
     watchers: list[Watcher] = []
     if not opt.no_html:
-        epochs = opt.n_epochs + opt.n_epochs_decay
+        epochs = math.ceil(Length.of(opt).in_epochs(epoch_steps))
         options = {name: value for name in KEY_OPTIONS if (value := getattr(opt, name, None)) is not None}
         page = TrainingPage(folder, opt.name, epochs=epochs, options=options, winsize=opt.display_winsize)
         watchers.append(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 
 import torch
@@ -11,6 +12,7 @@ from util import distributed
 from util.console import say
 from util.run.checkpoint import Progress
 from util.run.clock import Clock
+from util.run.length import Length
 from util.watch.loss_log import LossRecord
 from util.watch.monitor import Monitor
 
@@ -36,7 +38,9 @@ class Report:
     ):
         self.monitor, self.model, self.progress, self.opt = monitor, model, progress, opt
         self.epoch_images, self.global_batch = epoch_images, global_batch
-        self.last_epoch = opt.n_epochs + opt.n_epochs_decay
+        self.length = Length.of(opt)
+        self.epochs = self.length.in_epochs(epoch_images // global_batch)
+        self.last_epoch = math.ceil(self.epochs)
         # Only a plateau schedule needs the epoch's mean of the headline loss; its sum stays on the device.
         self._sum: torch.Tensor | None = None
 
@@ -65,7 +69,7 @@ class Report:
             self._losses()
         if self.monitor:
             shown = progress.crossed(opt.display_freq, self.global_batch)
-            last = progress.position >= self.epoch_images
+            last = progress.position >= self.epoch_images or self.length.reached(progress)
             saved = last or progress.crossed(opt.update_html_freq, self.global_batch)
             if shown or saved:
                 self.monitor.images(progress.epoch, self.model.pictures(), save=saved)
@@ -89,7 +93,7 @@ class Report:
         if self.monitor:
             self.monitor.losses(record)
         headline = ", ".join(f"{name} {losses[name]:.3f}" for name in self.model.headline)
-        left = tqdm.format_interval(record.seconds_left(self.last_epoch))
+        left = tqdm.format_interval(record.seconds_left(self.epochs))
         self.bar.set_postfix_str(f"{headline}, {left} left in all", refresh=False)
 
     def save_mean(self) -> None:
