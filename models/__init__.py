@@ -11,6 +11,7 @@ from models.base_model import BaseModel
 from models.cut_model import CUTModel, FastCUTModel
 from models.cycle_gan_model import CycleGANModel
 from models.dcl_model import DCLModel
+from models.munit_model import MUNITModel
 from models.qs_dual_model import QSDualModel
 from models.qs_model import QSModel
 from models.sesim_model import SeSimModel
@@ -28,6 +29,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "sesim": SeSimModel,
     "asgit": ASGITModel,
     "asgit_supervised": ASGITSupervisedModel,
+    "munit": MUNITModel,
 }
 
 

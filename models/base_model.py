@@ -45,6 +45,7 @@ class BaseModel:
             alone.
         lacking: options of networks and training that this model has no use for; giving one is refused.
         first_iteration: where a schedule in iterations begins.
+        styled: whether a translation takes a style, so that one image has many.
         batch: images "A" and "B" (B, C, H, W) in [-1, 1], and whatever else a step reads, all tensors on the
             device.
         losses: name -> scalar of the last step, on the device.
@@ -60,6 +61,7 @@ class BaseModel:
     translation_options: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     first_iteration: int = 1
+    styled: bool = False
 
     # ---- what a model says of itself, before it is built ----
 

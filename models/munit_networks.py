@@ -24,6 +24,19 @@ from util.errors import UserError
 EPS = 1e-5
 
 
+def random_styles(count: int, style_dim: int, device: torch.device | str) -> Tensor:
+    """Styles (count, style_dim, 1, 1) from the standard normal distribution, by torch's default generator.
+
+    All styles of a training are drawn here; the function is looked up on this module at each call.
+    """
+    return torch.randn(count, style_dim, 1, 1, device=device)
+
+
+def wide(x: Tensor) -> Tensor:
+    """`x` in float32, or in its own type where that is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """gamma (x - mean) / (std + 1e-5) + beta, with mean and unbiased std over C, H and W of each image.
 
@@ -34,7 +47,7 @@ def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         x: (B, C, H, W), more than one element per image.
         gamma, beta: (C,)
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = wide(x)
     std, mean = torch.std_mean(x, (1, 2, 3), correction=1, keepdim=True)  # (B, 1, 1, 1)
     gamma, beta = gamma[:, None, None], beta[:, None, None]  # (C, 1, 1)
     scale = gamma / (std + EPS)  # (B, C, 1, 1)
@@ -51,7 +64,7 @@ def adain(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         x: (B, C, H, W)
         shift, scale: (B, C), per image and channel.
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = wide(x)
     variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)  # (B, C, 1, 1)
     scale = scale[:, :, None, None] * (variance + EPS).rsqrt()
     return torch.addcmul(shift[:, :, None, None] - mean * scale, x, scale)
@@ -253,6 +266,8 @@ class AdaINGenerator(nn.Module):
         smallest_side: the least H and W, in pixels.
     """
 
+    compiled_methods = ("encode", "decode")
+
     def __init__(
         self,
         input_nc: int = 3,
@@ -264,7 +279,6 @@ class AdaINGenerator(nn.Module):
         n_res: int = 4,
     ):
         super().__init__()
-        self.input_nc = input_nc
         self.style_dim = style_dim
         self.size_multiple = 2**n_downsample
         # Reflection padding of 1 needs a side of at least 2 at the last 4x4 or 3x3 convolution.
@@ -298,6 +312,8 @@ class MultiScaleDiscriminator(nn.Module):
     Attributes:
         smallest_side: the least H and W, in pixels.
     """
+
+    compiled_methods = ("forward",)
 
     def __init__(self, input_nc: int = 3, dim: int = 64, n_layers: int = 4, num_scales: int = 3):
         super().__init__()
@@ -335,12 +351,38 @@ class MultiScaleDiscriminator(nn.Module):
         return scores
 
 
-def discriminator_loss(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Sum over scales of mean(D(fake)^2) + mean((D(real) - 1)^2), not halved. Scores: one map per scale."""
-    lsgan = GAN_LOSSES["lsgan"]
-    return sum(lsgan(f, False) + lsgan(r, True) for f, r in zip(fake, real, strict=True))
+class StyledTranslator(nn.Module):
+    """Translates with a style: the content of a source image is decoded in the target domain.
+
+    Attributes:
+        style_dim: length of a style.
+    """
+
+    def __init__(self, source: AdaINGenerator, target: AdaINGenerator):
+        super().__init__()
+        self.source, self.target = source, target
+        self.style_dim = target.style_dim
+
+    def forward(self, images: Tensor, styles: Tensor) -> Tensor:
+        """Images (B, C, H, W) of the source, styles (B, style_dim) -> images (B, C', H, W) of the target."""
+        return self.target.decode(self.source.enc_content(images), styles)
+
+    def style_of(self, images: Tensor) -> Tensor:
+        """The styles (B, style_dim) of images (B, C', H, W) of the target, sides of 16 pixels or more."""
+        return self.target.enc_style(images).flatten(1)
 
 
-def generator_loss(fake: Sequence[Tensor]) -> Tensor:
+def discriminator_loss(fake: Sequence[Tensor], real: Sequence[Tensor], gan_mode: str = "lsgan") -> Tensor:
+    """Sum over scales of the terms for fake and real, not halved: mean(D(fake)^2) + mean((D(real) - 1)^2).
+
+    Args:
+        fake, real: score maps, one per scale.
+        gan_mode: other objectives of `models.gan_loss` have their terms instead.
+    """
+    loss = GAN_LOSSES[gan_mode]
+    return sum(loss(wide(f), False) + loss(wide(r), True) for f, r in zip(fake, real, strict=True))
+
+
+def generator_loss(fake: Sequence[Tensor], gan_mode: str = "lsgan") -> Tensor:
     """Sum over scales of mean((D(fake) - 1)^2)."""
-    return sum(GAN_LOSSES["lsgan"](f, True) for f in fake)
+    return sum(GAN_LOSSES[gan_mode](wide(f), True) for f in fake)

@@ -28,7 +28,7 @@ def check_training(opt: Namespace, parser: ArgumentParser) -> None:
 def _refuse_without_effect(opt: Namespace, parser: ArgumentParser) -> None:
     """UserError for an option, not at its default, that has no effect with the value of another one."""
     for name in MODELS[opt.model].lacking:
-        if name in opt.given:
+        if name in opt.given and getattr(opt, name) != parser.defaults[name]:
             raise UserError(f"--{name} has no effect with --model {opt.model}: leave it out")
     for name, conditions in parser.conditions.items():
         if name not in opt.given or getattr(opt, name) == parser.defaults[name]:
@@ -74,17 +74,16 @@ def _check_image_size(opt: Namespace) -> None:
     if not crops(opt.preprocess):
         if multiple > 4:
             raise UserError(
-                f"--preprocess {opt.preprocess} gives images of any size, but --netG {opt.netG} needs sides "
-                f"that are multiples of {multiple}: use a mode that crops, such as resize_and_crop, with "
-                f"--crop_size {multiple}"
+                f"--preprocess {opt.preprocess} gives images of any size, but the generator needs multiples "
+                f"of {multiple}: use a mode that crops, such as resize_and_crop, with --crop_size {multiple}"
             )
         return
     if opt.crop_size % multiple or opt.crop_size < smallest:
         least = -(-smallest // multiple) * multiple
         nearest = max(least, round(opt.crop_size / multiple) * multiple)
         raise UserError(
-            f"--crop_size {opt.crop_size} cannot be used: --netG {opt.netG} needs a multiple of {multiple}, "
-            f"--netD {opt.netD} at least {smallest} pixels. Take {nearest}"
+            f"--crop_size {opt.crop_size} cannot be used: the generator needs a multiple of {multiple}, the "
+            f"discriminator at least {smallest} pixels. Take {nearest}"
         )
     if opt.preprocess != "crop" and opt.load_size < opt.crop_size:
         raise UserError(

@@ -14,7 +14,10 @@ from scripts import benchmark
 from scripts.measuring import StageClock, back_to_back, markdown_table, peak_memory, seconds, spread
 
 # Options that make the step of a model small, or possible here.
-MORE = {"asgit_supervised": "--size 128 --load_size 128".split()}
+MORE = {
+    "asgit_supervised": "--size 128 --load_size 128".split(),
+    "munit": "--mlp_dim 8 --n_res 1 --n_layer 2 --num_scales 2".split(),
+}
 TINY = "--device cpu --size 32 --ngf 4 --ndf 4 --netF_nc 8 --num_patches 8".split()
 
 

@@ -174,12 +174,12 @@ REFUSALS = {
     "--qs_variant released --QS_mode local --batch_size 2": "works, .* for --batch_size 1",
     "--qs_variant released --QS_mode local --qs_layers 8,12,4": "ascending",
     # image sizes
-    "--crop_size 30": "--crop_size 30 cannot be used: --netG resnet_9blocks needs a multiple of 4.* Take 32",
-    "--crop_size 16": "--netD basic at least 24 pixels. Take 24",
+    "--crop_size 30": "--crop_size 30 cannot be used: the generator needs a multiple of 4.* Take 32",
+    "--crop_size 16": "the discriminator at least 24 pixels. Take 24",
     "--netD n_layers --n_layers_D 5 --crop_size 64": "at least 96 pixels. Take 96",
-    "--netG unet_128 --crop_size 64": "--netG unet_128 needs a multiple of 128.* Take 128",
+    "--netG unet_128 --crop_size 64": "the generator needs a multiple of 128.* Take 128",
     "--netG unet_256 --preprocess none": (
-        "--preprocess none gives images of any size, but --netG unet_256 needs"
+        "--preprocess none gives images of any size, but the generator needs multiples of 256"
     ),
     "--load_size 200": "--crop_size 256 is larger than --load_size 200",
     # contradictions

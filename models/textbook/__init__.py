@@ -12,6 +12,7 @@ from models.textbook.base import TextbookStep
 from models.textbook.cut import TextbookCUT
 from models.textbook.cycle_gan import TextbookCycleGAN
 from models.textbook.dcl import TextbookDCL
+from models.textbook.munit import TextbookMUNIT
 from models.textbook.sesim import TextbookSeSim
 from util.errors import UserError
 
@@ -25,6 +26,7 @@ TEXTBOOKS: dict[str, type[TextbookStep]] = {
     "sesim": TextbookSeSim,
     "asgit": TextbookASGIT,
     "asgit_supervised": TextbookASGITSupervised,
+    "munit": TextbookMUNIT,
 }
 
 

@@ -1,0 +1,233 @@
+"""MUNIT: multimodal translation by separate codes of content and style (Huang et al., ECCV 2018).
+
+Each domain has an auto-encoder and a discriminator. A translation decodes an image's content in the other domain, with
+a style that is drawn at random. One step updates the discriminators, then the generators, with styles drawn anew.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import munit_networks
+from models.base_model import BaseModel
+from models.layers.initialisation import initialise
+from models.munit_networks import (
+    AdaINGenerator,
+    MultiScaleDiscriminator,
+    StyledTranslator,
+    discriminator_loss,
+    generator_loss,
+    wide,
+)
+from util import distributed
+from util.arguments import integer, real_number
+from util.errors import UserError
+
+Codes = tuple[Tensor, Tensor]  # content (B, C, h, w) and style (B, style_dim, 1, 1) of images
+
+
+class MUNITModel(BaseModel):
+    """`--model munit`: gen_a and dis_a for domain A, the source in training; gen_b and dis_b for domain B."""
+
+    network_names = ("gen_a", "gen_b", "dis_a", "dis_b")
+    groups = {"dis": ("dis_a", "dis_b"), "gen": ("gen_a", "gen_b")}
+    headline = ("gen_total", "dis_total")
+    translation_options = ("mlp_dim", "style_dim", "n_downsample", "n_res")
+    lacking = (
+        *("netG", "normG", "no_dropout", "no_antialias", "no_antialias_up"),
+        *("netD", "normD", "n_layers_D", "pool_size"),
+    )
+    defaults = {
+        "n_iterations": 1_000_000,
+        "lr": 0.0001,
+        "lr_policy": "step",
+        "lr_decay_iters": 100_000,
+        "lr_decay_gamma": 0.5,
+        "init_type": "kaiming",
+        "preprocess": "scale_shortside_and_crop",
+        "load_size": 256,
+    }
+    first_iteration = 2  # the released code steps its schedule before an iteration's updates
+    styled = True
+
+    @classmethod
+    def add_options(cls, add) -> None:
+        add("--gan_w", 1.0, "weight of the adversarial loss", type=real_number(0))
+        add("--recon_x_w", 10.0, "weight of the reconstruction of images", type=real_number(0))
+        add("--recon_s_w", 1.0, "weight of the reconstruction of styles", type=real_number(0))
+        add("--recon_c_w", 1.0, "weight of the reconstruction of content", type=real_number(0))
+        add("--recon_x_cyc_w", 10.0, "weight of the cycle; 0: no cycle", type=real_number(0))
+        add("--weight_decay", 0.0001, "L2 penalty in Adam, on all parameters", type=real_number(0))
+        add("--mlp_dim", 256, "width of the MLP from styles to AdaIN parameters", type=integer(1))
+        add("--style_dim", 8, "length of a style", type=integer(1))
+        add("--n_downsample", 2, "halvings of the content encoder", type=integer(1, 3))
+        add("--n_res", 4, "residual blocks of the content encoder and of the decoder", type=integer(1))
+        add("--n_layer", 4, "halvings of the discriminator, at each scale", type=integer(1))
+        add("--num_scales", 3, "scales of the discriminator", type=integer(1))
+
+    @classmethod
+    def check(cls, opt: Namespace) -> None:
+        if opt.input_nc != opt.output_nc:
+            raise UserError(
+                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but --model munit translates in both "
+                "directions between images of one kind: give both the same"
+            )
+        if opt.gan_mode == "wgangp":
+            raise UserError(
+                "--gan_mode wgangp is not offered with --model munit: give lsgan, vanilla or nonsaturating"
+            )
+        if opt.gan_w == 0:
+            raise UserError(
+                "--gan_w is 0: without the adversarial loss nothing makes a translation look like its domain; give 1"
+            )
+
+    @classmethod
+    def translating(cls, opt: Namespace) -> tuple[str, ...]:
+        """The target's generator, which decodes, and the source's, which encodes."""
+        forward = opt.direction == getattr(opt, "trained_direction", opt.direction)
+        return ("gen_b", "gen_a") if forward else ("gen_a", "gen_b")
+
+    @classmethod
+    def size_limits(cls, opt: Namespace) -> tuple[int, int]:
+        with torch.device("meta"):
+            gen, dis = _generator(opt), _discriminator(opt)
+        return gen.size_multiple, max(gen.smallest_side, dis.smallest_side)
+
+    @classmethod
+    def process_obstacle(cls, opt: Namespace) -> str | None:
+        return None
+
+    def build_network(self, name: str) -> nn.Module:
+        """The generators by `--init_type`, the discriminators from N(0, init_gain), as released."""
+        if name.startswith("gen"):
+            return initialise(_generator(self.opt), self.opt.init_type, self.opt.init_gain)
+        return initialise(_discriminator(self.opt), "normal", self.opt.init_gain)
+
+    def optimizer_settings(self, name: str) -> dict[str, object]:
+        return {**super().optimizer_settings(name), "weight_decay": self.opt.weight_decay}
+
+    def translator(self) -> StyledTranslator:
+        target, source = (self.networks[name] for name in self.translating(self.opt))
+        return StyledTranslator(source, target)
+
+    @torch.inference_mode()
+    def translate(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] translated in `--direction`, each with a random style: float32."""
+        styles = munit_networks.random_styles(len(images), self.opt.style_dim, self.device)
+        with self.autocast():
+            return self.translator()(self.place(images), styles).float()
+
+    @property
+    def cycles(self) -> bool:
+        """Whether translations are translated back."""
+        return self.opt.recon_x_cyc_w > 0
+
+    @property
+    def loss_names(self) -> list[str]:
+        terms = ["gen_adv", "gen_recon_x", "gen_recon_s", "gen_recon_c"] + ["gen_cycrecon_x"] * self.cycles
+        both = [f"{term}_{domain}" for term in terms for domain in "ab"]
+        return ["dis_a", "dis_b", "dis_total", *both, "gen_total"]
+
+    @property
+    def visual_names(self) -> list[str]:
+        cycle_A, cycle_B = (["cycle_A"], ["cycle_B"]) if self.cycles else ([], [])
+        return ["real_A", "recon_A", "fake_B", *cycle_A, "real_B", "recon_B", "fake_A", *cycle_B]
+
+    def training_step(self) -> None:
+        """Encode each image once, for both updates: the discriminators' leaves the generators as they are."""
+        with self.autocast():
+            codes_a = self.networks["gen_a"].encode(self.batch["A"])
+            codes_b = self.networks["gen_b"].encode(self.batch["B"])
+        self.step_dis(codes_a, codes_b)
+        self.freeze("dis")
+        self.step_gen(codes_a, codes_b)
+        self.freeze("dis", False)
+
+    def step_dis(self, codes_a: Codes, codes_b: Codes) -> None:
+        """Update the discriminators by gan_w * (dis_a + dis_b), each on translations and real images."""
+        style_a, style_b = self.draw_styles()
+        # Two autocast contexts: weight casts cached under no_grad would be reused later, without gradient.
+        with self.autocast(), torch.no_grad():
+            fake_a = self.networks["gen_a"].decode(codes_b[0], style_a)
+            fake_b = self.networks["gen_b"].decode(codes_a[0], style_b)
+        with self.autocast():
+            self.losses["dis_a"] = self.dis_loss("dis_a", fake_a, self.batch["A"])
+            self.losses["dis_b"] = self.dis_loss("dis_b", fake_b, self.batch["B"])
+        self.losses["dis_total"] = self.opt.gan_w * (self.losses["dis_a"] + self.losses["dis_b"])
+        self.update("dis", self.losses["dis_total"], ["dis_a", "dis_b", "dis_total"])
+
+    def dis_loss(self, name: str, fake: Tensor, real: Tensor) -> Tensor:
+        """One pass over both: no norm mixes the images of a batch."""
+        maps = self.networks[name](torch.cat([fake, real]))
+        scores_fake, scores_real = zip(*(scores.chunk(2) for scores in maps), strict=True)
+        return discriminator_loss(scores_fake, scores_real, self.opt.gan_mode)
+
+    def step_gen(self, codes_a: Codes, codes_b: Codes) -> None:
+        """Update the generators by the weighted sum of all their terms."""
+        opt, losses, a, b = self.opt, self.losses, self.batch["A"], self.batch["B"]
+        gen_a, gen_b = self.networks["gen_a"], self.networks["gen_b"]
+        (content_a, own_style_a), (content_b, own_style_b) = codes_a, codes_b
+        style_a, style_b = self.draw_styles()
+        with self.autocast():
+            # each generator decodes its domain's reconstruction and translation in one pass
+            styles_a, styles_b = torch.cat([own_style_a, style_a]), torch.cat([own_style_b, style_b])
+            recon_a, fake_a = gen_a.decode(torch.cat([content_a, content_b]), styles_a).chunk(2)
+            recon_b, fake_b = gen_b.decode(torch.cat([content_b, content_a]), styles_b).chunk(2)
+            content_b_again, style_a_again = gen_a.encode(fake_a)
+            content_a_again, style_b_again = gen_b.encode(fake_b)
+            losses["gen_adv_a"] = generator_loss(self.networks["dis_a"](fake_a), opt.gan_mode)
+            losses["gen_adv_b"] = generator_loss(self.networks["dis_b"](fake_b), opt.gan_mode)
+        losses["gen_recon_x_a"], losses["gen_recon_x_b"] = l1(recon_a, a), l1(recon_b, b)
+        losses["gen_recon_s_a"], losses["gen_recon_s_b"] = (
+            l1(style_a_again, style_a),
+            l1(style_b_again, style_b),
+        )
+        losses["gen_recon_c_a"] = l1(content_a_again, content_a)
+        losses["gen_recon_c_b"] = l1(content_b_again, content_b)
+        total = opt.gan_w * self.both("gen_adv")
+        total = total + opt.recon_x_w * self.both("gen_recon_x")
+        total = total + opt.recon_s_w * self.both("gen_recon_s")
+        total = total + opt.recon_c_w * self.both("gen_recon_c")
+        images = {"recon_A": recon_a, "fake_B": fake_b, "recon_B": recon_b, "fake_A": fake_a}
+        if self.cycles:
+            with self.autocast():
+                images["cycle_A"] = gen_a.decode(content_a_again, own_style_a)
+                images["cycle_B"] = gen_b.decode(content_b_again, own_style_b)
+            losses["gen_cycrecon_x_a"] = l1(images["cycle_A"], a)
+            losses["gen_cycrecon_x_b"] = l1(images["cycle_B"], b)
+            total = total + opt.recon_x_cyc_w * self.both("gen_cycrecon_x")
+        losses["gen_total"] = total
+        self.update("gen", total, [name for name in self.loss_names if name.startswith("gen_")])
+        self.results = {name: image.detach() for name, image in images.items()}
+
+    def both(self, term: str) -> Tensor:
+        """The sum of a term over the two domains."""
+        return self.losses[f"{term}_a"] + self.losses[f"{term}_b"]
+
+    def draw_styles(self) -> tuple[Tensor, Tensor]:
+        """Styles (B, style_dim, 1, 1) of A, then of B.
+
+        Every process draws those of the whole global batch and takes its own, so that several train as one.
+        """
+        count = len(self.batch["A"])
+        mine = slice(distributed.rank() * count, (distributed.rank() + 1) * count)
+        drawn = (count * distributed.world_size(), self.opt.style_dim, self.device)
+        return tuple(munit_networks.random_styles(*drawn)[mine] for _ in "ab")
+
+
+def l1(x: Tensor, y: Tensor) -> Tensor:
+    """mean |x - y|, both with gradient."""
+    return F.l1_loss(wide(x), wide(y))
+
+
+def _generator(opt: Namespace) -> AdaINGenerator:
+    channels = (opt.input_nc, opt.input_nc)
+    return AdaINGenerator(*channels, opt.ngf, opt.mlp_dim, opt.style_dim, opt.n_downsample, opt.n_res)
+
+
+def _discriminator(opt: Namespace) -> MultiScaleDiscriminator:
+    return MultiScaleDiscriminator(opt.input_nc, opt.ndf, opt.n_layer, opt.num_scales)
