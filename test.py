@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from data import create_loader
@@ -26,7 +27,7 @@ from util.cpu_threads import shared_cpu
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.image_files import list_images
-from util.translate.photo import output_names
+from util.translate.photo import output_names, read_photo
 from util.translate.result_page import ResultPage
 from util.translate.translate_files import Job, translate_files
 
@@ -57,20 +58,22 @@ def load(opt: Namespace) -> Translator:
 def translate_test_set(opt: Namespace) -> int:
     """Translate the test images of --dataroot and make a page of them, with images of the target domain."""
     translator = load(opt)
+    fakes = {f"fake_B{ending}": styled for ending, styled in in_styles(translator, opt).items()}
     loader = create_loader(opt, translator.device)
     sources = loader.dataset.stores["A"].paths
     count = int(min(opt.num_test, len(sources)))
     names = dict(zip(sources, output_names(sources), strict=True))
     page = ResultPage(Path(opt.results_dir, opt.name, f"{opt.phase}_{opt.epoch}"), opt)
-    page.clear({names[path] for path in sources[:count]})
+    page.clear({names[path] for path in sources[:count]}, ["real_A", "attn_A", *fakes, "real_B"])
     began, done = time.perf_counter(), 0
     try:
         with tqdm(total=count, unit="image", dynamic_ncols=True, disable=None) as bar, page:
             for batch in loader.epoch(1):
                 paths = batch["A_paths"][: count - done]
-                images = {"real_A": batch["A"], "fake_B": translator.run(batch["A"])}
+                images = {"real_A": batch["A"]}
                 if (attention := translator.attention(batch["A"])) is not None:
-                    images = {"real_A": batch["A"], "attn_A": attention, "fake_B": images["fake_B"]}
+                    images["attn_A"] = attention
+                images |= {label: styled.run(batch["A"]) for label, styled in fakes.items()}
                 if "B" in batch:
                     images["real_B"] = batch["B"]
                 page.add([names[path] for path in paths], images)
@@ -92,20 +95,45 @@ def translate_input(opt: Namespace) -> int:
     jobs = find_jobs(opt)
     translator = load(opt)
     began = time.perf_counter()
-    failures = translate_files(
-        translator,
-        jobs,
-        batch_size=opt.batch_size,
-        shorter_side=opt.load_size if "load_size" in opt.given else None,
-        trained_size=opt.crop_size,
-    )
+    failures: dict[Path, str] = {}
+    for number, (ending, styled) in enumerate(in_styles(translator, opt).items()):
+        failures |= translate_files(
+            styled,
+            [Job(source, with_ending(target, ending)) for source, target in jobs],
+            batch_size=opt.batch_size,
+            shorter_side=opt.load_size if "load_size" in opt.given else None,
+            trained_size=opt.crop_size if number == 0 else None,  # its warning comes once
+        )
     seconds = time.perf_counter() - began
-    for source, reason in failures:
+    for source, reason in failures.items():
         print(f"failed: {source}: {reason}", file=sys.stderr)
     done = len(jobs) - len(failures)
     where = jobs[0].target if len(jobs) == 1 else os.path.commonpath([job.target.parent for job in jobs])
     print(f"translated {done} of {len(jobs)} images ({done / seconds:.1f} per second): {where}")
     return 1 if failures else 0
+
+
+def in_styles(translator: Translator, opt: Namespace) -> dict[str, Translator]:
+    """The translator in each style that the options name, by the ending of its translations' names."""
+    if opt.style_image:
+        pixels = read_photo(Path(opt.style_image), shorter_side=opt.crop_size).pixels
+        return {"": translator.with_style(Image.fromarray(pixels))}
+    if not translator.style_dim:
+        return {"": translator}
+    styles = translator.draw_styles(opt.num_styles, opt.style_seed)
+    return {
+        ending: translator.with_style(style) for ending, style in zip(style_endings(opt), styles, strict=True)
+    }
+
+
+def style_endings(opt: Namespace) -> list[str]:
+    """What the names of translations end in: "_style0" and so on where there are several styles."""
+    return [""] if opt.num_styles == 1 else [f"_style{number}" for number in range(opt.num_styles)]
+
+
+def with_ending(target: Path, ending: str) -> Path:
+    """The file of a translation in one of several styles."""
+    return target.with_name(f"{target.stem}{ending}{target.suffix}")
 
 
 def find_jobs(opt: Namespace) -> list[Job]:
@@ -139,11 +167,11 @@ def find_jobs(opt: Namespace) -> list[Job]:
     else:
         jobs = [Job(source, (target if opt.output else default.parent) / f"{source.stem}.png")]
     sources = {path.resolve() for path, _ in jobs}
-    for path, written in jobs:
-        if written.resolve() in sources:
-            raise UserError(
-                f"the translation of {path} would be written over the input {written}: give another --output"
-            )
+    for path, target in jobs:
+        for written in (with_ending(target, ending) for ending in style_endings(opt)):
+            if written.resolve() in sources:
+                found = f"the translation of {path} would be written over the input {written}"
+                raise UserError(f"{found}: give another --output")
     try:
         jobs[0].target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

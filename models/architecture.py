@@ -22,6 +22,8 @@ KINDS = {
     "trainable": "a PatchGAN discriminator with trainable attention (--netD trainable_attn)",
     "heads": "heads of features (netF)",
     "maps": "convolutions of self-similarity maps (netF of --model sesim --learned_attn)",
+    "munit_generator": "a generator of MUNIT (--model munit)",
+    "munit_discriminator": "a discriminator of MUNIT (--model munit)",
     "unknown": "no network of this project",
 }
 
@@ -32,6 +34,8 @@ def architecture(state: Mapping[str, Tensor]) -> Architecture:
     For any other state dict it is {"network": "unknown"}.
     """
     patterns = {
+        "munit_generator": r"enc_content\.model\.\d+\.conv\.weight",
+        "munit_discriminator": r"cnns\.\d+\.\d+\.conv\.weight",
         "heads": r"mlp_\d+\.0\.weight",
         "maps": r"conv_\d+\.0\.weight",
         "pixel": r"net\.\d+\.weight",
@@ -52,6 +56,8 @@ def architecture(state: Mapping[str, Tensor]) -> Architecture:
         "posthoc": _posthoc,
         "trainable": _trainable,
         "heads": _heads,
+        "munit_generator": _munit_generator,
+        "munit_discriminator": _munit_discriminator,
     }
     try:
         details = readers[network](state) if network in readers else {}
@@ -154,6 +160,36 @@ def _heads(state: Mapping[str, Tensor]) -> Architecture:
     return {"nce_layers": [weight.shape[1] for weight in first], "netF_nc": first[0].shape[0]}
 
 
+def _munit_generator(state: Mapping[str, Tensor]) -> Architecture:
+    first = state["enc_content.model.0.conv.weight"]
+    layers = sorted(_numbers(state, r"dec\.model\.(\d+)\.conv\.weight"))
+    mlp = state["mlp.model.0.fc.weight"]
+    return {
+        "ngf": first.shape[0],
+        "input_nc": first.shape[1],
+        "output_nc": state[f"dec.model.{layers[-1]}.conv.weight"].shape[0],
+        "mlp_dim": mlp.shape[0],
+        "style_dim": mlp.shape[1],
+        "n_downsample": len(layers) - 1,
+        "n_res": len(_numbers(state, r"dec\.model\.0\.model\.(\d+)\.model\.0\.conv\.weight")),
+    }
+
+
+def _munit_discriminator(state: Mapping[str, Tensor]) -> Architecture:
+    first = state["cnns.0.0.conv.weight"]
+    return {
+        "ndf": first.shape[0],
+        "input_nc": first.shape[1],
+        "n_layer": len(_numbers(state, r"cnns\.0\.(\d+)\.conv\.weight")),
+        "num_scales": len(_numbers(state, r"cnns\.(\d+)\.0\.conv\.weight")),
+    }
+
+
+def _numbers(state: Mapping[str, Tensor], pattern: str) -> set[int]:
+    """The numbers of modules in the keys that match `pattern`, which has one group."""
+    return {int(match[1]) for key in state if (match := re.fullmatch(pattern, key))}
+
+
 def _convolutions(state: Mapping[str, Tensor], part: str = "model") -> dict[int, Tensor]:
     """The kernels in the network's list of modules `part`, by module number."""
     matches = ((re.fullmatch(rf"{part}\.(\d+)\.weight", key), value) for key, value in state.items())
@@ -193,6 +229,12 @@ def _words(option: str, value: object) -> str:
         "normD": "{} normalisation",
         "n_layers_D": "{} halvings",
         "netF_nc": "heads of width {}",
+        "mlp_dim": "an MLP of width {}",
+        "style_dim": "styles of {} numbers",
+        "n_downsample": "{} halvings of its content",
+        "n_res": "{} residual blocks",
+        "n_layer": "{} halvings",
+        "num_scales": "{} scales",
     }
     return things[option].format("no" if value == "none" else value)
 

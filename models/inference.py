@@ -6,11 +6,17 @@
     translate = load_generator("horse2zebra_qsattn_global")  # a run, or the path of a ..._net_G.pth
     translate(Image.open("horse.jpg")).save("zebra.png")
 
+A model with styles (MUNIT) also takes the style of a translation: a seed, an image, or its numbers:
+
+    translate(image, style=3)
+    translate(image, style=Image.open("another_zebra.jpg"))
+
 test.py translates with the same `Translator`.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from argparse import Namespace
@@ -28,12 +34,16 @@ from models import MODELS, create_model, option_defaults
 from models.architecture import KINDS, architecture
 from models.attention_fusion import GuidedTranslator
 from models.build import build_generator, size_multiple
-from models.weights import bare_generator, checkpoint_file, load_weights, read_weights
+from models.munit_model import munit_generator
+from models.munit_networks import StyledTranslator
+from models.weights import bare_generator, checkpoint_file, load_weights, read_weights, weights_file
 from util.errors import UserError
 from util.host_copy import HostCopy
 from util.images import to_pixels
 from util.run.saved_options import saved_options
 from util.translate.photo import finished, to_photo
+
+Style = int | Image.Image | Tensor | Sequence[float]
 
 WEIGHTS_FILE = re.compile(r"(.+)_net_(\w+)\.pth")  # epoch, network
 
@@ -43,7 +53,8 @@ class Translator:
 
     Args:
         net: maps (B, input_nc, H, W) to (B, output_nc, H, W) in [-1, 1], on `device`, if H and W are
-            multiples of `multiple`.
+            multiples of `multiple`. A `StyledTranslator` takes styles too; the first one of seed 0, unless
+            `with_style` sets another.
         multiple: 4 for a ResNet generator.
         input_nc: 3, or 1 for grey input.
         precision: "bf16" computes convolutions in bfloat16; else what the backend does in float32.
@@ -63,17 +74,63 @@ class Translator:
         self.smallest = max(MIN_SIDE, getattr(net, "smallest_side", 0))
         self._bf16 = precision == "bf16"
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.style_dim = net.style_dim if isinstance(net, StyledTranslator) else 0
+        self.style = self.draw_styles(1, seed=0)[0] if self.style_dim else None  # (style_dim,)
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image, style: Style | None = None) -> Image.Image:
         """Translate a Pillow image of any mode and size.
 
         The result is RGB, of the same size, upright by the EXIF orientation; an alpha channel is kept.
+
+        Args:
+            style: see `with_style`; None: the translator's own.
         """
         photo = to_photo(image)
-        return finished(self.translate([photo.pixels]).numpy()[0], photo.alpha)
+        translator = self if style is None else self.with_style(style)
+        return finished(translator.translate([photo.pixels]).numpy()[0], photo.alpha)
+
+    def with_style(self, style: Style) -> Translator:
+        """A translator that translates everything in one style, with the same network.
+
+        Args:
+            style: a seed, whose first style is drawn; a Pillow image, whose style is used; or `style_dim`
+                numbers.
+
+        Raises:
+            ValueError: this is no style of this network.
+        """
+        if not self.style_dim:
+            raise ValueError("this network translates without styles: leave out style")
+        if isinstance(style, Image.Image):
+            style = self._style_of(style)
+        elif isinstance(style, int):
+            style = self.draw_styles(1, seed=style)[0]
+        style = torch.as_tensor(style, dtype=torch.float32, device=self.device).flatten()
+        if len(style) != self.style_dim or not style.isfinite().all():
+            wanted = f"{self.style_dim} finite numbers, a seed or an image"
+            raise ValueError(f"a style of this network is {wanted}, not {style.tolist()}")
+        translator = copy.copy(self)
+        translator.style = style
+        return translator
+
+    def draw_styles(self, count: int, seed: int = 0) -> Tensor:
+        """Random styles (count, style_dim), equal on every device; a smaller count has the first of them."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(count, self.style_dim, generator=generator).to(self.device)
+
+    @torch.inference_mode()
+    def _style_of(self, image: Image.Image) -> Tensor:
+        """The style of an image of the target domain."""
+        images, _, _ = self._extend(self._images([to_photo(image).pixels]))
+        with self._autocast():
+            return self.net.style_of(images)[0].float()
 
     def translate(self, pixels: Sequence[np.ndarray]) -> HostCopy:
         """Translate images (H, W, 3) uint8 of one size. On CUDA it returns before they are done."""
+        return HostCopy(to_pixels(self.run(self._images(pixels))))
+
+    def _images(self, pixels: Sequence[np.ndarray]) -> Tensor:
+        """Images (H, W, 3) uint8 of one size as (B, input_nc, H, W) in [-1, 1]."""
         batch = torch.from_numpy(np.stack(pixels))  # (B, H, W, 3)
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
@@ -81,8 +138,7 @@ class Translator:
         whole = torch.zeros(
             len(batch), 3, dtype=torch.int64, device=self.device
         )  # windows: from 0, 0, not mirrored
-        images = crop_flip_normalise(batch, whole, tuple(batch.shape[2:]), self.input_nc)
-        return HostCopy(to_pixels(self.run(images)))
+        return crop_flip_normalise(batch, whole, tuple(batch.shape[2:]), self.input_nc)
 
     @torch.inference_mode()
     def run(self, images: Tensor) -> Tensor:
@@ -90,7 +146,8 @@ class Translator:
 
         Sides that the network cannot take are extended by reflection, and the result is cropped to the size.
         """
-        return self._apply(self.net, images)
+        styles = [] if self.style is None else [self.style.expand(len(images), -1)]
+        return self._apply(lambda extended: self.net(extended, *styles), images)
 
     @torch.inference_mode()
     def attention(self, images: Tensor) -> Tensor | None:
@@ -101,14 +158,22 @@ class Translator:
 
     def _apply(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         height, width = images.shape[2:]
+        images, top, left = self._extend(images)
+        with self._autocast():
+            output = function(images)
+        return output[:, :, top : top + height, left : left + width].float()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+
+    def _extend(self, images: Tensor) -> tuple[Tensor, int, int]:
+        """Images extended to sides that the network takes, and the rows and columns before the first."""
+        height, width = images.shape[2:]
         rows, top = self._extended(height)
         columns, left = self._extended(width)
         images = images if len(rows) == height else images[:, :, rows]
         images = images if len(columns) == width else images[:, :, :, columns]
-        images = images.contiguous(memory_format=self._layout)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            output = function(images)
-        return output[:, :, top : top + height, left : left + width].float()
+        return images.contiguous(memory_format=self._layout), top, left
 
     def _extended(self, length: int) -> tuple[Tensor, int]:
         """The positions of a side extended by reflection, and how many lie before the first original one."""
@@ -128,6 +193,8 @@ def load_generator(
 ) -> Translator:
     """The translator of a run, or of a generator's weights file (`*.pth`).
 
+    A `*.pt` file holds both generators of MUNIT, as its released code saves them.
+
     The file may come from the released code, CUT or CycleGAN. A run is built by its saved options; without
     options the architecture is read from the weights.
 
@@ -145,6 +212,8 @@ def load_generator(
         folder = path.parent
         match = WEIGHTS_FILE.fullmatch(path.name)
         epoch, network = match.groups() if match else (epoch, None)
+    if path.suffix == ".pt":
+        return _munit_of_weights({"gen_a": (path, "a"), "gen_b": (path, "b")}, direction or "AtoB", device)
     saved = saved_options(folder)
     if path.suffix == ".pth" and not (saved and network):
         return _translator_of_weights(path, device)
@@ -191,6 +260,8 @@ def translator_of_run(opt: Namespace, device: torch.device | None = None) -> Tra
 def _translator_of_weights(path: Path, device: torch.device) -> Translator:
     """A generator whose options are read off its weights, in evaluation mode."""
     found = architecture(read_weights(path))
+    if found["network"] == "munit_generator":
+        return _munit_of_single_file(path, device)
     if "netG" not in found:
         raise UserError(f"{path} holds {KINDS[found['network']]}, not a generator: give a ..._net_G.pth")
     opt = Namespace(**{"no_dropout": True, **found}, init_type="xavier", init_gain=0.02)
@@ -202,6 +273,38 @@ def _translator_of_weights(path: Path, device: torch.device) -> Translator:
     net = GuidedTranslator(net) if fusion else net
     net.to(device).eval().requires_grad_(False)
     return Translator(net, device, multiple=size_multiple(opt.netG), input_nc=opt.input_nc)
+
+
+def _munit_of_single_file(path: Path, device: torch.device) -> Translator:
+    """MUNIT's translator into the domain of one generator's file; the other generator's lies beside it."""
+    match = WEIGHTS_FILE.fullmatch(path.name)
+    epoch, network = match.groups() if match else ("", "")
+    files = {name: (weights_file(path.parent, epoch, name), None) for name in ("gen_a", "gen_b")}
+    if network not in files or not all(file.is_file() for file, _ in files.values()):
+        raise UserError(
+            f"{path} holds one generator of MUNIT, which translates with the other one: keep both in a "
+            "folder, as EPOCH_net_gen_a.pth and EPOCH_net_gen_b.pth"
+        )
+    return _munit_of_weights(files, "AtoB" if network == "gen_b" else "BtoA", device)
+
+
+def _munit_of_weights(
+    files: dict[str, tuple[Path, str | None]], direction: str, device: torch.device
+) -> Translator:
+    """MUNIT's translator from the files (and parts of them) of "gen_a" and "gen_b", options read off them."""
+    nets = []
+    for name in ("gen_a", "gen_b") if direction == "AtoB" else ("gen_b", "gen_a"):
+        path, part = files[name]
+        found = architecture(read_weights(path, part))
+        if found["network"] != "munit_generator":
+            raise UserError(
+                f"{path} holds {KINDS[found['network']]}, not the generators a and b of MUNIT's released code"
+            )
+        nets.append(munit_generator(Namespace(**found)))
+        load_weights(nets[-1], path, part=part)
+    source, target = nets
+    net = StyledTranslator(source, target).to(device).eval().requires_grad_(False)
+    return Translator(net, device, multiple=source.size_multiple, input_nc=found["input_nc"])
 
 
 def _best_device() -> torch.device:

@@ -1,7 +1,8 @@
 """MUNIT: multimodal translation by separate codes of content and style (Huang et al., ECCV 2018).
 
-Each domain has an auto-encoder and a discriminator. A translation decodes an image's content in the other domain, with
-a style that is drawn at random. One step updates the discriminators, then the generators, with styles drawn anew.
+Each domain has an auto-encoder and a discriminator. A translation decodes an image's content in the other
+domain, with a style that is drawn at random. One step updates the discriminators, then the generators, with
+styles drawn anew.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from torch import Tensor, nn
 from models import munit_networks
 from models.base_model import BaseModel
 from models.layers.initialisation import initialise
+from models.layers.precision import full
 from models.munit_networks import (
     AdaINGenerator,
     MultiScaleDiscriminator,
     StyledTranslator,
     discriminator_loss,
     generator_loss,
-    wide,
 )
 from util import distributed
 from util.arguments import integer, real_number
@@ -73,8 +74,8 @@ class MUNITModel(BaseModel):
     def check(cls, opt: Namespace) -> None:
         if opt.input_nc != opt.output_nc:
             raise UserError(
-                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but --model munit translates in both "
-                "directions between images of one kind: give both the same"
+                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but --model munit "
+                "translates in both directions: give both the same"
             )
         if opt.gan_mode == "wgangp":
             raise UserError(
@@ -82,7 +83,8 @@ class MUNITModel(BaseModel):
             )
         if opt.gan_w == 0:
             raise UserError(
-                "--gan_w is 0: without the adversarial loss nothing makes a translation look like its domain; give 1"
+                "--gan_w is 0: without the adversarial loss, translations need not look like the target; "
+                "give 1"
             )
 
     @classmethod
@@ -94,7 +96,7 @@ class MUNITModel(BaseModel):
     @classmethod
     def size_limits(cls, opt: Namespace) -> tuple[int, int]:
         with torch.device("meta"):
-            gen, dis = _generator(opt), _discriminator(opt)
+            gen, dis = munit_generator(opt), _discriminator(opt)
         return gen.size_multiple, max(gen.smallest_side, dis.smallest_side)
 
     @classmethod
@@ -104,7 +106,7 @@ class MUNITModel(BaseModel):
     def build_network(self, name: str) -> nn.Module:
         """The generators by `--init_type`, the discriminators from N(0, init_gain), as released."""
         if name.startswith("gen"):
-            return initialise(_generator(self.opt), self.opt.init_type, self.opt.init_gain)
+            return initialise(munit_generator(self.opt), self.opt.init_type, self.opt.init_gain)
         return initialise(_discriminator(self.opt), "normal", self.opt.init_gain)
 
     def optimizer_settings(self, name: str) -> dict[str, object]:
@@ -221,10 +223,11 @@ class MUNITModel(BaseModel):
 
 def l1(x: Tensor, y: Tensor) -> Tensor:
     """mean |x - y|, both with gradient."""
-    return F.l1_loss(wide(x), wide(y))
+    return F.l1_loss(full(x), full(y))
 
 
-def _generator(opt: Namespace) -> AdaINGenerator:
+def munit_generator(opt: Namespace) -> AdaINGenerator:
+    """The generator of a domain with PyTorch's initial weights."""
     channels = (opt.input_nc, opt.input_nc)
     return AdaINGenerator(*channels, opt.ngf, opt.mlp_dim, opt.style_dim, opt.n_downsample, opt.n_res)
 

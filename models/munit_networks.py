@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from models.gan_loss import GAN_LOSSES
 from models.layers.normalisation import InstanceNorm
+from models.layers.precision import full
 from util.errors import UserError
 
 EPS = 1e-5
@@ -32,11 +33,6 @@ def random_styles(count: int, style_dim: int, device: torch.device | str) -> Ten
     return torch.randn(count, style_dim, 1, 1, device=device)
 
 
-def wide(x: Tensor) -> Tensor:
-    """`x` in float32, or in its own type where that is wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """gamma (x - mean) / (std + 1e-5) + beta, with mean and unbiased std over C, H and W of each image.
 
@@ -47,7 +43,7 @@ def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         x: (B, C, H, W), more than one element per image.
         gamma, beta: (C,)
     """
-    x = wide(x)
+    x = full(x)
     std, mean = torch.std_mean(x, (1, 2, 3), correction=1, keepdim=True)  # (B, 1, 1, 1)
     gamma, beta = gamma[:, None, None], beta[:, None, None]  # (C, 1, 1)
     scale = gamma / (std + EPS)  # (B, C, 1, 1)
@@ -64,7 +60,7 @@ def adain(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         x: (B, C, H, W)
         shift, scale: (B, C), per image and channel.
     """
-    x = wide(x)
+    x = full(x)
     variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)  # (B, C, 1, 1)
     scale = scale[:, :, None, None] * (variance + EPS).rsqrt()
     return torch.addcmul(shift[:, :, None, None] - mean * scale, x, scale)
@@ -380,9 +376,9 @@ def discriminator_loss(fake: Sequence[Tensor], real: Sequence[Tensor], gan_mode:
         gan_mode: other objectives of `models.gan_loss` have their terms instead.
     """
     loss = GAN_LOSSES[gan_mode]
-    return sum(loss(wide(f), False) + loss(wide(r), True) for f, r in zip(fake, real, strict=True))
+    return sum(loss(full(f), False) + loss(full(r), True) for f, r in zip(fake, real, strict=True))
 
 
 def generator_loss(fake: Sequence[Tensor], gan_mode: str = "lsgan") -> Tensor:
     """Sum over scales of mean((D(fake) - 1)^2)."""
-    return sum(GAN_LOSSES[gan_mode](wide(f), True) for f in fake)
+    return sum(GAN_LOSSES[gan_mode](full(f), True) for f in fake)

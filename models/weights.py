@@ -29,9 +29,10 @@ def weights_file(folder: Path, epoch: str, network: str) -> Path:
 
 
 def bare_generator(folder: Path, epoch: str, direction: str) -> str:
-    """The generator of a folder without saved options: CycleGAN's G_A, or G_B for "BtoA", if it is there; else G."""
-    name = "G_B" if direction == "BtoA" else "G_A"
-    return name if weights_file(folder, epoch, name).is_file() else "G"
+    """The generator of a folder without saved options: CycleGAN's G_A or MUNIT's gen_b if there is one, for
+    "BtoA" G_B or gen_a; else G."""
+    names = ("G_B", "gen_a") if direction == "BtoA" else ("G_A", "gen_b")
+    return next((name for name in names if weights_file(folder, epoch, name).is_file()), "G")
 
 
 def saved_weights(folder: Path) -> list[Path]:
@@ -66,8 +67,12 @@ def checkpoint_file(checkpoints_dir: str | Path, name: str, epoch: str, network:
     raise UserError(f"there is no checkpoint {path}: {there}")
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def read_weights(path: str | Path, part: str | None = None) -> dict[str, Tensor]:
     """The state dict in a file, on the CPU, without the prefixes of wrappers.
+
+    Args:
+        part: the name of one of several state dicts in the file. MUNIT's released code saves its generators
+            as "a" and "b" of one file.
 
     Raises:
         UserError: the file is missing, damaged, or no state dict of finite numbers.
@@ -90,7 +95,20 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise _not_a_checkpoint(path, error) from None
     except Exception as error:  # torch raises exceptions of many types for damaged files
         raise _not_a_checkpoint(path, error) from None
+    if part is not None:
+        if not isinstance(state, dict) or part not in state:
+            raise UserError(
+                f"cannot load {path}: it holds no networks a and b, as files of MUNIT's released code that "
+                "end in .pt do; name a file of one network EPOCH_net_NAME.pth"
+            )
+        state = state[part]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        if isinstance(state, dict) and state.keys() == {"a", "b"}:
+            raise UserError(
+                f"cannot load {path}: it holds two networks, a and b, as MUNIT's released code saves them; "
+                "save each alone, as EPOCH_net_gen_a.pth and EPOCH_net_gen_b.pth (or dis_a and dis_b). "
+                "load_generator also takes the file of both generators, if its name ends in .pt"
+            )
         found = (
             f"a dict of {', '.join(map(str, list(state)[:5]))}"
             if isinstance(state, dict)
@@ -126,16 +144,19 @@ def _check_numbers(path: Path, state: dict[str, Tensor]) -> None:
             )
 
 
-def load_weights(net: nn.Module, path: str | Path, opt: Namespace | None = None) -> None:
+def load_weights(
+    net: nn.Module, path: str | Path, opt: Namespace | None = None, part: str | None = None
+) -> None:
     """Load a released-format file into a network. Its blur filters (`filt`), constants, may be missing.
 
     Args:
         opt: the options that built `net`, whose run is named in the message.
+        part: which of several networks in the file, see `read_weights`.
 
     Raises:
         UserError: the file is no checkpoint, or of another architecture; the option that differs is named.
     """
-    state = read_weights(path)
+    state = read_weights(path, part)
     if problem := misfit(net, state):
         run = f" of the run {opt.name}" if opt is not None and hasattr(opt, "name") else ""
         raise UserError(f"{path} does not fit the network{run}: {problem}")

@@ -11,7 +11,8 @@ from models.architecture import architecture
 from models.weights import bare_generator, read_weights, weights_file
 from options.base_options import BaseOptions, model_name
 from options.saved import read_saved_options
-from util.arguments import count_or_inf
+from util.arguments import count_or_inf, integer
+from util.errors import UserError
 
 # Options taken from the run if they are not given, besides those of its model and networks.
 FROM_THE_RUN = "model dataroot dataset_mode direction input_nc output_nc crop_size preprocess eval".split()
@@ -35,6 +36,10 @@ class TestOptions(BaseOptions):
         group("testing")
         add("--results_dir", "./results/", "where results/NAME/PHASE_EPOCH/ is written")
         add("--num_test", math.inf, "translate at most this many images", type=count_or_inf)
+        group("styles, of a model that has them (munit)")
+        add("--num_styles", 1, "translations per image, each with a style of its own", type=integer(1))
+        add("--style_seed", 0, "seed of the styles", type=integer(0))
+        add("--style_image", None, "image of the target domain whose style is used")
         group("any photographs")
         add(
             "--input",
@@ -67,8 +72,22 @@ class TestOptions(BaseOptions):
         opt.trained_direction = self.trained_direction
         if "load_size" not in opt.given:
             opt.load_size = opt.crop_size  # resize straight to the size, without a crop
+        self.check_styles(opt)
         if opt.output and not opt.input:
             self.parser.error("--output says where the images of --input go: give --input too")
+
+    def check_styles(self, opt: Namespace) -> None:
+        """UserError for styles where there are none, and for those of a picture and of a seed together."""
+        given = [name for name in ("num_styles", "style_seed", "style_image") if name in opt.given]
+        if given and not MODELS[opt.model].styled:
+            raise UserError(
+                f"--{given[0]} has no effect with --model {opt.model}, which has no styles: leave it out"
+            )
+        if opt.style_image and given != ["style_image"]:
+            raise UserError(
+                f"--{given[0]} draws styles, but --style_image {opt.style_image} gives one: leave one of them "
+                "out"
+            )
 
 
 def _options_of_weights(folder: Path, options: dict[str, object]) -> dict[str, object]:
@@ -76,6 +95,8 @@ def _options_of_weights(folder: Path, options: dict[str, object]) -> dict[str, o
     network = bare_generator(folder, str(options["epoch"]), str(options["direction"]))
     path = weights_file(folder, str(options["epoch"]), network)
     found = architecture(read_weights(path)) if path.is_file() else {}
+    if found.get("network") == "munit_generator":
+        return {**found, "model": "munit", "direction": "AtoB"}
     if "netG" not in found:
         return {}
     two_sided = {"model": "cycle_gan", "direction": "AtoB"} if network != "G" else {}

@@ -57,7 +57,8 @@ def golden_discriminator(golden: dict[str, Tensor], settings: dict, name: str) -
 def munit_words(settings: dict) -> list[str]:
     """The options of train.py that build and train as the settings of a golden file say."""
     gen, dis = settings["gen"], settings["dis"]
-    words = f"--model munit --gpu_ids -1 --ngf {gen['dim']} --ndf {dis['dim']} --n_layer {dis['n_layer']} --num_scales {dis['num_scales']}"
+    words = f"--model munit --gpu_ids -1 --ngf {gen['dim']} --ndf {dis['dim']}"
+    words += f" --n_layer {dis['n_layer']} --num_scales {dis['num_scales']}"
     words += "".join(f" --{name} {gen[name]}" for name in ("mlp_dim", "style_dim", "n_downsample", "n_res"))
     names = "lr beta1 beta2 weight_decay gan_w recon_x_w recon_s_w recon_c_w recon_x_cyc_w".split()
     words += "".join(f" --{name} {settings[name]}" for name in names)

@@ -52,3 +52,27 @@ def test_a_step_on_anything(argv, data):
     assert (
         moved["G"] and moved["D"] and (moved["F"] or patches == 1)
     )  # a single patch has nothing to be told from
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_step_of_munit_on_anything(data):
+    """Sides are multiples of 4, which may differ, from the least that the discriminator can judge."""
+    depth, scales = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 3))
+    tiny = "--model munit --gpu_ids -1 --ngf 2 --ndf 2 --mlp_dim 4 --n_res 1"
+    tiny += f" --n_layer {depth} --num_scales {scales}"
+    tiny += f" --n_downsample {data.draw(st.integers(1, 2))} --style_dim {data.draw(st.integers(1, 9))}"
+    torch.manual_seed(0)
+    model = create_model(TrainOptions().parse(tiny.split()))
+    multiple, smallest = model.size_limits(model.opt)
+    sides = st.integers(-(-smallest // multiple), 10).map(lambda number: multiple * number)
+    height, width, batch = data.draw(sides), data.draw(sides), data.draw(st.integers(1, 3))
+    before = {name: [p.clone() for p in net.parameters()] for name, net in model.networks.items()}
+    real = torch.rand(2, batch, 3, height, width) * 2 - 1
+    model.set_input({"A": real[0], "B": real[1]})
+    model.optimize_parameters()
+    assert all(image.shape == real[0].shape for image in model.results.values())
+    assert all(math.isfinite(value) for value in model.get_current_losses().values())
+    assert model.guard.failure() is None
+    for name, net in model.networks.items():
+        assert any(not torch.equal(p, q) for p, q in zip(net.parameters(), before[name], strict=True)), name

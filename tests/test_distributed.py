@@ -165,6 +165,24 @@ def test_two_processes_resume_exactly_each_with_its_pool(dataroot, tmp_path, mod
     assert_same_run(whole, parts)
 
 
+def test_two_processes_draw_the_styles_of_one(dataroot, tmp_path):
+    """MUNIT draws random numbers in each step; those of the global batch are shared out."""
+    options = "--model munit --gpu_ids -1 --display_id 0 --no_html"
+    options += " --ngf 2 --ndf 2 --mlp_dim 4 --n_res 1 --n_layer 2 --num_scales 2"
+    options += " --load_size 34 --crop_size 32 --print_freq 1 --num_threads 0 --name run --n_iterations 3"
+    for folder, env, batch in (("two", ranks_env(2), 1), ("one", [{}], 2)):
+        (tmp_path / folder).mkdir()
+        argv = ["--dataroot", str(dataroot), "--checkpoints_dir", str(tmp_path / folder), *options.split()]
+        argv += ["--batch_size", str(batch)]
+        logs = [tmp_path / folder / f"{rank}.log" for rank in range(len(env))]
+        processes = [TrainingProcess(argv, *of_rank) for of_rank in zip(logs, env, strict=True)]
+        assert [process.wait() for process in processes] == [0] * len(env), processes[0].output()
+    two, one = (losses(tmp_path / folder) for folder in ("two", "one"))
+    assert len(two) == len(one) == 3
+    for of_two, of_one in zip(two, one, strict=True):
+        assert of_two == pytest.approx(of_one, rel=1e-4)
+
+
 @pytest.mark.parametrize("first", ["two", "one"])
 def test_a_resume_may_change_the_number_of_processes(dataroot, single, tmp_path, first):
     if first == "two":

@@ -87,6 +87,12 @@ def test_at_a_multiple_of_four_it_is_the_network_itself(translator, tmp_path):
     assert len(np.unique(expected)) > 20  # not an empty comparison
 
 
+def test_a_style_is_refused_where_there_is_none(translator, tmp_path):
+    assert translator.style is None
+    with pytest.raises(ValueError, match="translates without styles"):
+        translator(draw(tmp_path / "a.png"), style=1)
+
+
 @pytest.mark.parametrize("height, width, before", [(17, 23, (1, 0)), (1, 30, (7, 1)), (3, 2, (6, 7))])
 def test_other_sides_are_extended_by_reflection(translator, height, width, before):
     """As NumPy reflects; of one pixel there is nothing to reflect, so it repeats."""

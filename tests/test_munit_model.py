@@ -18,7 +18,8 @@ from util.errors import UserError
 
 GOLDEN = {"rtol": 1e-5, "atol": 1e-6}
 TINY = (
-    "--model munit --gpu_ids -1 --ngf 4 --ndf 4 --mlp_dim 8 --n_res 1 --n_layer 2 --num_scales 2 --crop_size 32"
+    "--model munit --gpu_ids -1 --ngf 4 --ndf 4 --mlp_dim 8 --n_res 1 --n_layer 2 --num_scales 2 "
+    "--crop_size 32"
 ).split()
 
 
@@ -34,7 +35,7 @@ def batch_of(count: int = 1, height: int = 32, width: int = 48) -> dict:
 
 @pytest.mark.parametrize("kind", ["model", "textbook"])
 def test_two_steps_golden(kind):
-    """Every loss, gradient and image of two steps of the released code, and an image after them, in float64."""
+    """Every loss, gradient and image of two released steps, and an image after them, in float64."""
     golden, settings = load_munit_golden("munit_step")
     model = golden_munit_model(golden, settings)
     step = textbook_step(model) if kind == "textbook" else model
@@ -199,7 +200,7 @@ REFUSALS = {
     "--n_layer 4 --num_scales 3 --crop_size 56": "the discriminator at least 61 pixels. Take 64",
     "--n_downsample 3 --crop_size 36 --load_size 36": "a multiple of 8.* Take 32",
     "--n_downsample 4": "at least 1 and at most 3",
-    "--n_downsample 3 --preprocess none": "the generator needs sides that are multiples of 8",
+    "--n_downsample 3 --preprocess none": "the generator needs multiples of 8",
     "--n_iterations 0 --n_epochs 0 --n_epochs_decay 0": "nothing would be trained",
     "--lambda_NCE 2": "--lambda_NCE has no effect with --model munit",
 }

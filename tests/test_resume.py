@@ -95,6 +95,7 @@ def stop_after(monkeypatch):
     yield arrange
 
 
+MUNIT = "--model munit --style_dim 3 --mlp_dim 4 --n_res 1 --n_layer 2 --num_scales 2"
 VARIANTS = {
     "global": f"--QS_mode global {CONTRAST}",
     "local": f"--QS_mode local {CONTRAST}",
@@ -111,23 +112,28 @@ VARIANTS = {
     "--attention_source discriminator --use_rec",
     "asgit_supervised": "--model asgit_supervised --dataset_mode unaligned --no_dropout false --batch_size 1",
     "iterations": f"--model cut --n_iterations 6 --n_iterations_decay 9 {CONTRAST}",
+    "munit": f"{MUNIT} --n_iterations 15 --lr_decay_iters 4",
+    "munit_epochs": f"{MUNIT} --recon_x_cyc_w 0",
 }
 
 
 # 5 images an epoch: stopped within the first, at its end, and behind the schedule's bend
-CASES = [(variant, steps, 0) for variant in VARIANTS for steps in (3, 5, 8)] + [
+CASES = [(variant, steps, 0) for variant in VARIANTS for steps in (3, 5, 8) if variant != "munit_epochs"] + [
+    ("munit_epochs", 8, 0),
     ("global", 3, 2),
     ("fastcut", 8, 2),
     ("cycle_gan", 8, 2),
     ("dcl", 3, 2),
     ("qs_dual", 5, 2),
     ("lsesim", 3, 2),
+    ("munit", 8, 2),
 ]
 
 
 def words_of(variant, workers):
     """The options of a variant, with a pool of images that is full after three steps."""
-    return [*VARIANTS[variant].split(), "--num_threads", str(workers), "--pool_size", "3"]
+    words = [*VARIANTS[variant].split(), "--num_threads", str(workers)]
+    return words if "munit" in words else [*words, "--pool_size", "3"]  # MUNIT has no pool
 
 
 @pytest.mark.parametrize("variant, steps, workers", CASES)
@@ -222,7 +228,8 @@ def test_an_option_that_changes_the_networks_is_named(stopped, capsys):
 
 def test_more_iterations_continue_within_the_epoch(dataroot, tmp_path, capsys):
     """A run of 7 iterations, continued to 12, is the run of 12; its epochs have 5."""
-    argv = f"--model cut {CONTRAST} --lr_policy step --lr_decay_iters 4 --lr_decay_gamma 0.5 --n_iterations".split()
+    argv = f"--model cut {CONTRAST} --lr_policy step --lr_decay_iters 4 --lr_decay_gamma 0.5".split()
+    argv.append("--n_iterations")
     assert run(dataroot, tmp_path / "whole", *argv, "12") == 0
     assert run(dataroot, tmp_path / "parts", *argv, "7") == 0
     text = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The textbook step of MUNIT, in the released order: every image encoded and decoded in passes of their own."""
+"""The textbook step of MUNIT, in the released order, with a pass of its own for each image."""
 
 from __future__ import annotations
 

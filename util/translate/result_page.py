@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,13 +35,14 @@ class ResultPage:
         finally:
             self._pool.shutdown(cancel_futures=True)
 
-    def clear(self, names: set[Path]) -> None:
-        """Remove an earlier call's page, which means that it was complete, and images not among `names`."""
+    def clear(self, names: set[Path], labels: Collection[str]) -> None:
+        """Remove an earlier call's page, which means that it was complete, and images not of this call."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "index.html").unlink(missing_ok=True)
             for path in self.folder.glob("images/*/**/*.png"):
-                if Path(*path.relative_to(self.folder).parts[2:]) not in names:
+                _, label, *name = path.relative_to(self.folder).parts
+                if label not in labels or Path(*name) not in names:
                     path.unlink()
         except OSError as error:
             found = f"the results cannot be written to {self.folder} ({error})"
