@@ -6,8 +6,9 @@
 The exported network takes `image` (B, input_nc, H, W) float32 in [-1, 1] and returns `translation`
 (B, output_nc, H, W) in [-1, 1], for any B, H and W, where H and W are multiples of 4 and at least 16 (for
 unet_128 multiples of 128 and at least 256, for unet_256 multiples of 256 and at least 512; at least 24 where
-a discriminator guides the generator, which the exported network then holds too). Dropout is off
-and batch norm uses its running statistics, as in test.py.
+a discriminator guides the generator, which the exported network then holds too). A model with styles (munit)
+has a second input, `style` (B, style_dim): numbers from the standard normal distribution, or the style of an
+image. Dropout is off and batch norm uses its running statistics, as in test.py.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from util.errors import UserError, entry_point
 
 OPSET = 18
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
-Run = Callable[[Tensor], np.ndarray]
+Run = Callable[..., np.ndarray]
 
 
 class Generator(nn.Module):
-    """The network with a single argument, so that the input of the exported model has a name."""
+    """The network with the arguments that the exported model has, so that its inputs carry names."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -46,18 +47,26 @@ class Generator(nn.Module):
         return self.net(image)
 
 
+class StyledGenerator(Generator):
+    """The same of a network that takes styles."""
+
+    def forward(self, image: Tensor, style: Tensor) -> Tensor:
+        return self.net(image, style)
+
+
 @entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     opt = parse(argv)
     if opt.format == "onnx":
         require_onnx()
     translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, "cpu", opt.direction)
-    net = Generator(translator.net).eval()
+    style_dim = translator.style_dim
+    net = (StyledGenerator if style_dim else Generator)(translator.net).eval()
     multiple, channels = translator.multiple, translator.input_nc
     smallest = max(translator.smallest, 2 * multiple) if multiple > 4 else translator.smallest
     words = [Path(opt.name).stem, opt.epoch, *([opt.direction] if opt.direction else [])]
     path = Path(opt.output or "_".join(words) + SUFFIXES[opt.format])
-    program = trace(net, channels, smallest, multiple)
+    program = trace(net, channels, smallest, multiple, style_dim)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         run = {"onnx": write_onnx, "torch_export": write_torch_export}[opt.format](program, path)
@@ -67,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Batch, and by how many multiples height and width exceed the smallest.
     steps = [(1, 0, 0), (2, 1, 3), (3, 5, 2)]
     shapes = [(b, channels, smallest + multiple * h, smallest + multiple * w) for b, h, w in steps]
-    worst = max(compare(net, run, shape) for shape in shapes)
+    worst = max(compare(net, run, shape, style_dim) for shape in shapes)
     if worst > opt.tolerance:
         told = f"the exported network differs by {worst:.2e}, more than --tolerance {opt.tolerance:g}"
         print(f"error: {told}", file=sys.stderr)
@@ -108,40 +117,54 @@ def require_onnx() -> None:
             raise UserError(told) from None
 
 
-def trace(net: nn.Module, channels: int, smallest: int, multiple: int) -> torch.export.ExportedProgram:
-    """The network as a graph for any batch, height and width."""
-    example = torch.zeros(2, channels, smallest + multiple, smallest + 2 * multiple)
+def trace(
+    net: nn.Module, channels: int, smallest: int, multiple: int, style_dim: int = 0
+) -> torch.export.ExportedProgram:
+    """The network as a graph for any batch, height and width, with styles of `style_dim` if there are any."""
+    example = [torch.zeros(2, channels, smallest + multiple, smallest + 2 * multiple)]
     least = smallest // multiple
     height, width = (multiple * torch.export.Dim(side, min=least) for side in ("rows", "columns"))
-    shapes = {"image": {0: torch.export.Dim("batch"), 2: height, 3: width}}
-    return torch.export.export(net, (example,), dynamic_shapes=shapes)
+    batch = torch.export.Dim("batch")
+    shapes = {"image": {0: batch, 2: height, 3: width}}
+    if style_dim:
+        example.append(torch.zeros(2, style_dim))
+        shapes["style"] = {0: batch}
+    return torch.export.export(net, tuple(example), dynamic_shapes=shapes)
 
 
 def write_torch_export(program: torch.export.ExportedProgram, path: Path) -> Run:
     """Write the .pt2 file; returns the network read back from it."""
     torch.export.save(program, path)
     loaded = torch.export.load(path).module()
-    return lambda images: loaded(images).numpy()
+    return lambda *inputs: loaded(*inputs).numpy()
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Run:
     """Write the ONNX file, including the weights; returns the model as ONNX Runtime runs it."""
     import onnxruntime
 
+    names = list(program.graph_signature.user_inputs)  # "image", and "style" where there is one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the exporter's own parts
-        names = {"input_names": ["image"], "output_names": ["translation"]}
-        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **names)
+        named = {"input_names": names, "output_names": ["translation"]}
+        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **named)
     exported.save(os.fspath(path), external_data=False)
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["translation"], {"image": images.numpy()})[0]
+
+    def run(*inputs: Tensor) -> np.ndarray:
+        values = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return session.run(["translation"], values)[0]
+
+    return run
 
 
 @torch.inference_mode()
-def compare(net: nn.Module, run: Run, shape: tuple[int, ...]) -> float:
+def compare(net: nn.Module, run: Run, shape: tuple[int, ...], style_dim: int = 0) -> float:
     """Print and return the largest difference of the two networks, on noise of this shape."""
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    exported, original = run(images), net(images).numpy()
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.rand(shape, generator=generator) * 2 - 1]
+    inputs += [torch.randn(shape[0], style_dim, generator=generator)] if style_dim else []
+    exported, original = run(*inputs), net(*inputs).numpy()
     if exported.shape != original.shape:
         told = f"the exported network returns {exported.shape} for {shape}, not {original.shape}"
         raise UserError(f"{told}: please report this")

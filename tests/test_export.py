@@ -10,7 +10,10 @@ import pytest
 import torch
 from trained_run import make_run
 
+from models import create_model
 from models.inference import load_generator
+from options.saved import write_options
+from options.train_options import TrainOptions
 from scripts import export
 
 
@@ -124,3 +127,40 @@ def test_wrong_calls_are_named_with_status_2(runs, tmp_path, capsys, monkeypatch
     assert "needs the package onnxruntime: pip install onnx onnxruntime onnxscript" in refused(
         "--name", "run"
     )
+
+
+@pytest.fixture(scope="module")
+def styled(tmp_path_factory):
+    """A run of MUNIT, untrained."""
+    folder = tmp_path_factory.mktemp("munit")
+    options = TrainOptions()
+    words = "--model munit --gpu_ids -1 --ngf 4 --ndf 2 --mlp_dim 8 --n_res 1 --style_dim 3 --name run"
+    opt = options.parse([*words.split(), "--checkpoints_dir", str(folder)])
+    torch.manual_seed(0)
+    model = create_model(opt)
+    write_options(folder / "run", opt, options.parser.defaults)
+    model.save_networks(folder / "run", "latest")
+    return folder
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("format", ["onnx", "torch_export"])
+def test_the_style_is_a_second_input(styled, tmp_path, format):
+    if format == "onnx":
+        pytest.importorskip("onnxscript")
+        onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "run"
+    words = f"--name run --checkpoints_dir {styled} --format {format} --output {path} --direction BtoA"
+    assert export.main(words.split()) == 0
+    translator = load_generator("run", styled, device="cpu", direction="BtoA")
+    net = translator.net
+    for shape in [(1, 3, 16, 16), (3, 3, 24, 40)]:
+        image, style = images(*shape), images(shape[0], 3)
+        if format == "onnx":
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            inputs = {"image": image.numpy(), "style": style.numpy()}
+            found = torch.from_numpy(session.run(["translation"], inputs)[0])
+        else:
+            found = torch.export.load(path).module()(image, style)
+        torch.testing.assert_close(found, net(image, style), rtol=0, atol=1e-4)
+        assert (net(image, style) - net(image, -style)).abs().max() > 1e-3
