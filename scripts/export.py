@@ -13,6 +13,7 @@ image. Dropout is off and batch norm uses its running statistics, as in test.py.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
@@ -28,10 +29,12 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from models.inference import load_generator
+from models.layers.normalisation import InstanceNorm
 from util.arguments import ArgumentParser, real_number
 from util.errors import UserError, entry_point
 
 OPSET = 18
+MOST_IMAGES = 2**20  # of a batch; torch 2.6 cannot trace one without a limit
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 Run = Callable[..., np.ndarray]
 
@@ -124,12 +127,22 @@ def trace(
     example = [torch.zeros(2, channels, smallest + multiple, smallest + 2 * multiple)]
     least = smallest // multiple
     height, width = (multiple * torch.export.Dim(side, min=least) for side in ("rows", "columns"))
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=MOST_IMAGES)
     shapes = {"image": {0: batch, 2: height, 3: width}}
     if style_dim:
         example.append(torch.zeros(2, style_dim))
         shapes["style"] = {0: batch}
+    net = copy.deepcopy(net)
+    for module in net.modules():
+        if isinstance(module, InstanceNorm):
+            module.forward = instance_norm
     return torch.export.export(net, tuple(example), dynamic_shapes=shapes)
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """`InstanceNorm` by means alone: the ONNX exporter of torch 2.6 has no variance over free sizes."""
+    x = x - x.mean((2, 3), keepdim=True)
+    return x * ((x * x).mean((2, 3), keepdim=True) + InstanceNorm.EPS).rsqrt()
 
 
 def write_torch_export(program: torch.export.ExportedProgram, path: Path) -> Run:
