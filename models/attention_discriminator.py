@@ -160,5 +160,5 @@ def _channel_mean(features: Tensor) -> Tensor:
 
 
 def _mean_less_half(logits: Tensor) -> Tensor:
-    """The mean of sigmoid(logits) - 1/2 over channels, (B, C, h, w) -> (B, 1, h, w), also for small logits."""
+    """The mean of sigmoid(logits) - 1/2 over channels, (B, C, h, w) -> (B, 1, h, w)."""
     return _channel_mean((logits / 2).tanh() / 2)

@@ -49,7 +49,7 @@ class GuidedModel(BaseModel):
         add(
             "--attention_stage",
             "F0",
-            "where: F0 the image; of a ResNet, F1 before the halvings, F2 behind, F3 after 4 blocks, F4 after all",
+            "where: F0 the image; of a ResNet, F1 before the halvings, F2 after, F3 after 4 blocks, F4 all",
             choices=STAGES,
             only={"attention_fusion": STAGED},
         )
@@ -61,8 +61,9 @@ class GuidedModel(BaseModel):
             return
         if opt.netD not in build.ATTENDING:
             raise UserError(
-                f"--attention_fusion {opt.attention_fusion} needs a discriminator that says where it looks, and "
-                f"--netD {opt.netD} does not: give --netD {' or '.join(build.ATTENDING)}, or --attention_fusion none"
+                f"--attention_fusion {opt.attention_fusion} needs a discriminator that says where it looks, "
+                f"and --netD {opt.netD} does not: give --netD {' or '.join(build.ATTENDING)}, or "
+                "--attention_fusion none"
             )
         build.check_guidance(opt, fusion=opt.attention_fusion, stage=opt.attention_stage)
 

@@ -7,8 +7,8 @@
 
 A class counts as seen in an image if at least half of its pixels have attention above 0.5. Into --out go
 attention.json (all numbers), intensity.png (share of images by class and epoch), classes.png (how many images
-show a class, how many instances) and maps.png (input, and output and map of each epoch). A file of labels is a
-mask, white on the animals, or a Cityscapes label map; it is found by the name of its image.
+show a class, how many instances) and maps.png (input, and output and map of each epoch). A file of labels is
+a mask, white on the animals, or a Cityscapes label map; it is found by the name of its image.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ from util.images import to_uint8
 from util.metrics.attention_intensity import class_statistics, intensity
 from util.metrics.segmentation import CLASSES, frame_name, nearest_palette_ids, read_label_map
 
-LISTED = set(
-    "name checkpoints_dir results_dir dataroot phase direction gpu_ids eval max_dataset_size crop_size".split()
-)
+LISTED = set("name checkpoints_dir results_dir dataroot phase direction gpu_ids eval crop_size".split())
 Regions = dict[str, np.ndarray]
 
 

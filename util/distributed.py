@@ -118,7 +118,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def with_others(tensor: Tensor, dim: int) -> Tensor:
-    """This process's tensor and, behind it along `dim`, those of the others, of the same shape; without gradient."""
+    """This process's tensor and, behind it along `dim`, those of the others, of one shape; no gradient."""
     tensors = gather_tensors(tensor.detach())
     return torch.cat(tensors[rank() :] + tensors[: rank()], dim)
 
@@ -151,7 +151,7 @@ def gather(value: T) -> list[T]:
 
 
 def gather_tensors(tensor: Tensor) -> list[Tensor]:
-    """Each process's tensor, all of one shape, in the order of their ranks; without gradient of the others."""
+    """Each process's tensor, all of one shape, by rank; no gradient of the others."""
     if world_size() == 1:
         return [tensor]
     tensor = tensor.contiguous()
