@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.attention_fusion import resize_map
-from util.distributed import gather_batch, world_size
+from util.distributed import gather_tensors, world_size
 
 WHOLE = (0.0, 0.0, 1.0, 1.0, 0.0)  # the window of an image that is neither cropped nor mirrored
 
@@ -90,7 +90,9 @@ class AttentionMemory:
         Where an image is in the batch twice, its last map stays. windows None: whole images.
         """
         windows = self._filled(windows, rows)
-        rows, maps, windows = (gather_batch(part) for part in (rows, maps.to(self.dtype), windows))
+        rows, maps, windows = (
+            torch.cat(gather_tensors(part)) for part in (rows, maps.to(self.dtype), windows)
+        )
         if self._unsized:
             self._clear(maps.shape[1:])
         maps = resize_map(maps, self.maps.shape[2:])

@@ -100,7 +100,8 @@ class BaseModel:
             if getattr(opt, name) == "batch":
                 return f"--{name} batch would normalise each process's images apart: use instance"
         if opt.netD == "trainable_attn":
-            return "the mask of --netD trainable_attn has batch norms, which would see each process's images apart: use posthoc_attn"
+            found = "the mask of --netD trainable_attn has batch norms, which would see each process's images apart"
+            return f"{found}: use posthoc_attn"
         return None
 
     @classmethod

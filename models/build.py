@@ -43,7 +43,7 @@ def add_options(add) -> None:
     add(
         "--netD",
         "basic",
-        "discriminator; basic is the 70 x 70 PatchGAN, posthoc_attn and trainable_attn also say where it looks",
+        "discriminator; basic is the 70 x 70 PatchGAN, posthoc_attn and trainable_attn also give attention",
         choices=DISCRIMINATORS,
     )
     add("--ndf", 64, "channels after the discriminator's first convolution", type=integer(1))

@@ -1,4 +1,4 @@
-"""ASGIT: the released steps in float64, the textbook step, the memory in training, directions, and what is refused."""
+"""ASGIT: the released steps in float64, and the textbook steps, supervised ones too."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def close(found, expected, rtol=1e-5, atol=1e-6):
 
 
 def load_before(model, golden):
-    """The weights that the golden steps began with; counts of batches, which nothing reads, are not in the file."""
+    """The weights that the golden steps began with; the file lacks the unused counts of batches."""
     for name, net in model.networks.items():
         missing, unexpected = net.load_state_dict(under(golden, f"before.{name}."), strict=False)
         assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
@@ -139,7 +139,7 @@ SUPERVISED = (
     [
         "",
         "--attention_fusion alpha --netD trainable_attn",
-        "--attention_fusion none --netD basic --gan_mode wgangp --normG instance --normD instance --pool_size 3",
+        "--attention_fusion none --netD basic --gan_mode wgangp --normG none --normD instance --pool_size 3",
         "--netG resnet_4blocks --attention_stage F2 --normG instance --normD instance",
     ],
 )

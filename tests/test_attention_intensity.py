@@ -62,8 +62,9 @@ def test_cityscapes_label_maps(tmp_path):
 def test_the_command_on_the_embedded_set(tmp_path, capsys, words):
     data = tmp_path / "stripes"
     assert make_stripes.main(["--out", str(data), "--size", "32", "--train", "2", "--test", "2"]) == 0
-    tiny = "--gpu_ids -1 --display_id 0 --no_html --ngf 4 --ndf 4 --netG resnet_4blocks --load_size 32 --crop_size 32"
-    tiny += " --num_threads 0 --n_epochs 2 --n_epochs_decay 0 --save_epoch_freq 1 --model asgit --name run"
+    tiny = "--gpu_ids -1 --display_id 0 --no_html --ngf 4 --ndf 4 --netG resnet_4blocks --load_size 32"
+    tiny += " --crop_size 32 --num_threads 0 --n_epochs 2 --n_epochs_decay 0 --save_epoch_freq 1"
+    tiny += " --model asgit --name run"
     folders = ["--dataroot", str(data), "--checkpoints_dir", str(tmp_path)]
     assert train.main([*folders, *tiny.split(), *words.split()]) == 0
     own = [*folders, "--gpu_ids", "-1", "--name", "run", "--out", str(tmp_path / "out")]

@@ -118,12 +118,8 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def with_others(tensor: Tensor, dim: int) -> Tensor:
-    """This process's tensor and, behind it along `dim`, those of the others, of the same shape; without gradient."""
-    if world_size() == 1:
-        return tensor.detach()
-    tensor = tensor.detach().contiguous()
-    tensors = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(tensors, tensor)
+    """This process's tensor and, behind it along `dim`, those of the others, of one shape; no gradient."""
+    tensors = gather_tensors(tensor.detach())
     return torch.cat(tensors[rank() :] + tensors[: rank()], dim)
 
 
@@ -154,13 +150,14 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def gather_batch(tensor: Tensor) -> Tensor:
-    """The tensors (B, ...) of all processes, which have one shape, by rank: (world_size * B, ...), on their device."""
+def gather_tensors(tensor: Tensor) -> list[Tensor]:
+    """Each process's tensor, all of one shape, by rank; no gradient of the others."""
     if world_size() == 1:
-        return tensor
-    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
+        return [tensor]
+    tensor = tensor.contiguous()
+    tensors = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(tensors, tensor)
+    return tensors
 
 
 def from_first(decide: Callable[[], T]) -> T:

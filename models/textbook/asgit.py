@@ -1,7 +1,7 @@
 """ASGIT's textbook steps: maps by the released formulas, a memory of whole maps, every pass by itself.
 
-The memory is a dict from path to a map at the image's size, as released, so images must not be cropped or mirrored
-differently from step to step.
+The memory is a dict from path to a map at the image's size, as released, so images must not be cropped or
+mirrored differently from step to step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from models.textbook.cycle_gan import TextbookCycleGAN
 
 
 class TextbookGuidance(TextbookStep):
-    """What the textbook steps of guided models share. Legend: images (B, C, H, W), maps (B, 1, H, W) in [0, 1]."""
+    """What both textbook steps share. Legend: images (B, C, H, W), maps (B, 1, H, W) in [0, 1]."""
 
     def __init__(self, model: BaseModel):
         super().__init__(model)

@@ -1,7 +1,8 @@
 """Where attention lies, class by class (ASGIT's supplement, attention intensity).
 
-A pixel is crucial if its attention exceeds 0.5. An image is aware of a class it shows if at least half of the class's
-pixels are crucial. Legend: attention (H, W) in [0, 1], regions (H, W) bool, one for each class of an image.
+A pixel is crucial if its attention exceeds 0.5. An image is aware of a class it shows if at least half of the
+class's pixels are crucial. Legend: attention (H, W) in [0, 1], regions (H, W) bool, one for each class of an
+image.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def attention_share(attention: np.ndarray, region: np.ndarray) -> float:
 
 def intensity(images: Iterable[tuple[np.ndarray, Regions]]) -> dict[str, dict[str, float]]:
     """By class, over the images that show it: `images`, their number; `aware`, the share that is aware of it;
-    `attention`, the mean share of attention on it; `area`, the mean share of pixels, which even attention would give.
+    `attention`, the mean share of attention on it; `area`, the mean share of pixels, which even attention
+    would give.
     """
     rows: dict[str, list[tuple[float, float, float]]] = {}
     for attention, regions in images:
