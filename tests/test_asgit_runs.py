@@ -242,7 +242,7 @@ REFUSED = {
     "--netG unet_128 --crop_size 128 --load_size 128 --attention_stage F1": "a U-Net takes F0 only",
     "--lambda_identity 0.5 --input_nc 1": "--lambda_identity 0",
     "--preprocess none": "--pool_size 50 keeps images of one size",
-    "--crop_size 20 --load_size 20": "--netD posthoc_attn at least 24 pixels",
+    "--crop_size 20 --load_size 20": "the discriminator at least 24 pixels",
     "--model asgit_supervised --attention_source discriminator": "no effect with --model asgit_supervised",
     "--model cycle_gan --attention_fusion alpha": "--attention_fusion has no effect with --model cycle_gan",
 }
