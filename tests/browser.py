@@ -81,6 +81,16 @@ class Browser:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def click_until(self, element: str, condition: str) -> None:
+        """Click until an expression is true, every five seconds: a page that still moves can miss a click."""
+        for _ in range(PATIENCE // 5):
+            self.click(element)
+            try:
+                return self.wait(condition, seconds=5)
+            except AssertionError:
+                continue
+        self.wait(condition)
+
     def drop(self, element: str, *files: Path) -> None:
         """Drag files over an element and let them go, as from a file manager."""
         x, y = self._centre(element)

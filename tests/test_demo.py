@@ -275,7 +275,7 @@ def choose(page, label: str, value: str) -> None:
     option = (
         f"[...document.querySelectorAll('[role=option]')].find(o => o.innerText.trim().endsWith('{value}'))"
     )
-    wait_until(lambda: page.click(field) or page.run(f"!!{option}"), seconds=60)  # loading may close the list
+    page.click_until(field, f"!!{option}")
     page.click(option)
     page.wait(f"{field}.value === '{value}'")
 
@@ -290,11 +290,11 @@ def test_in_the_browser_a_zip_is_translated_as_a_batch(runs, address, tmp_path):
         page.wait("document.querySelectorAll('[role=tab]').length >= 2")
         tabs = "[...document.querySelectorAll('[role=tab]')].filter(tab => tab.innerText.includes('Many'))"
         tab, field = f"{tabs}.find(tab => tab.offsetWidth > 0)", one("#files input[type=file]")
-        wait_until(lambda: page.click(tab) or page.run(f"!!{field}"), seconds=60)  # it may not listen yet
+        page.click_until(tab, f"!!{field}")
         page.upload("#files input[type=file]", tmp_path / "photos.zip")
         page.wait("document.querySelector('#files').innerText.includes('photos')")
-        page.click(one("#translate_all"))
-        page.wait("document.querySelector('#report')?.innerText.includes('3 translated.')")
+        done = "document.querySelector('#report')?.innerText.includes('3 translated.')"
+        page.click_until(one("#translate_all"), done)
 
 
 def test_in_the_browser_a_broken_photograph_is_named(address, tmp_path):

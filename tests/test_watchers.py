@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases: what they show, that a resume continues it, and that they stop nothing."""
+"""TensorBoard and Weights & Biases: what they show, resumed without repeats, and that they stop nothing."""
 
 from __future__ import annotations
 
