@@ -90,7 +90,7 @@ VARIANTS = [
     "--model qs_dual --QS_mode global",
     "--model qs_dual --QS_mode local --qs_window 3",
     "--model qs_dual --QS_mode local_global",
-    "--model qs_dual --nce_layers 0,4,8,12 --qs_layers 4,8,12 --qs_pool 8",
+    "--model qs_dual --nce_layers 0,4,12,13 --qs_pool 6",
     "--model qs_dual --QS_mode local_global --normG batch --lambda_IDT 0",
 ]
 
@@ -98,9 +98,13 @@ VARIANTS = [
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("words", VARIANTS)
 def test_the_step_agrees_with_the_textbook_step(float64, monkeypatch, words, count):
-    """Losses and gradients of each of three steps from the same weights, with the same random numbers."""
+    """Losses and gradients of each of three steps from the same weights, with the same random numbers.
+
+    Queries are ranked in float32. With weights weaker than these, some would be ranked otherwise in float64, as
+    features would be nearly equal everywhere.
+    """
     monkeypatch.setattr(qs_attn, "_half_or_float32", lambda features: features)  # it would round float64
-    model, plain = model_of(f"{SMALL} {words}"), model_of(f"{SMALL} {words}")
+    model, plain = (model_of(f"{SMALL} --init_gain 0.2 {words}") for _ in range(2))
     textbook = textbook_step(plain)
     size = (128, 128) if "unet" in words else (32, 48)
     for number in range(3):

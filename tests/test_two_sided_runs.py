@@ -90,7 +90,10 @@ def test_a_dry_run_says_what_would_be_trained(trained, tmp_path, capsys):
     words = [*trained.words, "--name", "dry", "--checkpoints_dir", str(tmp_path), "--dry_run"]
     assert train.main(words) == 0
     printed = capsys.readouterr().out
-    assert all(f" net{name}: " in printed for name in ("G_A", "G_B", "D_A", "D_B")) and "3 A, 2 B" in printed
+    assert (
+        all(f" net{name}: " in printed for name in ("G_A", "G_B", "D_A", "D_B"))
+        and "3 images A, 2 images B" in printed
+    )
     assert not (tmp_path / "dry").exists()
 
 
