@@ -23,7 +23,7 @@ from torch.optim import Adam, Optimizer
 from models import build
 from models.speed.accelerator import Accelerator
 from models.training.finite_guard import FiniteGuard
-from models.training.schedules import make_scheduler
+from models.training.schedules import make_scheduler, restore_rate
 from models.weights import load_weights, misfit, save_weights, weights_file
 from util import distributed
 from util.device import get_device
@@ -315,6 +315,8 @@ class BaseModel:
         for part, items in self._parts().items():
             for name, item in items.items():
                 item.load_state_dict(state[part][name])
+        for scheduler in self.schedulers.values():
+            restore_rate(scheduler)
         for name, memory in self.memories.items():
             saved = state["memories"][name]
             memory.load_state_dict(saved[distributed.rank() % len(saved)])

@@ -13,6 +13,8 @@ Rows are ranked by log H, since unscaled rows saturate until H itself rounds to 
 that the loss reaches the source's encoder through A_qs. The L x L matrix is never held: memory is O(L *
 block).
 
+All results are float32 ("float32" below), or float64 where that is torch's default type.
+
 Shapes: B images, C channels, L = H*W positions, N queries, M keys of a query (L, or k*k in a window).
 """
 
@@ -27,6 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from models.layers.precision import full
 
 # Scores held at a time while entropies are streamed over blocks of queries: 4 MB stay in a processor's cache.
 BLOCK_ELEMENTS = 2**20
@@ -61,7 +65,7 @@ class QuerySelection:
 
         For features in half precision the product is in half precision, with the attention rounded to it.
         """
-        features = _half_or_float32(features)
+        features = _half_or_default(features)
         attention = self.attention.to(features.dtype)
         with torch.autocast(features.device.type, enabled=False):
             if self.window is None:
@@ -69,7 +73,7 @@ class QuerySelection:
             else:
                 values = _windows(features, self.indices, self.window)  # (B, N, M, C)
                 routed = torch.einsum("bnm,bnmc->bnc", attention, values)
-        return _widened(routed)
+        return full(routed)
 
 
 def route_values(features: Tensor, selection: QuerySelection) -> Tensor:
@@ -87,7 +91,7 @@ def select_queries(features: Tensor, mode: str, num_queries: int, window: int = 
         window: k, odd, of the local modes.
     """
     rule = check_rule(mode, window)
-    features = _half_or_float32(features)
+    features = _half_or_default(features)
     entropy = log_entropy(features, rule.ranked_by, window)
     # stable: ties go to the lower index on every device
     indices = torch.sort(entropy, dim=1, stable=True).indices[:, :num_queries]
@@ -108,14 +112,14 @@ def log_entropy(features: Tensor, mode: str, window: int = 7) -> Tensor:
     if mode not in ENTROPIES:
         raise ValueError(f"log_entropy: mode is {mode!r}, but must be one of {', '.join(ENTROPIES)}")
     check_rule(mode, window)
-    features = _half_or_float32(features)
+    features = _half_or_default(features)
     with torch.autocast(features.device.type, enabled=False):
         entropy = kernels(features.detach(), mode, window)
         return ENTROPIES[mode](features.detach(), window) if entropy is None else entropy
 
 
 def _global_log_entropy(features: Tensor, window: int) -> Tensor:
-    f = features.float().flatten(2).transpose(1, 2).contiguous()  # (B, L, C)
+    f = full(features).flatten(2).transpose(1, 2).contiguous()  # (B, L, C)
     length = f.shape[1]
     block = max(1, BLOCK_ELEMENTS // length)
     rows = [_rows_log_entropy(queries @ image.T) for image in f for queries in image.split(block)]
@@ -123,7 +127,7 @@ def _global_log_entropy(features: Tensor, window: int) -> Tensor:
 
 
 def _local_log_entropy(features: Tensor, window: int) -> Tensor:
-    features = features.float()
+    features = full(features)
     b, _, h, w = features.shape
     reach = window // 2
     scores = features.new_zeros(b, h, w, window, window)  # zero is the score of a padded key
@@ -170,13 +174,9 @@ def _rows_log_entropy(scores: Tensor) -> Tensor:
     return g2 + (r_scaled * log1p_ratio + t_scaled / (1 + r)).log()
 
 
-def _half_or_float32(features: Tensor) -> Tensor:
-    return features if features.dtype in HALVES else features.float()
-
-
-def _widened(features: Tensor) -> Tensor:
-    """Half precision as float32, in which its products are exact."""
-    return features.float() if features.dtype in HALVES else features
+def _half_or_default(features: Tensor) -> Tensor:
+    """Features in half precision as they are, others in torch's default type: float32, or float64 if that is chosen."""
+    return features if features.dtype in HALVES else features.to(torch.get_default_dtype())
 
 
 def _global_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
@@ -185,7 +185,7 @@ def _global_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
         vectors = features.flatten(2).transpose(1, 2)  # (B, L, C)
         queries = vectors.gather(1, indices[:, :, None].expand(-1, -1, vectors.shape[2]))  # (B, N, C)
         return _ExactScores.apply(queries, vectors).softmax(-1)
-    keys = _widened(features).flatten(2)  # (B, C, L)
+    keys = full(features).flatten(2)  # (B, C, L)
     queries = keys.gather(2, indices[:, None, :].expand(-1, keys.shape[1], -1))  # (B, C, N)
     return (queries.transpose(1, 2) @ keys).softmax(-1)
 
@@ -217,7 +217,7 @@ class _ExactScores(torch.autograd.Function):
 
 def _local_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
     """Attention rows of the positions `indices` (B, N) over the window around each: (B, N, k*k)."""
-    keys = _widened(_windows(features, indices, window))  # (B, N, k*k, C)
+    keys = full(_windows(features, indices, window))  # (B, N, k*k, C)
     queries = keys[:, :, window * window // 2]
     return torch.einsum("bnc,bnmc->bnm", queries, keys).softmax(-1)
 
@@ -250,7 +250,7 @@ class _Rows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (places,) = ctx.saved_tensors
-        grad = grad.float().flatten(1, 2)  # (B, N M, C)
+        grad = full(grad).flatten(1, 2)  # (B, N M, C)
         total = grad.new_zeros(ctx.size)
         return total.scatter_add_(1, places.flatten(1)[..., None].expand_as(grad), grad).to(ctx.dtype), None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import shutil
 
@@ -13,7 +14,9 @@ from trained_run import draw
 from training_process import assert_same
 
 import train
+from models import create_model
 from models.base_model import BaseModel
+from options.train_options import TrainOptions
 from util.run.stop_signal import StopSignal
 from util.watch.loss_log import read_loss_records
 from util.watch.report import Report
@@ -243,3 +246,16 @@ def test_more_iterations_continue_within_the_epoch(dataroot, tmp_path, capsys):
     assert_same(whole[0], parts[0])
     assert losses_of(whole[2]) == losses_of(parts[2]) and len(losses_of(whole[2])) == 12
     assert whole[0]["optimizers"]["G"]["param_groups"][0]["lr"] == 0.0002 / 8  # after 4, 8 and 12
+
+
+def test_a_complete_run_goes_on_at_the_rate_of_the_longer_schedule():
+    """Its last saved rate is that of the epoch after the last one, 0; with more epochs there is more to decay."""
+    words = f"--model cut {CONTRAST} --gpu_ids -1 --ngf 2 --ndf 2 --netG resnet_4blocks --n_epochs 1"
+    short, longer = (
+        create_model(TrainOptions().parse([*words.split(), "--n_epochs_decay", decay])) for decay in "13"
+    )
+    for _ in range(2):
+        short.update_learning_rate()
+    assert short.learning_rate == 0
+    longer.load_training_state(copy.deepcopy(short.training_state()))
+    assert longer.learning_rate == pytest.approx(0.5 * 0.0002)  # the second of three epochs of decay

@@ -48,3 +48,14 @@ def make_scheduler(
         optimizer,
         lambda done: lr_factor(policy, first + done, constant, decay, decay_iters, gamma),
     )
+
+
+def restore_rate(scheduler: LambdaLR | ReduceLROnPlateau) -> None:
+    """Give the optimiser the rate of the place where a loaded scheduler stands, by the schedule as it is now.
+
+    The saved rate is that of the saved schedule, 0 after its last epoch, where more epochs may have been asked for since.
+    """
+    if isinstance(scheduler, LambdaLR):
+        groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, base, factor in groups:
+            group["lr"] = base * factor(scheduler.last_epoch)
