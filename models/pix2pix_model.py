@@ -17,7 +17,9 @@ from util.arguments import real_number
 
 
 class Pix2PixModel(BaseModel):
-    """G translates a of A to its counterpart b of B; D judges pairs, joined along channels. G's loss (eq. 4):
+    """G translates a of A to its counterpart b of B; D judges pairs (a, b), joined along channels.
+
+    G's loss is (eq. 4)
 
         lambda_GAN GAN(D, (a, G(a))) + lambda_L1 |G(a) - b|
 

@@ -20,7 +20,7 @@ from util.errors import UserError
 
 
 class QuerySelected(BaseModel):
-    """Query-selected attention on `--qs_layers` of a model that contrasts patches and has `choose_patches`."""
+    """Query-selected attention on `--qs_layers`, for models that choose patches with `choose_patches`."""
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -76,13 +76,13 @@ class QuerySelected(BaseModel):
         return select_queries(features, opt.QS_mode, opt.num_patches, opt.qs_window)
 
     def picture_of_queries(self, netG: nn.Module, images: Tensor) -> np.ndarray:
-        """Where the queries of the first of some images (B, C, H, W) are that `netG` encodes: (H, W, 3) uint8."""
+        """Where the queries of `netG` lie in the first of images (B, C, H, W): (H, W, 3) uint8."""
         opt = self.opt
         return query_overview(netG, images[:1], opt.qs_layers, opt.QS_mode, opt.num_patches, opt.qs_window)
 
 
 class QSModel(QuerySelected, CUTModel):
-    """`--model qs`: query-selected attention on `--qs_layers`, random positions on the other `--nce_layers`."""
+    """`--model qs`: query-selected attention on `--qs_layers`, random patches on other `--nce_layers`."""
 
     @classmethod
     def add_options(cls, add) -> None:

@@ -59,7 +59,7 @@ ABSENT = {
 
 
 def model_name(text: str) -> str:
-    """A name of `MODELS`; others that CUT's and CycleGAN's documentation have commands of are refused with the reason."""
+    """A name of `MODELS`; other models of CUT's and CycleGAN's documentation are refused with the reason."""
     if text == "sincut":
         raise ArgumentTypeError(
             "sincut (CUT for one single image a domain, with StyleGAN2 networks) is not offered here: train "

@@ -91,7 +91,7 @@ class TestOptions(BaseOptions):
 
 
 def _options_of_weights(folder: Path, options: dict[str, object]) -> dict[str, object]:
-    """What the weights of a folder without saved options say of their generator, such as a pretrained CycleGAN's."""
+    """The generator's options that the weights of a folder without saved options imply (CycleGAN's, say)."""
     network = bare_generator(folder, str(options["epoch"]), str(options["direction"]))
     path = weights_file(folder, str(options["epoch"]), network)
     found = architecture(read_weights(path)) if path.is_file() else {}

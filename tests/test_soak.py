@@ -1,4 +1,4 @@
-"""Nothing grows over a long run: memory, open files, threads, processes; logs grow by the same amount an epoch."""
+"""Nothing grows over a long run: memory, open files, threads, processes; logs grow evenly by epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from training_process import TrainingProcess, make_images, state_of, words
 from util.watch.report import Report
 
 STEPS_AN_EPOCH, EPOCHS = 250, 10
-TINY_STEP = "--ngf 1 --ndf 1 --netD n_layers --n_layers_D 1 --netF_nc 2 --num_patches 4 --load_size 18 --crop_size 16 --nce_layers 0,4"
+TINY_STEP = (
+    "--ngf 1 --ndf 1 --netD n_layers --n_layers_D 1 --netF_nc 2 --num_patches 4 "
+    "--load_size 18 --crop_size 16 --nce_layers 0,4"
+)
 
 
 def resources(pid: int) -> dict[str, int]:

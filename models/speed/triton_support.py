@@ -1,4 +1,4 @@
-"""What the modules of Triton kernels share: the package where it is installed, and whether it works on a device."""
+"""What the Triton kernels share: the package, if installed, and whether it works on a device."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def installed() -> bool:
 
 @functools.cache
 def works(device: torch.device) -> bool:
-    """Whether kernels run on this CUDA device: a trial, since Triton may lack a C compiler or support for the GPU.
+    """Whether kernels run on this CUDA device, by trial: Triton may lack a C compiler or support for the GPU.
 
     One warning says what is in the way; plain PyTorch then does the work.
     """
@@ -48,7 +48,8 @@ def works(device: torch.device) -> bool:
     except Exception as error:  # whatever a compiler may raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         warnings.warn(
-            f"Triton does not work on this machine, and slower code takes its place. {type(error).__name__}: {reason[0]}",
+            "Triton does not work on this machine, and slower code takes its place. "
+            f"{type(error).__name__}: {reason[0]}",
             RuntimeWarning,
             stacklevel=2,
         )

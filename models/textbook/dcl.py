@@ -1,7 +1,7 @@
 """The textbook step of DCLGAN and two-sided QS-Attn, in the released order.
 
-Every image and every score has a pass of its own, sources and translations are encoded apart from generating, and logits
-are the released ones: the positive, then all similarities, with -10 in place of those of a patch with itself.
+Every image and every score has a pass of its own, encoding is separate from generating, and logits are the
+released ones: the positive, then all similarities, with -10 in place of those of a patch with itself.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TextbookDCL(TextbookTwoSided):
         self.update("G", losses["G"])
 
     def NCE_losses(self, real_A: Tensor, fake_B: Tensor, real_B: Tensor, fake_A: Tensor) -> list[Tensor]:
-        """lambda_NCE * PatchNCE of (A, its translation) and (B, its translation), mean over patches and layers."""
+        """lambda_NCE * PatchNCE of A and of B with their translations, mean over patches and layers."""
         layers, nets = self.opt.nce_layers, self.networks
         sources = [nets["G_A"].encode(real_A, layers), nets["G_B"].encode(real_B, layers)]
         targets = [nets["G_B"].encode(fake_B, layers), nets["G_A"].encode(fake_A, layers)]
@@ -73,7 +73,7 @@ class TextbookDCL(TextbookTwoSided):
         return [self.opt.lambda_NCE * total / len(layers) for total in totals]
 
     def patches(self, number: int, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """What is contrasted of the `number`-th tapped layer of source and target (B, C, H, W): two of (B, N, C)."""
+        """What tapped layer `number` of source and target (B, C, H, W) contrasts: two of (B, N, C)."""
         opt = self.opt
         if isinstance(self.model, QuerySelected) and opt.nce_layers[number] in opt.qs_layers:
             return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window, self.rank)

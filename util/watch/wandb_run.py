@@ -1,7 +1,7 @@
 """The curves, images and options of a run in Weights & Biases, online or, with WANDB_MODE=offline, in files.
 
-wandb's files lie in `checkpoints/NAME/wandb`, the run's identity in `checkpoints/NAME/wandb_run.json`, so
-that a resume continues the same run. Needs the package wandb.
+wandb's files are in `checkpoints/NAME/wandb`, the run's id in `checkpoints/NAME/wandb_run.json`, so that
+a resume continues the same run. Needs the package wandb.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ INIT_TIMEOUT = 20.0  # seconds in which wandb must have begun the run; the train
 class WandbRun:
     """Logs one run with wandb's client; a `Watcher`.
 
-    The step of every curve is the number of images trained on. wandb is called by a thread. A run cannot
-    take steps back, so after a resume the steps from the checkpoint to the newest shown are not sent again.
+    The step of every curve is the number of images trained on. wandb is called by a thread. A run cannot take
+    steps back, so after a resume those between the checkpoint and the newest one shown are not sent again.
 
     Args:
         folder: of the run, `checkpoints/NAME`.
