@@ -187,7 +187,7 @@ class BaseOptions:
         return opt
 
     def _note_what_has_no_effect(self, given: Sequence[str]) -> None:
-        """One line on stderr for each reason why options were given in vain."""
+        """Print one line on stderr for each reason why given options have no effect."""
         flags: dict[str, list[str]] = {}
         for name in given:
             if name in self.without_effect:

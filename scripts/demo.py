@@ -48,7 +48,6 @@ SIZES = (256, 384, 512, 768, 1024)  # of the shorter side, to choose from beside
 AS_IT_IS, AS_TRAINED = "as it is", "as in training"
 MOST_POSITIONS = 128 * 128  # of a feature map whose queries are shown: photographs of about 512 x 512 pixels
 SHOWN = 12  # translations of a batch that the page shows
-GENERATOR_FILE = re.compile(r"(.+)_net_(G|G_A)\.pth")  # of a run whose options are not known
 
 STYLE = """
 .gradio-container{max-width:84rem!important;margin:0 auto!important}

@@ -1,4 +1,4 @@
-"""Training steps of any size, number of patches, batch, window: finite losses, right shapes, weights moved."""
+"""Training steps of any size, number of patches, batch, window: finite losses, right shapes, nets moved."""
 
 from __future__ import annotations
 
@@ -50,9 +50,8 @@ def test_a_step_on_anything(argv, data):
         name: any(not torch.equal(p, q) for p, q in zip(net.parameters(), before[name], strict=True))
         for name, net in model.networks.items()
     }
-    assert (
-        moved["G"] and moved["D"] and (moved["F"] or patches == 1)
-    )  # a single patch has nothing to be told from
+    # A single patch has no negatives, so F has no gradient.
+    assert moved["G"] and moved["D"] and (moved["F"] or patches == 1)
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)

@@ -73,7 +73,7 @@ def stop_after_five():
 
     def asked(report):
         step(report)
-        if next(count) == 5 and os.environ.get("RANK", "0") == "0":  # one process told is all told
+        if next(count) == 5 and os.environ.get("RANK", "0") == "0":  # a signal to one process stops all
             os.kill(os.getpid(), signal.SIGTERM)
 
     Report.step = asked

@@ -86,7 +86,7 @@ class TrainingProcess:
         end = time.monotonic() + PATIENCE
         while not condition():
             assert self.process.is_alive() and time.monotonic() < end, (
-                f"waited in vain; it said:\n{self.output()}"
+                f"waited too long; the output:\n{self.output()}"
             )
             time.sleep(pause)
 

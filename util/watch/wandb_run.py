@@ -21,7 +21,7 @@ from util.watch.loss_log import LossRecord
 
 IDENTITY_FILE = "wandb_run.json"
 PATIENCE_AT_END = 8.0  # seconds to send what still waits
-INIT_TIMEOUT = 20.0  # seconds in which wandb must have begun the run; the training goes on meanwhile
+INIT_TIMEOUT = 20.0  # seconds for wandb to begin the run; training continues meanwhile
 
 
 class WandbRun:
