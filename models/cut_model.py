@@ -107,7 +107,7 @@ class CUTModel(OneSidedModel):
     def whole_step(self, fake: Tensor, real_features: list[Tensor]) -> None:
         """Both updates; one backward pass for G and F, once all losses are there."""
         with self.beside_D:
-            loss_GAN = self.step_D(fake[: len(self.batch["A"])])
+            loss_GAN = self.step_D(self.batch["B"], fake[: len(self.batch["A"])])
         loss_NCE = self.compute_NCE_loss(self.contrast(fake, real_features))
         self.beside_D.join()
         self.update("G", self.compute_G_loss(loss_GAN, loss_NCE), self.G_losses)
@@ -118,7 +118,7 @@ class CUTModel(OneSidedModel):
         fake_B, fake, *real_features = cut.leaves
         self.zero_grad("G")
         with self.beside_D:
-            loss_GAN = self.step_D(fake_B)
+            loss_GAN = self.step_D(self.batch["B"], fake_B)
             loss_GAN.backward()
         loss_NCE = self.compute_NCE_loss(self.contrast(fake, real_features))
         if loss_NCE.requires_grad:  # not with --lambda_NCE 0

@@ -85,8 +85,8 @@ class TestOptions(BaseOptions):
             )
         if opt.style_image and given != ["style_image"]:
             raise UserError(
-                f"--{given[0]} draws styles, but --style_image {opt.style_image} gives one: leave one of them "
-                "out"
+                f"--{given[0]} draws styles, but --style_image {opt.style_image} gives one: "
+                "leave one of them out"
             )
 
 

@@ -181,7 +181,8 @@ def compare(net: nn.Module, run: Run, shape: tuple[int, ...], style_dim: int = 0
     exported, original = run(*inputs), net(*inputs).numpy()
     if exported.shape != original.shape:
         raise UserError(
-            f"the exported network returns {exported.shape} for {shape}, not {original.shape}: please report this"
+            f"the exported network returns {exported.shape} for {shape}, not {original.shape}: "
+            "please report this"
         )
     difference = float(np.abs(exported - original).max())
     print(f"  {' x '.join(map(str, shape))}: differs by at most {difference:.2e}")

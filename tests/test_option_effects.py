@@ -207,7 +207,7 @@ def test_wgangp_holds_the_slope_of_D_at_one():
     assert gradient_penalty(steep, real, fake).item() == pytest.approx(40.0)
     terms = (model.losses["D_fake"] + model.losses["D_real"]).detach() / 2
     torch.manual_seed(0)
-    assert model.compute_D_loss(model.results["fake_B"]).item() > terms.item()
+    assert model.compute_D_loss(model.batch["B"], model.results["fake_B"]).item() > terms.item()
 
 
 # Policy -> the share of the initial rate in each of 4 + 4 epochs, and behind the last.
