@@ -10,23 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models import patch_sampler
-from models.qs_model import QuerySelected
-from models.textbook.cut import RANKS, plain_qs_attn
+from models.textbook.cut import TextbookContrast
 from models.textbook.two_sided import TextbookTwoSided
-from models.two_sided import TwoSidedModel
 
 
-class TextbookDCL(TextbookTwoSided):
-    """Forward, both discriminators, then generators and heads.
-
-    Args:
-        entropy: "log" or "plain", as in `TextbookCUT`.
-    """
-
-    def __init__(self, model: TwoSidedModel, entropy: str = "log"):
-        super().__init__(model)
-        self.rank = RANKS[entropy]
+class TextbookDCL(TextbookContrast, TextbookTwoSided):
+    """Forward, both discriminators, then generators and heads."""
 
     def optimize_parameters(self) -> None:
         opt, nets, losses = self.opt, self.networks, self.losses
@@ -71,14 +60,6 @@ class TextbookDCL(TextbookTwoSided):
                 keys, queries = of_source(number, keys).detach(), of_target(number, queries)
                 totals[term] = totals[term] + self.patchnce(queries.flatten(0, 1), keys.flatten(0, 1))
         return [self.opt.lambda_NCE * total / len(layers) for total in totals]
-
-    def patches(self, number: int, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """What tapped layer `number` of source and target (B, C, H, W) contrasts: two of (B, N, C)."""
-        opt = self.opt
-        if isinstance(self.model, QuerySelected) and opt.nce_layers[number] in opt.qs_layers:
-            return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window, self.rank)
-        indices = patch_sampler.random_locations(source[0, 0].numel(), opt.num_patches, source.device)
-        return source.flatten(2).mT[:, indices], target.flatten(2).mT[:, indices]
 
     def patchnce(self, queries: Tensor, keys: Tensor) -> Tensor:
         """The mean loss of queries (P, D), of all images of a batch, against their keys (P, D)."""
