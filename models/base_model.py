@@ -185,7 +185,7 @@ class BaseModel:
         return f"the gradient of {' and '.join(self.groups[group])}"
 
     def expect_images(self, paths: dict[str, Sequence[str]]) -> None:
-        """Told before training which files there are of each domain, in every process alike."""
+        """Called before training with the files of each domain, the same in every process."""
 
     def set_input(self, batch: dict) -> None:
         """Take a batch: images "A" and "B", further tensors, and the paths "A_paths" and "B_paths".

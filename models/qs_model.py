@@ -36,7 +36,7 @@ class QuerySelected(BaseModel):
         add(
             "--qs_pool",
             0,
-            "average QS-Attn layers to at most this many positions a side; 0: never",
+            "average QS-Attn layers to at most this many positions per side; 0: never",
             type=integer(0),
         )
         add(
@@ -119,7 +119,7 @@ class QSModel(QuerySelected, CUTModel):
 
 
 def check_query_selection(opt: Namespace) -> None:
-    """UserError for `--qs_layers` and a `--qs_window` that cannot be."""
+    """UserError for impossible `--qs_layers` or `--qs_window`."""
     outside = [layer for layer in opt.qs_layers if layer not in opt.nce_layers]
     if outside:
         raise UserError(

@@ -23,7 +23,7 @@ SINGLE = "test"  # CycleGAN's name for --dataset_mode single with whatever gener
 class TestOptions(BaseOptions):
     """python test.py [options]"""
 
-    __test__ = False  # not a test case, whatever pytest thinks of the name
+    __test__ = False  # pytest would collect it by its name
     is_train = False
     prog = "test.py"
     description = "Translate the test images of a data set, or any photographs, with a trained generator."
@@ -77,7 +77,7 @@ class TestOptions(BaseOptions):
             self.parser.error("--output says where the images of --input go: give --input too")
 
     def check_styles(self, opt: Namespace) -> None:
-        """UserError for styles where there are none, and for those of a picture and of a seed together."""
+        """UserError for style options of a model without styles, or a style by both image and seed."""
         given = [name for name in ("num_styles", "style_seed", "style_image") if name in opt.given]
         if given and not MODELS[opt.model].styled:
             raise UserError(

@@ -180,7 +180,7 @@ class Studio:
         self._lock = threading.Lock()  # Gradio calls from several threads
 
     def models(self) -> dict[str, Entry]:
-        """What there is now: trainings go on while the page is open."""
+        """What there is now: trainings continue while the page is open."""
         return find_models(self.checkpoints_dir, self.pretrained_dir)
 
     def entry(self, label: str | None) -> Entry:

@@ -276,7 +276,7 @@ def test_a_kernel_is_tried_once_for_each_variant_and_given_up_once():
         assert not trials.allows("ranking", (1,), fails)
         assert not trials.allows("ranking", (2,), fails)
     assert len(caught) == 1
-    assert trials.allows("fine", (2,), fails)  # the others go on
+    assert trials.allows("fine", (2,), fails)  # the others still run
 
 
 def test_a_tapped_convolution_may_have_no_bias():

@@ -192,4 +192,4 @@ def test_single_image_commands_are_refused_by_name(options, capsys):
     with pytest.raises(SystemExit) as exit:
         options().parse(line.split())
     assert exit.value.code == 2
-    assert "sincut (CUT for one single image a domain" in capsys.readouterr().err
+    assert "sincut (CUT for one single image per domain" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def test_a_long_run_does_not_grow(tmp_path):
     settled, last = measured[2], measured[-1]
     growth = {name: last[name] - settled[name] for name in last}
     print(f"over {(EPOCHS - 3) * STEPS_AN_EPOCH} steps: {growth}")
-    assert growth["memory"] < 4096  # KiB; a leak of one tiny image a step would be more
+    assert growth["memory"] < 4096  # KiB; a leak of one tiny image per step would be more
     assert growth["files"] == growth["threads"] == growth["processes"] == 0
     for log in ("loss_log.txt", "log.jsonl"):
         first, later = measured[3][log] - measured[2][log], measured[-1][log] - measured[-2][log]

@@ -23,7 +23,7 @@ BRANCH, JOIN = "branch", "join"  # of a residual block: keep what comes in; add 
 
 
 class Piece(NamedTuple):
-    """A layer, or BRANCH or JOIN, and whether its output is asked for under the number of a module."""
+    """A layer, or BRANCH or JOIN, and its tap number, if its output is a tap."""
 
     layer: nn.Module | str
     tap: int | None
@@ -34,7 +34,7 @@ def run(
 ) -> tuple[Tensor, list[Tensor]]:
     """Run `model[:stop]` on x (B, C, H, W); return its output and those of the modules `layers`, in order."""
     pieces = list(_pieces(model, layers, len(model) if stop is None else stop))
-    if torch.is_autocast_enabled(x.device.type):  # before it is spread out, and not at the first convolution
+    if torch.is_autocast_enabled(x.device.type):  # before a thin convolution spreads it out
         x = x.to(torch.get_autocast_dtype(x.device.type))
     x = x.contiguous(memory_format=torch.channels_last)
     taps: dict[int, Tensor] = {}

@@ -85,7 +85,7 @@ def norm_act_resample(
 
 
 def works_for(x: Tensor, bias: Tensor | None, residual: Tensor | None, settings: dict[str, object]) -> bool:
-    """Whether `norm_act_resample` and its gradient work for such arguments here; found out the first time."""
+    """Whether `norm_act_resample` and its gradient work for such arguments, by trial at the first call."""
     grid, needs_gradient = _Grid(x), torch.is_grad_enabled()
     variant = (
         x.dtype,
@@ -110,7 +110,7 @@ def works_for(x: Tensor, bias: Tensor | None, residual: Tensor | None, settings:
 
 
 def _name(settings: dict[str, object], residual: Tensor | None) -> str:
-    """What is taken together, in words."""
+    """The fused layers in words, for a warning."""
     tails = {Tail.PAD: "reflected border", Tail.DOWN: "blurred downsampling", Tail.UP: "blurred upsampling"}
     parts = ["instance norm"] * settings["norm"] + ["activation"] * (settings["slope"] != 1)
     parts += ["residual sum"] * (residual is not None) + [

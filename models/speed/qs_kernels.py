@@ -239,7 +239,7 @@ def _global_config(features: Tensor, input_precision: str | None) -> dict[str, i
     if input_precision is None:
         input_precision = "tf32x3" if major >= 8 else "ieee"
     blocks = {"BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_C": 16}
-    if features.dtype != torch.float32 or input_precision == "tf32x3":  # on the matrix units
+    if features.dtype != torch.float32 or input_precision == "tf32x3":  # on tensor cores
         blocks["BLOCK_C"] = 32
         if major in (9, 10):  # where accumulators spread over warp groups, or leave the registers
             blocks["BLOCK_K"] = 128 if features.dtype == torch.float32 else 256

@@ -1,4 +1,4 @@
-"""A CUDA stream beside the current one; on other devices than CUDA, nothing."""
+"""A CUDA stream beside the current one; does nothing on other devices."""
 
 from __future__ import annotations
 

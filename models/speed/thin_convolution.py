@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from models.speed.triton_support import jit, on_device_of, tl, trials, triton
 
 FEW = 4  # channels at most of an image
-MULTIPLE = 8  # of channels that the matrix units take
+MULTIPLE = 8  # of channels that tensor cores take
 
 
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _works_for(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the kernels work for this layer here; found out the first time."""
+    """Whether the kernels work for this layer here, by trial at the first call."""
     few = min(layer.in_channels, layer.out_channels)
     k = layer.kernel_size[1]
     channels = k * few + -(k * few) % MULTIPLE

@@ -18,7 +18,7 @@ except ImportError:  # not shipped with PyTorch for macOS, Windows and some CPU 
 
 
 def jit(kernel):
-    """`triton.jit`, where there is Triton."""
+    """`triton.jit`, if Triton is installed."""
     return kernel if triton is None else triton.jit(kernel)
 
 
@@ -28,7 +28,7 @@ def on_device_of(tensor: Tensor) -> AbstractContextManager:
 
 
 def installed() -> bool:
-    """Whether Triton is there. Kernels then take CUDA tensors; in Triton's interpreter, CPU tensors."""
+    """Whether Triton is installed. Kernels take CUDA tensors; in Triton's interpreter, CPU tensors."""
     return triton is not None
 
 
@@ -36,7 +36,7 @@ def installed() -> bool:
 def works(device: torch.device) -> bool:
     """Whether kernels run on this CUDA device, by trial: Triton may lack a C compiler or support for the GPU.
 
-    One warning says what is in the way; plain PyTorch then does the work.
+    If they do not, one warning gives the reason, and plain PyTorch is used.
     """
     if not installed() or device.type != "cuda":
         return False
@@ -57,7 +57,7 @@ def works(device: torch.device) -> bool:
 
 
 class Trials:
-    """Which kernels work on this machine, found out at their first use; one warning for each that fails.
+    """Which kernels work on this machine, tried at their first use; one warning for each that fails.
 
     A kernel may not fit a GPU (shared memory, registers), or a version of Triton may not compile it. Code
     that has a plain alternative calls `allows` before each use. A step is rehearsed before it is captured,

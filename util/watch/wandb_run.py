@@ -81,7 +81,7 @@ class WandbRun:
         self._calls.close(PATIENCE_AT_END)
 
     def _begin(self, continues: bool) -> None:
-        """Begin wandb's run with the session's first call, or go on with the one of the run's folder."""
+        """Begin wandb's run with the session's first call, or continue the one of the run's folder."""
         if not self._begun:
             self._begun = True
             self._calls.put(lambda: self._open(continues))
