@@ -100,8 +100,8 @@ VARIANTS = [
 def test_the_step_agrees_with_the_textbook_step(float64, monkeypatch, words, count):
     """Losses and gradients of each of three steps from the same weights, with the same random numbers.
 
-    Queries are ranked in float32. With weights weaker than these, some would be ranked otherwise in float64, as
-    features would be nearly equal everywhere.
+    Queries are ranked in float32. With weaker weights, features would be nearly equal everywhere, and some
+    queries would rank differently in float64.
     """
     monkeypatch.setattr(qs_attn, "_half_or_float32", lambda features: features)  # it would round float64
     model, plain = (model_of(f"{SMALL} --init_gain 0.2 {words}") for _ in range(2))
