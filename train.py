@@ -228,7 +228,7 @@ class Run:
     def _check_place(
         self, progress: Progress, epoch_images: int, global_batch: int, other_data: bool
     ) -> None:
-        """UserError where a training cannot go on from the place at which the state was saved."""
+        """UserError where a training cannot continue from where the state was saved."""
         if progress.position > epoch_images and not other_data:
             raise UserError(
                 f"{self.folder / STATE_FILE} is damaged (it stands at image {progress.position} of an epoch "

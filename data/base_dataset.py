@@ -22,7 +22,7 @@ NEARLY_ALL = 0.95
 LARGE = 4  # times the window's pixels: such an image is cropped before it is sent to the device
 
 
-# What a window shows of its image: top, left, height, width as fractions of the image's, and 1 if mirrored.
+# What a window shows of its image: top, left, height and width as fractions, and 1 if mirrored.
 Part = tuple[float, float, float, float, float]
 
 

@@ -27,8 +27,8 @@ from data.sampler import EpochSampler
 from util.errors import UserError
 from util.run.stop_signal import SIGNALS
 
-# "A", "B": (B, C, h, w) float32 in [-1, 1]; "A_paths", "B_paths": list[str]; "A_windows", "B_windows": (B, 5)
-# float32, each row a `data.base_dataset.Part`
+# "A", "B": (B, C, h, w) float32 in [-1, 1]; "A_paths", "B_paths": list[str];
+# "A_windows", "B_windows": (B, 5) float32, each row a `data.base_dataset.Part`
 Batch = dict[str, Any]
 
 GRACE_SECONDS = 30

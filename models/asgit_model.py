@@ -1,12 +1,12 @@
-"""ASGIT, attention-based spatial guidance (Lin et al.): CycleGAN whose generators see where D looks.
+"""ASGIT, attention-based spatial guidance (Lin et al.): CycleGAN guided by its discriminators' attention.
 
 With A(x) the attention map of an image x, G_A translates a fused with A(a) (`models/attention_fusion.py`).
 D_A judges B and D_B judges A, as in CycleGAN.
 
-- `--attention_source memory` (v1): A(a) is D_A's map of the last translation of a, ones before the first; the
-  memory follows crops and mirroring. Reconstructions get no map. At test no map is known, so D is not needed.
-- `--attention_source discriminator` (v2): A(a) = D_B's map of a itself, and of a translation G_A(a), when it
-  is translated back, D_A's. Testing needs the discriminator of the source.
+- `--attention_source memory` (v1): A(a) is D_A's map of the last translation of a, all ones at first. The
+  memory follows crops and mirroring. Reconstructions get no map. Testing has no maps and needs no D.
+- `--attention_source discriminator` (v2): A(a) is D_B's map of a; on the way back, D_A's map of G_A(a)
+  guides G_B. Testing needs the discriminator of the source.
 
 Maps are constants: no gradient passes through them.
 """
@@ -113,7 +113,7 @@ class ASGITModel(GuidedModel, CycleGANModel):
 
     @torch.no_grad()
     def look(self, domain: str, images: Tensor) -> Tensor | None:
-        """The map of images (B, C, H, W) of a domain by its discriminator; None if a memory has them."""
+        """The discriminator's map of a domain's images (B, C, H, W); None where maps come from the memory."""
         return None if self.memory else normalise_map(self.networks[JUDGE[domain]].raw_map(images))
 
     def adversarial(self, name: str, fake: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Supervised ASGIT (Lin et al., supplement): pix2pix whose generator sees where D last looked.
+"""Supervised ASGIT: pix2pix guided by its discriminator's last attention map (Lin et al., supplement).
 
-G translates a fused with the map that D gave to the last pair (a, G(a)), which a memory keeps; ones before
-the first (`models/guidance.py`). D judges pairs only, so a map of a alone does not exist. At test no map is
-known, and D is not needed. With `--attention_fusion none` it is pix2pix.
+G translates a fused with D's map of the last pair (a, G(a)), which a memory keeps; all ones at first
+(`models/guidance.py`). D judges pairs only, so a alone has no map. Testing has no maps and needs no D. With
+`--attention_fusion none` it is pix2pix.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class PostHocAttention(nn.Module):
 
 
 class MaskBranch(nn.Module):
-    """TAM's mask before the sigmoid: features (B, ndf, H/2, W/2), trunk's size (h, w) -> (B, 4 ndf, h, w).
+    """TAM's mask before the sigmoid: (B, ndf, H/2, W/2), trunk size (h, w) -> (B, 4 ndf, h, w).
 
     Its norms are always batch norms: each forward pass in training mode updates their running statistics.
     """
@@ -131,8 +131,7 @@ class TrainableAttention(nn.Module):
     def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The scores and, from the same pass, the raw map (B, 1, H // 8, W // 8), not detached.
 
-        It is the mask's mean over channels less 1/2, in (-1/2, 1/2): close to 1/2, float32 would round it
-        off.
+        The mean of mask - 1/2 over channels, in (-1/2, 1/2): near 1/2, float32 would round it off.
         """
         score, logits = self._score_and_logits(x)
         return score, _mean_less_half(logits)
@@ -160,5 +159,5 @@ def _channel_mean(features: Tensor) -> Tensor:
 
 
 def _mean_less_half(logits: Tensor) -> Tensor:
-    """The mean of sigmoid(logits) - 1/2 over channels, (B, C, h, w) -> (B, 1, h, w)."""
+    """Mean of sigmoid(logits) - 1/2 over channels, exact near 0: (B, C, h, w) -> (B, 1, h, w)."""
     return _channel_mean((logits / 2).tanh() / 2)

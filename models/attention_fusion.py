@@ -152,11 +152,11 @@ class GuidedTranslator(nn.Module):
         return self.generator(images, self.attention(images))
 
     def attention(self, images: Tensor) -> Tensor | float:
-        """What guides translating images (B, C, H, W): maps (B, 1, h, w) in [0, 1], or the constant."""
+        """Maps (B, 1, h, w) in [0, 1] that guide the translation of images (B, C, H, W), or the constant."""
         if self.discriminator is None:
             return self.generator.fusion.unseen
         return normalise_map(self.discriminator.raw_map(images))
 
     def attention_picture(self, images: Tensor) -> Tensor:
-        """The discriminator's map of images (B, C, H, W) as pictures (B, 1, H, W); -1: not looked at."""
+        """The discriminator's map of images (B, C, H, W): (B, 1, H, W), from -1 (not looked at) to 1."""
         return 2 * resize_map(self.attention(images), images.shape[2:]) - 1

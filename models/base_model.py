@@ -3,9 +3,8 @@
 A model is a class with one entry in `models.MODELS`. It says which networks it has and which of them learn
 together (`network_names`, `groups`), builds each (`build_network`), and writes one training step
 (`training_step`). A step reads `self.batch` and leaves its losses in `self.losses` and its images in
-`self.results`, nothing else. That is enough for
-everything around it: the CUDA graph, checkpoints, logs, pages, test.py, export. CONTRIBUTING.md has the
-    recipe.
+`self.results`, nothing else. That is enough for everything around it: the CUDA graph, checkpoints, logs,
+pages, test.py, export. CONTRIBUTING.md has the recipe.
 """
 
 from __future__ import annotations
@@ -100,8 +99,10 @@ class BaseModel:
             if getattr(opt, name) == "batch":
                 return f"--{name} batch would normalise each process's images apart: use instance"
         if opt.netD == "trainable_attn":
-            found = "the mask of --netD trainable_attn has batch norms, which would see each process's images apart"
-            return f"{found}: use posthoc_attn"
+            return (
+                "the mask of --netD trainable_attn has batch norms, which would see each process's images "
+                "apart: use posthoc_attn"
+            )
         return None
 
     @classmethod
@@ -184,7 +185,7 @@ class BaseModel:
         return f"the gradient of {' and '.join(self.groups[group])}"
 
     def expect_images(self, paths: dict[str, Sequence[str]]) -> None:
-        """Told before training which files there are of each domain, in every process alike."""
+        """Called before training with the files of each domain, the same in every process."""
 
     def set_input(self, batch: dict) -> None:
         """Take a batch: images "A" and "B", further tensors, and the paths "A_paths" and "B_paths".

@@ -43,7 +43,7 @@ def add_options(add) -> None:
     add(
         "--netD",
         "basic",
-        "discriminator; basic is the 70 x 70 PatchGAN, posthoc_attn and trainable_attn also give attention",
+        "discriminator; basic: the 70 x 70 PatchGAN; posthoc_attn, trainable_attn: also give attention maps",
         choices=DISCRIMINATORS,
     )
     add("--ndf", 64, "channels after the discriminator's first convolution", type=integer(1))

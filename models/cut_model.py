@@ -107,7 +107,7 @@ class CUTModel(OneSidedModel):
     def whole_step(self, fake: Tensor, real_features: list[Tensor]) -> None:
         """Both updates; one backward pass for G and F, once all losses are there."""
         with self.beside_D:
-            loss_GAN = self.step_D(fake[: len(self.batch["A"])])
+            loss_GAN = self.step_D(self.batch["B"], fake[: len(self.batch["A"])])
         loss_NCE = self.compute_NCE_loss(self.contrast(fake, real_features))
         self.beside_D.join()
         self.update("G", self.compute_G_loss(loss_GAN, loss_NCE), self.G_losses)
@@ -118,7 +118,7 @@ class CUTModel(OneSidedModel):
         fake_B, fake, *real_features = cut.leaves
         self.zero_grad("G")
         with self.beside_D:
-            loss_GAN = self.step_D(fake_B)
+            loss_GAN = self.step_D(self.batch["B"], fake_B)
             loss_GAN.backward()
         loss_NCE = self.compute_NCE_loss(self.contrast(fake, real_features))
         if loss_NCE.requires_grad:  # not with --lambda_NCE 0
@@ -226,7 +226,7 @@ class FastCUTModel(CUTModel):
 
 
 def add_contrast_options(add) -> None:
-    """Declare the options of contrasting patches, which several models share, with `add(flag, default, help, ...)`."""
+    """Declare the options of models that contrast patches with `add(flag, default, help, ...)`."""
     add("--lambda_NCE", 1.0, "weight of the contrastive loss", type=real_number(0))
     add(
         "--nce_layers",
@@ -242,7 +242,7 @@ def add_contrast_options(add) -> None:
 
 
 def check_contrast(opt: Namespace) -> None:
-    """UserError where the options of contrasting patches leave nothing to learn, or name layers that are not there."""
+    """UserError where contrasting patches would learn nothing, or a layer it names does not exist."""
     build.layer_channels(opt)
     if opt.lambda_GAN == 0 and opt.lambda_NCE == 0:
         raise UserError("--lambda_GAN and --lambda_NCE are both 0: there is nothing to learn from")

@@ -1,8 +1,8 @@
 """DCLGAN: contrastive translation both ways (Han et al., CVPR Workshops 2021).
 
-The encoders of two generators and two heads of features contrast a source image with its translation: a source is encoded
-by the generator that translates it, its translation by the other one, which takes images of that domain. So neither
-encoder sees a domain it does not translate from.
+The encoders of two generators and two heads contrast a source image with its translation: the source is
+encoded by the generator that translates it, its translation by the other one, which takes images of that
+domain. So neither encoder sees a domain it does not translate from.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class DCLModel(TwoSidedModel):
         + lambda_NCE (PatchNCE(F1(G_A a), F2(G_B G_A(a))) + PatchNCE(F2(G_B b), F1(G_A G_B(b)))) / 2
         + lambda_IDT (|G_A(b) - b| + |G_B(a) - a|) / 2
 
-    where the G of a PatchNCE are encoders. Keys, of the sources, are constants: an encoder learns from the term in which
-    it encodes translations. All patches of a batch are negatives of each other, as in the released code (in CUT: those of
-    one image), and also those of the other processes that train with this one.
+    where the G of a PatchNCE are encoders. Keys (of the sources) are constants: an encoder learns from the
+    term in which it encodes translations. All patches of a batch are negatives of each other, as in the
+    released code (in CUT: those of one image), as are those of the other processes that train together.
     """
 
     network_names = ("G_A", "G_B", "D_A", "D_B", "F1", "F2")
@@ -55,16 +55,16 @@ class DCLModel(TwoSidedModel):
         check_contrast(opt)
         if opt.lambda_IDT > 0 and opt.input_nc != opt.output_nc:
             raise UserError(
-                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the identity term gives each "
-                "generator images of its target: give both the same, or --lambda_IDT 0"
+                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the identity term "
+                "gives each generator images of its target: give both the same, or --lambda_IDT 0"
             )
 
     @classmethod
     def process_obstacle(cls, opt: Namespace) -> str | None:
         if not crops(opt.preprocess) and opt.lambda_NCE > 0:
             return (
-                f"--preprocess {opt.preprocess} could give processes images of different sizes, but they compare "
-                "patches with each other: use a mode that crops, such as resize_and_crop"
+                f"--preprocess {opt.preprocess} could give processes images of different sizes, but they "
+                "compare patches with each other: use a mode that crops, such as resize_and_crop"
             )
         return super().process_obstacle(opt)
 
@@ -100,7 +100,7 @@ class DCLModel(TwoSidedModel):
         self.results = {name: image.detach() for name, image in images.items()}
         self.update_discriminators(self.results["fake_A"], self.results["fake_B"])
         self.freeze("D")
-        # Apart from the queries: weight casts cached under no_grad would be reused for them, without gradient.
+        # Two contexts: weight casts cached under no_grad would be reused for the queries, without gradient.
         with self.autocast():
             sources = self.contrast_sources(features)
         with self.autocast():
@@ -108,7 +108,7 @@ class DCLModel(TwoSidedModel):
         self.update("G", loss_G, [name for name in self.loss_names if not name.startswith("D_")])
 
     def forward(self) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-        """Translations and, where they have a weight, identities by name; and of each term the features of its sources."""
+        """Translations and, if they have a weight, identities by name; features of the sources by term."""
         real_A, real_B = self.batch["A"], self.batch["B"]
         images, features = {}, {}
         images["fake_B"], images["idt_A"], features["NCE1"] = self.generate_from("G_A", real_A, real_B)
@@ -120,7 +120,7 @@ class DCLModel(TwoSidedModel):
     ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         """G(source), G(target) (None where the identity has no weight), and the features of the source.
 
-        One pass, where images of a pass do not mix. With dropout the features are of a pass with a mask of its own.
+        One pass, unless images of a pass mix. With dropout, a further pass gives the features.
         """
         net, layers = self.networks[name], self.opt.nce_layers
         if self.opt.lambda_IDT == 0:
@@ -166,7 +166,7 @@ class DCLModel(TwoSidedModel):
         return losses["G"]
 
     def contrastive(self, term: str, sources: list[Source], fake: Tensor) -> Tensor:
-        """lambda_NCE * PatchNCE of translations (B, C, H, W) against their sources, mean over patches and layers."""
+        """lambda_NCE * PatchNCE of translations (B, C, H, W) and their sources, mean over patches, layers."""
         if self.opt.lambda_NCE == 0:
             return fake.new_zeros((), dtype=torch.float32)
         _, _, encoder, head = TERMS[term]
@@ -179,7 +179,7 @@ class DCLModel(TwoSidedModel):
         return self.opt.lambda_NCE * self.patchnce.of_layers(queries, keys).mean()
 
     def prepare_features(self, number: int, features: Tensor) -> Tensor:
-        """The features (B, C, H, W) of the `number`-th tapped layer as patches are chosen and taken from them."""
+        """Features (B, C, H, W) of the `number`-th tapped layer as patches are chosen and taken from them."""
         return features
 
     def choose_patches(self, number: int, features: Tensor) -> PatchSelection:

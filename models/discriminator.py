@@ -99,6 +99,6 @@ def check_sides(x: Tensor, smallest: int) -> None:
     """UserError where a side of images (B, C, H, W) is below `smallest`."""
     if min(x.shape[2:]) < smallest:
         raise UserError(
-            f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, which needs "
-            f"{smallest} x {smallest}: use larger images, or another --netD"
+            f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, which "
+            f"needs {smallest} x {smallest}: use larger images, or another --netD"
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.layers.precision import full
 
 # mode -> loss of scores that should look real (True) or fake (False); a scalar
 GAN_LOSSES: dict[str, Callable[[Tensor, bool], Tensor]] = {
@@ -18,6 +20,22 @@ GAN_LOSSES: dict[str, Callable[[Tensor, bool], Tensor]] = {
     "hinge": lambda scores, real: F.relu(1 - scores if real else 1 + scores).mean(),
     "nonsaturating": lambda scores, real: F.softplus(-scores if real else scores).mean(),
 }
+
+
+def discriminator_terms(
+    loss: Callable[[Tensor, bool], Tensor],
+    netD: nn.Module,
+    batches: Sequence[tuple[Tensor, bool]],
+    one_pass: bool,
+) -> list[Tensor]:
+    """One of `GAN_LOSSES` for each batch of images, which are real (True) or fake.
+
+    The batches, of one shape, go through the discriminator together if `one_pass`, or else one by one in this
+    order.
+    """
+    images = [batch for batch, _ in batches]
+    scores = netD(torch.cat(images)).chunk(len(images)) if one_pass else [netD(batch) for batch in images]
+    return [loss(full(of_batch), real) for of_batch, (_, real) in zip(scores, batches, strict=True)]
 
 
 def gradient_penalty(netD: nn.Module, real: Tensor, fake: Tensor, weight: float = 10.0) -> Tensor:

@@ -65,7 +65,7 @@ class ResnetGenerator(nn.Module):
         bias = conv_has_bias(norm)
 
         def normed(channels: int) -> list[nn.Module]:
-            return [NORMS[norm](channels), nn.ReLU()]  # not in place, lest it change a tap before it
+            return [NORMS[norm](channels), nn.ReLU()]  # not in place: the norm's output may be a tap
 
         layers: list[nn.Module] = [
             nn.ReflectionPad2d(3),

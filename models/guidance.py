@@ -1,6 +1,6 @@
 """What models guided by attention share: the options, the memory of maps, and the maps as pictures.
 
-The map that guides the translation of an image comes from a discriminator: from its last look at a
+The map that guides the translation of an image comes from a discriminator: from its last pass over a
 translation of that image (the memory, `models/attention_memory.py`), or from a pass over the image itself.
 """
 
@@ -26,7 +26,7 @@ class GuidedModel(BaseModel):
     """Precedes the class of the model that it guides.
 
     A step of a guided model takes the maps of the images of domain A from `source_maps()["A"]` and leaves
-    them as `results["attn_A"]`. Where there is a memory, it leaves the maps of their translations as
+    them as `results["attn_A"]`. With a memory, it leaves the maps of their translations as
     `results["next_A"]`, which are stored under the images' paths after the step. All maps are (B, 1, h, w) in
     [0, 1].
 
@@ -49,7 +49,8 @@ class GuidedModel(BaseModel):
         add(
             "--attention_stage",
             "F0",
-            "where: F0 the image; of a ResNet, F1 before the halvings, F2 after, F3 after 4 blocks, F4 all",
+            "what is fused: F0, the image; in a ResNet F1, before the halvings; F2, after them; F3, after 4 "
+            "blocks; F4, after all",
             choices=STAGES,
             only={"attention_fusion": STAGED},
         )
@@ -62,8 +63,8 @@ class GuidedModel(BaseModel):
         if opt.netD not in build.ATTENDING:
             raise UserError(
                 f"--attention_fusion {opt.attention_fusion} needs a discriminator that says where it looks, "
-                f"and --netD {opt.netD} does not: give --netD {' or '.join(build.ATTENDING)}, or "
-                "--attention_fusion none"
+                f"and --netD {opt.netD} does not: give --netD {' or '.join(build.ATTENDING)}, "
+                "or --attention_fusion none"
             )
         build.check_guidance(opt, fusion=opt.attention_fusion, stage=opt.attention_stage)
 
@@ -108,7 +109,7 @@ class GuidedModel(BaseModel):
             memory.add(paths[domain])
 
     def set_input(self, batch: dict) -> None:
-        """Also "A_windows" and "B_windows" (`AttentionMemory`); without them, images are whole."""
+        """Also "A_windows" and "B_windows" (`AttentionMemory`) for crops; without them, images are whole."""
         super().set_input(batch)
         for domain, memory in self.memory.items():
             self.rows[domain] = memory.rows(batch[f"{domain}_paths"])
@@ -130,7 +131,7 @@ class GuidedModel(BaseModel):
         raise NotImplementedError
 
     def observe(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Translations of images (B, C, H, W), and the observer's maps at their size, (B, 1, H, W) in [0, 1].
+        """Translations of images (B, C, H, W), and the observer's maps of them, (B, 1, H, W) in [0, 1].
 
         The maps are those that a training with these weights would use next.
         """

@@ -151,7 +151,7 @@ class Translator:
 
     @torch.inference_mode()
     def attention(self, images: Tensor) -> Tensor | None:
-        """Where the discriminator that guides the network looks, in [-1, 1] at images' size; None without one."""
+        """The guiding discriminator's map of images, as images of their size, -1 to 1; None without one."""
         if getattr(self.net, "discriminator", None) is None:
             return None
         return self._apply(self.net.attention_picture, images)

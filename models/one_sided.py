@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-import torch
 from torch import Tensor, nn
 
 from models import build
 from models.base_model import BaseModel
-from models.gan_loss import GAN_LOSSES, gradient_penalty
+from models.gan_loss import GAN_LOSSES, discriminator_terms, gradient_penalty
 from models.layers.precision import full
 from models.training.image_pool import ImagePool
 from util.arguments import real_number
@@ -49,29 +48,26 @@ class OneSidedModel(BaseModel):
     def netD(self) -> nn.Module:
         return self.networks["D"]
 
-    def step_D(self, fake_B: Tensor) -> Tensor:
-        """Update and freeze D; return G's adversarial loss under the new D."""
+    def step_D(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Update and freeze D; return lambda_GAN times G's adversarial loss under the new D."""
         with self.autocast():
-            loss_D = self.compute_D_loss(fake_B)
+            loss_D = self.compute_D_loss(real, fake)
         self.update("D", loss_D, ["D_real", "D_fake"])
         self.freeze("D")
         with self.autocast():
-            return self.compute_GAN_loss(fake_B)
+            return self.opt.lambda_GAN * self.adversarial(fake)
 
-    def compute_D_loss(self, fake_B: Tensor) -> Tensor:
-        """Half the sum of D's terms for the translation and for a real B."""
-        fake, real = self.pool(fake_B), self.batch["B"]
-        if build.discriminator_mixes(self.opt):
-            scores_fake, scores_real = self.netD(fake), self.netD(real)
-        else:
-            scores_fake, scores_real = self.netD(torch.cat([fake, real])).chunk(2)
-        self.losses["D_fake"] = self.gan_loss(full(scores_fake), False)
-        self.losses["D_real"] = self.gan_loss(full(scores_real), True)
+    def compute_D_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Half the sum of D's terms for translations, or earlier ones from the pool, and for real images."""
+        fake, one_pass = self.pool(fake), not build.discriminator_mixes(self.opt)
+        self.losses["D_fake"], self.losses["D_real"] = discriminator_terms(
+            self.gan_loss, self.netD, [(fake, False), (real, True)], one_pass
+        )
         loss = (self.losses["D_fake"] + self.losses["D_real"]) * 0.5
         if self.opt.gan_mode == "wgangp":
             loss = loss + gradient_penalty(self.netD, real, fake)
         return loss
 
-    def compute_GAN_loss(self, fake_B: Tensor) -> Tensor:
-        """lambda_GAN * GAN(G(x))."""
-        return self.opt.lambda_GAN * self.gan_loss(full(self.netD(fake_B)), True)
+    def adversarial(self, fake: Tensor) -> Tensor:
+        """G's loss of translations (B, C, H, W) under D."""
+        return self.gan_loss(full(self.netD(fake)), True)

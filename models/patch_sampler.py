@@ -57,7 +57,7 @@ class PatchHeads(nn.Module):
             self.add_module(name, nn.Sequential(nn.Linear(c, width), nn.ReLU(), nn.Linear(width, width)))
 
     def forward(self, number: int, patches: Tensor) -> Tensor:
-        """Embed patches (B, P, C) of the `number`-th tapped layer as unit vectors (B, P, D), never in half precision."""
+        """Unit vectors (B, P, D) of patches (B, P, C) of tapped layer `number`, never in half precision."""
         if self.heads:
             patches = getattr(self, self.heads[number])(patches)
         patches = full(patches)

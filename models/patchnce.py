@@ -20,7 +20,7 @@ class PatchNCELoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Losses (B, P) of unit vectors: `queries` (B, P, D) of the translation, `keys` (B, M, D) of the source.
+        """Losses (B, P) of unit vectors: `queries` (B, P, D) of translations, `keys` (B, M, D) of sources.
 
         Query p finds key p; the others of the M >= P keys are negatives.
         """
@@ -33,7 +33,7 @@ class PatchNCELoss(nn.Module):
             return losses.view(positives.shape)
 
     def of_layers(self, queries: list[Tensor], keys: list[Tensor]) -> Tensor:
-        """The mean loss of each layer (N of them) and image: (N, B). At once, where the layers have as many patches."""
+        """Mean losses (N, B) by layer and image; one computation where all layers have as many patches."""
         count = len(keys)
         if len({of_layer.shape for of_layer in keys}) == 1:
             queries, keys = [torch.cat(queries)], [torch.cat(keys)]

@@ -10,8 +10,8 @@ scaling:
 
 Rows are ranked by log H, since unscaled rows saturate until H itself rounds to zero for most of them
 (`_rows_log_entropy`). Selection runs without gradient; only the N chosen rows are computed again with it, so
-that the loss reaches the source's encoder through A_qs. The L x L matrix is never held: memory is O(L *
-block).
+that the loss reaches the source's encoder through A_qs. The L x L matrix is never held: memory is
+O(L * block).
 
 All results are float32 ("float32" below), or float64 where that is torch's default type.
 
@@ -152,8 +152,8 @@ def _rows_log_entropy(scores: Tensor) -> Tensor:
 
         r = sum e^{g_j}        t = sum e^{g_j} (-g_j)        H = log1p(r) + t / (1 + r)
 
-    has non-negative terms only. Factoring out e^{g2} of the second-largest score, r = e^{g2} r' and t =
-    e^{g2} t' with r' >= 1, gives log H = g2 + log( log1p(r) / e^{g2} + t' / (1 + r) ), in which nothing
+    has non-negative terms only. Factoring out e^{g2} of the second-largest score, r = e^{g2} r' and
+    t = e^{g2} t' with r' >= 1, gives log H = g2 + log( log1p(r) / e^{g2} + t' / (1 + r) ), in which nothing
     underflows.
     """
     if scores.shape[-1] == 1:
@@ -193,7 +193,7 @@ def _global_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
 class _ExactScores(torch.autograd.Function):
     """Scores (B, N, M) float32 of queries (B, N, C) and keys (B, M, C) in half precision, on CUDA.
 
-    The products are exact in float32, and the matrix units add them up so. Gradients are in the features'
+    The products are exact in float32, and tensor cores sum them so. Gradients are in the features'
     precision.
     """
 

@@ -1,4 +1,4 @@
-"""Two-sided QS-Attn: DCLGAN whose deeper layers choose patches by attention entropy and route them, in both directions.
+"""Two-sided QS-Attn: DCLGAN whose deeper layers choose patches by attention entropy and route them.
 
 The QS-Attn supplement names bi-directional translation as untried and expected to work.
 """
@@ -14,11 +14,11 @@ from models.qs_model import QuerySelected
 class QSDualModel(QuerySelected, DCLModel):
     """`--model qs_dual`: dcl with query-selected attention on `--qs_layers`.
 
-    Of DCLGAN: networks, losses and their weights, hinge, the heads' optimiser, `--nce_layers` 4,8,12,16, negatives from the
-    whole batch. Of QS-Attn: on `--qs_layers` the source's rows of least entropy are chosen and route source and translation
-    alike, and the losses' gradient reaches the source's encoder through them. They are the last two of `--nce_layers`,
-    12 and 16, as in the paper, where the three before them contrast random patches. So qs_dual differs from dcl in the
-    choice of patches alone, and from qs in being two-sided.
+    From DCLGAN: networks, losses and their weights, hinge, the heads' optimiser, `--nce_layers` 4,8,12,16,
+    negatives from the whole batch. From QS-Attn: on `--qs_layers` the source's rows of least entropy are
+    chosen and route source and translation alike, and gradient reaches the source's encoder through them. By
+    default `--qs_layers` are the last two of `--nce_layers`, as in the paper, and the others contrast random
+    patches. So qs_dual differs from dcl only in the choice of patches, and from qs in being two-sided.
     """
 
     @staticmethod

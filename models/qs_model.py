@@ -20,7 +20,7 @@ from util.errors import UserError
 
 
 class QuerySelected(BaseModel):
-    """Query-selected attention on `--qs_layers` of a model that contrasts patches and has `choose_patches`."""
+    """Query-selected attention on `--qs_layers`, for models that choose patches with `choose_patches`."""
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -36,7 +36,7 @@ class QuerySelected(BaseModel):
         add(
             "--qs_pool",
             0,
-            "average QS-Attn layers to at most this many positions a side; 0: never",
+            "average QS-Attn layers to at most this many positions per side; 0: never",
             type=integer(0),
         )
         add(
@@ -76,13 +76,13 @@ class QuerySelected(BaseModel):
         return select_queries(features, opt.QS_mode, opt.num_patches, opt.qs_window)
 
     def picture_of_queries(self, netG: nn.Module, images: Tensor) -> np.ndarray:
-        """Where the queries of the first of some images (B, C, H, W) are that `netG` encodes: (H, W, 3) uint8."""
+        """Where the queries of `netG` lie in the first of images (B, C, H, W): (H, W, 3) uint8."""
         opt = self.opt
         return query_overview(netG, images[:1], opt.qs_layers, opt.QS_mode, opt.num_patches, opt.qs_window)
 
 
 class QSModel(QuerySelected, CUTModel):
-    """`--model qs`: query-selected attention on `--qs_layers`, random positions on the other `--nce_layers`."""
+    """`--model qs`: query-selected attention on `--qs_layers`, random patches on other `--nce_layers`."""
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -119,7 +119,7 @@ class QSModel(QuerySelected, CUTModel):
 
 
 def check_query_selection(opt: Namespace) -> None:
-    """UserError for `--qs_layers` and a `--qs_window` that cannot be."""
+    """UserError for impossible `--qs_layers` or `--qs_window`."""
     outside = [layer for layer in opt.qs_layers if layer not in opt.nce_layers]
     if outside:
         raise UserError(

@@ -157,7 +157,7 @@ class SeSimModel(OneSidedModel):
             real_features = self.encode_real()
         if self.opt.learned_attn:
             self.step_F(fake_features, real_features)
-        loss_GAN = self.step_D(fake)
+        loss_GAN = self.step_D(self.batch["B"], fake)
         self.step_G(loss_GAN, fake_features, real_features["A"])
         self.results = {"fake_B": fake.detach()}
 
@@ -185,9 +185,9 @@ class SeSimModel(OneSidedModel):
             self.losses["spatial"] = self.spatial.contrast(sources, targets, others)
         self.update("F", self.losses["spatial"], ["spatial"])
 
-    def compute_D_loss(self, fake_B: Tensor) -> Tensor:
-        """Half the sum of D's terms for the translation and for a real B: "D_A"."""
-        self.losses["D_A"] = super().compute_D_loss(fake_B)
+    def compute_D_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        """As CUT's, also kept as "D_A"."""
+        self.losses["D_A"] = super().compute_D_loss(real, fake)
         return self.losses["D_A"]
 
     def step_G(self, loss_GAN: Tensor, fake_features: list[Tensor], real_features: list[Tensor]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models import build
 from models.base_model import BaseModel
-from models.gan_loss import GAN_LOSSES, gradient_penalty
+from models.gan_loss import GAN_LOSSES, discriminator_terms, gradient_penalty
 from models.layers.precision import full
 from models.training.image_pool import ImagePool
 from util.errors import UserError
@@ -73,11 +73,11 @@ class TwoSidedModel(BaseModel):
     def discriminator_loss(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
         """Half the sum of the terms of real images and of translations from the pool."""
         net, fake = self.networks[name], self.pools[name](fake)
-        if build.discriminator_mixes(self.opt):
-            scores_real, scores_fake = net(real), net(fake)
-        else:
-            scores_real, scores_fake = net(torch.cat([real, fake])).chunk(2)
-        loss = (self.gan_loss(full(scores_real), True) + self.gan_loss(full(scores_fake), False)) * 0.5
+        one_pass = not build.discriminator_mixes(self.opt)
+        loss_real, loss_fake = discriminator_terms(
+            self.gan_loss, net, [(real, True), (fake, False)], one_pass
+        )
+        loss = (loss_real + loss_fake) * 0.5
         if self.opt.gan_mode == "wgangp":
             loss = loss + gradient_penalty(net, real, fake)
         return loss

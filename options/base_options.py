@@ -59,11 +59,11 @@ ABSENT = {
 
 
 def model_name(text: str) -> str:
-    """A name of `MODELS`; others that CUT's and CycleGAN's documentation have commands of are refused with the reason."""
+    """A name of `MODELS`; other models of CUT's and CycleGAN's documentation are refused with the reason."""
     if text == "sincut":
         raise ArgumentTypeError(
-            "sincut (CUT for one single image a domain, with StyleGAN2 networks) is not offered here: train "
-            "it with CUT's own code"
+            "sincut (CUT for one single image per domain, with StyleGAN2 networks) is not offered here: "
+            "train it with CUT's own code"
         )
     if text == "test":
         raise ArgumentTypeError("test is CycleGAN's name for translating one folder: it belongs to test.py")
@@ -109,7 +109,7 @@ class BaseOptions:
         add("--direction", "AtoB", "which domain is translated into which", choices=("AtoB", "BtoA"))
         add("--serial_batches", False, "images in order, A and B side by side, instead of at random")
         add("--num_threads", 4, "loader processes; 0: none", type=integer(0))
-        add("--batch_size", 1, "images a step (of each process)", type=integer(1))
+        add("--batch_size", 1, "images per step (of each process)", type=integer(1))
         add("--max_dataset_size", math.inf, "use at most this many images of each folder", type=count_or_inf)
         add("--on_bad_image", "stop", "an image that cannot be read", choices=("stop", "skip"))
         group("image size")
@@ -187,7 +187,7 @@ class BaseOptions:
         return opt
 
     def _note_what_has_no_effect(self, given: Sequence[str]) -> None:
-        """One line on stderr for each reason why options were given in vain."""
+        """Print one line on stderr for each reason why given options have no effect."""
         flags: dict[str, list[str]] = {}
         for name in given:
             if name in self.without_effect:
@@ -196,7 +196,7 @@ class BaseOptions:
             print(f"note: no effect of {', '.join(names)}: {reason}", file=sys.stderr)
 
     def resolve(self, given: dict[str, object]) -> Namespace:
-        """All options, from those given. UserError where they cannot be."""
+        """All options, from those given. UserError for impossible ones."""
         if "CUT_mode" in given:
             model = given["CUT_mode"].lower()
             if given.setdefault("model", model) not in (model, "cut"):

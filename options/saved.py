@@ -1,4 +1,4 @@
-"""The options of a run in its folder: written by a training, read by whatever goes on from it."""
+"""The options of a run in its folder: written by training, read by what uses the run afterwards."""
 
 from __future__ import annotations
 

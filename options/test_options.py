@@ -23,7 +23,7 @@ SINGLE = "test"  # CycleGAN's name for --dataset_mode single with whatever gener
 class TestOptions(BaseOptions):
     """python test.py [options]"""
 
-    __test__ = False  # not a test case, whatever pytest thinks of the name
+    __test__ = False  # pytest would collect it by its name
     is_train = False
     prog = "test.py"
     description = "Translate the test images of a data set, or any photographs, with a trained generator."
@@ -77,7 +77,7 @@ class TestOptions(BaseOptions):
             self.parser.error("--output says where the images of --input go: give --input too")
 
     def check_styles(self, opt: Namespace) -> None:
-        """UserError for styles where there are none, and for those of a picture and of a seed together."""
+        """UserError for style options of a model without styles, or a style by both image and seed."""
         given = [name for name in ("num_styles", "style_seed", "style_image") if name in opt.given]
         if given and not MODELS[opt.model].styled:
             raise UserError(
@@ -85,13 +85,13 @@ class TestOptions(BaseOptions):
             )
         if opt.style_image and given != ["style_image"]:
             raise UserError(
-                f"--{given[0]} draws styles, but --style_image {opt.style_image} gives one: leave one of them "
-                "out"
+                f"--{given[0]} draws styles, but --style_image {opt.style_image} gives one: "
+                "leave one of them out"
             )
 
 
 def _options_of_weights(folder: Path, options: dict[str, object]) -> dict[str, object]:
-    """What the weights of a folder without saved options say of their generator, such as a pretrained CycleGAN's."""
+    """The generator's options that the weights of a folder without saved options imply (CycleGAN's, say)."""
     network = bare_generator(folder, str(options["epoch"]), str(options["direction"]))
     path = weights_file(folder, str(options["epoch"]), network)
     found = architecture(read_weights(path)) if path.is_file() else {}

@@ -26,7 +26,7 @@ OF_THE_CALL = (
 )
 
 
-# Options that change neither weights nor losses, of which a resume therefore says nothing.
+# Options that change neither weights nor losses, so a resume does not report a change.
 WATCHING = (
     "epoch",
     "epoch_count",
@@ -77,7 +77,9 @@ class TrainOptions(BaseOptions):
         add("--gan_mode", "lsgan", "adversarial objective", choices=tuple(GAN_LOSSES))
         add("--pool_size", 0, "past translations kept for the discriminator", type=integer(0))
         group("saving and resuming")
-        add("--continue_train", False, "go on exactly where the run of this name stopped, with its options")
+        add(
+            "--continue_train", False, "continue exactly where the run of this name stopped, with its options"
+        )
         add("--overwrite", False, "start afresh over a run of this name")
         add("--dry_run", False, "print options, networks and data counts, and exit")
         add("--epoch_count", 1, "number of the first epoch", type=integer(1))
@@ -100,7 +102,7 @@ class TrainOptions(BaseOptions):
         group("watching")
         add("--print_freq", 100, "images between lines of losses", type=integer(1))
         add("--display_freq", 400, "images between shown images", type=integer(1))
-        add("--display_ncols", 4, "images a row in visdom; 0: one window each", type=integer(0))
+        add("--display_ncols", 4, "images per row in visdom; 0: one window each", type=integer(0))
         add("--display_id", None, "visdom window; <= 0: no visdom", type=int, shown="a random one")
         add("--display_server", "http://localhost", "visdom server")
         add("--display_env", "main", "visdom environment")

@@ -105,7 +105,8 @@ ABLATIONS = {
         },
     ),
     "fusion": Ablation(
-        "Stage at which ASGIT fuses attention: the image (F0), ..., after all blocks (F4)",
+        "Stage at which ASGIT fuses attention: the image (F0), before the halvings (F1) "
+        "to after all blocks (F4)",
         {stage: f"--model asgit --attention_stage {stage}" for stage in STAGES},
         {
             "horse2zebra": kid_both_ways(

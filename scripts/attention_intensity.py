@@ -1,14 +1,14 @@
 """Where an ASGIT run looks, class by class and epoch by epoch, with pictures.
 
-    python scripts/attention_intensity.py --name NAME --labels DIR --epochs 20,40,60    label maps
-    python scripts/attention_intensity.py --name NAME                     masks of the embedded set
-    python scripts/attention_intensity.py --name NAME --labels source     the sources are label maps
-    python scripts/attention_intensity.py --labels DIR                    statistics of classes alone
+    python scripts/attention_intensity.py --name NAME --epochs 20,40,60 --labels DIR   source label maps
+    python scripts/attention_intensity.py --name NAME                                  embedded set's masks
+    python scripts/attention_intensity.py --name NAME --labels source                  sources are label maps
+    python scripts/attention_intensity.py --labels DIR                                 class statistics only
 
 A class counts as seen in an image if at least half of its pixels have attention above 0.5. Into --out go
-attention.json (all numbers), intensity.png (share of images by class and epoch), classes.png (how many images
-show a class, how many instances) and maps.png (input, and output and map of each epoch). A file of labels is
-a mask, white on the animals, or a Cityscapes label map; it is found by the name of its image.
+attention.json (all numbers), intensity.png (share of images by class and epoch), classes.png (images and
+instances per class) and maps.png (input, and output and map of each epoch). A file of labels is a mask, white
+on the animals, or a Cityscapes label map; it is found by the name of its image.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ from util.images import to_uint8
 from util.metrics.attention_intensity import class_statistics, intensity
 from util.metrics.segmentation import CLASSES, frame_name, nearest_palette_ids, read_label_map
 
-LISTED = set("name checkpoints_dir results_dir dataroot phase direction gpu_ids eval crop_size".split())
+LISTED = set(
+    "name checkpoints_dir results_dir dataroot phase direction gpu_ids eval max_dataset_size load_size "
+    "crop_size".split()
+)
 Regions = dict[str, np.ndarray]
 
 
@@ -80,13 +83,13 @@ class IntensityOptions(TestOptions):
             return
         if not issubclass(MODELS[opt.model], GuidedModel):
             raise UserError(
-                f"--name {opt.name} is a run of --model {opt.model}, which has no attention: name one of "
-                "--model asgit"
+                f"--name {opt.name} is a run of --model {opt.model}, which has no attention: "
+                "name one of asgit"
             )
         if opt.preprocess in ("crop", "scale_width_and_crop", "scale_shortside_and_crop"):
             raise UserError(
-                f"--preprocess {opt.preprocess} shows parts of images, and labels are of whole ones: give "
-                "--preprocess resize_and_crop or none"
+                f"--preprocess {opt.preprocess} shows parts of images, and labels are of whole ones: "
+                "give --preprocess resize_and_crop or none"
             )
         opt.load_size = opt.crop_size
 

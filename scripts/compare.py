@@ -7,7 +7,7 @@
 What follows -- goes to train.py, the same for every run whose system has that option. The budget is a number
 of epochs, or with --minutes the training time of each run. OUT/index.html is the page, OUT/study.json holds
 all its numbers. The same command again continues what was interrupted and repeats nothing that is done. A run
-that fails is reported; the others go on.
+that fails is reported; the others continue.
 """
 
 from __future__ import annotations

@@ -48,7 +48,6 @@ SIZES = (256, 384, 512, 768, 1024)  # of the shorter side, to choose from beside
 AS_IT_IS, AS_TRAINED = "as it is", "as in training"
 MOST_POSITIONS = 128 * 128  # of a feature map whose queries are shown: photographs of about 512 x 512 pixels
 SHOWN = 12  # translations of a batch that the page shows
-GENERATOR_FILE = re.compile(r"(.+)_net_(G|G_A)\.pth")  # of a run whose options are not known
 
 STYLE = """
 .gradio-container{max-width:84rem!important;margin:0 auto!important}
@@ -181,7 +180,7 @@ class Studio:
         self._lock = threading.Lock()  # Gradio calls from several threads
 
     def models(self) -> dict[str, Entry]:
-        """What there is now: trainings go on while the page is open."""
+        """What there is now: trainings continue while the page is open."""
         return find_models(self.checkpoints_dir, self.pretrained_dir)
 
     def entry(self, label: str | None) -> Entry:

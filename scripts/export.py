@@ -81,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shapes = [(b, channels, smallest + multiple * h, smallest + multiple * w) for b, h, w in steps]
     worst = max(compare(net, run, shape, style_dim) for shape in shapes)
     if worst > opt.tolerance:
-        told = f"the exported network differs by {worst:.2e}, more than --tolerance {opt.tolerance:g}"
-        print(f"error: {told}", file=sys.stderr)
+        problem = f"the exported network differs by {worst:.2e}, more than --tolerance {opt.tolerance:g}"
+        print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0
 
@@ -116,8 +116,9 @@ def require_onnx() -> None:
             importlib.import_module(package)
         except ImportError:
             install = "pip install onnx onnxruntime onnxscript"
-            told = f"--format onnx needs the package {package}: {install} (--format torch_export needs none)"
-            raise UserError(told) from None
+            raise UserError(
+                f"--format onnx needs the package {package}: {install} (--format torch_export needs none)"
+            ) from None
 
 
 def trace(
@@ -179,8 +180,10 @@ def compare(net: nn.Module, run: Run, shape: tuple[int, ...], style_dim: int = 0
     inputs += [torch.randn(shape[0], style_dim, generator=generator)] if style_dim else []
     exported, original = run(*inputs), net(*inputs).numpy()
     if exported.shape != original.shape:
-        told = f"the exported network returns {exported.shape} for {shape}, not {original.shape}"
-        raise UserError(f"{told}: please report this")
+        raise UserError(
+            f"the exported network returns {exported.shape} for {shape}, not {original.shape}: "
+            "please report this"
+        )
     difference = float(np.abs(exported - original).max())
     print(f"  {' x '.join(map(str, shape))}: differs by at most {difference:.2e}")
     return difference

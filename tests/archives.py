@@ -30,7 +30,7 @@ def zipped(folder: Path, path: Path) -> Path:
 
 
 def flip_a_bit(path) -> None:
-    """Flip one bit in the middle of the largest tensor of a file of torch.save, as a bad disk or memory does."""
+    """Flip one bit in the middle of the largest tensor of a torch.save file, as a bad disk or memory does."""
     with zipfile.ZipFile(path) as archive:
         member = max(archive.infolist(), key=lambda info: info.file_size)
     content = bytearray(path.read_bytes())

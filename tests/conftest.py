@@ -1,4 +1,4 @@
-"""Settings for all tests: one thread for torch, since tensors are tiny, and the project's root on the path; and where kernels run."""
+"""Settings for all tests: one torch thread (tensors are tiny), the project's path, where kernels run."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA 
 def interpreter():
     """`interpreter.submit(function, *args)` runs with Triton's interpreter, in a process of its own.
 
-    An environment variable chooses it, which Triton reads when first imported; some other test may have done that already,
-    and the same session tests the compiled kernels. The variable is set only while the process starts.
+    Triton reads the environment variable when first imported, which another test may have done, and the same
+    session tests the compiled kernels. The variable is set only while the process starts.
     """
     before = os.environ.get("TRITON_INTERPRET")
     os.environ["TRITON_INTERPRET"] = "1"
@@ -41,7 +41,7 @@ def interpreter():
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=on_gpu)])
 def run(request):
-    """run(function, tensor, *args): the function's result on the device under test, tensors of it on the CPU."""
+    """run(function, tensor, *args): the function's result on the device under test, moved to the CPU."""
     if request.param == "cuda":
         return lambda function, tensor, *args: _to_cpu(function(tensor.cuda(), *args))
     pool = request.getfixturevalue("interpreter")

@@ -18,7 +18,7 @@ def load_golden(name: str) -> dict[str, torch.Tensor]:
 
 
 def load_baseline(name: str) -> dict[str, torch.Tensor | list[str] | str]:
-    """The arrays of tests/data/baselines/NAME.npz: numbers as float64 or int64 tensors, texts as text or lists of it."""
+    """The arrays of tests/data/baselines/NAME.npz: numbers as float64 or int64 tensors, texts as strings."""
     golden: dict[str, torch.Tensor | list[str] | str] = {}
     with np.load(DATA / "baselines" / f"{name}.npz") as arrays:
         for key in arrays.files:

@@ -1,4 +1,4 @@
-"""How the step is run: what options refuse, that rehearsal leaves no trace, what stays float32, capture with and without a GPU."""
+"""How the step runs: what options refuse, rehearsal without a trace, what stays float32, capture."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def weights(model):
     [
         (
             "--precision tf32",
-            "--precision tf32 is a mode of NVIDIA GPUs, but this runs on the CPU: give --precision fp32 or bf16",
+            "--precision tf32 is a mode of NVIDIA GPUs, but this runs on the CPU: "
+            "give --precision fp32 or bf16",
         ),
         ("--cuda_graph", "--cuda_graph needs a CUDA device, but this runs on the CPU"),
         ("--cuda_graph --flip_equivariance", "draws a number on the host"),
@@ -201,7 +202,7 @@ def test_schedules_move_a_learning_rate_that_is_a_number_while_capture_reads_a_t
 
 
 class FakeGraph:
-    """Stands in for `capture_graph` off CUDA: a replay is the step itself, with the groups as they were in capture."""
+    """Stands in for `capture_graph` off CUDA: a replay is the step, with the groups as captured."""
 
     def __init__(self, model):
         self.model, self.captured, self.rates = model, 0, []

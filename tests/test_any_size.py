@@ -1,4 +1,4 @@
-"""Whole training steps at any size, number of patches, batch and window: finite, of the right shapes, every network moved."""
+"""Training steps of any size, number of patches, batch, window: finite losses, right shapes, nets moved."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def test_a_step_on_anything(argv, data):
     height, width, batch = data.draw(SIDES), data.draw(SIDES), data.draw(st.integers(1, 3))
     patches = data.draw(st.integers(1, 400))
     window = 2 * data.draw(st.integers(0, 6)) + 1 if "local" in argv else 7
-    tiny = f"--gpu_ids -1 --ngf 2 --ndf 2 --netF_nc 4 --netG resnet_4blocks --num_patches {patches} --nce_layers 0,4,8,12,15"
+    tiny = "--gpu_ids -1 --ngf 2 --ndf 2 --netF_nc 4 --netG resnet_4blocks --nce_layers 0,4,8,12,15"
+    tiny += f" --num_patches {patches}"
     given = [*argv.split(), *(["--qs_window", str(window)] if "local" in argv else [])]
     torch.manual_seed(0)
     model = create_model(TrainOptions().parse([*tiny.split(), *given]))
@@ -49,9 +50,8 @@ def test_a_step_on_anything(argv, data):
         name: any(not torch.equal(p, q) for p, q in zip(net.parameters(), before[name], strict=True))
         for name, net in model.networks.items()
     }
-    assert (
-        moved["G"] and moved["D"] and (moved["F"] or patches == 1)
-    )  # a single patch has nothing to be told from
+    # A single patch has no negatives, so F has no gradient.
+    assert moved["G"] and moved["D"] and (moved["F"] or patches == 1)
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)

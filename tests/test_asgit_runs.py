@@ -235,15 +235,21 @@ def test_a_captured_step_is_the_step(monkeypatch, words):
 
 REFUSED = {
     "--netD basic": "--attention_fusion rmult needs a discriminator that says where it looks",
-    "--attention_fusion alpha --attention_stage F2": "--attention_stage has no effect",
+    "--attention_fusion alpha --attention_stage F2": (
+        "--attention_stage has no effect with --attention_fusion alpha"
+    ),
     "--attention_fusion none --attention_source discriminator": "--attention_source has no effect",
-    "--attention_fusion none --attention_stage F2": "--attention_stage has no effect",
+    "--attention_fusion none --attention_stage F2": (
+        "--attention_stage has no effect with --attention_fusion none"
+    ),
     "--rec_coef 0.7": "--rec_coef has no effect with --use_rec False",
     "--netG unet_128 --crop_size 128 --load_size 128 --attention_stage F1": "a U-Net takes F0 only",
     "--lambda_identity 0.5 --input_nc 1": "--lambda_identity 0",
     "--preprocess none": "--pool_size 50 keeps images of one size",
     "--crop_size 20 --load_size 20": "the discriminator at least 24 pixels",
-    "--model asgit_supervised --attention_source discriminator": "no effect with --model asgit_supervised",
+    "--model asgit_supervised --attention_source discriminator": (
+        "--attention_source has no effect with --model asgit_supervised"
+    ),
     "--model cycle_gan --attention_fusion alpha": "--attention_fusion has no effect with --model cycle_gan",
 }
 

@@ -1,4 +1,4 @@
-"""DCLGAN and two-sided QS-Attn: the released steps in float64, the textbook step, negatives, what is refused."""
+"""DCLGAN and two-sided QS-Attn: the released steps in float64, the textbook step, negatives, refusals."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_query_selection_changes_what_dcl_learns_from_and_draws_fewer_positions(
 
 
 def test_attention_alone_carries_gradient_from_a_term_into_its_source_encoder():
-    """NCE1 reaches G_A beyond its translation through the attention rows of qs_dual, and not at all in dcl."""
+    """NCE1 reaches G_A beyond its translation through qs_dual's attention rows, and not at all in dcl."""
     for name, reached in {"dcl": False, "qs_dual": True}.items():
         model = model_of(f"--model {name} {SMALL}")
         model.set_input(batch())
@@ -172,7 +172,7 @@ def test_no_attention_matrix_of_all_positions_has_a_gradient(monkeypatch):
 
 
 def test_all_patches_of_a_batch_are_negatives():
-    """By a loop over patches: the loss of one against the keys of both images, and not those of its own alone."""
+    """By a loop over patches: the loss of one against the keys of both images, not only its own."""
     generator = torch.Generator().manual_seed(0)
     queries, keys = torch.randn(2, 2, 3, 5, dtype=torch.float64, generator=generator)
     model = model_of(f"--model dcl {SMALL} --nce_T 0.5")

@@ -73,7 +73,7 @@ def stop_after_five():
 
     def asked(report):
         step(report)
-        if next(count) == 5 and os.environ.get("RANK", "0") == "0":  # one process told is all told
+        if next(count) == 5 and os.environ.get("RANK", "0") == "0":  # a signal to one process stops all
             os.kill(os.getpid(), signal.SIGTERM)
 
     Report.step = asked
@@ -141,11 +141,11 @@ def test_two_processes_train_as_one_with_the_same_global_batch(dataroot, single,
 
 @pytest.mark.parametrize("model", ["cycle_gan", "dcl", "qs_dual"])
 def test_models_with_two_generators_train_as_one_too(dataroot, tmp_path, model):
-    """Negatives of dcl and qs_dual are the patches of all processes. Pools are each process's own, so without one."""
+    """Negatives of dcl and qs_dual are the patches of all processes. Without pools, which are per process."""
     both = start_two(dataroot, tmp_path / "two", "--pool_size 0", model=model)
     assert one(dataroot, tmp_path / "one", "--pool_size 0", model=model) == 0
     assert [process.wait() for process in both] == [0, 0]
-    # untrained features attend nearly alike everywhere, and heads that see equal patches get a gradient of rounding
+    # Untrained features attend nearly alike everywhere, so the heads' gradient is rounding.
     without = ("F1", "F2") if model == "qs_dual" else ()
     assert_same_training(tmp_path / "two", tmp_path / "one", without)
 

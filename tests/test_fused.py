@@ -1,6 +1,7 @@
-"""The fused kernels against the layers one by one: in Triton's interpreter, and on the GPU where there is one.
+"""The fused kernels against the layers one by one: in Triton's interpreter, and on a GPU if there is one.
 
-Functions that a test has `run` return tensors by name and live at the top of the module, for another process imports them.
+Functions passed to `run` return tensors by name and are at module level, so that another process can import
+them.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ def test_a_network_computes_the_same_function(run, name):
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         off = (found[key].double() - value).abs().max()
-        # a ReLU may switch on the last bit of its input; and of a bias before a norm the gradient is zero, but for rounding
+        # A ReLU may switch on its input's last bit; a bias before a norm has only rounding as gradient.
         assert off <= 1e-3 * value.abs().max() + 1e-3 * ("bias" in key), (key, off)
 
 
@@ -275,7 +276,7 @@ def test_a_kernel_is_tried_once_for_each_variant_and_given_up_once():
         assert not trials.allows("ranking", (1,), fails)
         assert not trials.allows("ranking", (2,), fails)
     assert len(caught) == 1
-    assert trials.allows("fine", (2,), fails)  # the others go on
+    assert trials.allows("fine", (2,), fails)  # the others still run
 
 
 def test_a_tapped_convolution_may_have_no_bias():
@@ -309,7 +310,8 @@ def one_step(x, state=None):
     from models import create_model
     from options.train_options import TrainOptions
 
-    words = "--gpu_ids -1 --model cut --netG resnet_4blocks --nce_layers 0,4,8 --ngf 4 --ndf 4 --netF_nc 8 --num_patches 8"
+    words = "--gpu_ids -1 --model cut --netG resnet_4blocks --nce_layers 0,4,8 --ngf 4 --ndf 4 --netF_nc 8"
+    words += " --num_patches 8"
     torch.manual_seed(0)
     model = create_model(TrainOptions().parse(words.split()))
     if state is not None:
@@ -322,7 +324,7 @@ def one_step(x, state=None):
 
 
 def test_a_run_goes_on_without_the_kernels(interpreter):
-    """Biases in front of a norm have no gradient in a fused step, so the optimiser's state has none of them either."""
+    """Biases before a norm have no gradient in a fused step, so the optimiser has no state of them either."""
     x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     fused_step = interpreter.submit(one_step, x).result()
     state = fused_step["state"]

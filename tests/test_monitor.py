@@ -285,7 +285,7 @@ def test_the_page_of_a_training_by_iterations_counts_its_epochs(tmp_path):
 
 
 class Recorder:
-    """A watcher that keeps its calls, and fails or blocks as told."""
+    """A watcher that records its calls, and fails or blocks on request."""
 
     name, live = "the recorder", True
 
@@ -334,7 +334,7 @@ def test_every_watcher_is_told_everything_it_wants(tmp_path):
 
 def test_a_watcher_that_fails_costs_one_warning_and_the_others_nothing(tmp_path):
     failing, well = Recorder(fail=True), Recorder()
-    with pytest.warns(RuntimeWarning, match="the recorder: division by zero; training goes on") as caught:
+    with pytest.warns(RuntimeWarning, match="the recorder: division by zero; training continues") as caught:
         run_through(Monitor(tmp_path, [failing, well]))
     assert len(caught) == 1 and well.calls == failing.calls == ALL_CALLS
 

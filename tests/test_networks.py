@@ -52,7 +52,7 @@ def test_published_sizes():
 
 @pytest.mark.parametrize("h, w", [(8, 12), (7, 5)])
 def test_blurred_resampling_is_its_filter(h, w):
-    """Downsampling and upsampling as depthwise convolutions with the buffer `filt`, as the released layers are said to be."""
+    """Resampling as depthwise convolutions with the buffer `filt`, as the released layers are described."""
     x = torch.randn(2, 3, h, w)
     down, up = BlurDownsample(3), BlurUpsample(3)
     expected = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), down.filt, stride=2, groups=3)

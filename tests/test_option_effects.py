@@ -1,4 +1,4 @@
-"""What each option of the networks, the losses and the optimisers does to a model that takes a step: option -> how it is seen.
+"""What each option of networks, losses and optimisers does to a model that takes a step: option -> check.
 
 What options do to files, data and the course of a run is in test_run_options.py.
 """
@@ -44,7 +44,7 @@ def images(opt, count=1, seed=1):
 
 
 def stepped(line, steps=1, count=1):
-    """A model after `steps`, with `chosen` (what each layer's selection was) and `embedded` (shapes that F was given)."""
+    """A model after `steps`, with `chosen` (each layer's selection) and `embedded` (shapes given to F)."""
     model = model_of(line)
     model.chosen, model.embedded = [], []
     choose = model.choose_patches
@@ -207,7 +207,7 @@ def test_wgangp_holds_the_slope_of_D_at_one():
     assert gradient_penalty(steep, real, fake).item() == pytest.approx(40.0)
     terms = (model.losses["D_fake"] + model.losses["D_real"]).detach() / 2
     torch.manual_seed(0)
-    assert model.compute_D_loss(model.results["fake_B"]).item() > terms.item()
+    assert model.compute_D_loss(model.batch["B"], model.results["fake_B"]).item() > terms.item()
 
 
 # Policy -> the share of the initial rate in each of 4 + 4 epochs, and behind the last.
@@ -258,7 +258,7 @@ def test_pool_shows_the_discriminator_older_images():
     ["--model fastcut", "--QS_mode global --flip_equivariance", "--model cut --flip_equivariance"],
 )
 def test_a_mirrored_step_compares_mirrored_features(model_name):
-    """Both branches: G sees the mirrored image in half of the steps, and its features are mirrored back before NCE."""
+    """Both branches: G sees the mirrored image in half of the steps; its features are mirrored back for NCE."""
     model = model_of(model_name)
     model.set_input(images(model.opt))
     real = torch.cat([model.batch["A"], model.batch["B"]]) if model.contrast_B else model.batch["A"]

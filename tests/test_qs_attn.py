@@ -1,4 +1,4 @@
-"""Query selection and routing against loops straight from the definition, against golden numbers, and as properties."""
+"""Query selection and routing against loops straight from the definition, golden numbers, and properties."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_each_mode_is_its_definition(mode, window):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_gradient_by_finite_differences(mode):
-    """The loss reaches the target's features, and the source's through the weights; the indices carry none."""
+    """Gradient reaches the target's features, and the source's through the weights; indices carry none."""
     source, target, cotangent = features_of(1, 3, 4, 5), features_of(1, 3, 4, 5, seed=1), torch.randn(1, 4, 3)
     indices = select_queries(source, mode, 4, 3).indices
 
@@ -101,7 +101,7 @@ def test_gradient_by_finite_differences(mode):
 
 @pytest.mark.parametrize("name", ["qs_global_0", "qs_global_1"])
 def test_global_agrees_with_the_released_code(name):
-    """Unsaturated rows rank alike by entropy and by log-entropy, so here the released numbers must come out."""
+    """Unsaturated rows rank alike by entropy and by log-entropy, so the released numbers must come out."""
     golden = load_golden(name)
     source, target = golden["source"].requires_grad_(), golden["target"].requires_grad_()
     selection = select_queries(source, "global", int(golden["num_queries"]))

@@ -1,4 +1,4 @@
-"""The Triton kernels against rows computed one by one in float64: in Triton's interpreter, and on the GPU where there is one.
+"""The Triton kernels against rows computed one by one in float64: in the interpreter, and on a GPU if any.
 
 `run` (tests/conftest.py) takes them to either.
 """
@@ -36,7 +36,7 @@ def log_entropy_of(scores):
 
 
 def brute_force(features, window=None):
-    """log H (B, H*W) and the largest |score|, row by row; a window's keys outside the image are zero vectors."""
+    """log H (B, H*W) and the largest |score|, row by row; a window's keys outside the image are 0."""
     vectors, rows = features.double().numpy(), []
     height, width = vectors.shape[2:]
     reach = (window or 1) // 2
@@ -51,7 +51,7 @@ def brute_force(features, window=None):
 
 
 def assert_same_ranking(found, features, window=None, num_queries=32):
-    """Values agree to 1e-4 or to the rounding of scores, and the chosen rows are the same but for such near ties."""
+    """Values agree to 1e-4 or to the rounding of scores; the same rows are chosen but for such near ties."""
     expected, largest = brute_force(features, window)
     tolerance = {"rtol": 1e-4, "atol": 1e-5 + 1e-6 * largest}
     torch.testing.assert_close(found.double(), expected, **tolerance)
@@ -147,7 +147,8 @@ def test_wrong_arguments_are_named():
 def test_the_module_imports_where_triton_is_missing():
     code = (
         "import sys; sys.modules['triton'] = None\n"
-        "import torch; from models.speed import qs_kernels, triton_support; assert not triton_support.installed()\n"
+        "import torch; from models.speed import qs_kernels, triton_support as support\n"
+        "assert not support.installed()\n"
         "try: qs_kernels.global_log_entropy(torch.zeros(1, 2, 4, 4))\n"
         "except ValueError as error: print(error)"
     )
@@ -156,7 +157,7 @@ def test_the_module_imports_where_triton_is_missing():
     assert "triton, which is not installed" in result.stdout
 
 
-# What PyTorch must be able to do with the operators. Functions, since they run in the interpreter's process as well.
+# What PyTorch must be able to do with the operators. The interpreter's process runs these functions too.
 
 
 def both(features):

@@ -1,4 +1,4 @@
-"""The released code's arithmetic (`--qs_variant released`) against its own numbers, and its layouts of networks."""
+"""The released code's arithmetic (`--qs_variant released`) against its own numbers, and its layouts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_global_is_the_same_but_for_the_entropy(number):
 
 
 def test_saturated_rows_tie_in_the_released_ranking():
-    """Why it is not the default: the plain entropy of saturated rows is 0 in float32, and the first positions win."""
+    """Why it is not the default: saturated rows have entropy 0 in float32, and the first positions win."""
     features = 40 * torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
     assert select_queries_released(features, "global", 8).indices.tolist() == [list(range(8))]
 
@@ -136,7 +136,8 @@ def test_layout_of_the_other_networks():
         f"mlp_{head}.{number}.{part}" for head in (0, 1) for number in (0, 2) for part in ("weight", "bias")
     }
     unet = [key for key in UnetGenerator(ngf=1, num_downs=7).state_dict() if key.endswith("weight")]
-    # down: the outermost convolution is number 0, the others come after a LeakyReLU; up: after what lies within and a ReLU
+    # Down: the outermost convolution is number 0, the others follow a LeakyReLU. Up: they follow the inner
+    # block and a ReLU.
     down = [
         f"model.{'model.1.' * (depth > 0)}{'model.3.' * (depth - 1)}model.{min(depth, 1)}.weight"
         for depth in range(7)

@@ -1,4 +1,4 @@
-"""Every command line of the released QS-Attn README and of CUT's documentation, and CycleGAN's own, as they stand there.
+"""Every command line of the released QS-Attn README and of CUT's and CycleGAN's documentation, unchanged.
 
 SinCUT's commands are refused by name, and `python -m experiments ...` prints commands of the kinds below.
 """
@@ -142,8 +142,8 @@ def test_test_commands_run(line, folder, capsys):
     "line",
     [
         "python test.py --dataroot ./datasets/horse2zebra --name maps_cyclegan --model cycle_gan",
-        "python test.py --dataroot ./datasets/horse2zebra --name maps_cyclegan --model cycle_gan --phase test "
-        "--no_dropout --direction BtoA",
+        "python test.py --dataroot ./datasets/horse2zebra --name maps_cyclegan --model cycle_gan "
+        "--phase test --no_dropout --direction BtoA",
         "python test.py --dataroot ./datasets/horse2zebra --name grumpycat_DCL --model dcl",
     ],
 )
@@ -156,7 +156,8 @@ def test_a_trained_cyclegan_or_dclgan_is_tested(line, folder, capsys):
 
 def test_a_downloaded_cyclegan_is_tested_on_one_folder(folder, capsys):
     """Its file latest_net_G.pth alone, with CycleGAN's `--model test`."""
-    line = "python test.py --dataroot datasets/horse2zebra/testA --name horse2zebra_pretrained --model test --no_dropout"
+    line = "python test.py --dataroot datasets/horse2zebra/testA --name horse2zebra_pretrained --model test"
+    line += " --no_dropout"
     run = make_run(folder / "checkpoints", "--model", "cycle_gan", name="horse2zebra_pretrained")
     (run / "latest_net_G_A.pth").rename(run / "latest_net_G.pth")
     for file in ("latest_net_G_B.pth", "train_opt.json", "train_opt.txt"):
@@ -191,4 +192,4 @@ def test_single_image_commands_are_refused_by_name(options, capsys):
     with pytest.raises(SystemExit) as exit:
         options().parse(line.split())
     assert exit.value.code == 2
-    assert "sincut (CUT for one single image a domain" in capsys.readouterr().err
+    assert "sincut (CUT for one single image per domain" in capsys.readouterr().err

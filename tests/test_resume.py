@@ -120,7 +120,7 @@ VARIANTS = {
 }
 
 
-# 5 images an epoch: stopped within the first, at its end, and behind the schedule's bend
+# 5 images per epoch: stopped within the first, at its end, and behind the schedule's bend
 CASES = [(variant, steps, 0) for variant in VARIANTS for steps in (3, 5, 8) if variant != "munit_epochs"] + [
     ("munit_epochs", 8, 0),
     ("global", 3, 2),

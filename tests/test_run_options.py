@@ -72,7 +72,7 @@ def weights(folder, network="G"):
     return torch.load(folder / f"latest_net_{network}.pth", weights_only=True)
 
 
-# option -> what is seen in the folder of a run of 7 images an epoch
+# option -> what is seen in the folder of a run of 7 images per epoch
 SEEN = {
     "--n_epochs 1 --n_epochs_decay 0": lambda f: logged(f) == [(1, i) for i in range(1, 8)],
     "--max_dataset_size 2": lambda f: logged(f) == [(1, 1), (1, 2), (2, 1), (2, 2)],

@@ -1,4 +1,4 @@
-"""Nothing grows over a long run: memory, open files, threads, processes; logs grow by the same amount an epoch."""
+"""Nothing grows over a long run: memory, open files, threads, processes; logs grow evenly by epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from training_process import TrainingProcess, make_images, state_of, words
 from util.watch.report import Report
 
 STEPS_AN_EPOCH, EPOCHS = 250, 10
-TINY_STEP = "--ngf 1 --ndf 1 --netD n_layers --n_layers_D 1 --netF_nc 2 --num_patches 4 --load_size 18 --crop_size 16 --nce_layers 0,4"
+TINY_STEP = (
+    "--ngf 1 --ndf 1 --netD n_layers --n_layers_D 1 --netF_nc 2 --num_patches 4 "
+    "--load_size 18 --crop_size 16 --nce_layers 0,4"
+)
 
 
 def resources(pid: int) -> dict[str, int]:
@@ -59,7 +62,7 @@ def test_a_long_run_does_not_grow(tmp_path):
     settled, last = measured[2], measured[-1]
     growth = {name: last[name] - settled[name] for name in last}
     print(f"over {(EPOCHS - 3) * STEPS_AN_EPOCH} steps: {growth}")
-    assert growth["memory"] < 4096  # KiB; a leak of one tiny image a step would be more
+    assert growth["memory"] < 4096  # KiB; a leak of one tiny image per step would be more
     assert growth["files"] == growth["threads"] == growth["processes"] == 0
     for log in ("loss_log.txt", "log.jsonl"):
         first, later = measured[3][log] - measured[2][log], measured[-1][log] - measured[-2][log]

@@ -31,8 +31,8 @@ def test_plain_step_is_the_released_one():
 def test_the_step_that_trains_is_the_plain_one(argv, batch):
     """The same losses and gradients with the same positions, at each of three steps of a training.
 
-    Each plain step begins with the training's weights, for two trainings part by themselves: Adam's first steps have the
-    size of the rate even where a gradient is nothing but rounding.
+    Each plain step begins with the training's weights, because two trainings diverge by themselves: Adam's
+    first steps have the size of the rate even where a gradient is only rounding.
     """
     model, plain_model = tiny_model(*argv.split()), tiny_model(*argv.split())
     plain = TextbookCUT(plain_model)

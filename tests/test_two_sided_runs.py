@@ -1,4 +1,4 @@
-"""Whole runs of cycle_gan, dcl and qs_dual: train.py, its log and page, test.py and load_generator both ways, export."""
+"""Runs of cycle_gan, dcl and qs_dual: train.py, its log and page, test.py, load_generator, export."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_either_direction_is_exported(tmp_path, monkeypatch, direction):
 
 @pytest.fixture
 def pretrained(tmp_path):
-    """Untrained generators as CycleGAN saves them: two of a training, and a single one as its downloads are."""
+    """Untrained generators as CycleGAN saves them: two of a training, and a single one like its downloads."""
     run = make_run(tmp_path / "made", "--model", "cycle_gan", "--init_gain", "0.5")
     (run / "train_opt.json").unlink()
     (run / "train_opt.txt").unlink()
@@ -194,7 +194,8 @@ def test_files_of_cyclegans_code_translate_without_options(pretrained, dataroot,
 
 
 def test_given_options_are_held_against_the_weights(pretrained, dataroot, tmp_path, capsys):
-    words = f"--gpu_ids -1 --checkpoints_dir {pretrained} --name pretrained --input {dataroot}/testA --output {tmp_path}/out".split()
+    words = f"--gpu_ids -1 --checkpoints_dir {pretrained} --name pretrained --input {dataroot}/testA"
+    words = [*words.split(), "--output", f"{tmp_path}/out"]
     assert translation.main([*words, "--ngf", "8"]) == 2
     assert "give --ngf 4" in capsys.readouterr().err
 
@@ -203,6 +204,7 @@ def test_a_file_of_another_network_is_named(pretrained, dataroot, tmp_path, caps
     path = pretrained / "wrong" / "latest_net_G.pth"
     path.parent.mkdir()
     save_weights(torch.nn.Linear(2, 2), path)
-    words = f"--gpu_ids -1 --checkpoints_dir {pretrained} --name wrong --input {dataroot}/testA --output {tmp_path}/out".split()
+    words = f"--gpu_ids -1 --checkpoints_dir {pretrained} --name wrong --input {dataroot}/testA"
+    words = [*words.split(), "--output", f"{tmp_path}/out"]
     assert translation.main(words) == 2
     assert "does not fit the network of the run wrong" in capsys.readouterr().err

@@ -160,7 +160,7 @@ def test_a_disk_that_refuses_tensorboard_costs_one_warning(tensorboard, tmp_path
     (tmp_path / "tensorboard").write_text("a file where the folder should be")
     writer = TensorBoardWriter(tmp_path / "tensorboard", OPTIONS)
     monitor = Monitor(tmp_path, [writer])
-    with pytest.warns(RuntimeWarning, match="TensorBoard: .*training goes on") as caught:
+    with pytest.warns(RuntimeWarning, match="TensorBoard: .*training continues") as caught:
         monitor.losses(record(100, G=1.0))
         writer._calls._thread.join(10)
         monitor.losses(record(200, G=1.0))
@@ -216,7 +216,7 @@ def test_wandb_that_cannot_begin_costs_one_warning(offline, tmp_path, monkeypatc
     monkeypatch.setattr(wandb, "init", refuse)
     run = WandbRun(tmp_path, "run", "project", OPTIONS)
     monitor = Monitor(tmp_path, [run])
-    with pytest.warns(RuntimeWarning, match="Weights & Biases: no network; training goes on") as caught:
+    with pytest.warns(RuntimeWarning, match="Weights & Biases: no network; training continues") as caught:
         monitor.losses(record(100, G=1.0))
         run._calls._thread.join(10)
         monitor.losses(record(200, G=1.0))

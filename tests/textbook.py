@@ -102,10 +102,10 @@ def run_steps(
 
 
 def assert_gradients_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> int:
-    """Compare gradients by name, each against its own largest value; returns how many were large enough to compare.
+    """Compare gradients by name, each against its largest value; return how many were large enough.
 
-    A gradient a hundred times below its network's largest is left out: so is a bias before an instance norm, whose
-    gradient is zero but for rounding.
+    A gradient a hundred times below its network's largest is left out, such as that of a bias before an
+    instance norm, which is zero but for rounding.
     """
     scales = {name: value.abs().max().item() for name, value in expected.items()}
     largest = {

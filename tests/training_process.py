@@ -1,7 +1,7 @@
-"""Trainings in processes of their own, to be killed, stopped and watched, at a fraction of the cost of starting Python.
+"""Trainings in processes of their own, to kill, stop and watch, at a fraction of the cost of starting Python.
 
-A server process imports everything once, and each training is forked off it: a real process with its own signals, locks and
-loader workers, leader of its own process group.
+A server process imports everything once and forks each training: a real process with its own signals, locks
+and loader workers, leader of its own process group.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 TINY = (
-    "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netG resnet_4blocks --load_size 34 --crop_size 32 "
+    "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netG resnet_4blocks "
+    "--load_size 34 --crop_size 32 "
     "--print_freq 1 --deterministic --num_threads 0 --name run"
 ).split()
 MODELS = {
@@ -85,7 +86,7 @@ class TrainingProcess:
         end = time.monotonic() + PATIENCE
         while not condition():
             assert self.process.is_alive() and time.monotonic() < end, (
-                f"waited in vain; it said:\n{self.output()}"
+                f"waited too long; the output:\n{self.output()}"
             )
             time.sleep(pause)
 
@@ -171,7 +172,7 @@ def assert_same(a: object, b: object) -> None:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    """Two runs ended with the same weights, moments, schedules and random states, and logged the same losses."""
+    """Two runs ended with the same weights, moments, schedules and random states, and equal logged losses."""
     first, second = state_of(a), state_of(b)
     for part in ("progress", "model", "random"):
         assert_same(first[part], second[part])

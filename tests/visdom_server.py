@@ -51,7 +51,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
     """Return as soon as the condition holds; fail after so many seconds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "visdom took too long"
         time.sleep(0.02)
 
 

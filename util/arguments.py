@@ -1,4 +1,4 @@
-"""The argument parser under the options: real booleans, checked values, and refusals that name what would work."""
+"""The argument parser under the options: booleans, checked values, refusals that name what would work."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def gpu_list(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"takes a GPU number, or -1 for the CPU, not {text!r}") from None
     if len(ids) > 1:
         raise argparse.ArgumentTypeError(
-            f"takes one GPU: for the {len(ids)} of {text!r} use torchrun --nproc_per_node={len(ids)} train.py ..."
+            f"takes one GPU: for the {len(ids)} of {text!r} use "
+            f"torchrun --nproc_per_node={len(ids)} train.py ..."
         )
     return [i for i in ids if i >= 0]
 
@@ -92,7 +93,7 @@ def gpu_list(text: str) -> list[int]:
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with no guessing: no abbreviations, and an unknown option is answered with its nearest name.
 
-    Options are declared with `add`; parsing tells what was given apart from the defaults, so that saved options and a
+    Options are declared with `add`; parsing separates given values from defaults, so that saved options and a
     model's own defaults can stand between the two.
 
     Args:
@@ -151,7 +152,7 @@ class ArgumentParser(argparse.ArgumentParser):
             self._group.add_argument(flag, type=type, choices=choices, metavar=metavar, help=help)
 
     def parse_given(self, argv: Sequence[str] | None) -> dict[str, object]:
-        """The options given in `argv` (None: the command line) and no others. Exits with status 2 where one is wrong."""
+        """The options given in `argv` (None: the command line), no others. Exits with status 2 if wrong."""
         given, unknown = self.parse_known_args(argv)
         for word in unknown:
             if word.startswith("--"):

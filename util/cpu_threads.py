@@ -156,7 +156,7 @@ def avoid_spinning(team: IdleTeam, stop: threading.Event, waited: Callable[[], f
         waited: seconds that they have waited so far, over all threads; default: as the kernel counts them.
     """
     waited = waited or seconds_waited
-    told, calm = False, 0
+    said, calm = False, 0
     before, at = waited(), time.perf_counter()
     while not stop.wait(INTERVAL):
         now, then = waited(), time.perf_counter()
@@ -165,9 +165,9 @@ def avoid_spinning(team: IdleTeam, stop: threading.Event, waited: Callable[[], f
         if share > BUSY:
             calm = 0
             team.form()
-            if not told:
+            if not said:
                 say("note: other programs need this machine's cores; steps take longer.", file=sys.stderr)
-                told = True
+                said = True
         else:
             calm = calm + 1 if share < FREE else 0
             if calm >= CALM_INTERVALS:

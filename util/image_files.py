@@ -33,7 +33,7 @@ MAX_SIDE = 65_535
 # filters belong to the process, and images are decoded from several threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-REMEDY = "Replace or remove the file; training can also go on without it: --on_bad_image skip"
+REMEDY = "Replace or remove the file; training can also continue without it: --on_bad_image skip"
 
 # What phones write, which Pillow cannot decode by itself: the brand at byte 8 of an ISO media file.
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")

@@ -1,4 +1,4 @@
-"""Where half precision must not go on."""
+"""Where half precision is too coarse."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Anti-aliased resampling by 2 (Zhang, "Making convolutional networks shift-invariant again", ICML 2019).
 
 Both modules hold their binomial filter in a buffer `filt`, which the released checkpoints carry too. While a
-network is
-being compiled they are written as sums of slices, one axis after the other: a compiler fuses those with what
-    stands before and after, and their gradients are sums of slices again, without atomic additions.
+network is being compiled they are written as sums of slices, one axis after the other: a compiler fuses those
+with the layers around them, and their gradients are sums of slices again, without atomic additions.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class BlurDownsample(nn.Module):
 class BlurUpsample(nn.Module):
     """Insert zeros and blur with [1,3,3,1] x [1,3,3,1] / 16 (replicated border): (B, C, 2H, 2W).
 
-    Every output pixel then mixes its two nearest inputs a side with weights 3/4 and 1/4, which is bilinear
+    Every output pixel then mixes its two nearest inputs per axis with weights 3/4 and 1/4, which is bilinear
     interpolation by 2: computed so, since that kernel is faster than a depthwise transposed convolution on
     every device.
     """

@@ -1,20 +1,21 @@
 """How the training step runs: precision, memory layout, compiled networks, the whole step as one CUDA graph.
 
-The model defines the mathematics of a step. This module changes only rounding and time. It checks `--precision`,
-`--channels_last`, `--compile` and `--cuda_graph`, and carries out all but the layout (`models/speed/step_graph.py`
-captures and replays the graph). An option that fails on a machine is undone with one warning, and training continues
-without it from the state it had.
+The model defines the mathematics of a step; this module changes only rounding and time. It checks
+`--precision`, `--channels_last`, `--compile` and `--cuda_graph`, and carries out all but the layout
+(`models/speed/step_graph.py` captures and replays the graph). An option that fails on a machine is undone
+with one warning, and training continues without it from the state it had.
 
-- tf32 lets cuDNN round the inputs of convolutions to 10 bits of mantissa; matrix products of scores stay float32. bf16
-  is autocast: convolutions, heads and routing in bfloat16; ranking, attention, statistics, softmax, losses and weights
-  in float32.
-- `--channels_last` stores images in the layout that tensor cores read. On CUDA the layers between convolutions then run
-  in Triton kernels of this project (`models/speed/fused.py`), because PyTorch's would convert to NCHW and back.
-- `--compile` leaves these layers to torch.compile instead. The heads are not compiled: they are two small matrix
-  products each, and there would be ten variants (five layers, with and without gradient). Inductor runs in its default
+- tf32 lets cuDNN round the inputs of convolutions to 10 bits of mantissa; matrix products of scores stay
+  float32. bf16 is autocast: convolutions, heads and routing in bfloat16; ranking, attention, statistics,
+  softmax, losses and weights in float32.
+- `--channels_last` stores images in the layout that tensor cores read. On CUDA the layers between
+  convolutions then run in this project's Triton kernels (`models/speed/fused.py`): PyTorch's would convert to
+  NCHW and back.
+- `--compile` leaves these layers to torch.compile instead. The heads are not compiled: they are two small
+  matrix products each, in ten variants (five layers, with and without gradient). Inductor runs in its default
   mode: convolutions remain cuDNN's, and graphs of single passes would conflict with `--cuda_graph`.
-- `--cuda_graph` captures the step from forward to the last update once per size of batch, and then replays it: one
-  launch instead of about 1,500. Random positions are drawn on the device, the same numbers as without the graph.
+- `--cuda_graph` captures the step, from forward to the last update, once per batch size and replays it: one
+  launch instead of about 1,500. Random positions are drawn on the device, the same as without the graph.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def cpu_has_bf16() -> bool:
 
 
 def choose_speed(opt: Namespace, model: type) -> None:
-    """Set in `opt` what `--fast` means on this device, except for options that were given, and refuse what cannot work.
+    """Set in `opt` what `--fast` means on this device, except for given options; refuse what cannot work.
 
-    A run saves the outcome, so continuing it computes as it began, even where `--fast` would now mean something else.
+    A run saves the outcome, so it continues as it began even where `--fast` would now mean something else.
 
     Args:
         model: the model's class, which knows what its step rules out.
@@ -89,9 +90,15 @@ def _obstacle(name: str, value: object, opt: Namespace, model: type, device: tor
     where = {"cpu": "the CPU", "mps": "Apple's GPU", "cuda": "a CUDA device"}[device.type]
     if (name, value) == ("precision", "tf32"):
         if device.type != "cuda":
-            return f"--precision tf32 is a mode of NVIDIA GPUs, but this runs on {where}: give --precision fp32 or bf16"
+            return (
+                f"--precision tf32 is a mode of NVIDIA GPUs, but this runs on {where}: "
+                "give --precision fp32 or bf16"
+            )
         if torch.cuda.get_device_capability(device) < (8, 0):
-            return "--precision tf32 needs an Ampere GPU or a later one (compute capability 8.0): give --precision fp32"
+            return (
+                "--precision tf32 needs an Ampere GPU or a later one (compute capability 8.0): "
+                "give --precision fp32"
+            )
     if (name, value) == ("compile", True) and opt.isTrain and model.differentiated_twice(opt):
         return (
             f"--compile cannot serve --gan_mode {opt.gan_mode}, whose penalty differentiates D twice: "
@@ -101,7 +108,10 @@ def _obstacle(name: str, value: object, opt: Namespace, model: type, device: tor
         if reason := model.capture_obstacle(opt):
             return reason
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            return "--cuda_graph cannot capture the exchange of gradients between processes: give --cuda_graph false"
+            return (
+                "--cuda_graph cannot capture the exchange of gradients between processes: "
+                "give --cuda_graph false"
+            )
         if device.type != "cuda":
             return f"--cuda_graph needs a CUDA device, but this runs on {where}: give --cuda_graph false"
     return None
@@ -173,10 +183,11 @@ class Accelerator:
             recording.replay(self.model)
 
     def _try(self, step: Callable[[], None], shapes: tuple) -> None:
-        """Run the step on a batch of new shapes compiled and captured, as asked for, and give up what fails.
+        """Run the step on a batch of new shapes compiled and captured, as asked for, without what fails.
 
-        This is a rehearsal: the state is restored afterwards, random generators included. Processes that train together
-        rehearse only their first step, since a rehearsal exchanges gradients; there a failure ends the run.
+        This is a rehearsal: the state is restored afterwards, random generators included. Processes that
+        train together rehearse only their first step, since a rehearsal exchanges gradients; there a failure
+        ends the run.
         """
         together = distributed.world_size() > 1
         capture = self.captures and len(self.recordings) < MOST_SHAPES
@@ -223,7 +234,7 @@ class Accelerator:
 
 
 class _CompiledPass:
-    """A network's method, compiled; where compiling fails it gives up with a warning and runs the plain method."""
+    """A network's method, compiled; if compiling fails, it warns once and runs the plain method."""
 
     def __init__(self, method: Callable, give_up: Callable[[Exception], None]):
         self.method, self.give_up = method, give_up

@@ -1,9 +1,9 @@
-"""Runs the layers of a network with `models/speed/fused_kernels.py` where they can take several at once; the rest as they are.
+"""Runs groups of a network's layers as one call of `models/speed/fused_kernels.py` each, where it can.
 
-Taken together are the bias of a convolution, an instance norm, the activation or the residual sum behind it, and then a
-reflected border or a blurred resampling; any of these may be missing. A group ends at a tapped layer; only the border of the
-next convolution may still join it. Weights, taps and the function computed are those of the layers. A bias that nothing but
-an instance norm sees is left out: the norm would take it away again, and its gradient is zero.
+A group is the bias of a convolution, an instance norm, the activation or the residual sum behind it, and then
+a reflected border or a blurred resampling; any of these may be missing. A group ends at a tapped layer; only
+the border of the next convolution may still join it. Weights, taps and the function computed are those of the
+layers. A bias that only an instance norm sees is left out: the norm cancels it, and its gradient is zero.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BRANCH, JOIN = "branch", "join"  # of a residual block: keep what comes in; add 
 
 
 class Piece(NamedTuple):
-    """A layer, or BRANCH or JOIN, and whether its output is asked for under the number of a module."""
+    """A layer, or BRANCH or JOIN, and its tap number, if its output is a tap."""
 
     layer: nn.Module | str
     tap: int | None
@@ -32,9 +32,9 @@ class Piece(NamedTuple):
 def run(
     model: nn.Sequential, x: Tensor, layers: Sequence[int] = (), stop: int | None = None
 ) -> tuple[Tensor, list[Tensor]]:
-    """The first `stop` modules of `model` on x (B, C, H, W): their output, and the outputs of the modules `layers`, in that order."""
+    """Run `model[:stop]` on x (B, C, H, W); return its output and those of the modules `layers`, in order."""
     pieces = list(_pieces(model, layers, len(model) if stop is None else stop))
-    if torch.is_autocast_enabled(x.device.type):  # before it is spread out, and not at the first convolution
+    if torch.is_autocast_enabled(x.device.type):  # before a thin convolution spreads it out
         x = x.to(torch.get_autocast_dtype(x.device.type))
     x = x.contiguous(memory_format=torch.channels_last)
     taps: dict[int, Tensor] = {}
@@ -108,7 +108,7 @@ class Group(NamedTuple):
 
 
 def find_group(pieces: list[Piece], at: int, x: Tensor) -> Group | None:
-    """What the kernels can take of `pieces` from `at` on, for features like `x`; None where they cannot, or would not pay."""
+    """The group of `pieces` from `at` on for features like `x`; None if kernels cannot, or would not pay."""
     if 4 * x[0].numel() > MOST_NUMBERS or len(x) > MOST_IMAGES:
         return None
     norm, slope, join = _is(pieces, at, InstanceNorm), 1.0, False

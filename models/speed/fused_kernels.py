@@ -1,19 +1,22 @@
-"""Triton kernels for what stands between two convolutions: instance norm, activation, residual sum, and border or resampling.
+"""Triton kernels for the layers between two convolutions: norm, activation, residual sum, border, resampling.
 
-On a GPU these chains are memory traffic and launches, not arithmetic, and PyTorch's kernels for them want NCHW where the
-matrix units want channels-last. Here a chain is one pass over its input for the statistics and one that writes what the next
-convolution reads; its gradient is two passes as well. With v = (x - mean) / sqrt(var + 1e-5) over H and W of each channel,
+On a GPU these chains are memory traffic and launches, not arithmetic, and PyTorch's kernels for them expect
+NCHW where tensor cores expect channels-last. Here a chain is one pass over its input for the statistics and
+one that writes what the next convolution reads; its gradient takes two passes as well. With mean
+and variance over H and W of each channel,
 
-    y = act(v) + residual        act(v) = max(v, slope * v)
-    t = tail(y)                  nothing, a reflected border, or a resampling by 2 of `models/layers/resample.py`
+    v = (x - mean) / sqrt(var + 1e-5)
+    y = act(v) + residual    act(v) = max(v, slope * v)
+    t = tail(y)              nothing, a reflected border, or a resampling by 2 (`models/layers/resample.py`)
 
-A tail is linear and separable: an output is a weighted sum of at most `_TAPS` inputs an axis, and an input's gradient a sum
-over at most `_TRANSPOSED_TAPS` outputs an axis, gathered, so that nothing is added atomically and results repeat bit for bit.
+A tail is linear and separable: an output is a weighted sum of at most `_TAPS` inputs per axis, and an input's
+gradient a sum over at most `_TRANSPOSED_TAPS` outputs per axis. These are gathered rather than added
+atomically, so results are the same bit for bit in every run.
 
-The bias of a convolution before a norm does nothing and is left out, unless x itself is looked at; it is then added in the
-pass for the statistics, and its gradient summed in the pass that gathers. Arithmetic is float32 whatever the dtype; the
-variance comes of squared distances (merged over splits by Chan et al., 1983), since a sum of squares would lose it beside a
-large mean. Shapes: x (B, C, H, W) channels-last.
+The bias of a convolution before a norm has no effect and is left out, unless x itself is tapped; it is then
+added in the pass for the statistics, and its gradient summed in the pass that gathers. Arithmetic is float32
+for every dtype. The variance comes from squared distances (merged over splits by Chan et al., 1983): a sum of
+squares would lose it beside a large mean. Shapes: x (B, C, H, W) channels-last.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ MOST_IMAGES = 2**16 - 1  # of a batch, an axis of the grid
 
 
 class Tail(IntEnum):
-    """What is done to y: nothing, a reflected border, [1,2,1] blur and every second pixel, or bilinear doubling."""
+    """What is done to y: nothing, a reflected border, [1,2,1] blur at every second pixel, or doubling."""
 
     NONE = 0
     PAD = 1
@@ -58,10 +61,10 @@ def norm_act_resample(
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """(x + bias, y, t) of the module's formulas; t is y where there is no tail.
 
-    x + bias is returned only with both a bias and a norm, y only with `keep` or without a tail; else they are None.
+    x + bias is returned only with both a bias and a norm, y only with `keep` or without a tail; else None.
 
     Args:
-        x: (B, C, H, W) channels-last, float32 or bfloat16, as are the results. With a bias and a norm it is overwritten.
+        x: (B, C, H, W) channels-last, float32 or bfloat16, like the results; overwritten with bias and norm.
         bias: (C,) of the convolution before, where that matters: without a norm, or where x + bias is wanted.
         norm: without it v is x + bias.
         slope: of the activation below zero, in [0, 1]: 0 is ReLU, 1 none.
@@ -82,7 +85,7 @@ def norm_act_resample(
 
 
 def works_for(x: Tensor, bias: Tensor | None, residual: Tensor | None, settings: dict[str, object]) -> bool:
-    """Whether `norm_act_resample` and its gradient work for such arguments here; found out the first time."""
+    """Whether `norm_act_resample` and its gradient work for such arguments, by trial at the first call."""
     grid, needs_gradient = _Grid(x), torch.is_grad_enabled()
     variant = (
         x.dtype,
@@ -107,7 +110,7 @@ def works_for(x: Tensor, bias: Tensor | None, residual: Tensor | None, settings:
 
 
 def _name(settings: dict[str, object], residual: Tensor | None) -> str:
-    """What is taken together, in words."""
+    """The fused layers in words, for a warning."""
     tails = {Tail.PAD: "reflected border", Tail.DOWN: "blurred downsampling", Tail.UP: "blurred upsampling"}
     parts = ["instance norm"] * settings["norm"] + ["activation"] * (settings["slope"] != 1)
     parts += ["residual sum"] * (residual is not None) + [
@@ -129,8 +132,9 @@ class _NormActResample(torch.autograd.Function):
         statistics = _moments(x, bias, grid) if norm else x
         with on_device_of(x):
             _apply_kernel[grid.over_positions(height * width)](
-                x, x if bias is None else bias, x if residual is None else residual, statistics, t if y is None else y, t,
-                C, H, W, height, width, BIAS=bias is not None and not norm, RESIDUAL=residual is not None, KEEP=keep,
+                x, x if bias is None else bias, x if residual is None else residual, statistics,
+                t if y is None else y, t, C, H, W, height, width, BIAS=bias is not None and not norm,
+                RESIDUAL=residual is not None, KEEP=keep,
                 TAPS=_TAPS[tail], **ctx.settings, **grid.blocks,
             )  # fmt: skip
         ctx.save_for_backward(x, bias, statistics)
@@ -160,8 +164,9 @@ class _NormActResample(torch.autograd.Function):
         sums = x.new_empty((B, 3, C), dtype=torch.float32)
         with on_device_of(x):
             _gather_gradient_kernel[grid.over_splits](
-                x, x if bias is None else bias, statistics, grad_x, grad_y, grad_t, inner, partial, C, H, W, height, width,
-                BIAS=bias is not None and not norm, TAPS=_TRANSPOSED_TAPS[tail], **has, **settings, **grid.smaller_tiles,
+                x, x if bias is None else bias, statistics, grad_x, grad_y, grad_t, inner, partial,
+                C, H, W, height, width, BIAS=bias is not None and not norm, TAPS=_TRANSPOSED_TAPS[tail],
+                **has, **settings, **grid.smaller_tiles,
             )  # fmt: skip
             if norm or bias is not None:
                 rows = 3 if has["HAS_X"] else 2 if norm else 1
@@ -171,7 +176,8 @@ class _NormActResample(torch.autograd.Function):
             grad_input = _empty_like(x, H, W) if norm else inner
             if norm:
                 _apply_gradient_kernel[grid.over_positions(H * W)](
-                    x, statistics, grad_x, inner, sums, grad_input, C, H * W, HAS_X=has["HAS_X"], **grid.blocks
+                    x, statistics, grad_x, inner, sums, grad_input, C, H * W,
+                    HAS_X=has["HAS_X"], **grid.blocks
                 )  # fmt: skip
         grad_bias = None
         if bias is not None and (has["HAS_X"] or not norm):
@@ -197,10 +203,10 @@ def _moments(x: Tensor, bias: Tensor | None, grid: _Grid) -> Tensor:
 
 
 class _Grid:
-    """How a tensor (B, C, H, W) is cut: tiles of positions by channels, and `splits` runs of tiles for sums over positions.
+    """How a tensor (B, C, H, W) is cut: tiles of positions by channels, and `splits` runs of tiles for sums.
 
-    It depends on C, H and W alone, lest an image's result depend on its batch. A row of a tile is a memory transaction, and
-    some 512 programs an image keep enough of them under way.
+    It depends on C, H and W alone, so that an image's result does not depend on its batch. A row of a tile is
+    a memory transaction, and about 512 programs per image keep enough of them under way.
     """
 
     def __init__(self, x: Tensor):
@@ -264,7 +270,7 @@ def _source(o, n, tap, TAIL: tl.constexpr, BORDER: tl.constexpr):
 
 @jit
 def _target(i, n, tap, TAIL: tl.constexpr, BORDER: tl.constexpr):
-    """The transpose of `_source`: an output index that input i of n goes into, and with what weight; 0 for none."""
+    """The transpose of `_source`: an output index that input i of n goes into, and its weight; 0 for none."""
     o = i
     weight = tl.full(i.shape, 1.0, tl.float32)
     if TAIL == 1:
@@ -310,7 +316,7 @@ def _moments_kernel(
     x, bias, partial, C, positions,
     TILES: tl.constexpr, BIAS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Mean and sum of squared distances from it over each split of the positions -> partial (B, splits, 2, C)."""
+    """Mean and sum of squared distances from it over each split of x -> partial (B, splits, 2, C)."""
     split, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channels < C
@@ -398,9 +404,10 @@ def _shift_and_scale(statistics, bias, batch, channels, C, NORM: tl.constexpr, B
 def _apply_kernel(
     x, bias, residual, statistics, y, t, C, H, W, height, width,
     NORM: tl.constexpr, BIAS: tl.constexpr, SLOPE: tl.constexpr, RESIDUAL: tl.constexpr, KEEP: tl.constexpr,
-    TAIL: tl.constexpr, BORDER: tl.constexpr, TAPS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    TAIL: tl.constexpr, BORDER: tl.constexpr, TAPS: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_P positions of t (height, width) from x (H, W), and those of y that stand at them in a border's inside."""
+    """BLOCK_P positions of t (height, width) from x (H, W), and those of y within a border."""
     batch = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channels < C
@@ -435,9 +442,10 @@ def _gather_gradient_kernel(
     x, bias, statistics, grad_x, grad_y, grad_t, inner, partial, C, H, W, height, width,
     TILES: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr, SLOPE: tl.constexpr,
     HAS_X: tl.constexpr, HAS_Y: tl.constexpr, HAS_T: tl.constexpr,
-    TAIL: tl.constexpr, BORDER: tl.constexpr, TAPS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    TAIL: tl.constexpr, BORDER: tl.constexpr, TAPS: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of v -> inner; over each split of the positions its sum, its sum times v, and the sum of grad_x
+    """The gradient of v -> inner; over each split, its sum, its sum times v, and the sum of grad_x
     -> partial (B, splits, 3, C)."""
     split, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -495,7 +503,7 @@ def _apply_gradient_kernel(
     x, statistics, grad_x, inner, sums, grad_input, C, positions,
     HAS_X: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the norm, scale * (g - mean of g - v * mean of g v), g being `inner`, and grad_x beside it."""
+    """The gradient of the norm, scale * (g - mean of g - v * mean of g v) with g = `inner`, plus grad_x."""
     batch = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channels < C

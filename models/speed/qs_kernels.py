@@ -1,31 +1,36 @@
-"""Triton kernels for the log-entropy of attention rows, without the attention matrix (method: `models/qs_attn.py`).
+"""Triton kernels for the log-entropy of attention rows, without the attention matrix (`models/qs_attn.py`).
 
-A row's scores s_j = f_i . f_j are streamed and only its state is kept: four numbers, over the keys seen so far,
+A row's scores s_j = f_i . f_j are streamed; its state is four numbers over the keys seen so far:
 
     top      m   the largest score; the key that has it stands apart, all other keys are "the rest"
     second   m2  the largest score of the rest (equal to m when the top is tied)
     total    S = sum over the rest of e^{s_j - m2}               in [1, L - 1]
     excess   U = sum over the rest of e^{s_j - m2} (m2 - s_j)    >= 0
 
-With g_j = s_j - m and g2 = m2 - m, r = sum e^{g_j} is e^{g2} S and t = sum e^{g_j} (-g_j) is e^{g2} (U - g2 S), so that
+With g_j = s_j - m and g2 = m2 - m,
+
+    r = sum e^{g_j} = e^{g2} S,    t = sum e^{g_j} (-g_j) = e^{g2} (U - g2 S),
 
     log H = log( log1p(r) + t / (1 + r) ) = g2 + log( S log1p(r)/r + (U - g2 S) / (1 + r) ).
 
-All terms are non-negative, nothing cancels, and nothing underflows: e^{g2} may become 0, the bracket stays above 0.
+All terms are non-negative and nothing cancels or underflows: where e^{g2} becomes 0, the bracket is above 0.
 
-Two states merge exactly, in any order. The larger top stays apart and the other, the loser, joins the rest; the new
-second is the largest of the loser and both seconds; each part of the rest is then referred from its own second to the
-new one, over a distance d >= 0: sum e^{-d} e^{..} = e^{-d} S and sum e^{-d} e^{..} (d + ..) = e^{-d} (U + d S).
+Two states merge exactly, in any order. The larger top stays apart and the other, the loser, joins the rest.
+The new second is the largest of the loser and both seconds, and each rest is rescaled from its own second to
+the new one, over a distance d >= 0:
 
-Everything is float32, and the products of float32 features must be float32-accurate, for differences of scores in the
-thousands count absolutely. Two ways, the first where the matrix units have tf32:
+    sum e^{-d} e^{..} = e^{-d} S,    sum e^{-d} e^{..} (d + ..) = e^{-d} (U + d S).
 
-    tf32x3  f = hi + lo, both tf32: hi.hi + hi.lo + lo.hi on the matrix units, sums of 32 channels added up in float32.
-            What it drops is below 2^-21 of a product. On features of a horse photograph, scores up to 12,000, its
-            arithmetic, emulated, gives float64's 256 choices in their order, with errors below plain float32's.
-    ieee    fused multiply-adds: 8.6 GFLOP at 64 x 64 positions of 256 channels, on units several times slower.
+Everything is float32. Products of float32 features must be float32-accurate, because scores are in the
+thousands and their absolute differences count. Two ways, the first where tensor cores have tf32:
 
-Products of bfloat16 or float16 features are exact in float32, and run on the matrix units as they stand.
+    tf32x3  f = hi + lo, both tf32: hi.hi + hi.lo + lo.hi on tensor cores; sums of 32 channels add in float32.
+            What it drops is below 2^-21 of a product. On features of a horse photograph, with scores up to
+            12,000, its arithmetic, emulated, gives float64's 256 choices in their order, with errors below
+            plain float32's.
+    ieee    fused multiply-adds: 8.6 GFLOP for 64 x 64 positions of 256 channels, on slower units.
+
+Products of bfloat16 or float16 features are exact in float32, and run on tensor cores as they are.
 """
 
 from __future__ import annotations
@@ -45,7 +50,7 @@ PRECISIONS = ("tf32x3", "ieee")
 
 
 def log_entropy(features: Tensor, mode: str, window: int) -> Tensor | None:
-    """log H of every row, "global" or "local", as `models.qs_attn.log_entropy`; None where kernels do not run."""
+    """log H of every row, "global" or "local", as `qs_attn.log_entropy`; None where kernels do not run."""
     if not works(features.device) or features.dtype not in DTYPES:
         return None
     call = functools.partial(local_log_entropy, window=window) if mode == "local" else global_log_entropy
@@ -58,10 +63,10 @@ def global_log_entropy(features: Tensor, input_precision: str | None = None) -> 
 
     Args:
         features: (B, C, H, W) float32, bfloat16 or float16, contiguous or channels-last (neither is copied).
-        input_precision: how float32 products are formed, "tf32x3" or "ieee" (above); None: the best for the device.
+        input_precision: of float32 products, "tf32x3" or "ieee" (above); None: the best for the device.
 
-    Returns (B, H*W) float32, in [-inf, log log L]; -inf where H*W is 1. Memory is O(L) beside the features. The first
-    call for a shape compiles, so make one before a CUDA graph is captured. Raises ValueError.
+    Returns (B, H*W) float32, in [-inf, log log L]; -inf where H*W is 1. Memory is O(L) beside the features.
+    The first call for a shape compiles, so make one before a CUDA graph is captured. Raises ValueError.
     """
     _check(features)
     if input_precision not in (None, *PRECISIONS):
@@ -75,7 +80,7 @@ def local_log_entropy(features: Tensor, window: int) -> Tensor:
 
     Args:
         features: (B, C, H, W) float32, bfloat16 or float16, contiguous or channels-last (neither is copied).
-        window: k, odd: the keys are the k x k positions around the query; outside the image they are zero vectors.
+        window: k, odd: keys are the k x k positions around the query; outside the image they are 0.
 
     Returns (B, H*W) float32, in [-inf, log log k^2]; -inf where k is 1. Compilation and errors as above.
     """
@@ -90,7 +95,8 @@ def _check(features: Tensor) -> None:
         raise ValueError("the kernels need the package triton, which is not installed")
     if features.ndim != 4 or features.dtype not in DTYPES:
         raise ValueError(
-            f"features are {tuple(features.shape)} {features.dtype}, but must be (B, C, H, W) of float32 or shorter"
+            f"features are {tuple(features.shape)} {features.dtype}, "
+            "but must be (B, C, H, W) of float32 or shorter"
         )
 
 
@@ -140,8 +146,8 @@ def _global_states(
 ):  # fmt: skip
     """The state of BLOCK_Q queries over one split of the keys -> states (B, splits, 4, L).
 
-    Bounds of loops are constants everywhere: features come in few shapes, and the interpreter of Triton up to 3.6 with
-    NumPy from 2.4 takes no others.
+    Loop bounds are constants: features come in few shapes, and Triton's interpreter up to 3.6 takes no others
+    with NumPy from 2.4.
     """
     split, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
     features += batch * stride_b
@@ -227,13 +233,13 @@ def _local_log_entropy(
 
 
 def _global_config(features: Tensor, input_precision: str | None) -> dict[str, int | str]:
-    """Block shapes by which ptxas spills no register; those of bfloat16 are the fastest of 30 tried on an H200."""
+    """Block shapes without register spills; those for bfloat16 are the fastest of 30 tried on an H200."""
     has_tf32 = features.is_cuda and not torch.version.hip
     major = torch.cuda.get_device_capability(features.device)[0] if has_tf32 else 0
     if input_precision is None:
         input_precision = "tf32x3" if major >= 8 else "ieee"
     blocks = {"BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_C": 16}
-    if features.dtype != torch.float32 or input_precision == "tf32x3":  # on the matrix units
+    if features.dtype != torch.float32 or input_precision == "tf32x3":  # on tensor cores
         blocks["BLOCK_C"] = 32
         if major in (9, 10):  # where accumulators spread over warp groups, or leave the registers
             blocks["BLOCK_K"] = 128 if features.dtype == torch.float32 else 256
@@ -249,8 +255,8 @@ def _global_op(features: Tensor, input_precision: str | None) -> Tensor:
     vectors = features.flatten(2)  # (B, C, L), a view in both memory formats
     B, C, L = vectors.shape
     config = _global_config(features, input_precision)
-    # One image has few blocks of queries, so the keys are split too, until some 500 programs fill the largest GPUs.
-    # This depends on L alone, lest an image's result depend on its batch.
+    # One image has few query blocks, so the keys are split too: about 500 programs fill the largest GPUs.
+    # This depends on L alone, so that an image's result does not depend on its batch.
     query_blocks, key_blocks = triton.cdiv(L, config["BLOCK_Q"]), triton.cdiv(L, config["BLOCK_K"])
     blocks_per_split = triton.cdiv(key_blocks, triton.cdiv(512, query_blocks))
     splits = triton.cdiv(key_blocks, blocks_per_split)

@@ -1,8 +1,9 @@
 """The whole training step as one CUDA graph, and the snapshot that lets a step be rehearsed without a trace.
 
-A capture needs compiled code, chosen algorithms and allocated optimiser state beforehand. So the step is rehearsed on
-the real batch, everything it changed is restored, random generators included, and then it is recorded. Random numbers of
-a step are drawn on the device from the default generator, which each replay advances as a step would.
+A capture needs compiled code, chosen algorithms and allocated optimiser state beforehand. So the step is
+first rehearsed on the real batch and everything it changed is restored, random generators included; then it
+is recorded. Random numbers of a step are drawn on the device from the default generator, which each replay
+advances as a step would.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Recording:
     def _capturable(self) -> Iterator[None]:
         """Let the optimisers read their learning rates from the device, and be captured.
 
-        Only so long: outside, groups hold plain numbers, so schedules and saved states are those of an uncaptured run.
+        Only here: elsewhere groups hold plain numbers, so schedules and saved states are as without a graph.
         """
         plain = [(group, group["lr"], group["capturable"]) for group, _ in self.rates]
         for group, rate in self.rates:
@@ -70,7 +71,7 @@ class Recording:
 
 
 def capture_graph(step: Callable[[], None], side: SideStream) -> Callable[[], None]:
-    """Record `step` on a stream it was rehearsed on, without running it; the result runs what was recorded."""
+    """Record `step` on the stream it was rehearsed on, without running it; return what replays it."""
     generator = torch.cuda.default_generators[side.device.index]
     numbers, current = generator.clone_state(), torch.cuda.current_stream(side.device)
     graph = torch.cuda.CUDAGraph()
@@ -89,7 +90,7 @@ def capture_graph(step: Callable[[], None], side: SideStream) -> Callable[[], No
 
 
 class Snapshot:
-    """Everything that a step changes: weights, buffers, memories, optimiser state, the guard's report, random numbers."""
+    """All that a step changes: weights, buffers, memories, optimisers, the guard's report, random numbers."""
 
     def __init__(self, model):
         self.model = model

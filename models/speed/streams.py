@@ -1,4 +1,4 @@
-"""A CUDA stream beside the current one; on other devices than CUDA, nothing."""
+"""A CUDA stream beside the current one; does nothing on other devices."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 class SideStream:
-    """`with` it, work is put on a stream of its own, behind what the current one has been given before.
+    """Inside `with`, kernels run on a second stream that first waits for work already queued.
 
-    The current stream goes on meanwhile; what it is given after `join` comes behind that work. An exception joins too.
-    Memory is the streams' own: what one uses of another's must be kept alive until `join`.
+    The current stream continues meanwhile; work queued on it after `join` waits for this one. An exception
+    joins too. Keep alive until `join` what one stream uses of the other's memory: each allocates its own.
     """
 
     def __init__(self, device: torch.device):

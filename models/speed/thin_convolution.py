@@ -1,12 +1,13 @@
-"""Convolutions between images and features, on the matrix units.
+"""Convolutions between images and features, on tensor cores.
 
-These multiply blocks of at least 8 by 8 channels, so a k x k convolution from or to an image's three channels wastes most of
-their work: of the generator's time, its two 7 x 7 convolutions are a fifth. Here a pixel of the image stands beside its k - 1
-neighbours in the row, 3 k channels in place of 3, and a k x 1 convolution does the rest: the same sums, regrouped. In half
-precision `collect` adds k numbers that are each rounded already, where one convolution would round once.
+Tensor cores multiply blocks of at least 8 by 8 channels, so a k x k convolution from or to an image's three
+channels wastes most of their work: the generator's two 7 x 7 convolutions take a fifth of its time. Here each
+pixel is joined with its k - 1 neighbours in the row, 3 k channels in place of 3, and a k x 1 convolution does
+the rest: the same sums, regrouped. In half precision `collect` adds k numbers that are each already rounded,
+where one convolution would round once.
 
-    few inputs    y = conv_kx1(spread(x))         spread(x)[i C + c](h, w) = x[c](h, w + i - shift),  0 outside
-    few outputs   y = collect(conv_kx1(x))        collect(z)[c](h, w) = sum over i of z[i C + c](h, w - i + shift)
+    few inputs    y = conv_kx1(spread(x))    spread(x)[i C + c](h, w) = x[c](h, w + i - shift),  0 outside
+    few outputs   y = collect(conv_kx1(x))   collect(z)[c](h, w) = sum over i of z[i C + c](h, w - i + shift)
 
 `spread` and `collect` are each other's gradient. Shapes: B images, C channels of the image, i in 0 ... k - 1.
 """
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from models.speed.triton_support import jit, on_device_of, tl, trials, triton
 
 FEW = 4  # channels at most of an image
-MULTIPLE = 8  # of channels that the matrix units take
+MULTIPLE = 8  # of channels that tensor cores take
 
 
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _works_for(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the kernels work for this layer here; found out the first time."""
+    """Whether the kernels work for this layer here, by trial at the first call."""
     few = min(layer.in_channels, layer.out_channels)
     k = layer.kernel_size[1]
     channels = k * few + -(k * few) % MULTIPLE
@@ -100,9 +101,11 @@ def _move(kernel, x: Tensor, k: int, shift: int, width: int, channels: int) -> T
 
 @jit
 def _spread_kernel(
-    x, out, pixels, C, channels, width_in, width, shift, K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
+    x, out, pixels, C, channels, width_in, width, shift,
+    K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """out (pixels, channels), pixels being (B, H, width), from x of C channels: channel i C + c is x[c] at w + i - shift."""
+    """out (pixels, channels) from x of C channels, pixels = (B, H, width): channel i C + c is x[c] at
+    w + i - shift."""
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
     i, c = channel // C, channel % C
@@ -116,9 +119,11 @@ def _spread_kernel(
 
 @jit
 def _collect_kernel(
-    x, out, pixels, C, channels, width_in, width, shift, K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
+    x, out, pixels, C, channels, width_in, width, shift,
+    K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """out (pixels, channels), pixels being (B, H, width), from x of C channels: the sum of x[i channels + c] at w - i + shift."""
+    """out (pixels, channels) from x of C channels, pixels = (B, H, width): the sum of x[i channels + c] at
+    w - i + shift."""
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
     there = (p < pixels)[:, None] & (channel < channels)[None, :]

@@ -1,4 +1,4 @@
-"""What the modules of Triton kernels share: the package where it is installed, and whether it works on a device."""
+"""What the Triton kernels share: the package, if installed, and whether it works on a device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ except ImportError:  # not shipped with PyTorch for macOS, Windows and some CPU 
 
 
 def jit(kernel):
-    """`triton.jit`, where there is Triton."""
+    """`triton.jit`, if Triton is installed."""
     return kernel if triton is None else triton.jit(kernel)
 
 
@@ -28,15 +28,15 @@ def on_device_of(tensor: Tensor) -> AbstractContextManager:
 
 
 def installed() -> bool:
-    """Whether Triton is there. Kernels then take CUDA tensors; in Triton's interpreter, CPU tensors."""
+    """Whether Triton is installed. Kernels take CUDA tensors; in Triton's interpreter, CPU tensors."""
     return triton is not None
 
 
 @functools.cache
 def works(device: torch.device) -> bool:
-    """Whether kernels run on this CUDA device: a trial, since Triton may lack a C compiler or support for the GPU.
+    """Whether kernels run on this CUDA device, by trial: Triton may lack a C compiler or support for the GPU.
 
-    One warning says what is in the way; plain PyTorch then does the work.
+    If they do not, one warning gives the reason, and plain PyTorch is used.
     """
     if not installed() or device.type != "cuda":
         return False
@@ -48,7 +48,8 @@ def works(device: torch.device) -> bool:
     except Exception as error:  # whatever a compiler may raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         warnings.warn(
-            f"Triton does not work on this machine, and slower code takes its place. {type(error).__name__}: {reason[0]}",
+            "Triton does not work on this machine, and slower code takes its place. "
+            f"{type(error).__name__}: {reason[0]}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -56,7 +57,7 @@ def works(device: torch.device) -> bool:
 
 
 class Trials:
-    """Which kernels work on this machine, found out at their first use; one warning for each that fails.
+    """Which kernels work on this machine, tried at their first use; one warning for each that fails.
 
     A kernel may not fit a GPU (shared memory, registers), or a version of Triton may not compile it. Code
     that has a plain alternative calls `allows` before each use. A step is rehearsed before it is captured,

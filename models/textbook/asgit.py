@@ -17,7 +17,7 @@ from models.textbook.cycle_gan import TextbookCycleGAN
 
 
 class TextbookGuidance(TextbookStep):
-    """What both textbook steps share. Legend: images (B, C, H, W), maps (B, 1, H, W) in [0, 1]."""
+    """Shared by the textbook steps of guided models. Images are (B, C, H, W), maps (B, 1, H, W) in [0, 1]."""
 
     def __init__(self, model: BaseModel):
         super().__init__(model)

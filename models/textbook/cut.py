@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import patch_sampler
+from models.base_model import BaseModel
 from models.cut_model import CUTModel
 from models.gan_loss import gradient_penalty
 from models.qs_attn import MODES
@@ -27,18 +28,33 @@ from models.textbook.base import TextbookStep
 from util.errors import UserError
 
 
-class TextbookCUT(TextbookStep):
-    """CUT's, FastCUT's and QS-Attn's step; see the module's docstring.
+class TextbookContrast(TextbookStep):
+    """A step that contrasts patches at random positions, or chosen and routed by QS-Attn.
 
     Args:
         entropy: "log" or "plain" (float32, with ties at zero).
     """
 
-    def __init__(self, model: CUTModel, entropy: str = "log"):
+    def __init__(self, model: BaseModel, entropy: str = "log"):
         super().__init__(model)
+        self.rank = RANKS[entropy]
+
+    def patches(self, number: int, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The patches of the `number`-th tapped layer of source and target (B, C, H, W): two of (B, N, C)."""
+        opt = self.opt
+        if isinstance(self.model, QuerySelected) and opt.nce_layers[number] in opt.qs_layers:
+            return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window, self.rank)
+        indices = patch_sampler.random_locations(source[0, 0].numel(), opt.num_patches, source.device)
+        return source.flatten(2).mT[:, indices], target.flatten(2).mT[:, indices]
+
+
+class TextbookCUT(TextbookContrast):
+    """CUT's, FastCUT's and QS-Attn's step; see the module's docstring."""
+
+    def __init__(self, model: CUTModel, entropy: str = "log"):
+        super().__init__(model, entropy)
         if model.opt.model == "qs" and model.opt.qs_variant != "paper":
             raise UserError("the textbook step is the paper's method: give --qs_variant paper")
-        self.rank = RANKS[entropy]
         self.netG, self.netD, self.netF = (self.networks[name] for name in ("G", "D", "F"))
 
     def optimize_parameters(self) -> None:
@@ -91,14 +107,6 @@ class TextbookCUT(TextbookStep):
                 keys, queries = self.netF(number, keys), self.netF(number, queries)  # (B, N, D)
                 totals[domain] = totals[domain] + self.model.patchnce(queries, keys).mean()
         return [self.opt.lambda_NCE * total / len(layers) for total in totals]
-
-    def patches(self, number: int, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The patches of the `number`-th tapped layer of source and target (B, C, H, W): two of (B, N, C)."""
-        opt = self.opt
-        if isinstance(self.model, QuerySelected) and opt.nce_layers[number] in opt.qs_layers:
-            return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window, self.rank)
-        indices = patch_sampler.random_locations(source[0, 0].numel(), opt.num_patches, source.device)
-        return source.flatten(2).mT[:, indices], target.flatten(2).mT[:, indices]
 
 
 def plain_qs_attn(

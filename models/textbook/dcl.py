@@ -1,7 +1,7 @@
 """The textbook step of DCLGAN and two-sided QS-Attn, in the released order.
 
-Every image and every score has a pass of its own, sources and translations are encoded apart from generating, and logits
-are the released ones: the positive, then all similarities, with -10 in place of those of a patch with itself.
+Every image and every score has a pass of its own, encoding is separate from generating, and logits are the
+released ones: the positive, then all similarities, with -10 in place of those of a patch with itself.
 """
 
 from __future__ import annotations
@@ -10,23 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models import patch_sampler
-from models.qs_model import QuerySelected
-from models.textbook.cut import RANKS, plain_qs_attn
+from models.textbook.cut import TextbookContrast
 from models.textbook.two_sided import TextbookTwoSided
-from models.two_sided import TwoSidedModel
 
 
-class TextbookDCL(TextbookTwoSided):
-    """Forward, both discriminators, then generators and heads.
-
-    Args:
-        entropy: "log" or "plain", as in `TextbookCUT`.
-    """
-
-    def __init__(self, model: TwoSidedModel, entropy: str = "log"):
-        super().__init__(model)
-        self.rank = RANKS[entropy]
+class TextbookDCL(TextbookContrast, TextbookTwoSided):
+    """Forward, both discriminators, then generators and heads."""
 
     def optimize_parameters(self) -> None:
         opt, nets, losses = self.opt, self.networks, self.losses
@@ -56,7 +45,7 @@ class TextbookDCL(TextbookTwoSided):
         self.update("G", losses["G"])
 
     def NCE_losses(self, real_A: Tensor, fake_B: Tensor, real_B: Tensor, fake_A: Tensor) -> list[Tensor]:
-        """lambda_NCE * PatchNCE of (A, its translation) and (B, its translation), mean over patches and layers."""
+        """lambda_NCE * PatchNCE of A and of B with their translations, mean over patches and layers."""
         layers, nets = self.opt.nce_layers, self.networks
         sources = [nets["G_A"].encode(real_A, layers), nets["G_B"].encode(real_B, layers)]
         targets = [nets["G_B"].encode(fake_B, layers), nets["G_A"].encode(fake_A, layers)]
@@ -71,14 +60,6 @@ class TextbookDCL(TextbookTwoSided):
                 keys, queries = of_source(number, keys).detach(), of_target(number, queries)
                 totals[term] = totals[term] + self.patchnce(queries.flatten(0, 1), keys.flatten(0, 1))
         return [self.opt.lambda_NCE * total / len(layers) for total in totals]
-
-    def patches(self, number: int, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """What is contrasted of the `number`-th tapped layer of source and target (B, C, H, W): two of (B, N, C)."""
-        opt = self.opt
-        if isinstance(self.model, QuerySelected) and opt.nce_layers[number] in opt.qs_layers:
-            return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window, self.rank)
-        indices = patch_sampler.random_locations(source[0, 0].numel(), opt.num_patches, source.device)
-        return source.flatten(2).mT[:, indices], target.flatten(2).mT[:, indices]
 
     def patchnce(self, queries: Tensor, keys: Tensor) -> Tensor:
         """The mean loss of queries (P, D), of all images of a batch, against their keys (P, D)."""

@@ -1,4 +1,4 @@
-"""What the textbook steps of models with two generators share: the discriminators' update, each score in a pass of its own."""
+"""What two-generator textbook steps share: the discriminators' update, each score in a pass of its own."""
 
 from __future__ import annotations
 

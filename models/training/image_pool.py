@@ -15,8 +15,8 @@ class ImagePool(nn.Module):
     """Keeps up to `size` images on the device; once full, half of the queries return a random earlier one.
 
     Everything is computed on the device from torch's default generator, so that a CUDA graph can hold a
-    query. The buffers are the pool's state: `state_dict` saves it, and a resumed run goes on with the same
-    images.
+    query. The buffers are the pool's state: `state_dict` saves it, and a resumed run continues with
+    the same images.
 
     Args:
         size: the number of images kept; 0: queries return what they are given.

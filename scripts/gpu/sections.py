@@ -199,8 +199,8 @@ def choices(bench: Bench, report: Report) -> None:
                 rows.append([layer, mode, name, f"{statistics.mean(changed):.1f}", max(changed)])
     report.data["changed"] = rows
     source = "photographs of the data set" if bench.dataroot else "smooth noise"
-    told = f"Of {count} choices, changed against the float32 encoder; {len(images)} images ({source})"
-    report.say(f"{told}, random weights:")
+    title = f"Of {count} choices, changed against the float32 encoder; {len(images)} images ({source})"
+    report.say(f"{title}, random weights:")
     report.table(["layer", "mode", "compared", "mean", "largest"], rows)
     spent = report.data["ranking_ms"] = {}
     for mode in ("global", "local"):
@@ -320,8 +320,8 @@ def _run(words: list[str]) -> subprocess.CompletedProcess:
 
 def _require_success(done: subprocess.CompletedProcess) -> None:
     if done.returncode:
-        told = f"{' '.join(done.args[1:])} ended with status {done.returncode}"
-        raise SystemExit(f"{told}\n{done.stdout[-4000:]}\n{done.stderr[-3000:]}")
+        problem = f"{' '.join(done.args[1:])} ended with status {done.returncode}"
+        raise SystemExit(f"{problem}\n{done.stdout[-4000:]}\n{done.stderr[-3000:]}")
 
 
 def _quoted(lines: list[str]) -> str:

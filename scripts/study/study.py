@@ -269,7 +269,7 @@ class Study:
         return found
 
     def memory(self, run: Run) -> Path:
-        """The peak memory of each session of its training, in bytes, one a line."""
+        """The peak memory of each session of its training, in bytes, one per line."""
         return self.folder(run) / "peak_memory.txt"
 
     def step_ms(self, run: Run) -> float | None:
@@ -332,7 +332,7 @@ def trained_images(folder: Path) -> int:
 
 
 def peak_of(file: Path) -> int | None:
-    """The largest of the numbers in a file, one a line; None without any."""
+    """The largest of the numbers in a file, one per line; None without any."""
     lines = file.read_text(encoding="ascii").split() if file.is_file() else []
     return max(map(int, lines), default=None)
 

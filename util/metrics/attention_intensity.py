@@ -33,8 +33,7 @@ def attention_share(attention: np.ndarray, region: np.ndarray) -> float:
 
 def intensity(images: Iterable[tuple[np.ndarray, Regions]]) -> dict[str, dict[str, float]]:
     """By class, over the images that show it: `images`, their number; `aware`, the share that is aware of it;
-    `attention`, the mean share of attention on it; `area`, the mean share of pixels, which even attention
-    would give.
+    `attention`, the mean share of attention on it; `area`, its mean share of pixels (even attention's share).
     """
     rows: dict[str, list[tuple[float, float, float]]] = {}
     for attention, regions in images:

@@ -4,8 +4,8 @@
     MMD^2   = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
 
 Without the diagonal terms the estimate is unbiased: two sets of one distribution give 0 on average, for any
-    number of images, so single values may be below 0. It is the KID if the features are those of the FID
-    Inception network.
+number of images, so single values may be below 0. It is the KID if the features are those of the FID
+Inception network.
 """
 
 from __future__ import annotations

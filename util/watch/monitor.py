@@ -121,7 +121,7 @@ class Monitor:
 
     def _warn(self, name: str, reason: str) -> None:
         self._warned.add(name)
-        warnings.warn(f"{name}: {reason}; training goes on", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{name}: {reason}; training continues", RuntimeWarning, stacklevel=2)
 
 
 def create_monitor(opt: Namespace, folder: Path, epoch_steps: int) -> Monitor:

@@ -79,7 +79,7 @@ class TensorBoardWriter:
         self._writer = self._summary_writer(str(self.folder), purge_step=purge_step)
 
     def _write_options(self, tags: Sequence[str]) -> None:
-        """The options as hyper-parameters of this very run; `add_hparams` would make a second one."""
+        """The options as hyper-parameters of this run; `add_hparams` would make a second run for them."""
         plain = {name: _plain(value) for name, value in self.options.items()}
         for summary in self._hparams(plain, dict.fromkeys(tags, 0.0)):
             self._writer.file_writer.add_summary(summary)

@@ -107,7 +107,7 @@ class VisdomClient:
         self._raise_failure()
 
     def _send_all(self) -> None:
-        """The thread: send one waiting window after another until told to close."""
+        """The thread: send one waiting window after another until closed."""
         visdom, retry = None, FIRST_RETRY
         while True:
             with self._changed:

@@ -1,7 +1,7 @@
 """The curves, images and options of a run in Weights & Biases, online or, with WANDB_MODE=offline, in files.
 
-wandb's files lie in `checkpoints/NAME/wandb`, the run's identity in `checkpoints/NAME/wandb_run.json`, so
-that a resume continues the same run. Needs the package wandb.
+wandb's files are in `checkpoints/NAME/wandb`, the run's id in `checkpoints/NAME/wandb_run.json`, so that
+a resume continues the same run. Needs the package wandb.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from util.watch.loss_log import LossRecord
 
 IDENTITY_FILE = "wandb_run.json"
 PATIENCE_AT_END = 8.0  # seconds to send what still waits
-INIT_TIMEOUT = 20.0  # seconds in which wandb must have begun the run; the training goes on meanwhile
+INIT_TIMEOUT = 20.0  # seconds for wandb to begin the run; training continues meanwhile
 
 
 class WandbRun:
     """Logs one run with wandb's client; a `Watcher`.
 
-    The step of every curve is the number of images trained on. wandb is called by a thread. A run cannot
-    take steps back, so after a resume the steps from the checkpoint to the newest shown are not sent again.
+    The step of every curve is the number of images trained on. wandb is called by a thread. A run cannot take
+    steps back, so after a resume those between the checkpoint and the newest one shown are not sent again.
 
     Args:
         folder: of the run, `checkpoints/NAME`.
@@ -81,7 +81,7 @@ class WandbRun:
         self._calls.close(PATIENCE_AT_END)
 
     def _begin(self, continues: bool) -> None:
-        """Begin wandb's run with the session's first call, or go on with the one of the run's folder."""
+        """Begin wandb's run with the session's first call, or continue the one of the run's folder."""
         if not self._begun:
             self._begun = True
             self._calls.put(lambda: self._open(continues))
