@@ -175,7 +175,7 @@ def _rows_log_entropy(scores: Tensor) -> Tensor:
 
 
 def _half_or_default(features: Tensor) -> Tensor:
-    """Features in half precision as they are, others in torch's default type: float32, or float64 if that is chosen."""
+    """Features in half precision as they are, others in torch's default type, float32 or float64."""
     return features if features.dtype in HALVES else features.to(torch.get_default_dtype())
 
 

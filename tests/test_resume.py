@@ -249,7 +249,7 @@ def test_more_iterations_continue_within_the_epoch(dataroot, tmp_path, capsys):
 
 
 def test_a_complete_run_goes_on_at_the_rate_of_the_longer_schedule():
-    """Its last saved rate is that of the epoch after the last one, 0; with more epochs there is more to decay."""
+    """The rate it saved is 0, that of the epoch after its last; with more epochs it is not."""
     words = f"--model cut {CONTRAST} --gpu_ids -1 --ngf 2 --ndf 2 --netG resnet_4blocks --n_epochs 1"
     short, longer = (
         create_model(TrainOptions().parse([*words.split(), "--n_epochs_decay", decay])) for decay in "13"

@@ -51,9 +51,9 @@ def make_scheduler(
 
 
 def restore_rate(scheduler: LambdaLR | ReduceLROnPlateau) -> None:
-    """Give the optimiser the rate of the place where a loaded scheduler stands, by the schedule as it is now.
+    """Give the optimiser the rate of a loaded scheduler's position, by the schedule as it is now.
 
-    The saved rate is that of the saved schedule, 0 after its last epoch, where more epochs may have been asked for since.
+    The saved rate belongs to the saved schedule: after its last epoch it is 0, though there may be more epochs now.
     """
     if isinstance(scheduler, LambdaLR):
         groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
