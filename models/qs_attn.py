@@ -14,6 +14,7 @@ that the loss reaches the source's encoder through A_qs. The L x L matrix is nev
 block).
 
 Shapes: B images, C channels, L = H*W positions, N queries, M keys of a query (L, or k*k in a window).
+Attention and routed features are float32, or float64 for features in float64.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.layers.precision import HALVES, full
+
 # Scores held at a time while entropies are streamed over blocks of queries: 4 MB stay in a processor's cache.
 BLOCK_ELEMENTS = 2**20
-HALVES = (torch.bfloat16, torch.float16)
 
 
 def no_kernels(features: Tensor, mode: str, window: int) -> Tensor | None:
@@ -46,7 +48,7 @@ class QuerySelection:
     """What passes from the source image to its translation.
 
     indices: (B, N) int64, the chosen positions by ascending entropy.
-    attention: (B, N, M) float32, their attention rows, each of sum 1; carries gradient into the source's
+    attention: (B, N, M), their attention rows, each of sum 1; carries gradient into the source's
         features.
     window: k where the M = k*k keys are the window around each query, row by row; None where they are all
         positions.
@@ -57,11 +59,10 @@ class QuerySelection:
     window: int | None = None
 
     def route(self, features: Tensor) -> Tensor:
-        """Features (B, C, H, W) of the source or its translation through the chosen rows: (B, N, C) float32.
+        """Features (B, C, H, W) of the source or its translation through the chosen rows: (B, N, C).
 
         For features in half precision the product is in half precision, with the attention rounded to it.
         """
-        features = _half_or_float32(features)
         attention = self.attention.to(features.dtype)
         with torch.autocast(features.device.type, enabled=False):
             if self.window is None:
@@ -69,11 +70,11 @@ class QuerySelection:
             else:
                 values = _windows(features, self.indices, self.window)  # (B, N, M, C)
                 routed = torch.einsum("bnm,bnmc->bnc", attention, values)
-        return _widened(routed)
+        return full(routed)
 
 
 def route_values(features: Tensor, selection: QuerySelection) -> Tensor:
-    """Features (B, C, H, W) through the chosen rows: A_qs F, (B, N, C) float32 (paper, sec. 3.3)."""
+    """Features (B, C, H, W) through the chosen rows: A_qs F, (B, N, C) (paper, sec. 3.3)."""
     return selection.route(features)
 
 
@@ -87,8 +88,7 @@ def select_queries(features: Tensor, mode: str, num_queries: int, window: int = 
         window: k, odd, of the local modes.
     """
     rule = check_rule(mode, window)
-    features = _half_or_float32(features)
-    entropy = log_entropy(features, rule.ranked_by, window)
+    entropy = _log_entropy(features, rule.ranked_by, window)
     # stable: ties go to the lower index on every device
     indices = torch.sort(entropy, dim=1, stable=True).indices[:, :num_queries]
     with torch.autocast(features.device.type, enabled=False):
@@ -96,7 +96,6 @@ def select_queries(features: Tensor, mode: str, num_queries: int, window: int = 
     return QuerySelection(indices, attention, window if rule.routed_by == "local" else None)
 
 
-@torch.no_grad()
 def log_entropy(features: Tensor, mode: str, window: int = 7) -> Tensor:
     """log H of every attention row of features (B, C, H, W): (B, H*W) float32, in (-inf, log log M].
 
@@ -108,14 +107,19 @@ def log_entropy(features: Tensor, mode: str, window: int = 7) -> Tensor:
     if mode not in ENTROPIES:
         raise ValueError(f"log_entropy: mode is {mode!r}, but must be one of {', '.join(ENTROPIES)}")
     check_rule(mode, window)
-    features = _half_or_float32(features)
+    return _log_entropy(features, mode, window).float()
+
+
+@torch.no_grad()
+def _log_entropy(features: Tensor, mode: str, window: int) -> Tensor:
+    """As `log_entropy`, in float64 for features in float64, where rounding would change ranks."""
     with torch.autocast(features.device.type, enabled=False):
-        entropy = kernels(features.detach(), mode, window)
-        return ENTROPIES[mode](features.detach(), window) if entropy is None else entropy
+        entropy = kernels(features, mode, window)
+        return ENTROPIES[mode](features, window) if entropy is None else entropy
 
 
 def _global_log_entropy(features: Tensor, window: int) -> Tensor:
-    f = features.float().flatten(2).transpose(1, 2).contiguous()  # (B, L, C)
+    f = full(features).flatten(2).transpose(1, 2).contiguous()  # (B, L, C)
     length = f.shape[1]
     block = max(1, BLOCK_ELEMENTS // length)
     rows = [_rows_log_entropy(queries @ image.T) for image in f for queries in image.split(block)]
@@ -123,7 +127,7 @@ def _global_log_entropy(features: Tensor, window: int) -> Tensor:
 
 
 def _local_log_entropy(features: Tensor, window: int) -> Tensor:
-    features = features.float()
+    features = full(features)
     b, _, h, w = features.shape
     reach = window // 2
     scores = features.new_zeros(b, h, w, window, window)  # zero is the score of a padded key
@@ -170,22 +174,13 @@ def _rows_log_entropy(scores: Tensor) -> Tensor:
     return g2 + (r_scaled * log1p_ratio + t_scaled / (1 + r)).log()
 
 
-def _half_or_float32(features: Tensor) -> Tensor:
-    return features if features.dtype in HALVES else features.float()
-
-
-def _widened(features: Tensor) -> Tensor:
-    """Half precision as float32, in which its products are exact."""
-    return features.float() if features.dtype in HALVES else features
-
-
 def _global_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
     """Attention rows of the positions `indices` (B, N) over all positions: (B, N, L)."""
     if features.is_cuda and features.dtype in HALVES and _ExactScores.possible():
         vectors = features.flatten(2).transpose(1, 2)  # (B, L, C)
         queries = vectors.gather(1, indices[:, :, None].expand(-1, -1, vectors.shape[2]))  # (B, N, C)
         return _ExactScores.apply(queries, vectors).softmax(-1)
-    keys = _widened(features).flatten(2)  # (B, C, L)
+    keys = full(features).flatten(2)  # (B, C, L)
     queries = keys.gather(2, indices[:, None, :].expand(-1, keys.shape[1], -1))  # (B, C, N)
     return (queries.transpose(1, 2) @ keys).softmax(-1)
 
@@ -217,7 +212,7 @@ class _ExactScores(torch.autograd.Function):
 
 def _local_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
     """Attention rows of the positions `indices` (B, N) over the window around each: (B, N, k*k)."""
-    keys = _widened(_windows(features, indices, window))  # (B, N, k*k, C)
+    keys = full(_windows(features, indices, window))  # (B, N, k*k, C)
     queries = keys[:, :, window * window // 2]
     return torch.einsum("bnc,bnmc->bnm", queries, keys).softmax(-1)
 
@@ -237,7 +232,7 @@ def _windows(features: Tensor, indices: Tensor, window: int) -> Tensor:
 
 
 class _Rows(torch.autograd.Function):
-    """Rows (B, L, C) at `places` (B, N, M): (B, N, M, C). The gradient is added atomically, in float32."""
+    """Rows (B, L, C) at `places` (B, N, M): (B, N, M, C). The gradient is added atomically, not in half precision."""
 
     @staticmethod
     def forward(ctx, rows, places):
@@ -250,7 +245,7 @@ class _Rows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (places,) = ctx.saved_tensors
-        grad = grad.float().flatten(1, 2)  # (B, N M, C)
+        grad = full(grad).flatten(1, 2)  # (B, N M, C)
         total = grad.new_zeros(ctx.size)
         return total.scatter_add_(1, places.flatten(1)[..., None].expand_as(grad), grad).to(ctx.dtype), None
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.layers.precision import full
 from models.qs_attn import MODES, QuerySelection, check_rule
 from util.errors import UserError
 
@@ -35,7 +36,7 @@ class ReleasedLocalSelection:
     def route(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W) through the chosen rows: (B, N, C), where N = C."""
         b, c, h, w = features.shape
-        columns = F.unfold(features.float(), self.window, padding=self.window // 2)  # (B, C*k*k, L)
+        columns = F.unfold(full(features), self.window, padding=self.window // 2)  # (B, C*k*k, L)
         chosen = self.indices[:, None].expand(-1, columns.shape[1], -1)
         values = columns.gather(2, chosen).view(b, c, -1, self.indices.shape[1])  # (B, C, k*k, N)
         with torch.autocast(features.device.type, enabled=False):
@@ -47,7 +48,7 @@ def select_queries_released(
 ) -> QuerySelection | ReleasedLocalSelection:
     """As `models.qs_attn.select_queries`, by the released arithmetic; it holds the full attention matrix."""
     rule = check_rule(mode, window)
-    features = features.float()
+    features = full(features)
     b, c, h, w = features.shape
     with torch.autocast(features.device.type, enabled=False):
         vectors = features.flatten(2).transpose(1, 2)  # (B, L, C)

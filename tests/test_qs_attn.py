@@ -73,9 +73,9 @@ def test_each_mode_is_its_definition(mode, window):
         )
         torch.testing.assert_close(log_h[b], torch.tensor(entropies).log().float(), rtol=1e-4, atol=1e-5)
         assert selection.indices[b].tolist() == indices
-        torch.testing.assert_close(selection.attention[b], attention.float(), rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(out_source[b], routed_source.float(), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(out_target[b], routed_target.float(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(selection.attention[b], attention, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(out_source[b], routed_source, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(out_target[b], routed_target, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", MODES)

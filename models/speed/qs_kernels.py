@@ -46,7 +46,7 @@ PRECISIONS = ("tf32x3", "ieee")
 
 def log_entropy(features: Tensor, mode: str, window: int) -> Tensor | None:
     """log H of every row, "global" or "local", as `models.qs_attn.log_entropy`; None where kernels do not run."""
-    if not works(features.device):
+    if features.dtype not in DTYPES or not works(features.device):
         return None
     call = functools.partial(local_log_entropy, window=window) if mode == "local" else global_log_entropy
     variant = (features.dtype, features.device, features.shape[1:], features.stride(), window)
