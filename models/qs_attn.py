@@ -30,11 +30,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.layers.precision import full
+from models.layers.precision import HALVES, full
 
 # Scores held at a time while entropies are streamed over blocks of queries: 4 MB stay in a processor's cache.
 BLOCK_ELEMENTS = 2**20
-HALVES = (torch.bfloat16, torch.float16)
 
 
 def no_kernels(features: Tensor, mode: str, window: int) -> Tensor | None:
@@ -50,7 +49,7 @@ class QuerySelection:
     """What passes from the source image to its translation.
 
     indices: (B, N) int64, the chosen positions by ascending entropy.
-    attention: (B, N, M) float32, their attention rows, each of sum 1; carries gradient into the source's
+    attention: (B, N, M), their attention rows, each of sum 1; carries gradient into the source's
         features.
     window: k where the M = k*k keys are the window around each query, row by row; None where they are all
         positions.
@@ -61,7 +60,7 @@ class QuerySelection:
     window: int | None = None
 
     def route(self, features: Tensor) -> Tensor:
-        """Features (B, C, H, W) of the source or its translation through the chosen rows: (B, N, C) float32.
+        """Features (B, C, H, W) of the source or its translation through the chosen rows: (B, N, C).
 
         For features in half precision the product is in half precision, with the attention rounded to it.
         """
@@ -77,7 +76,7 @@ class QuerySelection:
 
 
 def route_values(features: Tensor, selection: QuerySelection) -> Tensor:
-    """Features (B, C, H, W) through the chosen rows: A_qs F, (B, N, C) float32 (paper, sec. 3.3)."""
+    """Features (B, C, H, W) through the chosen rows: A_qs F, (B, N, C) (paper, sec. 3.3)."""
     return selection.route(features)
 
 
@@ -100,7 +99,6 @@ def select_queries(features: Tensor, mode: str, num_queries: int, window: int = 
     return QuerySelection(indices, attention, window if rule.routed_by == "local" else None)
 
 
-@torch.no_grad()
 def log_entropy(features: Tensor, mode: str, window: int = 7) -> Tensor:
     """log H of every attention row of features (B, C, H, W): (B, H*W) float32, in (-inf, log log M].
 
@@ -237,7 +235,7 @@ def _windows(features: Tensor, indices: Tensor, window: int) -> Tensor:
 
 
 class _Rows(torch.autograd.Function):
-    """Rows (B, L, C) at `places` (B, N, M): (B, N, M, C). The gradient is added atomically, in float32."""
+    """Rows (B, L, C) at `places` (B, N, M): (B, N, M, C). Gradients add up in float32, atomically."""
 
     @staticmethod
     def forward(ctx, rows, places):

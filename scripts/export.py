@@ -8,7 +8,8 @@ The exported network takes `image` (B, input_nc, H, W) float32 in [-1, 1] and re
 unet_128 multiples of 128 and at least 256, for unet_256 multiples of 256 and at least 512; at least 24 where
 a discriminator guides the generator, which the exported network then holds too). A model with styles (munit)
 has a second input, `style` (B, style_dim): numbers from the standard normal distribution, or the style of an
-image. Dropout is off and batch norm uses its running statistics, as in test.py.
+image. Dropout is off and batch norm uses its running statistics, as with test.py --eval true, which is not
+every model's default.
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if opt.format == "onnx":
         require_onnx()
     translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, "cpu", opt.direction)
+    if translator.net.training:
+        told = "the run translates as in training (--eval false), but is exported in evaluation mode: "
+        print(f"note: {told}test.py --eval true gives the same translations", file=sys.stderr)
     style_dim = translator.style_dim
     net = (StyledGenerator if style_dim else Generator)(translator.net).eval()
     multiple, channels = translator.multiple, translator.input_nc

@@ -101,7 +101,7 @@ VARIANTS = [
 def test_the_step_agrees_with_the_textbook_step(float64, words, count):
     """Losses and gradients of each of three steps from the same weights, with the same random numbers.
 
-    With weights weaker than these, features would be nearly equal everywhere, and rounding would rank queries.
+    With weaker weights features would be nearly equal everywhere, and rounding would rank the queries.
     """
     model, plain = (model_of(f"{SMALL} --init_gain 0.2 {words}") for _ in range(2))
     textbook = textbook_step(plain)

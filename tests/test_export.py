@@ -107,6 +107,21 @@ def test_a_difference_above_the_tolerance_fails(runs, tmp_path, capsys, monkeypa
     assert export.main([*words, "--tolerance", "0.02"]) == 0
 
 
+def test_a_run_that_translates_as_in_training_is_exported_in_evaluation_mode_with_a_note(
+    runs, tmp_path, capsys, monkeypatch
+):
+    make_run(runs, *"--normG batch --eval false".split(), name="as_in_training")
+    modes = []
+    monkeypatch.setattr(export, "trace", lambda net, *_: modes.append(net.training))
+    monkeypatch.setattr(export, "write_torch_export", lambda program, path: path.touch())
+    monkeypatch.setattr(export, "compare", lambda *_: 0.0)
+    words = ["--checkpoints_dir", str(runs), "--format", "torch_export", "--output", str(tmp_path / "c.pt2")]
+    for name in ("as_in_training", "run"):
+        assert export.main(["--name", name, *words]) == 0
+        assert ("--eval false" in capsys.readouterr().err) == (name == "as_in_training")
+    assert modes == [False, False]
+
+
 def test_wrong_calls_are_named_with_status_2(runs, tmp_path, capsys, monkeypatch):
     def refused(*words: str) -> str:
         assert export.main(["--checkpoints_dir", str(runs), *words]) == 2

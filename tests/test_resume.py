@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import shutil
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ import train
 from models import create_model
 from models.base_model import BaseModel
 from options.train_options import TrainOptions
+from util import distributed
+from util.run.checkpoint import Progress
+from util.run.clock import Clock
 from util.run.stop_signal import StopSignal
 from util.watch.loss_log import read_loss_records
 from util.watch.report import Report
@@ -174,6 +178,26 @@ def test_a_plateau_schedule_sees_the_mean_over_the_whole_epoch(dataroot, tmp_pat
         logged.setdefault(record["epoch"], []).append(record["losses"]["G"])
     assert [len(losses) for losses in logged.values()] == [5, 5, 5]
     assert means == pytest.approx([sum(losses) / 5 for losses in logged.values()], rel=1e-6)
+
+
+def test_processes_resume_from_the_mean_of_their_sums_of_the_headline_loss(monkeypatch):
+    """Process 0 alone writes the checkpoint, and all resume from it."""
+    opt = Namespace(lr_policy="plateau", n_epochs=1, n_epochs_decay=0, print_freq=100)
+
+    def epoch_sum(progress, loss):
+        model = Namespace(device="cpu", headline=("G",), losses={"G": torch.tensor(loss)})
+        report = Report(None, model, progress, opt, 4, 2)
+        report.begin_epoch(Clock())
+        report.step()
+        report.save_mean()
+        return progress.loss_G_sum
+
+    before, after = (1.0, 2.0), (5.0, 8.0)  # losses of two processes, before and after a stop
+    monkeypatch.setattr(distributed, "mean", lambda values: [sum(before) / 2])
+    saved = [epoch_sum(Progress(images=10), loss) for loss in before]
+    monkeypatch.undo()
+    resumed = [epoch_sum(Progress(images=12, loss_G_sum=saved[0]), loss) for loss in after]
+    assert sum(resumed) == sum(before) + sum(after)
 
 
 @pytest.fixture

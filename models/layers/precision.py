@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+HALVES = (torch.bfloat16, torch.float16)
+
 
 def full(x: Tensor) -> Tensor:
     """`x` in float32 where it is in half precision; float32 and float64 stay."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return x.float() if x.dtype in HALVES else x

@@ -53,7 +53,7 @@ def make_scheduler(
 def restore_rate(scheduler: LambdaLR | ReduceLROnPlateau) -> None:
     """Give the optimiser the rate of a loaded scheduler's position, by the schedule as it is now.
 
-    The saved rate belongs to the saved schedule: after its last epoch it is 0, though there may be more epochs now.
+    The saved rate belongs to the saved schedule: after its last epoch it is 0, even if more follow now.
     """
     if isinstance(scheduler, LambdaLR):
         groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)

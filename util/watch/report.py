@@ -97,9 +97,12 @@ class Report:
         self.bar.set_postfix_str(f"{headline}, {left} left in all", refresh=False)
 
     def save_mean(self) -> None:
-        """Put the sum of the headline loss into the progress, which a checkpoint saves."""
+        """Put the sum of the headline loss into the progress. All processes call it together.
+
+        It is the mean of their sums, because every process resumes from it.
+        """
         if self._sum is not None:
-            self.progress.loss_G_sum = float(self._sum)
+            (self.progress.loss_G_sum,) = distributed.mean([float(self._sum)])
 
     def mean_headline(self) -> float | None:
         """The epoch's mean headline loss over all processes, for a plateau schedule; None for others."""
