@@ -182,7 +182,7 @@ def test_a_plateau_schedule_sees_the_mean_over_the_whole_epoch(dataroot, tmp_pat
 
 def test_processes_resume_from_the_mean_of_their_sums_of_the_headline_loss(monkeypatch):
     """Process 0 alone writes the checkpoint, and all resume from it."""
-    opt = Namespace(lr_policy="plateau", n_epochs=1, n_epochs_decay=0, print_freq=100)
+    opt = TrainOptions().parse("--lr_policy plateau --gpu_ids -1".split())
 
     def epoch_sum(progress, loss):
         model = Namespace(device="cpu", headline=("G",), losses={"G": torch.tensor(loss)})
