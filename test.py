@@ -22,6 +22,7 @@ from tqdm import tqdm
 from data import create_loader
 from models import MODELS
 from models.inference import Translator, translator_of_run
+from options.saved import results_folder
 from options.test_options import TestOptions
 from util.cpu_threads import shared_cpu
 from util.device import get_device
@@ -63,7 +64,7 @@ def translate_test_set(opt: Namespace) -> int:
     sources = loader.dataset.stores["A"].paths
     count = int(min(opt.num_test, len(sources)))
     names = dict(zip(sources, output_names(sources), strict=True))
-    page = ResultPage(Path(opt.results_dir, opt.name, f"{opt.phase}_{opt.epoch}"), opt)
+    page = ResultPage(results_folder(opt, opt.epoch), opt)
     page.clear({names[path] for path in sources[:count]}, ["real_A", "attn_A", *fakes, "real_B"])
     began, done = time.perf_counter(), 0
     try:

@@ -25,7 +25,6 @@ from data.single_dataset import SingleDataset
 from data.transforms import Preprocess
 from data.unaligned_dataset import UnalignedDataset
 from util.errors import UserError
-from util.run.length import Length
 
 DATASETS: dict[str, type[BaseDataset]] = {
     "unaligned": UnalignedDataset,
@@ -38,13 +37,15 @@ def create_dataset(opt: Namespace) -> BaseDataset:
     """The data set of the options. Raises `UserError` if it is missing, empty or impossible."""
     if opt.dataset_mode not in DATASETS:
         raise UserError(f"--dataset_mode {opt.dataset_mode} is unknown; possible are {', '.join(DATASETS)}.")
+    # not every command offers these; a training counted in iterations has no epoch from which crops end
+    in_iterations = getattr(opt, "n_iterations", 0) or getattr(opt, "n_iterations_decay", 0)
     preprocess = Preprocess(
         mode=opt.preprocess,
         load_size=opt.load_size,
         crop_size=opt.crop_size,
         flip=not opt.no_flip,
         training=opt.isTrain,
-        n_epochs=opt.n_epochs if opt.isTrain and Length.of(opt).unit == "epochs" else None,
+        n_epochs=opt.n_epochs if opt.isTrain and not in_iterations else None,
     )
     return DATASETS[opt.dataset_mode](
         opt.dataroot,

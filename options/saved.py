@@ -38,6 +38,15 @@ def run_folder(options: dict[str, object]) -> Path:
     return Path(str(options["checkpoints_dir"])) / name
 
 
+def results_folder(opt: Namespace, epoch: str) -> Path:
+    """Where test.py writes the test set's translations by a checkpoint: results_dir/NAME/PHASE_EPOCH.
+
+    Translations against the direction of training have a folder of their own, PHASE_EPOCH_DIRECTION.
+    """
+    ending = "" if opt.direction == opt.trained_direction else f"_{opt.direction}"
+    return Path(opt.results_dir, opt.name, f"{opt.phase}_{epoch}{ending}")
+
+
 def option_values(opt: Namespace) -> dict[str, object]:
     """The options by name, without what parsing adds, as JSON can hold them."""
     values = {name: value for name, value in vars(opt).items() if name != "given"}

@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from options.saved import option_values
+from options.saved import option_values, results_folder
 from scripts.evaluation.judge import Judge, print_numbers, warn
 from scripts.evaluation.options import EvaluateOptions
 from scripts.evaluation.sweep import checkpoints, draw_sweep, last_and_best, weights_of
@@ -52,7 +52,7 @@ def evaluate(opt: Namespace, options: EvaluateOptions) -> None:
         elif opt.fake:
             receipt, results = Path("evaluation.json"), judge.evaluate(opt.fake)
         else:
-            receipt = run / f"{opt.phase}_{opt.epoch}" / "evaluation.json"
+            receipt = results_folder(opt, opt.epoch) / "evaluation.json"
             results = evaluate_run(opt, judge)
         results |= judge.record()
     receipt = opt.receipt or receipt
@@ -112,7 +112,7 @@ def evaluate_labels(opt: Namespace) -> dict[str, Any]:
 
 def fake_folder(opt: Namespace, epoch: str) -> Path:
     """Where test.py writes the translations of a checkpoint."""
-    return Path(opt.results_dir, opt.name, f"{opt.phase}_{epoch}", "images", "fake_B")
+    return results_folder(opt, epoch) / "images" / "fake_B"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ EXPECTED = {
     "window": [(mode, side) for mode in ("local", "local_global") for side in (3, 5, 7, 9, 11)],
     "fusion": [("asgit", f"F{stage}") for stage in range(5)],
 }
-FOLDERS = ("results", "results_BtoA")
+FOLDERS = ("test_latest", "test_latest_BtoA")
 SEEN = {
     "queries": lambda opt: (opt.model, opt.num_patches),
     "layers": lambda opt: (opt.qs_layers, opt.qs_pool),
@@ -68,8 +68,8 @@ def test_the_page_shows_our_numbers_beside_the_published_ones(tmp_path, monkeypa
     assert "published: 30.3" in page and "published: 3.42 ± 0.51" in page
     assert "horse2zebra: 400 epochs" in page
     for folder in FOLDERS:  # two pictures, each shown and linked
-        assert page.count(f"./{folder}/cycle_s0/test_latest/images/fake_B/") == 2 * 2
-    translations = [tmp_path / f"out/{folder}/cycle_s0/test_latest/images/fake_B" for folder in FOLDERS]
+        assert page.count(f"./results/cycle_s0/{folder}/images/fake_B/") == 2 * 2
+    translations = [tmp_path / f"out/results/cycle_s0/{folder}/images/fake_B" for folder in FOLDERS]
     assert all(len(list(folder.glob("*.png"))) == 2 for folder in translations)
 
 
@@ -96,7 +96,7 @@ def test_stages_of_fusion_are_judged_in_both_directions(tmp_path):
     results = json.loads((out / "study.json").read_text())
     (run,) = results["runs"]
     assert {"SWD", "SWD BtoA", "stripes-gained"} <= set(run["numbers"])
-    assert (out / "results_BtoA/F2_s0/test_latest/images/fake_B").is_dir()
+    assert (out / "results/F2_s0/test_latest_BtoA/images/fake_B").is_dir()
     published = results["published"]["numbers"]["F2"]
     assert published == {"KID": "0.0129 ± 0.0051", "KID BtoA": "0.0346 ± 0.0060"}
     page = (out / "index.html").read_text()

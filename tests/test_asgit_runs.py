@@ -72,7 +72,8 @@ def test_translating_a_test_set_needs_these_networks(runs, tmp_path, name, direc
     words = ["--gpu_ids", "-1", "--checkpoints_dir", str(folder.parent), "--name", name]
     words += ["--results_dir", str(tmp_path / "results"), "--direction", direction]
     assert translation.main(words) == 0
-    images = tmp_path / "results" / name / "test_latest" / "images"
+    ending = "" if direction == trained else f"_{direction}"
+    images = tmp_path / "results" / name / f"test_latest{ending}" / "images"
     maps = [] if name == "v1" else ["attn_A"]
     assert sorted(path.name for path in images.iterdir()) == sorted(["real_A", "fake_B", "real_B", *maps])
     assert all(len(list(folder.glob("*.png"))) == 2 for folder in images.iterdir())

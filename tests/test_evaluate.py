@@ -183,8 +183,9 @@ def test_a_sweep_reports_last_and_best(tmp_path, monkeypatch, capsys) -> None:
     write_images(tmp_path / "set" / "testB", 3, seed=1)
     checkpoints = tmp_path / "checkpoints" / "run"
     checkpoints.mkdir(parents=True)
-    for epoch, content in {"5": b"a", "10": b"b", "20": b"c", "latest": b"c"}.items():
-        (checkpoints / f"{epoch}_net_G.pth").write_bytes(content)
+    for epoch, number in {"5": 0, "10": 1, "20": 2, "latest": 2}.items():
+        with open(checkpoints / f"{epoch}_net_G.pth", "wb") as file:  # a path's name would be in the archive
+            torch.save({"weights": torch.tensor(number)}, file)
     calls = []
 
     def translate(argv: list[str]) -> int:

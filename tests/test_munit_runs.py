@@ -63,8 +63,8 @@ def translate(runs):
     return load_generator("run", runs, device="cpu")
 
 
-def images_of(results, label) -> dict[str, Image.Image]:
-    folder = results / "run" / "test_latest" / "images" / label
+def images_of(results, label, folder="test_latest") -> dict[str, Image.Image]:
+    folder = results / "run" / folder / "images" / label
     return {path.name: open_rgb(path) for path in sorted(folder.glob("*.png"))}
 
 
@@ -201,10 +201,12 @@ def test_wrong_styles_are_refused_with_status_2(command, dataset, tmp_path, caps
 def test_both_directions(command, runs, dataset, tmp_path):
     assert command("--direction", "BtoA") == 0
     back = load_generator("run", runs, device="cpu", direction="BtoA")
-    fakes = images_of(tmp_path / "results", "fake_B")
+    fakes, sources = (
+        images_of(tmp_path / "results", label, "test_latest_BtoA") for label in ("fake_B", "real_A")
+    )
     assert list(fakes) == ["B0.png", "B1.png"]
     for name, fake in fakes.items():
-        assert_alike(fake, back(images_of(tmp_path / "results", "real_A")[name]))
+        assert_alike(fake, back(sources[name]))
     there = load_generator("run", runs, device="cpu")
     for net, source, target in ((there.net, "gen_a", "gen_b"), (back.net, "gen_b", "gen_a")):
         for part, name in ((net.source, source), (net.target, target)):

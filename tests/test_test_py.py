@@ -115,7 +115,7 @@ def test_direction_other_phases_and_epochs(command, runs, dataset, tmp_path):
     (runs / "run" / "7_net_G.pth").write_bytes((runs / "run" / "latest_net_G.pth").read_bytes())
     assert command("--direction", "BtoA", "--epoch", "7") == 0
     (runs / "run" / "7_net_G.pth").unlink()
-    images = tmp_path / "results" / "run" / "test_7" / "images"
+    images = tmp_path / "results" / "run" / "test_7_BtoA" / "images"
     assert written(images / "fake_B") == ["B0.png", "B1.png"]
     assert np.array_equal(open_rgb(images / "real_A" / "B1.png"), open_rgb(dataset / "valB" / "B1.png"))
 

@@ -157,9 +157,9 @@ def test_it_translates_in_both_directions(dataroot, trained):
     common = ["--name", "run", "--checkpoints_dir", str(trained), "--gpu_ids", "-1", "--num_threads", "0"]
     translations = {}
     for direction, domain, network in (("AtoB", "A", "G_A"), ("BtoA", "B", "G_B")):
-        results = trained / direction
+        results, ending = trained / direction, "" if direction == "AtoB" else "_BtoA"
         assert translation.main([*common, "--direction", direction, "--results_dir", str(results)]) == 0
-        of_the_set = results / "run" / "test_latest" / "images" / "fake_B" / "0.png"
+        of_the_set = results / "run" / f"test_latest{ending}" / "images" / "fake_B" / "0.png"
         photo = dataroot / f"test{domain}" / "0.png"
         Image.open(photo).resize((32, 32), Image.Resampling.BICUBIC).save(trained / "photo.png")
         one = results / "one.png"

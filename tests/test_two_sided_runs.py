@@ -112,7 +112,8 @@ def test_either_direction_is_translated(trained, dataroot, tmp_path, direction, 
     words += [] if direction == "AtoB" else ["--direction", direction]
     source = direction[0]
     assert translation.main([*words, "--dataroot", str(dataroot)]) == 0
-    fakes = tmp_path / "results" / "run" / "test_latest" / "images" / "fake_B"
+    ending = "" if direction == "AtoB" else "_BtoA"  # against the direction of training
+    fakes = tmp_path / "results" / "run" / f"test_latest{ending}" / "images" / "fake_B"
     expected = sorted(path.name for path in (dataroot / f"test{source}").iterdir())
     assert sorted(path.name for path in fakes.iterdir()) == expected
     photo = dataroot / f"test{source}" / f"{source}1.png"

@@ -59,7 +59,7 @@ def write_page(
     for run in runs:
         if run["failure"]:
             page.add_text(f"Failed: {run['name']}: {run['failure']}")
-    for folder, direction in (("results", "AtoB"), ("results_BtoA", "BtoA")):
+    for folder, direction in (("test_latest", "AtoB"), ("test_latest_BtoA", "BtoA")):
         _add_samples(page, runs, samples, folder, direction)
     page.add_header("Mean ± standard deviation over seeds")
     _add_numbers(page, results, labels)
@@ -150,8 +150,8 @@ def _add_receipts(page: StudyPage, runs: Sequence[Mapping[str, Any]]) -> None:
         files = {
             "numbers": f"results/{name}/test_latest/evaluation.json",
             "test images": f"results/{name}/test_latest/index.html",
-            "numbers BtoA": f"results_BtoA/{name}/test_latest/evaluation.json",
-            "test images BtoA": f"results_BtoA/{name}/test_latest/index.html",
+            "numbers BtoA": f"results/{name}/test_latest_BtoA/evaluation.json",
+            "test images BtoA": f"results/{name}/test_latest_BtoA/index.html",
             "options": f"runs/{name}/train_opt.txt",
             "training": f"runs/{name}/web/index.html",
             "losses": f"runs/{name}/loss_log.txt",
@@ -196,7 +196,7 @@ def _add_samples(
         return
 
     def images(run: Mapping[str, Any], domain: str) -> Path:
-        return page.folder / folder / run["name"] / "test_latest" / "images" / domain
+        return page.folder / "results" / run["name"] / folder / "images" / domain
 
     def cell(run: Mapping[str, Any], domain: str, name: Path, first: bool = True) -> tags.td:
         path = images(run, domain) / name

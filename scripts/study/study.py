@@ -1,7 +1,7 @@
 """A study: the folder of its runs, how each is trained and judged, and what is kept of it.
 
 runs/       trainings: checkpoints, logs, and compare.json, the record of what is done
-results/    translations and receipts; results_BtoA/ those of the other direction, where a study asks for it
+results/    translations and receipts; NAME/test_latest_BtoA has those of the other direction, if any
 logs/       what train.py, test.py and evaluate.py printed
 study.json, index.html, untranslated.json
 """
@@ -44,7 +44,7 @@ from util.watch.loss_log import read_loss_records
 
 # Status of train.py after SIGTERM: once it has saved, and before it handles signals.
 ENDED_BY_US = (128 + signal.SIGTERM, -signal.SIGTERM)
-RESULTS = {"AtoB": "results", "BtoA": "results_BtoA"}  # direction -> folder
+TESTS = {"AtoB": "test_latest", "BtoA": "test_latest_BtoA"}  # direction -> folder in results/NAME
 ENDLESS = 10**6  # epochs, if --minutes ends the training
 
 
@@ -229,7 +229,7 @@ class Study:
         self.say(f"{run.name}: translating and judging")
         where = [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}", self.gpu]
         for direction in self.directions:
-            place = [f"--results_dir={self.opt.out / RESULTS[direction]}", f"--direction={direction}"]
+            place = [f"--results_dir={self.opt.out / 'results'}", f"--direction={direction}"]
             words = [*where, *place, "--num_threads=0"]
             for script, more in {"test": [], "evaluate": self.judge_words}.items():
                 if not call_here(script, words + more, self.log(run)):
@@ -247,8 +247,8 @@ class Study:
 
     def receipts(self, run: Run) -> dict[str, Path]:
         """The file of its evaluation, by direction."""
-        file = Path(run.name, "test_latest", "evaluation.json")
-        return {direction: self.opt.out / RESULTS[direction] / file for direction in self.directions}
+        results = self.opt.out / "results" / run.name
+        return {direction: results / TESTS[direction] / "evaluation.json" for direction in self.directions}
 
     def has_receipts(self, run: Run) -> bool:
         return all(file.is_file() for file in self.receipts(run).values())
