@@ -165,3 +165,11 @@ def test_a_kill_while_files_are_moved_loses_none(dataroot, first, checkpoints, m
     ours = {name: content for name, content in contents(checkpoints).items() if name.endswith(".pth")}
     assert ours == {name: content for name, content in contents(first).items() if name.endswith(".pth")}
     load_generator("run", checkpoints, device="cpu")
+
+
+def test_weights_of_single_epochs_go_with_their_run(dataroot, checkpoints):
+    """Otherwise an evaluation of all epochs would mix two runs."""
+    epoch = checkpoints / "run" / "77_net_G.pth"
+    shutil.copy(checkpoints / "run" / "latest_net_G.pth", epoch)
+    assert train.main(words(dataroot, checkpoints, f"{SHORT} --overwrite")) == 0
+    assert not epoch.exists() and (checkpoints / "run" / "latest_net_G.pth").exists()

@@ -18,8 +18,8 @@ from util.run.saved_options import FILE as OPTIONS_FILE
 from util.watch.loss_log import JSON_LINES, TEXT
 
 LOGS = (TEXT, JSON_LINES)
-# What a new run writes. Weights of single epochs stay: a new run replaces them one by one.
-_WRITTEN = (OPTIONS_FILE, "train_opt.txt", STATE_FILE, "latest_net_*.pth", *LOGS, "web")
+# What belongs to a run. Weights of single epochs too: an evaluation of all epochs would mix two runs.
+_WRITTEN = (OPTIONS_FILE, "train_opt.txt", STATE_FILE, "*_net_*.pth", *LOGS, "web")
 
 
 def set_aside(folder: Path) -> None:
