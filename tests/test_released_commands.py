@@ -127,7 +127,7 @@ def test_a_training_command_starts(folder, capsys):
 @pytest.mark.parametrize("line", TESTING)
 def test_test_commands_run(line, folder, capsys):
     opt = TestOptions().parse(words_of(line))
-    make_run(folder / "checkpoints", name=opt.name)
+    make_run(folder / "checkpoints", "--direction", opt.direction, name=opt.name)  # trained in it too
     capsys.readouterr()
     assert translation.main(words_of(line)) == 0
     printed = capsys.readouterr()
