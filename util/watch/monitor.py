@@ -134,6 +134,8 @@ def create_monitor(opt: Namespace, folder: Path, epoch_steps: int) -> Monitor:
     if not opt.no_html:
         epochs = math.ceil(Length.of(opt).in_epochs(epoch_steps))
         options = {name: value for name in KEY_OPTIONS if (value := getattr(opt, name, None)) is not None}
+        if "qs" not in getattr(opt, "model", "qs"):  # other models do not select queries
+            options.pop("QS_mode", None)
         page = TrainingPage(folder, opt.name, epochs=epochs, options=options, winsize=opt.display_winsize)
         watchers.append(page)
     if opt.display_id is None or opt.display_id > 0:
