@@ -156,7 +156,7 @@ def find_jobs(opt: Namespace) -> list[Job]:
             raise UserError(
                 f"--output {target} is the folder of --input: give another, such as {source}_translated"
             )
-        paths = [path for path in list_images(source) if inside not in path.resolve().parents]
+        paths = [path for path in list_images(source) if inside not in real(path).parents]
         if not paths:
             raise UserError(
                 f"--input {opt.input} holds no images besides those in the --output folder {target}: give "
@@ -167,10 +167,10 @@ def find_jobs(opt: Namespace) -> list[Job]:
         jobs = [Job(source, target)]
     else:
         jobs = [Job(source, (target if opt.output else default.parent) / f"{source.stem}.png")]
-    sources = {path.resolve() for path, _ in jobs}
+    sources = {real(path) for path, _ in jobs}
     for path, target in jobs:
         for written in (with_ending(target, ending) for ending in style_endings(opt)):
-            if written.resolve() in sources:
+            if real(written) in sources:
                 found = f"the translation of {path} would be written over the input {written}"
                 raise UserError(f"{found}: give another --output")
     try:
@@ -180,6 +180,11 @@ def find_jobs(opt: Namespace) -> list[Job]:
             f"the folder {jobs[0].target.parent} cannot be made ({error}): give another --output"
         ) from None
     return jobs
+
+
+def real(path: Path) -> Path:
+    """The file behind symlinks; of a loop of them, which `Path.resolve` raises at, the path itself."""
+    return Path(os.path.realpath(path))
 
 
 if __name__ == "__main__":

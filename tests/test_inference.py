@@ -384,3 +384,10 @@ def test_bfloat16_is_close(command, tmp_path):
         )
     full, half = (np.asarray(Image.open(tmp_path / p / "a.png")).astype(int) for p in ("fp32", "bf16"))
     assert 0 < np.abs(full - half).mean() < 6
+
+
+def test_a_symlink_loop_is_named_and_the_others_translated(command, tmp_path, capsys):
+    draw(tmp_path / "in" / "good.png")
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    assert command("--input", tmp_path / "in", "--output", tmp_path / "out") == 1
+    assert "loop.png" in capsys.readouterr().err and (tmp_path / "out" / "good.png").is_file()
