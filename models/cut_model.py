@@ -37,7 +37,6 @@ class CUTModel(OneSidedModel):
     network_names = ("G", "D", "F")
     groups = {"D": ("D",), "G": ("G", "F")}
     headline = ("G", "NCE")
-    split_backward = False  # `split_step` for `whole_step`, equal but for rounding; not measured on a GPU
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -97,7 +96,8 @@ class CUTModel(OneSidedModel):
         """
         with self.autocast():
             fake, real_features = self.forward()
-        (self.split_step if self.split_backward else self.whole_step)(fake, real_features)
+        split = "split_backward" in self.opt.experimental
+        (self.split_step if split else self.whole_step)(fake, real_features)
         self.freeze("D", False)
         count = len(self.batch["A"])
         self.results = {"fake_B": fake[:count].detach()}

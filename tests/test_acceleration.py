@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 
 import pytest
@@ -14,6 +15,7 @@ from torch.optim import Adam
 from models import create_model, patch_sampler
 from models.layers.resample import BlurDownsample, BlurUpsample
 from models.speed import accelerator, step_graph
+from models.speed.experiments import EXPERIMENTS, experiment_list
 from models.training.schedules import make_scheduler
 from options.train_options import TrainOptions
 
@@ -322,9 +324,7 @@ def test_a_failed_capture_warns_once_and_trains_on_from_the_same_state(captured_
 # --- the backward pass in two parts
 
 
-def split(model):
-    model.split_backward = True
-    return model
+SPLIT = "--experimental split_backward"
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def split(model):
 )
 def test_a_split_backward_pass_has_the_gradients_of_a_whole_one(words):
     found = []
-    for model in (tiny_model(words), split(tiny_model(words))):
+    for model in (tiny_model(words), tiny_model(f"{words} {SPLIT}")):
         torch.manual_seed(2)
         found += run_steps(model, model, batches(1))
     whole, parts = found
@@ -351,12 +351,12 @@ def test_a_split_backward_pass_has_the_gradients_of_a_whole_one(words):
 
 
 def test_a_split_step_is_the_released_code_s():
-    model = split(golden_model("--QS_mode", "global"))
+    model = golden_model("--QS_mode", "global", *SPLIT.split())
     assert_golden_steps(model, model)
 
 
 def test_a_split_step_that_is_not_finite_changes_no_weight_of_its_network():
-    model = split(tiny_model("--model cut"))
+    model = tiny_model(f"--model cut {SPLIT}")
     fresh = weights(model)
     losses_of(model, batches(1))
     before = weights(model)
@@ -506,3 +506,14 @@ def test_gpu_fast_captures_fused_or_compiled_bfloat16(words):
     assert accelerator.recordings and (accelerator.passes if model.opt.compile else accelerator.fused)
     for one, other in zip(losses, losses_of(tiny_model(gpu=0), batches(3)), strict=True):
         assert one == pytest.approx(other, rel=0.1, abs=0.05)
+
+
+# --- experiments
+
+
+def test_experiments_are_named_alone_together_or_not_at_all():
+    assert experiment_list("split_backward") == ["split_backward"]
+    assert experiment_list("all") == list(EXPERIMENTS)
+    assert experiment_list("none") == experiment_list("") == []
+    with pytest.raises(argparse.ArgumentTypeError, match="takes split_backward.*not 'faster'"):
+        experiment_list("faster")

@@ -23,6 +23,7 @@ def agreement(bench: Bench, report: Report) -> None:
         "float32": "",
         "float32, channels last, graph": "--channels_last --cuda_graph",
         "fast": "--fast",
+        "fast, all experiments": "--fast --experimental all",
     }
     if bench.cpu:
         del variants["float32, channels last, graph"]

@@ -26,6 +26,7 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
 
 from models import qs_attn
+from models.speed.experiments import EXPERIMENTS
 from models.speed.triton_support import trials
 from models.weights import load_weights
 from scripts.benchmark import Side
@@ -96,7 +97,8 @@ LADDER = {
     "fast, local": "--fast --QS_mode local",
     "fast, local_global": "--fast --QS_mode local_global",
     "fast, cut": "--fast --model cut",
-    "fast, split backward pass": "--fast",
+    **{f"fast, {name}": f"--fast --experimental {name}" for name in EXPERIMENTS},
+    "fast, all experiments": "--fast --experimental all",
     "fast, batch 4": "--fast --batch_size 4",
     "bf16": "--precision bf16",
     "bf16, channels last": "--precision bf16 --channels_last",
@@ -157,7 +159,6 @@ def _time_variant(bench: Bench, name: str, words: str) -> dict:
     """One row: `Bench.time_training`, and the speed options that did not work on this machine."""
     # The search tries algorithms with gigabytes of workspace.
     side = bench.side(words, "plain" if name in TEXTBOOK else "fast", search="searched" in name)
-    side.model.split_backward = "split" in name
     row = bench.time_training(side, bench.batches(8, images=side.opt.batch_size))
     accelerator = side.model.accelerator
     working = {
