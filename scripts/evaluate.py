@@ -68,6 +68,11 @@ def evaluate_run(opt: Namespace, judge: Judge) -> dict[str, Any]:
     folder, checkpoint = fake_folder(opt, opt.epoch), weights_of(opt, opt.epoch)
     if not folder.is_dir():
         command = f"python test.py --name {opt.name} --epoch {opt.epoch}"
+        if styles := sorted(folder.parent.glob("fake_B_style*")):
+            raise UserError(
+                f"{folder.parent} has translations in {len(styles)} styles, but a run is judged in one: "
+                f"translate with {command}, or judge each style with --fake {styles[0]} --real FOLDER"
+            )
         raise UserError(f"there are no translations in {folder}; make them: {command}")
     results = judge.evaluate(folder)
     if checkpoint.is_file():

@@ -170,6 +170,11 @@ def test_a_run_is_judged_against_its_data_set(tmp_path, monkeypatch, capsys) -> 
 
     assert evaluate.main([*command, "--epoch", "7"]) == 2
     assert "make them: python test.py --name run --epoch 7" in capsys.readouterr().err
+    for style in range(2):
+        write_images(tmp_path / "results" / "run" / "test_8" / "images" / f"fake_B_style{style}", 3)
+    assert evaluate.main([*command, "--epoch", "8"]) == 2
+    error = capsys.readouterr().err
+    assert "translations in 2 styles" in error and "python test.py --name run --epoch 8, or" in error
     for path in fake.iterdir():
         path.unlink()
     assert evaluate.main(command) == 2
