@@ -154,6 +154,15 @@ def test_entropies_where_the_smallest_numbers_of_float32_lose_their_digits():
     )
 
 
+@pytest.mark.parametrize("mode", ["global", "local"])
+def test_no_exponential_is_denormal_since_those_take_a_hundred_times_as_long(mode, monkeypatch):
+    taken, exp = [], torch.Tensor.exp
+    monkeypatch.setattr(torch.Tensor, "exp", lambda x: taken.append(x.clone()) or exp(x))
+    log_entropy(30 * torch.randn(1, 8, 12, 12), mode)
+    weights = taken[0]
+    assert weights.numel() > 144 and weights.min() == -87 and exp(weights).min() >= torch.finfo().tiny
+
+
 def test_ties_go_to_the_lower_index():
     assert select_queries(torch.ones(1, 2, 4, 4), "global", 3).indices.tolist() == [[0, 1, 2]]
 
