@@ -29,13 +29,14 @@ cat >/dev/null
 echo quit | timeout 30 {CONTROL}
 """
 
-# A process whose MPS fails to serve it runs without, or not at all: one that holds memory of the GPU asks
+# A process that MPS does not serve runs without it, or not at all. So one that holds memory of the GPU asks
 # whether there is a server.
 TRIAL = f"""
 import subprocess, sys, torch
 held = torch.zeros(1, device=sys.argv[1])
 servers = subprocess.run(["{CONTROL}"], input="get_server_list\\n", capture_output=True, text=True).stdout
-sys.exit(None if servers.strip() else "a process on the GPU is not served")
+served = any(word.isdigit() for word in servers.split())  # by their process ids
+sys.exit(None if served else "a process on the GPU is not served")
 """
 
 
@@ -57,11 +58,11 @@ def multi_process_service(device: str) -> Iterator[Service]:
     if shutil.which(CONTROL) is None:
         yield Service(False, {}, f"{CONTROL} is not on the PATH")
         return
-    if _daemon_answers():
+    if _daemon_answers() and _problem_of_trial(device, {}) is None:
         yield Service(True, {}, "MPS was already running")
         return
     if PIPES in os.environ:
-        yield Service(False, {}, f"{PIPES} is set, but no MPS daemon answers there")
+        yield Service(False, {}, f"{PIPES} is set, but no MPS serves there")
         return
     folder = tempfile.mkdtemp(prefix="mps-", dir="/tmp")  # a socket's path has at most 108 bytes
     environment = {PIPES: f"{folder}/pipe", LOGS: f"{folder}/log"}
@@ -87,8 +88,8 @@ def multi_process_service(device: str) -> Iterator[Service]:
 
 def _daemon_answers() -> bool:
     """Whether an MPS daemon runs where this process's environment says, or at the default place."""
-    asked = subprocess.run([CONTROL], input="get_server_list\n", capture_output=True, text=True, timeout=30)
-    return asked.returncode == 0
+    question = {"input": "get_server_list\n", "text": True, "capture_output": True}
+    return subprocess.run(["timeout", "30", CONTROL], **question).returncode == 0
 
 
 def _problem_of_trial(device: str, environment: Mapping[str, str]) -> str | None:

@@ -100,7 +100,7 @@ def test_mps_of_the_user_is_left_alone(here, monkeypatch) -> None:
         assert service == (True, {}, "MPS was already running")
     monkeypatch.setenv(mps.PIPES, str(here / "none"))  # which switches MPS off
     with multi_process_service("cuda:0") as service:
-        assert not service.running and service.reason.startswith("CUDA_MPS_PIPE_DIRECTORY is set, but no")
+        assert not service.running and service.reason.startswith("CUDA_MPS_PIPE_DIRECTORY is set")
     assert not (here / "ended").exists()
 
 
