@@ -19,9 +19,9 @@ from scripts.gpu.bench import Bench, Report
 from scripts.measuring import synchronise
 from scripts.mps import PIPES, multi_process_service
 
-STARTUP = 30  # seconds in which trainings become ready; to compile kernels, `ladder` goes before
+STARTUP = 30  # seconds in which trainings become ready, once their kernels are compiled
 SECONDS = 10  # of training that are counted
-CHUNK = 20  # steps between looks at the clock
+CHUNK = 20  # steps between looks at the clock, which wait for the device
 
 
 def several(bench: Bench, report: Report) -> None:
@@ -32,16 +32,15 @@ def several(bench: Bench, report: Report) -> None:
         ways |= {"MPS": service.environment} if service.running else {}
         report.say(f"MPS {'is used' if service.running else 'is not used'}: {service.reason}.")
         for way, environment in ways.items():
+            cells = []
             for count in (1, 2) if bench.cpu else (1, 2, 3):
                 if time.monotonic() > bench.deadline - STARTUP - SECONDS:
-                    report.data.setdefault("not run", []).append(f"{count} {way}")
+                    report.data.setdefault("not run", []).append(f"{count}, {way}")
                     continue
                 command = [sys.executable, __file__] + ["--cpu"] * bench.cpu
-                rows[f"{count} {way}"] = throughput(command, count, environment)
-                report.save()
-    first = next(iter(rows.values()), None)
-    cells = [[name, f"{rate:.1f}", f"{rate / first:.2f} x"] for name, rate in rows.items()]
-    report.table(["trainings at a time", "images per second, all together", "against one"], cells)
+                rate = rows[f"{count}, {way}"] = throughput(command, count, environment)
+                cells.append([count, f"{rate:.1f}", f"{rate / next(iter(rows.values())):.2f} x"])
+            report.table([f"trainings, {way}", "images per second, all together", "against one"], cells)
 
 
 def throughput(command: Sequence[str], count: int, environment: Mapping[str, str]) -> float:
