@@ -18,8 +18,8 @@ from typing import NamedTuple
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 
-# Starts the daemon, says "started" or why not, and waits for the end of its input, which is the end of this
-# process, even a killed one. Then it quits the daemon, which lets clients finish, and removes the folder $1.
+# Starts the daemon, prints "started" or why not, and waits for the end of its input. That comes with the end of
+# the Python process too, even by SIGKILL. Then it quits the daemon and removes the folder $1.
 KEEPER = f"""
 trap 'rm -rf "$1"' EXIT
 mkdir "${PIPES}" "${LOGS}"
@@ -75,7 +75,7 @@ def multi_process_service(device: str) -> Iterator[Service]:
         stderr=subprocess.DEVNULL,
         text=True,
         env=variables | environment,
-        start_new_session=True,  # Ctrl-C in the terminal leaves it to the trainings' last step
+        start_new_session=True,  # Ctrl-C in the terminal must not reach it: trainings then still save
     )
     with keeper:  # leaving it ends the keeper's input, and waits for it
         said = keeper.stdout.readline().strip()

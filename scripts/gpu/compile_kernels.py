@@ -2,10 +2,10 @@
 
     python scripts/gpu/compile_kernels.py [--targets 80,86,89,90] [--kernels _global_states,_merge_splits]
 
-The kernels and their variants are those that a step of the default training launches. The step runs on the
-CPU with tensors that have shapes and no numbers (`FakeTensorMode`), and its launches are only noted, so this
-takes the compiler's time alone: minutes for all, kept in Triton's cache. Exit status 1 if a kernel does not
-compile or needs more shared memory than a program can have. See docs/performance.md.
+The kernels and their variants are those that a step of the default training launches, with all experiments
+on. The step runs on the CPU with tensors that have shapes and no numbers (`FakeTensorMode`), and its launches
+are only noted, so this takes the compiler's time alone: minutes for all, kept in Triton's cache. Exit status
+1 if a kernel does not compile or needs more shared memory than a program can have. See docs/performance.md.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def launches(words: str, capability: int) -> list[Launch]:
             patch("models.speed.triton_support.works", lambda device: True),
             patch.object(qs_kernels, "works", lambda device: True),
             patch.object(torch.cuda, "get_device_capability", lambda device: divmod(capability, 10)),
-            patch.object(trials, "passed", set()),
+            patch.multiple(trials, passed=set(), failed=set()),
             patch.object(triton.JITFunction, "run", note),
             # With such tensors the operators would only say what shape they return.
             patch.object(torch.ops.qs_attn, "global_log_entropy", rank_globally),
@@ -89,6 +89,8 @@ def launches(words: str, capability: int) -> list[Launch]:
         images = {domain: torch.zeros(1, 3, 256, 256) for domain in "AB"}
         model.set_input({**images, "A_paths": ["a"], "B_paths": ["b"]})
         model.optimize_parameters()
+        if trials.failed:
+            raise RuntimeError(f"not launched, since their trials failed: {', '.join(sorted(trials.failed))}")
     return found
 
 
@@ -132,9 +134,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--targets", default=every, help=f"compute capabilities, of {every}")
     parser.add_argument("--kernels", help="some kernels only, by their names in models/speed")
     options = parser.parse_args(argv)
+    targets = [int(target) for target in options.targets.split(",")]
+    if unknown := set(targets) - set(SHARED_MEMORY):
+        parser.error(f"the shared memory of {min(unknown)} is not known here; there are {every}")
     names = options.kernels.split(",") if options.kernels else None
     rows, problems = [], []
-    for capability in map(int, options.targets.split(",")):
+    for capability in targets:
         for training, words in TRAININGS.items():
             found = [
                 launch
