@@ -18,8 +18,8 @@ from typing import NamedTuple
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 
-# Starts the daemon, prints "started" or why not, and waits for the end of its input. That comes with the end of
-# the Python process too, even by SIGKILL. Then it quits the daemon and removes the folder $1.
+# Starts the daemon, prints "started" or why not, and waits for the end of its input, which comes at latest
+# with the end of the Python process, even by SIGKILL. Then it quits the daemon and removes the folder $1.
 KEEPER = f"""
 trap 'rm -rf "$1"' EXIT
 mkdir "${PIPES}" "${LOGS}"

@@ -39,6 +39,15 @@ def test_blocks_are_those_of_the_gpu(capability, block) -> None:
     assert {launch.options["BLOCK_K"] for launch in ranking} == {block}
 
 
+def test_a_kernel_that_is_not_launched_is_an_error(monkeypatch) -> None:
+    monkeypatch.setattr(qs_kernels, "_global_config", lambda *arguments: {})
+    with (
+        pytest.warns(RuntimeWarning, match="KeyError: 'BLOCK_Q'"),
+        pytest.raises(RuntimeError, match="not launched, since their trials failed: global ranking"),
+    ):
+        launches(TRAININGS["bf16, global"], 86)
+
+
 def test_what_does_not_fit_or_compile_is_named(monkeypatch, capsys) -> None:
     monkeypatch.setattr(compile_kernels, "TRAININGS", {"bf16, global": TRAININGS["bf16, global"]})
     words = ["--targets=86", "--kernels=_global_states,_merge_splits"]
