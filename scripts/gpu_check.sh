@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Verify and measure on a CUDA machine in under 8 minutes:
+# Verify and measure on a CUDA machine in under 10 minutes:
 #   bash scripts/gpu_check.sh [DATAROOT] [OUT_FOLDER] [--cpu]
 # Writes report.md, report.json and images to OUT_FOLDER (gpu_check); docs/performance.md explains them.
 # Needs Python with torch and Triton, and no network. --cpu: a small rehearsal without a GPU.

@@ -13,20 +13,20 @@ from scripts.gpu.bench import Bench, Report
 from scripts.measuring import release_memory
 
 LOSSES = ("G", "D_real", "D_fake")
+VARIANTS = {
+    "float32": "",
+    "float32, channels last, graph": "--channels_last --cuda_graph",
+    "fast": "--fast",
+    "fast, all experiments": "--fast --experimental all",
+}
+STEPS, SEPARATE_STEPS = 200, 50
 
 
 def agreement(bench: Bench, report: Report) -> None:
     """Losses of 200 steps against the textbook step: from the same weights, and as separate runs."""
-    steps = 3 if bench.cpu else 200
+    steps = 3 if bench.cpu else STEPS
     batches = bench.batches(min(steps, 50))
-    variants = {
-        "float32": "",
-        "float32, channels last, graph": "--channels_last --cuda_graph",
-        "fast": "--fast",
-        "fast, all experiments": "--fast --experimental all",
-    }
-    if bench.cpu:
-        del variants["float32, channels last, graph"]
+    variants = {name: words for name, words in VARIANTS.items() if not (bench.cpu and "graph" in words)}
     marks = sorted({min(n, steps) for n in (1, 3, 10, 50, 200)})
 
     rows = []
@@ -40,7 +40,7 @@ def agreement(bench: Bench, report: Report) -> None:
 
     runs = {"textbook": ("", 0.0), "textbook, weights of G off by 1e-7": ("", 1e-7)}
     runs |= {name: (words, 0.0) for name, words in variants.items() if "graph" not in words}
-    steps = min(steps, 50)
+    steps = min(steps, SEPARATE_STEPS)
     marks = [n for n in marks if n <= steps]
     curves = {}
     for name, (words, nudge) in runs.items():

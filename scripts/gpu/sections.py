@@ -32,6 +32,7 @@ from models.weights import load_weights
 from scripts.benchmark import Side
 from scripts.gpu.agreement import agreement
 from scripts.gpu.bench import Bench, Report
+from scripts.gpu.several import several
 from scripts.measuring import back_to_back, release_memory, seconds
 from util.images import to_pixels
 from util.metrics.receipt import versions_and_hardware
@@ -329,7 +330,8 @@ def _quoted(lines: list[str]) -> str:
     return "\n".join(["```", *lines, "```"])
 
 
-SECTIONS = (environment, tests, ladder, compiled, agreement, choices, benchmark, profile, sizes, training)
+SECTIONS = (environment, tests, ladder, compiled, several, agreement, choices)
+SECTIONS += (benchmark, profile, sizes, training)
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ class StudyOptions:
         add("--minutes", None, minutes, type=real_number(0, above=True))
         group("how it is done")
         add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
-        add("--jobs", 1, "trainings at a time; on a CPU they share its cores", type=integer(1))
+        add("--jobs", 1, "trainings at a time, which share the cores and the GPU", type=integer(1))
         add("--samples", 6, "test images on the page", type=integer(1))
         group("how it is judged (see scripts/evaluate.py; always SWD, and stripes if the set has masks)")
         before = set(parser.defaults)
