@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 from conftest import on_gpu
+from taped_graph import TapedCapture
 from textbook import assert_golden_steps, run_steps
 from textbook import tiny_model as golden_model
 from torch.optim import Adam
@@ -19,6 +20,7 @@ from models.speed.experiments import EXPERIMENTS, experiment_list
 from models.training.schedules import make_scheduler
 from options.train_options import TrainOptions
 
+PIECES = "--experimental graph_pieces"
 SMALL = "--ngf 4 --ndf 4 --netG resnet_4blocks"
 CONTRAST = "--netF_nc 16 --num_patches 24 --nce_layers 0,4,8,12"
 LSESIM = (
@@ -86,11 +88,26 @@ def test_impossible_combinations_are_refused_with_their_reason(words, said, caps
     assert said in capsys.readouterr().err
 
 
-def test_capture_is_refused_in_several_processes(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--cuda_graph", "give --experimental graph_pieces too"),
+        (f"--cuda_graph {PIECES} --preprocess none", "images of different sizes"),
+        (f"--cuda_graph {PIECES}", "needs a CUDA device"),
+    ],
+)
+def test_what_several_processes_need_to_capture(monkeypatch, capsys, words, said):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit):
-        parse("--cuda_graph")
-    assert "between processes" in capsys.readouterr().err
+        parse(words)
+    assert said in capsys.readouterr().err
+
+
+def test_several_fast_processes_capture_as_an_experiment(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(accelerator, "fastest", lambda device: {"cuda_graph": True})
+    monkeypatch.setattr(accelerator, "get_device", lambda gpu_ids: torch.device("cuda", 0))
+    assert [parse(words).cuda_graph for words in ("--fast", f"--fast {PIECES}")] == [False, True]
 
 
 def test_fast_takes_what_is_fastest_here_but_for_what_is_given(monkeypatch):
@@ -203,40 +220,16 @@ def test_schedules_move_a_learning_rate_that_is_a_number_while_capture_reads_a_t
     assert isinstance(optimizer.param_groups[0]["lr"], float) and optimizer.param_groups[0]["lr"] < 0.5
 
 
-class FakeGraph:
-    """Stands in for `capture_graph` off CUDA: a replay is the step, with the groups as captured."""
-
-    def __init__(self, model):
-        self.model, self.captured, self.rates = model, 0, []
-
-    def __call__(self, step, side):
-        self.captured += 1
-        groups = [group for optimizer in self.model.optimizers.values() for group in optimizer.param_groups]
-        captured = [(group, group["lr"], group["capturable"]) for group in groups]
-        assert all(isinstance(lr, torch.Tensor) and capturable for _, lr, capturable in captured)
-        before = step_graph.Snapshot(self.model)
-        step()  # a capture leaves the results' places behind, without running anything
-        before.restore()
-        losses, results = dict(self.model.losses), dict(self.model.results)
-
-        def replay():
-            self.rates.append(captured[0][1].item())
-            step()
-            for name, value in self.model.losses.items():
-                losses[name].data.copy_(value.data)
-            for name, value in self.model.results.items():
-                results[name].data.copy_(value.data)
-
-        return replay
+# --- capture, with a tape in place of the graph
 
 
 @pytest.fixture
-def captured_model(monkeypatch):
-    """build(words) -> model that believes it captures, and its fake graph."""
+def captured_model(monkeypatch, float64):
+    """build(words) -> model that captures on a tape, and the capture. In float64, as are then its rates."""
 
     def build(words=""):
         model = tiny_model(words)
-        graph = FakeGraph(model)
+        graph = TapedCapture()
         monkeypatch.setattr(step_graph, "capture_graph", graph)
         model.accelerator.captures = True
         return model, graph
@@ -271,17 +264,19 @@ def test_captured_training_equals_eager_training(captured_model, words):
         if number == 1:
             for one in (model, eager):
                 one.update_learning_rate(1.0)
-    assert graph.captured == len({batch["A"].shape for batch in steps})
+    assert len(graph.pieces) == len({batch["A"].shape for batch in steps})
     assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(eager), strict=True))
     assert model.guard.report[0] == len(steps)
 
 
 def test_a_graph_reads_the_scheduled_learning_rate(captured_model):
-    model, graph = captured_model("--n_epochs 0 --n_epochs_decay 3")
+    words = "--n_epochs 0 --n_epochs_decay 3"
+    (model, _), eager = captured_model(words), tiny_model(words)
     for _ in range(3):
-        losses_of(model, batches(1))
+        assert losses_of(model, batches(1)) == losses_of(eager, batches(1))
         model.update_learning_rate(1.0)
-    assert graph.rates == pytest.approx([0.75 * 2e-4, 0.5 * 2e-4, 0.25 * 2e-4])
+        eager.update_learning_rate(1.0)
+    assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(eager), strict=True))
     assert isinstance(model.optimizers["G"].param_groups[0]["lr"], float)
 
 
@@ -294,14 +289,14 @@ def test_saved_states_pass_between_captured_and_plain_runs(captured_model):
     assert losses_of(model, [second]) == losses_of(plain, [second])
     model.load_training_state(copy.deepcopy(plain.training_state()))
     assert losses_of(model, [first]) == losses_of(plain, [first])
-    assert graph.captured == 2  # loading replaced the state that the first graph wrote to
+    assert len(graph.pieces) == 2  # loading replaced the state that the first graph wrote to
 
 
 def test_no_more_shapes_are_captured_than_memory_is_kept_for(captured_model, monkeypatch):
     monkeypatch.setattr(accelerator, "MOST_SHAPES", 1)
     model, graph = captured_model()
     losses_of(model, [*batches(1), *batches(2, (32, 48)), *batches(1)])
-    assert graph.captured == 1
+    assert len(graph.pieces) == 1
 
 
 def test_a_failed_capture_warns_once_and_trains_on_from_the_same_state(captured_model, monkeypatch):
