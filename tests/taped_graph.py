@@ -1,4 +1,4 @@
-"""A stand-in for CUDA graphs on the CPU: a tape of operations, replayed without running any of the model's code."""
+"""A stand-in for CUDA graphs on the CPU: a tape of operations, replayed without running the model's code."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 
 import pytest
@@ -17,10 +18,12 @@ from models import create_model, patch_sampler
 from models.layers.resample import BlurDownsample, BlurUpsample
 from models.speed import accelerator, step_graph
 from models.speed.experiments import EXPERIMENTS, experiment_list
+from models.speed.streams import SideStream
 from models.training.schedules import make_scheduler
 from options.train_options import TrainOptions
+from util import distributed
 
-PIECES = "--experimental graph_pieces"
+PIECES, SPLIT = "--experimental graph_pieces", "--experimental split_backward"
 SMALL = "--ngf 4 --ndf 4 --netG resnet_4blocks"
 CONTRAST = "--netF_nc 16 --num_patches 24 --nce_layers 0,4,8,12"
 LSESIM = (
@@ -316,10 +319,65 @@ def test_a_failed_capture_warns_once_and_trains_on_from_the_same_state(captured_
     assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(plain), strict=True))
 
 
+# --- pieces between the exchanges of several processes: streams (numbers: test_distributed)
+
+
+class CaptureRules:
+    """What CUDA demands of streams during a capture, without a GPU; `piece` is for `record_pieces`."""
+
+    def __init__(self):
+        self.origin = self.Stream(self)  # that is captured
+        self.current = self.outside = self.Stream(self)
+        self.captured: set = set()
+
+    class Stream:
+        def __init__(self, rules):
+            self.rules, self.work = rules, set()
+
+        def wait_stream(self, other):
+            captured = self.rules.captured
+            assert other in captured or self not in captured, "a captured stream waits for one outside"
+            if other in captured:
+                captured.add(self)
+                self.work |= other.work
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before, self.current = self.current, stream
+        stream.work.add(object())
+        yield
+        self.current = before
+
+    @contextlib.contextmanager
+    def piece(self):
+        with self.stream(self.origin):
+            self.captured.add(self.origin)
+            yield lambda: None
+            assert self.current is self.origin, "a capture ends on the stream it began on"
+            assert all(stream.work <= self.origin.work for stream in self.captured), "unjoined work"
+            self.captured.clear()
+
+
+@pytest.mark.parametrize("words", ["", SPLIT, "--model cut --lambda_NCE 0"])
+def test_where_the_step_is_cut_its_streams_are_joined(monkeypatch, words):
+    model, rules, pieces = tiny_model(words), CaptureRules(), []
+    monkeypatch.setattr(torch.cuda, "stream", rules.stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: rules.current)
+    side = SideStream(model.device)
+    for one in (side, model.beside_D, model.beside_sources):
+        one.stream = rules.origin if one is side else rules.Stream(rules)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+
+    def piece():
+        pieces.append(rules.piece())
+        return pieces[-1]
+
+    model.set_input(*batches(1))
+    step_graph.record_pieces(model._guarded_step, side, piece)
+    assert len(pieces) == 3 and rules.current is rules.outside
+
+
 # --- the backward pass in two parts
-
-
-SPLIT = "--experimental split_backward"
 
 
 @pytest.mark.parametrize(
@@ -471,6 +529,26 @@ def test_gpu_a_captured_run_follows_the_eager_one(words, monkeypatch):
         assert one == pytest.approx(other, rel=2e-2, abs=1e-4)
     first, captured = losses[""][0], losses["--cuda_graph"][0]
     assert first == pytest.approx(captured, rel=1e-4)  # the same positions; later steps grow rounding apart
+
+
+@on_gpu
+@pytest.mark.parametrize("words", ["", SPLIT, "--channels_last"])
+def test_gpu_a_run_in_pieces_follows_one_in_a_single_graph(words, monkeypatch):
+    steps = batches(4)
+    whole = losses_of(tiny_model(f"--cuda_graph {words}", gpu=0), steps)
+    exchanged = []
+
+    def all_reduce(tensor, **_):  # with a process that has the same gradients
+        exchanged.append(tensor.mul_(2).numel())
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
+    model = tiny_model(f"--cuda_graph {words}", gpu=0)
+    pieces = losses_of(model, steps)
+    assert model.accelerator.recordings and len(exchanged) == 1 + 2 * len(steps)  # 1: whether all captured
+    assert whole[0] == pytest.approx(pieces[0], rel=1e-4)
+    for one, other in zip(whole, pieces, strict=True):
+        assert one == pytest.approx(other, rel=2e-2, abs=1e-4)
 
 
 @on_gpu

@@ -112,8 +112,8 @@ def _obstacle(name: str, value: object, opt: Namespace, model: type, device: tor
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             if "graph_pieces" not in opt.experimental:
                 return (
-                    "--cuda_graph in several processes, cut where they exchange gradients, has not been tried "
-                    "on a GPU yet: give --experimental graph_pieces too, or --cuda_graph false"
+                    "--cuda_graph in several processes has not been tried on a GPU yet: give --experimental "
+                    "graph_pieces too, or --cuda_graph false"
                 )
             if not crops(opt.preprocess):
                 return (

@@ -5,9 +5,9 @@ first rehearsed on the real batch and everything it changed is restored, random 
 is recorded. Random numbers of a step are drawn on the device from the default generator, which each replay
 advances as a step would.
 
-With several processes the step is recorded in pieces: where gradients, or other tensors, are exchanged between
-processes, one graph ends and another one begins. A replay runs graph, exchange, graph, ... in the order of the
-step, so the graphs can share their memory.
+With several processes the step is recorded in pieces: where they exchange gradients or other tensors, one
+graph ends and another one begins. A replay runs graph, exchange, graph, ... in the order of the step, so the
+graphs can share their memory.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ SECTIONS = {
     "environment": 25, "tests": 90, "ladder": 75, "agreement": 75, "choices": 20,
     "benchmark": 60, "profile": 40, "sizes": 40, "training": 40,
 }  # fmt: skip
-LIMITS = {**SECTIONS, "compiled": 200}  # `compiled` runs only if --sections names it
+LIMITS = {**SECTIONS, "compiled": 200, "pieces": 200}  # these two run only if --sections names them
 
 
 def seconds_for(names: list[str], left: float) -> float:
