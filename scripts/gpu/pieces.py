@@ -27,10 +27,8 @@ PIECES = "--fast --experimental graph_pieces"
 def pieces(bench: Bench, report: Report) -> None:
     """A step in pieces against an eager one, one in a single graph, and the exchange of gradients."""
     result = bench.out / "pieces.json"
-    command = (
-        f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node=2 -m scripts.gpu.pieces"
-    )
-    done = subprocess.run([*command.split(), str(result), *["--cpu"] * bench.cpu])
+    words = "-m torch.distributed.run --standalone --nproc_per_node=2 -m scripts.gpu.pieces".split()
+    done = subprocess.run([sys.executable, *words, str(result), *["--cpu"] * bench.cpu])
     if done.returncode:
         raise SystemExit(f"the two processes ended with status {done.returncode}")
     report.data["ms"] = rows = json.loads(result.read_text(encoding="utf-8"))
