@@ -93,6 +93,8 @@ class CUTModel(OneSidedModel):
 
         D's update, the choice of patches in the real images and the pass over the translations do not depend
         on each other. On CUDA they run on streams of their own, and so do their parts of the backward pass.
+        A step captured in pieces is cut where D's gradient is exchanged, so all that can run beside D's
+        backward pass comes before.
         """
         with self.autocast():
             fake, real_features = self.forward()
@@ -106,9 +108,12 @@ class CUTModel(OneSidedModel):
 
     def whole_step(self, fake: Tensor, real_features: list[Tensor]) -> None:
         """Both updates; one backward pass for G and F, once all losses are there."""
+        fake_B = fake[: len(self.batch["A"])]
         with self.beside_D:
-            loss_GAN = self.step_D(self.batch["B"], fake[: len(self.batch["A"])])
+            self.backward_D(self.batch["B"], fake_B)
         loss_NCE = self.compute_NCE_loss(self.contrast(fake, real_features))
+        with self.beside_D.resumed():
+            loss_GAN = self.descend_D(fake_B)
         self.beside_D.join()
         self.update("G", self.compute_G_loss(loss_GAN, loss_NCE), self.G_losses)
 
@@ -118,9 +123,11 @@ class CUTModel(OneSidedModel):
         fake_B, fake, *real_features = cut.leaves
         self.zero_grad("G")
         with self.beside_D:
-            loss_GAN = self.step_D(self.batch["B"], fake_B)
-            loss_GAN.backward()
+            self.backward_D(self.batch["B"], fake_B)
         loss_NCE = self.compute_NCE_loss(self.contrast(fake, real_features))
+        with self.beside_D.resumed():
+            loss_GAN = self.descend_D(fake_B)
+            loss_GAN.backward()
         if loss_NCE.requires_grad:  # not with --lambda_NCE 0
             loss_NCE.backward()
         self.beside_D.join()

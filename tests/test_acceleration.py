@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 
 import pytest
 import torch
 from conftest import on_gpu
+from taped_graph import TapedCapture
 from textbook import assert_golden_steps, run_steps
 from textbook import tiny_model as golden_model
 from torch.optim import Adam
@@ -16,9 +18,12 @@ from models import create_model, patch_sampler
 from models.layers.resample import BlurDownsample, BlurUpsample
 from models.speed import accelerator, step_graph
 from models.speed.experiments import EXPERIMENTS, experiment_list
+from models.speed.streams import SideStream
 from models.training.schedules import make_scheduler
 from options.train_options import TrainOptions
+from util import distributed
 
+PIECES, SPLIT = "--experimental graph_pieces", "--experimental split_backward"
 SMALL = "--ngf 4 --ndf 4 --netG resnet_4blocks"
 CONTRAST = "--netF_nc 16 --num_patches 24 --nce_layers 0,4,8,12"
 LSESIM = (
@@ -86,11 +91,26 @@ def test_impossible_combinations_are_refused_with_their_reason(words, said, caps
     assert said in capsys.readouterr().err
 
 
-def test_capture_is_refused_in_several_processes(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--cuda_graph", "give --experimental graph_pieces too"),
+        (f"--cuda_graph {PIECES} --preprocess none", "images of different sizes"),
+        (f"--cuda_graph {PIECES}", "needs a CUDA device"),
+    ],
+)
+def test_what_several_processes_need_to_capture(monkeypatch, capsys, words, said):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit):
-        parse("--cuda_graph")
-    assert "between processes" in capsys.readouterr().err
+        parse(words)
+    assert said in capsys.readouterr().err
+
+
+def test_several_fast_processes_capture_as_an_experiment(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(accelerator, "fastest", lambda device: {"cuda_graph": True})
+    monkeypatch.setattr(accelerator, "get_device", lambda gpu_ids: torch.device("cuda", 0))
+    assert [parse(words).cuda_graph for words in ("--fast", f"--fast {PIECES}")] == [False, True]
 
 
 def test_fast_takes_what_is_fastest_here_but_for_what_is_given(monkeypatch):
@@ -203,40 +223,16 @@ def test_schedules_move_a_learning_rate_that_is_a_number_while_capture_reads_a_t
     assert isinstance(optimizer.param_groups[0]["lr"], float) and optimizer.param_groups[0]["lr"] < 0.5
 
 
-class FakeGraph:
-    """Stands in for `capture_graph` off CUDA: a replay is the step, with the groups as captured."""
-
-    def __init__(self, model):
-        self.model, self.captured, self.rates = model, 0, []
-
-    def __call__(self, step, side):
-        self.captured += 1
-        groups = [group for optimizer in self.model.optimizers.values() for group in optimizer.param_groups]
-        captured = [(group, group["lr"], group["capturable"]) for group in groups]
-        assert all(isinstance(lr, torch.Tensor) and capturable for _, lr, capturable in captured)
-        before = step_graph.Snapshot(self.model)
-        step()  # a capture leaves the results' places behind, without running anything
-        before.restore()
-        losses, results = dict(self.model.losses), dict(self.model.results)
-
-        def replay():
-            self.rates.append(captured[0][1].item())
-            step()
-            for name, value in self.model.losses.items():
-                losses[name].data.copy_(value.data)
-            for name, value in self.model.results.items():
-                results[name].data.copy_(value.data)
-
-        return replay
+# --- capture, with a tape in place of the graph
 
 
 @pytest.fixture
-def captured_model(monkeypatch):
-    """build(words) -> model that believes it captures, and its fake graph."""
+def captured_model(monkeypatch, float64):
+    """build(words) -> model that captures on a tape, and the capture. In float64, as are then its rates."""
 
     def build(words=""):
         model = tiny_model(words)
-        graph = FakeGraph(model)
+        graph = TapedCapture()
         monkeypatch.setattr(step_graph, "capture_graph", graph)
         model.accelerator.captures = True
         return model, graph
@@ -271,17 +267,19 @@ def test_captured_training_equals_eager_training(captured_model, words):
         if number == 1:
             for one in (model, eager):
                 one.update_learning_rate(1.0)
-    assert graph.captured == len({batch["A"].shape for batch in steps})
+    assert len(graph.pieces) == len({batch["A"].shape for batch in steps})
     assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(eager), strict=True))
     assert model.guard.report[0] == len(steps)
 
 
 def test_a_graph_reads_the_scheduled_learning_rate(captured_model):
-    model, graph = captured_model("--n_epochs 0 --n_epochs_decay 3")
+    words = "--n_epochs 0 --n_epochs_decay 3"
+    (model, _), eager = captured_model(words), tiny_model(words)
     for _ in range(3):
-        losses_of(model, batches(1))
+        assert losses_of(model, batches(1)) == losses_of(eager, batches(1))
         model.update_learning_rate(1.0)
-    assert graph.rates == pytest.approx([0.75 * 2e-4, 0.5 * 2e-4, 0.25 * 2e-4])
+        eager.update_learning_rate(1.0)
+    assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(eager), strict=True))
     assert isinstance(model.optimizers["G"].param_groups[0]["lr"], float)
 
 
@@ -294,14 +292,14 @@ def test_saved_states_pass_between_captured_and_plain_runs(captured_model):
     assert losses_of(model, [second]) == losses_of(plain, [second])
     model.load_training_state(copy.deepcopy(plain.training_state()))
     assert losses_of(model, [first]) == losses_of(plain, [first])
-    assert graph.captured == 2  # loading replaced the state that the first graph wrote to
+    assert len(graph.pieces) == 2  # loading replaced the state that the first graph wrote to
 
 
 def test_no_more_shapes_are_captured_than_memory_is_kept_for(captured_model, monkeypatch):
     monkeypatch.setattr(accelerator, "MOST_SHAPES", 1)
     model, graph = captured_model()
     losses_of(model, [*batches(1), *batches(2, (32, 48)), *batches(1)])
-    assert graph.captured == 1
+    assert len(graph.pieces) == 1
 
 
 def test_a_failed_capture_warns_once_and_trains_on_from_the_same_state(captured_model, monkeypatch):
@@ -321,10 +319,65 @@ def test_a_failed_capture_warns_once_and_trains_on_from_the_same_state(captured_
     assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(plain), strict=True))
 
 
+# --- pieces between the exchanges of several processes: streams (numbers: test_distributed)
+
+
+class CaptureRules:
+    """What CUDA demands of streams during a capture, without a GPU; `piece` is for `record_pieces`."""
+
+    def __init__(self):
+        self.origin = self.Stream(self)  # that is captured
+        self.current = self.outside = self.Stream(self)
+        self.captured: set = set()
+
+    class Stream:
+        def __init__(self, rules):
+            self.rules, self.work = rules, set()
+
+        def wait_stream(self, other):
+            captured = self.rules.captured
+            assert other in captured or self not in captured, "a captured stream waits for one outside"
+            if other in captured:
+                captured.add(self)
+                self.work |= other.work
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before, self.current = self.current, stream
+        stream.work.add(object())
+        yield
+        self.current = before
+
+    @contextlib.contextmanager
+    def piece(self):
+        with self.stream(self.origin):
+            self.captured.add(self.origin)
+            yield lambda: None
+            assert self.current is self.origin, "a capture ends on the stream it began on"
+            assert all(stream.work <= self.origin.work for stream in self.captured), "unjoined work"
+            self.captured.clear()
+
+
+@pytest.mark.parametrize("words", ["", SPLIT, "--model cut --lambda_NCE 0"])
+def test_where_the_step_is_cut_its_streams_are_joined(monkeypatch, words):
+    model, rules, pieces = tiny_model(words), CaptureRules(), []
+    monkeypatch.setattr(torch.cuda, "stream", rules.stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: rules.current)
+    side = SideStream(model.device)
+    for one in (side, model.beside_D, model.beside_sources):
+        one.stream = rules.origin if one is side else rules.Stream(rules)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+
+    def piece():
+        pieces.append(rules.piece())
+        return pieces[-1]
+
+    model.set_input(*batches(1))
+    step_graph.record_pieces(model._guarded_step, side, piece)
+    assert len(pieces) == 3 and rules.current is rules.outside
+
+
 # --- the backward pass in two parts
-
-
-SPLIT = "--experimental split_backward"
 
 
 @pytest.mark.parametrize(
@@ -476,6 +529,26 @@ def test_gpu_a_captured_run_follows_the_eager_one(words, monkeypatch):
         assert one == pytest.approx(other, rel=2e-2, abs=1e-4)
     first, captured = losses[""][0], losses["--cuda_graph"][0]
     assert first == pytest.approx(captured, rel=1e-4)  # the same positions; later steps grow rounding apart
+
+
+@on_gpu
+@pytest.mark.parametrize("words", ["", SPLIT, "--channels_last"])
+def test_gpu_a_run_in_pieces_follows_one_in_a_single_graph(words, monkeypatch):
+    steps = batches(4)
+    whole = losses_of(tiny_model(f"--cuda_graph {words}", gpu=0), steps)
+    exchanged = []
+
+    def all_reduce(tensor, **_):  # with a process that has the same gradients
+        exchanged.append(tensor.mul_(2).numel())
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
+    model = tiny_model(f"--cuda_graph {words}", gpu=0)
+    pieces = losses_of(model, steps)
+    assert model.accelerator.recordings and len(exchanged) == 1 + 2 * len(steps)  # 1: whether all captured
+    assert whole[0] == pytest.approx(pieces[0], rel=1e-4)
+    for one, other in zip(whole, pieces, strict=True):
+        assert one == pytest.approx(other, rel=2e-2, abs=1e-4)
 
 
 @on_gpu

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_acceleration import FakeGraph
+from taped_graph import TapedCapture
 from training_process import TrainingProcess, losses, make_images, ranks_env, state_of
 
 import test as translation
@@ -213,11 +213,11 @@ def test_fast_steps_agree_within_rounding(words, speed):
 
 
 @pytest.mark.parametrize("words", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_a_captured_step_is_the_step(monkeypatch, words):
+def test_a_captured_step_is_the_step(monkeypatch, float64, words):
     """The look-up and the storing of maps stay outside the graph."""
     assert type(model_of(*words)).capture_obstacle(model_of(*words).opt) is None
     captured, eager = model_of(*words), model_of(*words)
-    graph = FakeGraph(captured)
+    graph = TapedCapture()
     monkeypatch.setattr(step_graph, "capture_graph", graph)
     captured.accelerator.captures = True
     for number in (0, 1, 0):
@@ -229,7 +229,7 @@ def test_a_captured_step_is_the_step(monkeypatch, words):
         visuals = captured.get_current_visuals()
         for name, image in eager.get_current_visuals().items():
             assert torch.equal(visuals[name], image), name
-    assert graph.captured == 1
+    assert len(graph.pieces) == 1
     for domain, memory in eager.memory.items():
         assert torch.equal(memory.maps, captured.memory[domain].maps)
 

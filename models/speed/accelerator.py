@@ -16,6 +16,7 @@ with one warning, and training continues without it from the state it had.
   mode: convolutions remain cuDNN's, and graphs of single passes would conflict with `--cuda_graph`.
 - `--cuda_graph` captures the step, from forward to the last update, once per batch size and replays it: one
   launch instead of about 1,500. Random positions are drawn on the device, the same as without the graph.
+  Several processes (`--experimental graph_pieces`) exchange gradients between pieces of the step.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from data.transforms import crops
 from models.speed import fused, triton_support
 from models.speed.step_graph import Recording, Snapshot
 from models.speed.streams import SideStream
@@ -108,10 +110,16 @@ def _obstacle(name: str, value: object, opt: Namespace, model: type, device: tor
         if reason := model.capture_obstacle(opt):
             return reason
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            return (
-                "--cuda_graph cannot capture the exchange of gradients between processes: "
-                "give --cuda_graph false"
-            )
+            if "graph_pieces" not in opt.experimental:
+                return (
+                    "--cuda_graph in several processes has not been tried on a GPU yet: give --experimental "
+                    "graph_pieces too, or --cuda_graph false"
+                )
+            if not crops(opt.preprocess):
+                return (
+                    f"--preprocess {opt.preprocess} may give processes images of different sizes, so they "
+                    "cannot capture a step together: use a mode that crops, or give --cuda_graph false"
+                )
         if device.type != "cuda":
             return f"--cuda_graph needs a CUDA device, but this runs on {where}: give --cuda_graph false"
     return None
@@ -167,14 +175,15 @@ class Accelerator:
         for net in self.model.networks.values():
             for method in getattr(net, "compiled_methods", ()):
                 net.__dict__.pop(method, None)
-        _warn("--compile", error)
+        _warn("--compile", _described(error))
 
     def run(self, step: Callable[[], None]) -> None:
         """One training step on the model's current batch; `step` is the plain one."""
         self.set_rounding()
         shapes = tuple((name, tensor.shape) for name, tensor in self.model.batch.items())
         if shapes not in self.recordings and shapes not in self.proven:
-            self._try(step, shapes)
+            with distributed.exchanges(lambda exchange: None):  # a rehearsal is each process's own
+                self._try(step, shapes)
         recording = self.recordings.get(shapes)
         if recording is None:
             step()
@@ -185,13 +194,12 @@ class Accelerator:
     def _try(self, step: Callable[[], None], shapes: tuple) -> None:
         """Run the step on a batch of new shapes compiled and captured, as asked for, without what fails.
 
-        This is a rehearsal: the state is restored afterwards, random generators included. Processes that
-        train together rehearse only their first step, since a rehearsal exchanges gradients; there a failure
-        ends the run.
+        This is a rehearsal: the state is restored afterwards, random generators included, and gradients are
+        not exchanged. Processes that train together capture all or none of them, since the learning rate of a
+        captured update is rounded: weights would drift apart. They have batches of the same shapes.
         """
-        together = distributed.world_size() > 1
         capture = self.captures and len(self.recordings) < MOST_SHAPES
-        if not (self.passes or capture) or (together and self.proven):
+        if not (self.passes or capture):
             return
         before = Snapshot(self.model)
         self._forget_results()
@@ -205,21 +213,22 @@ class Accelerator:
                 raise
             # a compiler may raise anything; an error of the step itself is raised again without it
             except Exception as error:
-                if together:
-                    raise
                 if self.passes:
                     self.give_up_compiling(error)
             self._undo(before)
         if capture:
+            failure = ""
             try:
                 self.recordings[shapes] = Recording(self.model, step, before, self._forget_results)
             except UserError:
                 raise
             except Exception as error:
+                failure = _described(error)
+            if distributed.largest(int(bool(failure))):
                 self.captures = False
                 self.recordings.clear()
                 self._undo(before)
-                _warn("--cuda_graph", error)
+                _warn("--cuda_graph", failure or "another process could not capture the step")
 
     def _undo(self, before: Snapshot) -> None:
         """Restore the state, after all streams have finished what an interrupted step left on them."""
@@ -250,11 +259,14 @@ class _CompiledPass:
             return self.method(*args)
 
 
-def _warn(option: str, error: Exception) -> None:
+def _described(error: Exception) -> str:
     reason = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{type(error).__name__}: {reason[0]}"
+
+
+def _warn(option: str, reason: str) -> None:
     warnings.warn(
-        f"{option} failed on this machine and is switched off; work continues without it. "
-        f"{type(error).__name__}: {reason[0]}",
+        f"{option} failed on this machine and is switched off; work continues without it. {reason}",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -10,6 +10,7 @@ import argparse
 
 EXPERIMENTS = {
     "split_backward": "PatchNCE is differentiated without waiting for D",
+    "graph_pieces": "several processes may capture the step, cut where they exchange gradients",
 }
 
 

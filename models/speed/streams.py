@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -21,13 +22,21 @@ class SideStream:
     def __enter__(self) -> None:
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        self._entered = nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+        self._entered = self.resumed()
         self._entered.__enter__()
 
     def __exit__(self, *error) -> None:
         self._entered.__exit__(*error)
-        if error[0] is not None:
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """As `with` the stream itself, but without waiting: behind this stream's own work only."""
+        try:
+            with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+                yield
+        except BaseException:
             self.join()
+            raise
 
     def join(self) -> None:
         if self.stream is not None:

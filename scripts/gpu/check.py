@@ -29,7 +29,7 @@ SECTIONS = {
     "environment": 20, "tests": 90, "ladder": 115 + 5 * len(EXPERIMENTS), "agreement": 120, "choices": 20,
     "benchmark": 50, "profile": 40, "sizes": 50, "training": 50,
 }  # fmt: skip
-LIMITS = {**SECTIONS, "compiled": 200, "several": 240}  # the last two run only if --sections names them
+LIMITS = {**SECTIONS, "compiled": 200, "several": 240, "pieces": 200}  # these three: if --sections names them
 
 
 def seconds_for(names: list[str], left: float) -> float:
