@@ -16,10 +16,14 @@ with one warning, and training continues without it from the state it had.
   mode: convolutions remain cuDNN's, and graphs of single passes would conflict with `--cuda_graph`.
 - `--cuda_graph` captures the step, from forward to the last update, once per batch size and replays it: one
   launch instead of about 1,500. Random positions are drawn on the device, the same as without the graph.
+- `--experimental shared_casts` casts weights for autocast all at once (`models/speed/shared_casts.py`), and
+  `weight_gradient_stream` also gives their gradients a stream (`models/speed/weight_gradients.py`). Both do
+  nothing but under bf16.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from argparse import Namespace
@@ -30,12 +34,14 @@ import torch
 from torch import nn
 
 from models.speed import fused, triton_support
+from models.speed.shared_casts import CastGroup, SharedCasts
 from models.speed.step_graph import Recording, Snapshot
 from models.speed.streams import SideStream
 from util import distributed
 from util.device import get_device
 from util.errors import UserError
 
+CASTING = ("shared_casts", "weight_gradient_stream")  # of `--experimental`; the second implies the first
 MOST_SHAPES = 4  # graphs kept, each with memory of its own; batches of further shapes run uncaptured
 
 
@@ -104,6 +110,9 @@ def _obstacle(name: str, value: object, opt: Namespace, model: type, device: tor
             f"--compile cannot serve --gan_mode {opt.gan_mode}, whose penalty differentiates D twice: "
             "give --compile false"
         )
+    if (name, value) == ("compile", True) and opt.isTrain:
+        if casting := [experiment for experiment in CASTING if experiment in opt.experimental]:
+            return f"--compile casts weights in its own way, not by {casting[0]}: give --compile false"
     if (name, value) == ("cuda_graph", True):
         if reason := model.capture_obstacle(opt):
             return reason
@@ -131,6 +140,7 @@ class Accelerator:
         self.proven: set[tuple] = set()  # shapes of batches whose step has run through
         self.passes = list(self._compile_passes()) if model.opt.compile else []
         self.fused = [] if self.passes else list(self._fuse_networks())
+        self.casts = SharedCasts(self._cast_groups(), model.device)
         self.set_rounding()
         if model.opt.isTrain:
             for optimizer in model.optimizers.values():  # loading replaces the tensors that a graph writes to
@@ -161,6 +171,20 @@ class Accelerator:
                     net.run_layers = fused.run
                     yield net
 
+    def _cast_groups(self) -> Iterator[CastGroup]:
+        model, opt = self.model, self.model.opt
+        if not (opt.isTrain and opt.precision == "bf16" and set(CASTING) & set(opt.experimental)):
+            return
+        twice = model.differentiated_twice(opt)  # the casts have a first derivative only
+        for group in model.groups.values():
+            learning = [name for name in group if name in model.optimizers and name not in twice]
+            if learning:
+                networks = [model.networks[name] for name in learning]
+                casts = CastGroup(networks, model.device, "weight_gradient_stream" in opt.experimental)
+                for name in learning:
+                    model.optimizers[name].register_step_post_hook(casts.forget)
+                yield casts
+
     def give_up_compiling(self, error: Exception) -> None:
         """Run the networks uncompiled from here on."""
         self.passes = []
@@ -172,6 +196,8 @@ class Accelerator:
     def run(self, step: Callable[[], None]) -> None:
         """One training step on the model's current batch; `step` is the plain one."""
         self.set_rounding()
+        if self.casts.groups:
+            step = functools.partial(self._with_casts, step)
         shapes = tuple((name, tensor.shape) for name, tensor in self.model.batch.items())
         if shapes not in self.recordings and shapes not in self.proven:
             self._try(step, shapes)
@@ -181,6 +207,10 @@ class Accelerator:
             self.proven.add(shapes)
         else:
             recording.replay(self.model)
+
+    def _with_casts(self, step: Callable[[], None]) -> None:
+        with self.casts:
+            step()
 
     def _try(self, step: Callable[[], None], shapes: tuple) -> None:
         """Run the step on a batch of new shapes compiled and captured, as asked for, without what fails.
