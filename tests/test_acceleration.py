@@ -240,7 +240,7 @@ def captured_model(monkeypatch, float64):
     return build
 
 
-@pytest.mark.parametrize("words", ["", LSESIM, *TWO_SIDED.values()])
+@pytest.mark.parametrize("words", ["", LSESIM, *TWO_SIDED.values(), "--precision bf16 --experimental all"])
 def test_captured_training_equals_eager_training(captured_model, words):
     model, graph = captured_model(words)
     eager = tiny_model(words)
@@ -571,7 +571,7 @@ def test_gpu_a_capture_that_breaks_off_leaves_a_machine_that_trains(monkeypatch)
 
 
 @on_gpu
-@pytest.mark.parametrize("words", ["--fast", "--fast --compile"])
+@pytest.mark.parametrize("words", ["--fast", "--fast --compile", "--fast --experimental all"])
 def test_gpu_fast_captures_fused_or_compiled_bfloat16(words):
     model = tiny_model(words, gpu=0)
     losses = losses_of(model, batches(3))

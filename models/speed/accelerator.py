@@ -17,10 +17,14 @@ with one warning, and training continues without it from the state it had.
 - `--cuda_graph` captures the step, from forward to the last update, once per batch size and replays it: one
   launch instead of about 1,500. Random positions are drawn on the device, the same as without the graph.
   Several processes (`--experimental graph_pieces`) exchange gradients between pieces of the step.
+- `--experimental shared_casts` casts weights for autocast all at once (`models/speed/shared_casts.py`), and
+  `weight_gradient_stream` also gives their gradients a stream (`models/speed/weight_gradients.py`). Both do
+  nothing but under bf16.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from argparse import Namespace
@@ -32,12 +36,14 @@ from torch import nn
 
 from data.transforms import crops
 from models.speed import fused, triton_support
+from models.speed.shared_casts import CastGroup, SharedCasts
 from models.speed.step_graph import Recording, Snapshot
 from models.speed.streams import SideStream
 from util import distributed
 from util.device import get_device
 from util.errors import UserError
 
+CASTING = ("shared_casts", "weight_gradient_stream")  # of `--experimental`; the second implies the first
 MOST_SHAPES = 4  # graphs kept, each with memory of its own; batches of further shapes run uncaptured
 
 
@@ -106,6 +112,9 @@ def _obstacle(name: str, value: object, opt: Namespace, model: type, device: tor
             f"--compile cannot serve --gan_mode {opt.gan_mode}, whose penalty differentiates D twice: "
             "give --compile false"
         )
+    if (name, value) == ("compile", True) and opt.isTrain:
+        if casting := [experiment for experiment in CASTING if experiment in opt.experimental]:
+            return f"--compile casts weights in its own way, not by {casting[0]}: give --compile false"
     if (name, value) == ("cuda_graph", True):
         if reason := model.capture_obstacle(opt):
             return reason
@@ -139,6 +148,7 @@ class Accelerator:
         self.proven: set[tuple] = set()  # shapes of batches whose step has run through
         self.passes = list(self._compile_passes()) if model.opt.compile else []
         self.fused = [] if self.passes else list(self._fuse_networks())
+        self.casts = SharedCasts(self._cast_groups(), model.device)
         self.set_rounding()
         if model.opt.isTrain:
             for optimizer in model.optimizers.values():  # loading replaces the tensors that a graph writes to
@@ -169,6 +179,20 @@ class Accelerator:
                     net.run_layers = fused.run
                     yield net
 
+    def _cast_groups(self) -> Iterator[CastGroup]:
+        model, opt = self.model, self.model.opt
+        if not (opt.isTrain and opt.precision == "bf16" and set(CASTING) & set(opt.experimental)):
+            return
+        twice = model.differentiated_twice(opt)  # the casts have a first derivative only
+        for group in model.groups.values():
+            learning = [name for name in group if name in model.optimizers and name not in twice]
+            if learning:
+                networks = [model.networks[name] for name in learning]
+                casts = CastGroup(networks, model.device, "weight_gradient_stream" in opt.experimental)
+                for name in learning:
+                    model.optimizers[name].register_step_post_hook(casts.forget)
+                yield casts
+
     def give_up_compiling(self, error: Exception) -> None:
         """Run the networks uncompiled from here on."""
         self.passes = []
@@ -180,6 +204,8 @@ class Accelerator:
     def run(self, step: Callable[[], None]) -> None:
         """One training step on the model's current batch; `step` is the plain one."""
         self.set_rounding()
+        if self.casts.groups:
+            step = functools.partial(self._with_casts, step)
         shapes = tuple((name, tensor.shape) for name, tensor in self.model.batch.items())
         if shapes not in self.recordings and shapes not in self.proven:
             with distributed.exchanges(lambda exchange: None):  # a rehearsal is each process's own
@@ -190,6 +216,10 @@ class Accelerator:
             self.proven.add(shapes)
         else:
             recording.replay(self.model)
+
+    def _with_casts(self, step: Callable[[], None]) -> None:
+        with self.casts:
+            step()
 
     def _try(self, step: Callable[[], None], shapes: tuple) -> None:
         """Run the step on a batch of new shapes compiled and captured, as asked for, without what fails.

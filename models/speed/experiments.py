@@ -10,6 +10,8 @@ import argparse
 
 EXPERIMENTS = {
     "split_backward": "PatchNCE is differentiated without waiting for D",
+    "shared_casts": "under --precision bf16, all weights are cast at once, and all their gradients back",
+    "weight_gradient_stream": "shared_casts, and a stream for gradients of convolutions' weights",
     "graph_pieces": "several processes may capture the step, cut where they exchange gradients",
 }
 

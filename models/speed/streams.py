@@ -41,3 +41,8 @@ class SideStream:
     def join(self) -> None:
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
+
+
+def current_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """The stream that kernels are put on; None off CUDA."""
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
