@@ -10,6 +10,7 @@ import argparse
 
 EXPERIMENTS = {
     "split_backward": "PatchNCE is differentiated without waiting for D",
+    "batched_heads": "the heads of all tapped layers run as batched products",
 }
 
 
