@@ -11,6 +11,7 @@ import argparse
 EXPERIMENTS = {
     "split_backward": "PatchNCE is differentiated without waiting for D",
     "batched_heads": "the heads of all tapped layers run as batched products",
+    "dependent_launch": "the kernels of this project are launched before the kernel ahead of them has ended",
 }
 
 
