@@ -188,22 +188,24 @@ class CUTModel(OneSidedModel):
 
     def contrast_sources(self, real_features: list[Tensor]) -> list[Source]:
         """The patches chosen at each tapped layer of the real images, and their embeddings."""
-        sources = []
+        selections, patches = [], []  # patches: (B, P, C) of each layer
         for number, features in enumerate(real_features):
             features = self.prepare_features(number, features)
-            selection = self.choose_patches(number, features)
+            selections.append(self.choose_patches(number, features))
             with torch.no_grad():
-                sources.append(Source(selection, self.netF(number, selection.route(features))))
-        return sources
+                patches.append(selections[-1].route(features))
+        with torch.no_grad():
+            keys = self.netF.of_layers(patches)
+        return [Source(*source) for source in zip(selections, keys, strict=True)]
 
     def compute_NCE_losses(self, sources: list[Source], fake_features: list[Tensor]) -> Tensor:
         """lambda_NCE * PatchNCE of each image and its translation, mean over patches, layers: (B or 2B,)."""
-        queries = []  # (B, P, D) of each layer
+        patches = []  # (B, P, C) of each layer
         for number, (source, target) in enumerate(zip(sources, fake_features, strict=True)):
             target = self.prepare_features(number, target.flip(3) if self.mirrored else target)
-            queries.append(self.netF(number, source.selection.route(target)))
+            patches.append(source.selection.route(target))
         keys = [source.keys for source in sources]
-        return self.opt.lambda_NCE * self.patchnce.of_layers(queries, keys).mean(0)
+        return self.opt.lambda_NCE * self.patchnce.of_layers(self.netF.of_layers(patches), keys).mean(0)
 
     def prepare_features(self, number: int, features: Tensor) -> Tensor:
         """Features (B, C, H, W) of the `number`-th tapped layer, as patches are taken from them."""

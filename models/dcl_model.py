@@ -138,16 +138,22 @@ class DCLModel(TwoSidedModel):
 
         Positions are drawn layer by layer, those of NCE1 before those of NCE2.
         """
-        sources: dict[str, list[Source]] = {term: [] for term in TERMS}
         if self.opt.lambda_NCE == 0:
-            return sources
+            return {term: [] for term in TERMS}
+        selections: dict[str, list[PatchSelection]] = {term: [] for term in TERMS}
+        patches: dict[str, list[Tensor]] = {term: [] for term in TERMS}  # (B, P, C) of each layer
         for number in range(len(self.opt.nce_layers)):
-            for term, (_, head, _, _) in TERMS.items():
+            for term in TERMS:
                 of_layer = self.prepare_features(number, features[term][number])
                 selection = self.choose_patches(number, of_layer)
+                selections[term].append(selection)
                 with torch.no_grad():
-                    keys = self.networks[head](number, selection.route(of_layer))
-                sources[term].append(Source(selection, keys))
+                    patches[term].append(selection.route(of_layer))
+        sources = {}
+        for term, (_, head, _, _) in TERMS.items():
+            with torch.no_grad():
+                keys = self.networks[head].of_layers(patches[term])
+            sources[term] = [Source(*source) for source in zip(selections[term], keys, strict=True)]
         return sources
 
     def generator_loss(self, images: dict[str, Tensor], sources: dict[str, list[Source]]) -> Tensor:
@@ -171,11 +177,13 @@ class DCLModel(TwoSidedModel):
             return fake.new_zeros((), dtype=torch.float32)
         _, _, encoder, head = TERMS[term]
         features = self.networks[encoder].encode(fake, self.opt.nce_layers)
-        queries, keys = [], []
-        for number, (source, of_layer) in enumerate(zip(sources, features, strict=True)):
-            patches = source.selection.route(self.prepare_features(number, of_layer))
-            queries.append(self.networks[head](number, patches).flatten(0, 1)[None])  # (1, B*P, D)
-            keys.append(distributed.with_others(source.keys.flatten(0, 1)[None], 1))  # (1, B*P of all, D)
+        patches = [
+            source.selection.route(self.prepare_features(number, of_layer))
+            for number, (source, of_layer) in enumerate(zip(sources, features, strict=True))
+        ]  # (B, P, C) of each layer
+        queries = [q.flatten(0, 1)[None] for q in self.networks[head].of_layers(patches)]  # (1, B*P, D)
+        keys = [source.keys.flatten(0, 1)[None] for source in sources]
+        keys = [distributed.with_others(k, 1) for k in keys]  # (1, B*P of all processes, D)
         return self.opt.lambda_NCE * self.patchnce.of_layers(queries, keys).mean()
 
     def prepare_features(self, number: int, features: Tensor) -> Tensor:

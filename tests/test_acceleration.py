@@ -10,12 +10,15 @@ import pytest
 import torch
 from conftest import on_gpu
 from taped_graph import TapedCapture
-from textbook import assert_golden_steps, run_steps
+from textbook import assert_golden_steps, assert_gradients_close, run_steps
 from textbook import tiny_model as golden_model
 from torch.optim import Adam
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import create_model, patch_sampler
 from models.layers.resample import BlurDownsample, BlurUpsample
+from models.patch_sampler import PatchHeads
+from models.patchnce import PatchNCELoss
 from models.speed import accelerator, step_graph
 from models.speed.experiments import EXPERIMENTS, experiment_list
 from models.speed.streams import SideStream
@@ -403,11 +406,6 @@ def test_a_split_backward_pass_has_the_gradients_of_a_whole_one(words):
         torch.testing.assert_close(parts[1][name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_a_split_step_is_the_released_code_s():
-    model = golden_model("--QS_mode", "global", *SPLIT.split())
-    assert_golden_steps(model, model)
-
-
 def test_a_split_step_that_is_not_finite_changes_no_weight_of_its_network():
     model = tiny_model(f"--model cut {SPLIT}")
     fresh = weights(model)
@@ -418,6 +416,105 @@ def test_a_split_step_that_is_not_finite_changes_no_weight_of_its_network():
     batch["A"][0, 0, 0, 0] = float("nan")
     losses_of(model, [batch])
     assert all(torch.equal(p, q) for p, q in zip(weights(model), before, strict=True))
+
+
+# --- the heads of all layers together
+
+
+BATCHED = "--experimental batched_heads"
+
+
+def random_patches(channels, count=5):
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(2, count, c, generator=generator).requires_grad_() for c in channels]
+
+
+def embedded(patches, batched, mlp=True):
+    """The embeddings of patches, and the gradients of a weighted sum of them."""
+    torch.manual_seed(0)
+    heads = PatchHeads([of_layer.shape[2] for of_layer in patches], 6, mlp, batched)
+    embeddings = heads.of_layers(patches)
+    loss = sum((e * torch.linspace(-1, 1, e.numel()).view(e.shape)).sum() for e in embeddings)
+    return [*embeddings, *torch.autograd.grad(loss, [*patches, *heads.parameters()])]
+
+
+@pytest.mark.parametrize("channels", [[3, 4, 8, 8, 8], [8], [4, 8, 4]])
+def test_batched_heads_are_the_heads_layer_by_layer(float64, channels):
+    patches = random_patches(channels)
+    torch.testing.assert_close(embedded(patches, True), embedded(patches, False), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("mlp, counts", [(True, (5, 4)), (False, (5, 5))])
+def test_heads_run_layer_by_layer_where_they_cannot_run_together(mlp, counts):
+    """Layers with other numbers of patches, and no MLP."""
+    patches = [*random_patches([3, 8], counts[0]), *random_patches([8], counts[1])]
+    torch.testing.assert_close(embedded(patches, True, mlp), embedded(patches, False, mlp), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--QS_mode local",
+        "--model cut",
+        "--model cut --num_patches 100",  # more than the smallest map has
+        TWO_SIDED["dcl"],
+        TWO_SIDED["qs_dual"],
+    ],
+)
+def test_a_step_with_batched_heads_has_the_same_losses_and_gradients(float64, words):
+    found = []
+    for model in (tiny_model(words), tiny_model(f"{words} {BATCHED}")):
+        torch.manual_seed(2)
+        found += run_steps(model, model, batches(1))
+    plain, batched = found
+    assert batched[0] == pytest.approx(plain[0], rel=1e-12)
+    assert batched[1].keys() == plain[1].keys()
+    assert assert_gradients_close(batched[1], plain[1], 1e-7) > 20
+
+
+def test_batched_heads_in_bf16_are_near_those_of_float32():
+    patches = random_patches([3, 8, 8])
+    exact = embedded(patches, True)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = embedded(patches, True)
+    assert {value.dtype for value in rounded} == {torch.float32}
+    assert not torch.equal(rounded[0], exact[0])
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.05)
+
+
+def test_a_step_with_batched_heads_in_bf16():
+    words = "--precision bf16 --channels_last"
+    (plain,), (batched,) = (losses_of(tiny_model(w), batches(1)) for w in (words, f"{words} {BATCHED}"))
+    assert batched == pytest.approx(plain, rel=1e-2)
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations that compute something: no views, no empty tensors."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        moves_nothing = operation.is_view or "view" in str(operation) or "empty" in str(operation)
+        self.count += not moves_nothing
+        return operation(*args, **(kwargs or {}))
+
+
+def test_batched_heads_take_less_than_half_of_the_operations():
+    """Gathered patches are bfloat16, routed ones float32, as with --fast."""
+    channels, found = [3, 128, 256, 256, 256], {}
+    for batched in (False, True):
+        heads, nce = PatchHeads(channels, batched=batched), PatchNCELoss()
+        patches = [p.bfloat16() if n < 3 else p * 1 for n, p in enumerate(random_patches(channels))]
+        with torch.autocast("cpu", torch.bfloat16):
+            with Operations() as sources, torch.no_grad():
+                keys = heads.of_layers(patches)
+        with torch.autocast("cpu", torch.bfloat16), Operations() as translations:
+            loss = nce.of_layers(heads.of_layers(patches), keys).mean()
+        with Operations() as backward:
+            loss.backward()
+        found[batched] = [sources.count, translations.count, backward.count]
+    assert all(2 * few < many for few, many in zip(found[True], found[False], strict=True))
 
 
 # --- compiling
@@ -582,6 +679,12 @@ def test_gpu_fast_captures_fused_or_compiled_bfloat16(words):
 
 
 # --- experiments
+
+
+@pytest.mark.parametrize("names", [*EXPERIMENTS, "all"])
+def test_a_step_with_experiments_is_the_released_code_s(names):
+    model = golden_model("--QS_mode", "global", "--experimental", names)
+    assert_golden_steps(model, model)
 
 
 def test_experiments_are_named_alone_together_or_not_at_all():

@@ -149,15 +149,17 @@ class Accelerator:
         self.passes = list(self._compile_passes()) if model.opt.compile else []
         self.fused = [] if self.passes else list(self._fuse_networks())
         self.casts = SharedCasts(self._cast_groups(), model.device)
-        self.set_rounding()
+        self.set_switches()
         if model.opt.isTrain:
             for optimizer in model.optimizers.values():  # loading replaces the tensors that a graph writes to
                 optimizer.register_load_state_dict_post_hook(lambda _: self.recordings.clear())
 
-    def set_rounding(self) -> None:
-        """Set cuDNN's switches, which belong to the process, for this model's next step."""
+    def set_switches(self) -> None:
+        """Set cuDNN's and the kernels' switches, which belong to the process, for this model's next step."""
+        opt = self.model.opt
+        triton_support.launches.dependent = opt.isTrain and "dependent_launch" in opt.experimental
         if self.model.device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = self.model.opt.precision == "tf32"
+            torch.backends.cudnn.allow_tf32 = opt.precision == "tf32"
             # captured sizes recur, which repays a search for the fastest algorithm
             torch.backends.cudnn.benchmark = (
                 self.captures and not torch.are_deterministic_algorithms_enabled()
@@ -203,7 +205,7 @@ class Accelerator:
 
     def run(self, step: Callable[[], None]) -> None:
         """One training step on the model's current batch; `step` is the plain one."""
-        self.set_rounding()
+        self.set_switches()
         if self.casts.groups:
             step = functools.partial(self._with_casts, step)
         shapes = tuple((name, tensor.shape) for name, tensor in self.model.batch.items())

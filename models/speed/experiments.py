@@ -12,6 +12,8 @@ EXPERIMENTS = {
     "split_backward": "PatchNCE is differentiated without waiting for D",
     "shared_casts": "under --precision bf16, all weights are cast at once, and all their gradients back",
     "weight_gradient_stream": "shared_casts, and a stream for gradients of convolutions' weights",
+    "batched_heads": "the heads of all tapped layers run as batched products",
+    "dependent_launch": "the kernels of this project are launched before the kernel ahead of them has ended",
     "graph_pieces": "several processes may capture the step, cut where they exchange gradients",
 }
 

@@ -93,7 +93,7 @@ def _differences_from_the_same_weights(bench: Bench, words: str, batches: list[d
 
 def _losses(model, step: Callable[[], dict], batches: list[dict], steps: int) -> Iterator[Tensor]:
     """The losses (3,) of each step, on the device; `step` returns them by name."""
-    model.accelerator.set_rounding()
+    model.accelerator.set_switches()
     torch.manual_seed(1)
     for number in range(steps):
         model.set_input(batches[number % len(batches)])

@@ -77,9 +77,8 @@ def environment(bench: Bench, report: Report) -> None:
 
 def tests(bench: Bench, report: Report) -> None:
     """The tests that need CUDA; in a rehearsal a few that do not."""
-    files = [
-        f"tests/test_{name}.py" for name in ("qs_kernels", "fused", "acceleration", "shared_casts", "qs_attn")
-    ]
+    names = ("qs_kernels", "fused", "acceleration", "shared_casts", "dependent_launch", "qs_attn")
+    files = [f"tests/test_{name}.py" for name in names]
     which = "options or refused or schedules" if bench.cpu else "cuda or gpu"
     # Without the project's own settings, which need plugins that a bare machine may lack.
     words = ["-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
