@@ -222,7 +222,8 @@ class BaseModel:
 
     def _guarded_step(self) -> None:
         self.guard.begin_step()
-        self.training_step()
+        with self.accelerator.casting():
+            self.training_step()
 
     def update(self, group: str, loss: Tensor, losses: Sequence[str]) -> None:
         """Descend `loss` in the networks of `group`, unless a named loss or the gradient is not finite."""

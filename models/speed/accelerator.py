@@ -24,7 +24,7 @@ with one warning, and training continues without it from the state it had.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
 import warnings
 from argparse import Namespace
@@ -206,8 +206,6 @@ class Accelerator:
     def run(self, step: Callable[[], None]) -> None:
         """One training step on the model's current batch; `step` is the plain one."""
         self.set_switches()
-        if self.casts.groups:
-            step = functools.partial(self._with_casts, step)
         shapes = tuple((name, tensor.shape) for name, tensor in self.model.batch.items())
         if shapes not in self.recordings and shapes not in self.proven:
             with distributed.exchanges(lambda exchange: None):  # a rehearsal is each process's own
@@ -219,9 +217,9 @@ class Accelerator:
         else:
             recording.replay(self.model)
 
-    def _with_casts(self, step: Callable[[], None]) -> None:
-        with self.casts:
-            step()
+    def casting(self) -> contextlib.AbstractContextManager:
+        """Around a step: shared casts of the weights, where they are wanted."""
+        return self.casts if self.casts.groups else contextlib.nullcontext()
 
     def _try(self, step: Callable[[], None], shapes: tuple) -> None:
         """Run the step on a batch of new shapes compiled and captured, as asked for, without what fails.
