@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from models.speed import qs_kernels
+from models.speed import qs_kernels, triton_support
 from models.speed.triton_support import trials
 from scripts.gpu import compile_kernels
 from scripts.gpu.compile_kernels import SHARED_MEMORY, TRAININGS, launches, main
@@ -33,10 +33,12 @@ def test_the_launches_are_those_of_a_training(training, ranking) -> None:
 
 
 @pytest.mark.parametrize("capability, block", [(86, 64), (90, 256)])
-def test_blocks_are_those_of_the_gpu(capability, block) -> None:
+def test_blocks_and_dependent_launches_are_those_of_the_gpu(capability, block) -> None:
     found = launches(TRAININGS["bf16, global"], capability)
     ranking = [launch for launch in found if launch.kernel is qs_kernels._global_states]
     assert {launch.options["BLOCK_K"] for launch in ranking} == {block}
+    dependent = capability >= 90 and triton_support.gdc_wait is not None
+    assert {launch.options["PDL"] for launch in found} == {dependent}
 
 
 def test_a_kernel_that_is_not_launched_is_an_error(monkeypatch) -> None:

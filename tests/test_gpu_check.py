@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import sys
+import weakref
 from argparse import Namespace
 from contextlib import nullcontext
 
 import pytest
+from test_acceleration import batches, tiny_model
 
-from scripts.gpu import check, several
+from models.textbook import textbook_step
+from scripts.gpu import agreement, check, several
 from scripts.gpu.agreement import SEPARATE_STEPS, STEPS, VARIANTS
 from scripts.gpu.bench import Report
 from scripts.gpu.sections import LADDER, TEXTBOOK
@@ -53,6 +56,35 @@ def test_agreement_has_time_for_its_runs():
     separate = {"textbook": "", "textbook, nudged": ""} | VARIANTS
     apart = sum(seconds_for_run(name, words, SEPARATE_STEPS) for name, words in separate.items())
     assert IMPORTS + together + apart <= check.SECTIONS["agreement"]
+
+
+def test_a_step_can_be_captured_beside_the_textbook_step(monkeypatch):
+    """Autograd would accumulate gradients on the stream that a loss still alive was computed on."""
+    model, histories = tiny_model(), []
+
+    def noting(model):
+        plain = textbook_step(model)
+        step = plain.optimize_parameters
+
+        def noted():
+            step()
+            histories.extend(map(weakref.ref, plain.losses.values()))
+
+        plain.optimize_parameters = noted
+        return plain
+
+    def run(step):
+        assert histories and not any(loss() is not None for loss in histories)
+        step()
+
+    monkeypatch.setattr(agreement, "textbook_step", noting)
+    monkeypatch.setattr(model.accelerator, "run", run)
+    bench = Namespace(side=lambda words: Namespace(model=model))
+    off = agreement._differences_from_the_same_weights(bench, "", batches(2), 2)
+    assert len(histories) == 2 * len(model.loss_names) and off.max() < 1e-4
+    model.opt.cuda_graph = True
+    with pytest.raises(SystemExit, match="the step was not captured"):
+        agreement._differences_from_the_same_weights(bench, "", batches(1), 1)
 
 
 def test_throughput_is_that_of_all_trainings_at_the_same_time(capfd):

@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 
 from models import create_model
-from models.speed import qs_kernels
+from models.speed import qs_kernels, triton_support
 from models.speed.triton_support import trials
 from options.train_options import TrainOptions
 from scripts.measuring import markdown_table
@@ -74,7 +74,12 @@ def launches(words: str, capability: int) -> list[Launch]:
 
     with ExitStack() as stack:
         for patched in (
-            patch("models.speed.triton_support.works", lambda device: True),
+            patch.object(triton_support, "works", lambda device: True),
+            patch.object(
+                triton_support,
+                "can_launch_dependently",
+                lambda device: capability >= 90 and triton_support.gdc_wait is not None,
+            ),
             patch.object(qs_kernels, "works", lambda device: True),
             patch.object(torch.cuda, "get_device_capability", lambda device: divmod(capability, 10)),
             patch.multiple(trials, passed=set(), failed=set()),
