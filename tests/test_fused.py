@@ -22,7 +22,7 @@ from models.discriminator import NLayerDiscriminator, PatchDiscriminator
 from models.generator import ResnetGenerator
 from models.layers.normalisation import InstanceNorm
 from models.layers.resample import BlurDownsample, BlurUpsample
-from models.speed import fused
+from models.speed import fused, triton_support
 from models.speed.fused_kernels import Tail, norm_act_resample
 from models.speed.thin_convolution import convolve
 from models.speed.triton_support import Trials
@@ -205,7 +205,6 @@ def test_a_network_computes_the_same_function(run, name):
 @pytest.mark.parametrize("gan_mode, fused_D", [("lsgan", True), ("wgangp", False)])
 def test_networks_are_fused_where_kernels_work(monkeypatch, gan_mode, fused_D):
     from models import create_model
-    from models.speed import triton_support
     from options.train_options import TrainOptions
 
     monkeypatch.setattr(triton_support, "works", lambda device: True)
@@ -277,6 +276,19 @@ def test_a_kernel_is_tried_once_for_each_variant_and_given_up_once():
         assert not trials.allows("ranking", (2,), fails)
     assert len(caught) == 1
     assert trials.allows("fine", (2,), fails)  # the others still run
+
+
+def test_kernels_that_fail_when_launched_dependently_may_work_otherwise(monkeypatch):
+    def trial():
+        if triton_support.launches.dependent:
+            raise RuntimeError("not supported")
+
+    trials = Trials()
+    monkeypatch.setattr(triton_support.launches, "dependent", True)
+    with pytest.warns(RuntimeWarning, match="ranking, launched dependently do not work"):
+        assert not trials.allows("ranking", (1,), trial)
+    monkeypatch.setattr(triton_support.launches, "dependent", False)
+    assert trials.allows("ranking", (1,), trial)
 
 
 def test_a_tapped_convolution_may_have_no_bias():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import weakref
 from argparse import Namespace
@@ -146,3 +147,12 @@ def test_lack_of_time_is_reported_and_is_no_failure(monkeypatch, tmp_path, capsy
     said = capsys.readouterr().out
     assert ("for lack of time: choices" in said) == (exit_status == 0)
     assert json.loads((tmp_path / "report.json").read_text())["choices"]["status"] == status
+
+
+def test_a_section_out_of_time_ends_with_all_its_processes():
+    assert check.run_for(60, ["sh", "-c", "exit 3"]) == 3
+    reader, writer = os.pipe()
+    assert check.run_for(0.5, ["sh", "-c", "sleep 1000 & wait"], stdout=writer) is None
+    os.close(writer)
+    assert os.read(reader, 1) == b""  # the end of the pipe, once no process has it open
+    os.close(reader)

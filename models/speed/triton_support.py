@@ -121,9 +121,9 @@ class Trials:
 
     def allows(self, name: str, variant: tuple, trial: Callable[[], object]) -> bool:
         """Whether the kernels `name` work; `trial` runs them, once for each `variant` (sizes, types)."""
+        name += ", launched dependently" * launches.dependent
         if name in self.failed:
             return False
-        variant = (*variant, launches.dependent)
         if (name, variant) in self.passed:
             return True
         try:

@@ -10,12 +10,15 @@ reported and is no failure. See docs/performance.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,8 +29,8 @@ from scripts.measuring import markdown_table
 
 # Section -> seconds kept for it, the most important first. They add up to the default of --seconds.
 SECTIONS = {
-    "environment": 20, "tests": 90, "ladder": 115 + 5 * len(EXPERIMENTS), "agreement": 120, "choices": 20,
-    "benchmark": 50, "profile": 40, "sizes": 50, "training": 50,
+    "environment": 20, "tests": 90, "ladder": 135 + 5 * len(EXPERIMENTS), "agreement": 120, "choices": 20,
+    "benchmark": 50, "profile": 40, "sizes": 40, "training": 40,
 }  # fmt: skip
 LIMITS = {**SECTIONS, "compiled": 200, "several": 240, "pieces": 200}  # these three: if --sections names them
 
@@ -58,11 +61,11 @@ def run_section(name: str, options: argparse.Namespace, folder: Path, limit: flo
         log.write(f"===== {name} =====\n".encode())
         log.flush()
         start = log.tell()
-        try:
-            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=limit)
-            problem = f"exit status {done.returncode}" if done.returncode else None
-        except subprocess.TimeoutExpired:
+        status = run_for(limit, command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        if status is None:
             problem = f"stopped after {limit:.0f} s"
+        elif status:
+            problem = f"exit status {status}"
         log.seek(start)
         output = log.read().decode(errors="replace")
     # A section that failed keeps what it found before.
@@ -77,6 +80,24 @@ def run_section(name: str, options: argparse.Namespace, folder: Path, limit: flo
         tail = "\n".join(output.strip().splitlines()[-25:])
         report["markdown"] += f"\n**Failed: {problem}.**\n\n```\n{tail}\n```\n"
     return report
+
+
+def run_for(limit: float, command: Sequence[str], **settings) -> int | None:
+    """The exit status of `command`; None if it took more than `limit` seconds and was ended.
+
+    All processes that it started are ended: they would disturb the measurements that follow. SIGTERM comes
+    first, since torchrun passes it on to its workers, which have sessions of their own.
+    """
+    process = subprocess.Popen(command, start_new_session=True, **settings)
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, number)
+                process.wait(5)
 
 
 def write_report(out: Path, reports: dict[str, dict], total: float) -> None:
