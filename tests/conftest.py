@@ -16,9 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 if hasattr(signal, "SIGHUP"):
-    signal.signal(
-        signal.SIGHUP, signal.SIG_DFL
-    )  # under nohup it is ignored, by trainings that tests start too
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, by started trainings too
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -57,6 +55,14 @@ def _to_cpu(result):
     if isinstance(result, dict):
         return {name: _to_cpu(value) for name, value in result.items()}
     return result.cpu()
+
+
+@pytest.fixture(autouse=True)
+def ordinary_launches(monkeypatch):
+    """Models set for their process how kernels are launched; what one test sets is not left to the next."""
+    from models.speed import triton_support
+
+    monkeypatch.setattr(triton_support.launches, "dependent", False)
 
 
 @pytest.fixture
