@@ -63,7 +63,7 @@ def test_what_does_not_fit_or_compile_is_named(monkeypatch, capsys) -> None:
     assert "sm_86, bf16, global: _global_states: " in said and "but there are 4096" in said
 
     config = {"BLOCK_Q": 100, "BLOCK_K": 64, "BLOCK_C": 16, "INPUT_PRECISION": "ieee"}  # no power of 2
-    monkeypatch.setattr(qs_kernels, "_global_config", lambda *arguments: config)
+    monkeypatch.setattr(qs_kernels, "_global_config", lambda *arguments: {**config, "PDL": False})
     assert main(words) == 1
     said = capsys.readouterr().out
     assert "_global_states: CompilationError" in said and "tl.arange(0, BLOCK_Q)" in said

@@ -191,7 +191,7 @@ def test_all_patches_of_a_batch_are_negatives():
         def encode(self, fake, layers):
             return [queries]
 
-        def __call__(self, number, patches):
+        def of_layers(self, patches):
             return patches
 
     model.networks = {"G_B": Fixed(), "F2": Fixed()}
