@@ -55,7 +55,10 @@ def session(device: torch.device) -> Iterator[None]:
             store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
             dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
         yield
-        largest(0)  # a barrier: else the first to end would look lost to those still saving
+        # A barrier: else the first to end would look lost to those still saving. Its tensor is kept until the
+        # group is gone: gloo's thread would need Python's lock to free it, for which Python waits (torch 2.6).
+        message = torch.zeros(())
+        dist.all_reduce(message)
         dist.destroy_process_group()
     except dist.DistError as error:
         raise ProcessLostError(str(error)) from error
