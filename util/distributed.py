@@ -55,8 +55,8 @@ def session(device: torch.device) -> Iterator[None]:
             store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
             dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
         yield
-        # A barrier: else the first to end would look lost to those still saving. Its tensor is kept until the
-        # group is gone: gloo's thread would need Python's lock to free it, for which Python waits (torch 2.6).
+        # A barrier: else the first to end would look lost to those still saving. Its tensor outlives the
+        # group: to free it, gloo's thread would need Python's lock while Python waits for it (torch 2.6).
         message = torch.zeros(())
         dist.all_reduce(message)
         dist.destroy_process_group()
