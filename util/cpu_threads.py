@@ -33,6 +33,7 @@ INTERVAL = 0.25  # seconds between two readings of the waiting times
 BUSY = 0.3  # seconds of waiting for a core, per second, summed over threads: above it spinning does not pay
 FREE = 0.1  # below it, for CALM_INTERVALS, spinning pays again
 CALM_INTERVALS = 4
+TOLD_AFTER = 8  # busy intervals in a row; shorter ones may come from the program's own threads, as at a start
 
 _watching = threading.Lock()
 
@@ -156,20 +157,23 @@ def avoid_spinning(team: IdleTeam, stop: threading.Event, waited: Callable[[], f
         waited: seconds that they have waited so far, over all threads; default: as the kernel counts them.
     """
     waited = waited or seconds_waited
-    said, calm = False, 0
+    busy, calm, said = 0, 0, False
     before, at = waited(), time.perf_counter()
     while not stop.wait(INTERVAL):
         now, then = waited(), time.perf_counter()
         share = (now - before) / (then - at)
         before, at = now, then
         if share > BUSY:
-            calm = 0
+            busy, calm = busy + 1, 0
             team.form()
-            if not said:
-                say("note: other programs need this machine's cores; steps take longer.", file=sys.stderr)
+            if busy == TOLD_AFTER and not said:
+                say(
+                    "note: this machine's cores are busy with further threads; steps take longer.",
+                    file=sys.stderr,
+                )
                 said = True
         else:
-            calm = calm + 1 if share < FREE else 0
+            busy, calm = 0, calm + 1 if share < FREE else 0
             if calm >= CALM_INTERVALS:
                 team.disband()
     team.disband()
