@@ -2,6 +2,7 @@
 
     python test.py --name NAME                  the data set's test images, with a page of results
     python test.py --name NAME --input PHOTO    any photograph or folder of them; no data set
+    python test.py --pretrained NAME ...        with a model that comes with the code, instead of a run
 
 Only what translates is loaded, and no training data. `python test.py --help` lists all options.
 """
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from data import create_loader
 from models import MODELS
 from models.inference import Translator, translator_of_run
+from models.pretrained import pretrained_file
 from options.saved import results_folder
 from options.test_options import TestOptions
 from util.cpu_threads import shared_cpu
@@ -49,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load(opt: Namespace) -> Translator:
-    """The translator of the run; with --verbose its network is printed."""
-    translator = translator_of_run(opt)
+    """The translator of the run or pretrained model; with --verbose its network is printed."""
+    translator = translator_of_run(opt, weights=pretrained_file(opt.pretrained) if opt.pretrained else None)
     if opt.verbose:
         print(translator.net)
     return translator

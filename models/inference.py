@@ -36,6 +36,7 @@ from models.attention_fusion import GuidedTranslator
 from models.build import build_generator, size_multiple
 from models.munit_model import munit_generator
 from models.munit_networks import StyledTranslator
+from models.pretrained import meant_pretrained, pretrained_options
 from models.weights import bare_generator, checkpoint_file, load_weights, read_weights, weights_file
 from util.errors import UserError
 from util.host_copy import HostCopy
@@ -191,8 +192,9 @@ def load_generator(
     device: torch.device | str | None = None,
     direction: str | None = None,
 ) -> Translator:
-    """The translator of a run, or of a generator's weights file (`*.pth`).
+    """The translator of a run, of a pretrained model, or of a generator's weights file (`*.pth`).
 
+    A name that no run has can be that of a model in `pretrained/`.
     A `*.pt` file holds both generators of MUNIT, as its released code saves them.
 
     The file may come from the released code, CUT or CycleGAN. A run is built by its saved options; without
@@ -206,7 +208,8 @@ def load_generator(
         UserError: there is no such run or file, or it holds no generator.
     """
     device = torch.device(device) if device is not None else _best_device()
-    path = Path(name_or_path)
+    pretrained = meant_pretrained(name_or_path, checkpoints_dir)
+    path = pretrained or Path(name_or_path)
     folder, network = Path(checkpoints_dir) / path, None
     if path.suffix == ".pth":
         folder = path.parent
@@ -214,8 +217,8 @@ def load_generator(
         epoch, network = match.groups() if match else (epoch, None)
     if path.suffix == ".pt":
         return _munit_of_weights({"gen_a": (path, "a"), "gen_b": (path, "b")}, direction or "AtoB", device)
-    saved = saved_options(folder)
-    if path.suffix == ".pth" and not (saved and network):
+    saved = pretrained_options(pretrained) if pretrained else saved_options(folder)
+    if path.suffix == ".pth" and not (saved and (pretrained or network)):
         return _translator_of_weights(path, device)
     if saved is None:  # of the released code
         network = bare_generator(folder, str(epoch), direction or "AtoB")
@@ -226,6 +229,8 @@ def load_generator(
     opt.isTrain, opt.gpu_ids, opt.precision, opt.channels_last, opt.compile = False, [], "fp32", False, False
     opt.checkpoints_dir, opt.name, opt.epoch = str(folder.parent), folder.name, str(epoch)
     opt.trained_direction, opt.direction = opt.direction, direction or opt.direction
+    if pretrained:
+        return translator_of_run(opt, device, pretrained)
     if network is not None:  # a file of a run that learns both directions says which one it is for
         directions = [d for d in ("AtoB", "BtoA") if _generator_name(opt, d) == network]
         if not directions:
@@ -238,15 +243,21 @@ def _generator_name(opt: Namespace, direction: str) -> str:
     return MODELS[opt.model].translating(Namespace(**{**vars(opt), "direction": direction}))[0]
 
 
-def translator_of_run(opt: Namespace, device: torch.device | None = None) -> Translator:
+def translator_of_run(
+    opt: Namespace, device: torch.device | None = None, weights: Path | None = None
+) -> Translator:
     """The translator that the options of test.py name; `--eval false` leaves its networks in training mode.
+
+    Args:
+        weights: the generator's file; None: the run's of `--epoch`.
 
     Raises:
         UserError: there is no such checkpoint, or the options ask for another architecture than it has.
     """
     model = create_model(opt)
     for name, net in model.networks.items():
-        load_weights(net, checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, name), opt)
+        file = weights or checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, name)
+        load_weights(net, file, opt)
     return Translator(
         model.translator().train(not opt.eval).requires_grad_(False).to(device or model.device),
         device or model.device,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.architecture import KINDS, architecture, differences
+from models.pretrained import pretrained_names
 from util.errors import UserError
 from util.files import verify_archive, write_atomically
 
@@ -64,6 +65,8 @@ def checkpoint_file(checkpoints_dir: str | Path, name: str, epoch: str, network:
             if runs
             else "no run has saved weights there: train one with train.py"
         )
+        if names := pretrained_names():
+            there += f"; or try a trained model that is here: --pretrained {names[0]}"
     raise UserError(f"there is no checkpoint {path}: {there}")
 
 
@@ -177,17 +180,20 @@ def misfit(net: nn.Module, state: dict[str, Tensor]) -> str | None:
     return None if shapes == wanted else _explain(state, own, shapes, wanted)
 
 
-def save_weights(net: nn.Module, path: str | Path) -> None:
-    """Write the network's state dict to `path` as contiguous CPU tensors (float32), atomically.
+def save_weights(net: nn.Module, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the network's state dict to `path` as contiguous CPU tensors, atomically.
+
+    Args:
+        dtype: of the numbers that are not integers. A file of any dtype loads into any network.
 
     Raises:
         OSError: the file could not be written; what was at `path` is still there.
     """
     state = {}
     for key, value in net.state_dict().items():
-        dtype = torch.float32 if value.is_floating_point() else value.dtype
+        own = dtype if value.is_floating_point() else value.dtype
         # A copy: torch.save would write the whole storage of a view.
-        state[_unwrapped(key)] = value.detach().to("cpu", dtype).clone(memory_format=torch.contiguous_format)
+        state[_unwrapped(key)] = value.detach().to("cpu", own).clone(memory_format=torch.contiguous_format)
     write_atomically(Path(path), lambda temporary: torch.save(state, temporary))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from models import MODELS, option_defaults
 from models.architecture import architecture
+from models.pretrained import pretrained_file, pretrained_options
 from models.weights import bare_generator, read_weights, weights_file
 from options.base_options import BaseOptions, model_name
 from options.saved import read_saved_options
@@ -16,6 +17,8 @@ from util.errors import UserError
 
 # Options taken from the run if they are not given, besides those of its model and networks.
 FROM_THE_RUN = "model dataroot dataset_mode direction input_nc output_nc crop_size preprocess eval".split()
+
+OF_A_RUN = {"name", "suffix", "checkpoints_dir", "epoch"}  # options that say where a run's weights are
 
 SINGLE = "test"  # CycleGAN's name for --dataset_mode single with whatever generator the run has
 
@@ -34,6 +37,7 @@ class TestOptions(BaseOptions):
         super().declare()
         add, group = self.parser.add, self.parser.group
         group("testing")
+        add("--pretrained", None, "translate with a model in pretrained/, or a .pth file, instead of a run")
         add("--results_dir", "./results/", "where results/NAME/PHASE_EPOCH/ is written")
         add("--num_test", math.inf, "translate at most this many images", type=count_or_inf)
         group("styles, of a model that has them (munit)")
@@ -59,10 +63,20 @@ class TestOptions(BaseOptions):
         if given.get("model") == SINGLE:
             given = {"dataset_mode": "single", **given}
             del given["model"]
+        if given.get("pretrained"):
+            if place := sorted(OF_A_RUN & given.keys()):
+                raise UserError(
+                    f"--{place[0]} names a run, and --pretrained a model instead: leave one of them out"
+                )
+            given = {"name": pretrained_file(given["pretrained"]).stem, **given}
         return super().resolve(given)
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
-        saved = read_saved_options(folder, self.parser) or _options_of_weights(folder, base)
+        if base["pretrained"]:
+            path = pretrained_file(base["pretrained"])
+            saved = pretrained_options(path) or architecture(read_weights(path))
+        else:
+            saved = read_saved_options(folder, self.parser) or _options_of_weights(folder, base)
         self.trained_direction = saved.get("direction", base["direction"])
         names = {*FROM_THE_RUN, *option_defaults(saved.get("model", base["model"]))}
         return {name: value for name, value in saved.items() if name in names}

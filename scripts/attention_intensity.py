@@ -74,6 +74,8 @@ class IntensityOptions(TestOptions):
 
     def check(self, opt: Namespace) -> None:
         super().check(opt)
+        if opt.pretrained:
+            self.parser.error("--pretrained holds a generator alone: give --name NAME, a run that has D too")
         opt.out = opt.out or Path(opt.results_dir, opt.name, f"attention_{opt.phase}")
         if "name" not in opt.given:
             if opt.labels in (None, "source"):

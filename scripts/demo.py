@@ -32,6 +32,7 @@ from PIL import Image
 from datasets.unpack_dataset import check_archive
 from models import MODELS, option_defaults
 from models.inference import Translator, load_generator
+from models.pretrained import pretrained_options
 from models.query_pictures.view import view_queries
 from models.weights import weights_file
 from scripts.queries.page import write_page
@@ -106,12 +107,22 @@ class Entry:
 def find_models(checkpoints_dir: str | Path, pretrained_dir: str | Path) -> dict[str, Entry]:
     """What can be chosen, by label: the weights files of `pretrained_dir`, then the runs, newest first."""
     files = sorted(Path(pretrained_dir).glob("*.pth"))
-    entries = [Entry(f"{path.stem} (pretrained)", str(path), ("",)) for path in files]
+    entries = [
+        Entry(f"{path.stem} (pretrained)", str(path), ("",), saved=_options_beside(path)) for path in files
+    ]
     folders = {path.parent for path in Path(checkpoints_dir).rglob("*_net_G*.pth")}
     for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True):
         if entry := _run_entry(folder, folder.relative_to(checkpoints_dir).as_posix()):
             entries.append(entry)
     return {entry.label: entry for entry in entries}
+
+
+def _options_beside(path: Path) -> dict[str, object] | None:
+    """The options of a pretrained file; None without them, or where they are damaged."""
+    try:
+        return pretrained_options(path)
+    except UserError:  # load_generator says what is wrong
+        return None
 
 
 def _run_entry(folder: Path, name: str) -> Entry | None:
@@ -229,11 +240,13 @@ class Studio:
         """The command that gives the same translation; empty for weights whose options are not known."""
         if entry.saved is None:
             return ""
-        words = ["python", "test.py", "--name", entry.name, "--input", path.name]
-        words += ["--epoch", epoch] * (epoch != "latest") + ["--load_size", str(side)] * (side is not None)
+        model = ["--pretrained" if entry.is_file else "--name", entry.name]
+        words = ["python", "test.py", *model, "--input", path.name]
+        words += ["--epoch", epoch] * (epoch not in ("", "latest"))
+        words += ["--load_size", str(side)] * (side is not None)
         if entry.directions and direction != entry.directions[0]:
             words += ["--direction", direction]
-        if Path(self.checkpoints_dir) != Path("checkpoints"):
+        if not entry.is_file and Path(self.checkpoints_dir) != Path("checkpoints"):
             words += ["--checkpoints_dir", self.checkpoints_dir]
         return shlex.join(words)
 

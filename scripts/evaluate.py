@@ -67,7 +67,8 @@ def evaluate_run(opt: Namespace, judge: Judge) -> dict[str, Any]:
     """What test.py made of one checkpoint."""
     folder, checkpoint = fake_folder(opt, opt.epoch), weights_of(opt, opt.epoch)
     if not folder.is_dir():
-        command = f"python test.py --name {opt.name} --epoch {opt.epoch}"
+        run = f"--name {opt.name} --epoch {opt.epoch}"
+        command = f"python test.py {f'--pretrained {opt.pretrained}' if opt.pretrained else run}"
         if styles := sorted(folder.parent.glob("fake_B_style*")):
             raise UserError(
                 f"{folder.parent} has translations in {len(styles)} styles, but a run is judged in one: "

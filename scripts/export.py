@@ -1,21 +1,24 @@
 """Export a trained generator for other programs, and compare the exported file with the original.
 
-    python scripts/export.py --name NAME --format onnx            NAME_latest.onnx, for ONNX Runtime
-    python scripts/export.py --name NAME --format torch_export    NAME_latest.pt2, for torch.export.load
+    python scripts/export.py --name NAME --format onnx          NAME_latest.onnx, for ONNX Runtime
+    python scripts/export.py --name NAME --format torch_export  NAME_latest.pt2, for torch.export.load
+    python scripts/export.py --name NAME --format pretrained    pretrained/NAME.pth, for test.py --pretrained
 
-The exported network takes `image` (B, input_nc, H, W) float32 in [-1, 1] and returns `translation`
-(B, output_nc, H, W) in [-1, 1], for any B, H and W, where H and W are multiples of 4 and at least 16 (for
-unet_128 multiples of 128 and at least 256, for unet_256 multiples of 256 and at least 512; at least 24 where
-a discriminator guides the generator, which the exported network then holds too). A model with styles (munit)
-has a second input, `style` (B, style_dim): numbers from the standard normal distribution, or the style of an
-image. Dropout is off and batch norm uses its running statistics, as with test.py --eval true, which is not
-every model's default.
+The last holds the weights in float16, half the size of a checkpoint, and beside them NAME.json, the options
+that build the network. The first two hold a network that takes `image` (B, input_nc, H, W) float32 in
+[-1, 1] and returns `translation` (B, output_nc, H, W) in [-1, 1], for any B, H and W, where H and W are
+multiples of 4 and at least 16 (for unet_128 multiples of 128 and at least 256, for unet_256 multiples of 256
+and at least 512; at least 24 where a discriminator guides the generator, which the exported network then
+holds too). A model with styles (munit) has a second input, `style` (B, style_dim): numbers from the standard
+normal distribution, or the style of an image. Dropout is off and batch norm uses its running statistics, as
+with test.py --eval true, which is not every model's default.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib
+import json
 import os
 import sys
 import warnings
@@ -29,14 +32,24 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from models import option_defaults
+from models.attention_fusion import GuidedTranslator
 from models.inference import load_generator
 from models.layers.normalisation import InstanceNorm
+from models.munit_networks import StyledTranslator
+from models.pretrained import FOLDER
+from models.weights import save_weights
+from options.saved import options_behind
+from options.test_options import FROM_THE_RUN
+from options.train_options import TrainOptions
 from util.arguments import ArgumentParser, real_number
 from util.errors import UserError, entry_point
+from util.files import write_atomically
 
 OPSET = 18
 MOST_IMAGES = 2**20  # of a batch; torch 2.6 cannot trace one without a limit
-SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
+SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "pretrained": ".pth"}
+TOLERANCES = {"onnx": 1e-3, "torch_export": 1e-3, "pretrained": 0.05}  # the last for weights in float16
 Run = Callable[..., np.ndarray]
 
 
@@ -64,19 +77,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if opt.format == "onnx":
         require_onnx()
     translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, "cpu", opt.direction)
-    if translator.net.training:
+    if translator.net.training and opt.format != "pretrained":
         told = "the run translates as in training (--eval false), but is exported in evaluation mode: "
         print(f"note: {told}test.py --eval true gives the same translations", file=sys.stderr)
     style_dim = translator.style_dim
     net = (StyledGenerator if style_dim else Generator)(translator.net).eval()
     multiple, channels = translator.multiple, translator.input_nc
     smallest = max(translator.smallest, 2 * multiple) if multiple > 4 else translator.smallest
-    words = [Path(opt.name).stem, opt.epoch, *([opt.direction] if opt.direction else [])]
-    path = Path(opt.output or "_".join(words) + SUFFIXES[opt.format])
-    program = trace(net, channels, smallest, multiple, style_dim)
+    path = Path(opt.output or default_output(opt))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        run = {"onnx": write_onnx, "torch_export": write_torch_export}[opt.format](program, path)
+        if opt.format == "pretrained":
+            run = write_pretrained(translator.net, options_to_build(opt), path)
+        else:
+            program = trace(net, channels, smallest, multiple, style_dim)
+            run = {"onnx": write_onnx, "torch_export": write_torch_export}[opt.format](program, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error}): give another --output") from None
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
@@ -105,12 +120,25 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         shown="that of its training",
     )
     parser.add("--format", "onnx", "what to write", choices=tuple(SUFFIXES))
-    parser.add("--output", None, "file to write", shown="NAME_EPOCH.onnx or .pt2")
-    parser.add("--tolerance", 1e-3, "largest difference allowed, of values in [-1, 1]", type=real_number(0))
+    shown = "NAME_EPOCH.onnx or .pt2, pretrained/NAME.pth"
+    parser.add("--output", None, "file to write", shown=shown)
+    largest = "largest difference allowed, of values in [-1, 1]"
+    shown = "0.001, for pretrained 0.05"
+    parser.add("--tolerance", None, largest, type=real_number(0), shown=shown)
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
     if opt.name is None:
         parser.error("--name is missing: name a run, or a ..._net_G.pth file")
+    if opt.tolerance is None:
+        opt.tolerance = TOLERANCES[opt.format]
     return opt
+
+
+def default_output(opt: Namespace) -> Path:
+    """Where the file is written if `--output` does not say."""
+    name, suffix = Path(opt.name).stem, SUFFIXES[opt.format]
+    if opt.format == "pretrained":
+        return FOLDER / f"{name}{suffix}"
+    return Path("_".join([name, opt.epoch, *([opt.direction] if opt.direction else [])]) + suffix)
 
 
 def require_onnx() -> None:
@@ -148,6 +176,36 @@ def instance_norm(x: Tensor) -> Tensor:
     """`InstanceNorm` by means alone: the ONNX exporter of torch 2.6 has no variance over free sizes."""
     x = x - x.mean((2, 3), keepdim=True)
     return x * ((x * x).mean((2, 3), keepdim=True) + InstanceNorm.EPS).rsqrt()
+
+
+def options_to_build(opt: Namespace) -> dict[str, object]:
+    """What test.py takes from a run, except where its data lay; empty for a run without saved options."""
+    saved = options_behind(opt.name, opt.checkpoints_dir, TrainOptions().parser)
+    if opt.direction:
+        saved["direction"] = opt.direction
+    names = {*FROM_THE_RUN, *option_defaults(saved.get("model", "qs"))} - {"dataroot"}
+    return {name: value for name, value in sorted(saved.items()) if name in names}
+
+
+def write_pretrained(net: nn.Module, options: dict[str, object], path: Path) -> Run:
+    """Write the weights in float16 and the options beside them; returns the network read back from them.
+
+    Raises:
+        UserError: translating needs more than one network, or the path does not end in .pth.
+    """
+    if isinstance(net, (GuidedTranslator, StyledTranslator)):
+        raise UserError(
+            "--format pretrained holds one generator, but this model translates with two networks: give "
+            "--format onnx, which holds both"
+        )
+    if path.suffix != ".pth":
+        raise UserError(f"--output {path} does not end in .pth, as a pretrained model's weights do")
+    save_weights(net, path, torch.float16)
+    if options:
+        text = json.dumps(options, indent=1) + "\n"
+        write_atomically(path.with_suffix(".json"), lambda file: file.write_text(text, encoding="utf-8"))
+    loaded = load_generator(path, device="cpu").net.eval()
+    return lambda *inputs: loaded(*inputs).numpy()
 
 
 def write_torch_export(program: torch.export.ExportedProgram, path: Path) -> Run:

@@ -28,7 +28,7 @@ from models.inference import load_generator
 from models.layers.initialisation import initialise
 from models.qs_attn import MODES
 from models.query_pictures.view import QueryView, view_queries
-from options.saved import read_saved_options
+from options.saved import options_behind
 from options.train_options import TrainOptions
 from scripts.queries.coverage import Coverage, coverage, coverage_table, find_masks
 from scripts.queries.page import write_page
@@ -133,9 +133,7 @@ def take_selection_of_the_run(opt: Namespace, net: nn.Module) -> None:
     """
     saved: dict[str, object] = {}
     if not opt.random_weights:
-        name = Path(opt.name)
-        folder = name.parent if name.suffix == ".pth" else Path(opt.checkpoints_dir, opt.name)
-        saved = read_saved_options(folder, TrainOptions().parser) or {}
+        saved = options_behind(opt.name, opt.checkpoints_dir, TrainOptions().parser)
     for flag, name in {"layers": "qs_layers", "num_patches": "num_patches", "qs_window": "qs_window"}.items():
         if getattr(opt, flag) is None:
             setattr(opt, flag, saved.get(name) or DEFAULTS[name])

@@ -31,7 +31,7 @@ LAYERS = ("--nce_layers", "0,4,8,12,14")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs of three models, one with three epochs, a folder without options, and a pretrained file."""
+    """Runs of three models, one with three epochs, a folder without options, and two pretrained files."""
     root = tmp_path_factory.mktemp("demo")
     folder = make_run(root / "checkpoints", *LAYERS, "--num_patches", "9", name="horses/global")
     for epoch in ("5", "10"):
@@ -40,7 +40,9 @@ def runs(tmp_path_factory):
     (root / "checkpoints/released").mkdir()
     shutil.copy(folder / "latest_net_G.pth", root / "checkpoints/released/latest_net_G.pth")
     (root / "pretrained").mkdir()
-    shutil.copy(folder / "latest_net_G.pth", root / "pretrained/zebras.pth")
+    for name in ("zebras", "striped"):
+        shutil.copy(folder / "latest_net_G.pth", root / "pretrained" / f"{name}.pth")
+    shutil.copy(folder / "train_opt.json", root / "pretrained/striped.json")
     (root / "checkpoints/empty").mkdir()
     return root
 
@@ -60,8 +62,8 @@ def by_test_py(runs: Path, photo: Path, *words: str, name: str = "horses/global"
 
 def test_every_run_and_epoch_and_pretrained_file_is_offered(runs):
     models = find_models(runs / "checkpoints", runs / "pretrained")
-    assert next(iter(models)) == "zebras (pretrained)"
-    assert set(models) == {"zebras (pretrained)", "horses/global", "cut", "released"}
+    assert list(models)[:2] == ["striped (pretrained)", "zebras (pretrained)"]
+    assert set(models) == {*list(models)[:2], "horses/global", "cut", "released"}
     assert models["horses/global"].epochs == ("latest", "10", "5")
     assert models["horses/global"].trained_size == 32 and models["released"].saved is None
     assert find_models(runs / "nowhere", runs / "nowhere") == {}
@@ -93,10 +95,22 @@ def test_pretrained_files_and_foreign_runs_translate_too(studio, tmp_path):
     draw(tmp_path / "photo.png")
     results = [
         np.asarray(studio.translate(tmp_path / "photo.png", entry, entry.epochs[0], "", None).target)
-        for entry in map(studio.entry, ("horses/global", "zebras (pretrained)", "released"))
+        for entry in map(
+            studio.entry, ("horses/global", "zebras (pretrained)", "striped (pretrained)", "released")
+        )
     ]
-    np.testing.assert_array_equal(results[0], results[1])
-    np.testing.assert_array_equal(results[0], results[2])
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+def test_a_pretrained_file_with_options_has_its_size_queries_and_command(studio, tmp_path):
+    draw(tmp_path / "photo.png")
+    entry = studio.entry("striped (pretrained)")
+    done = studio.translate(tmp_path / "photo.png", entry, "", "", None)
+    assert done.facts["trained at"] == "32 × 32"
+    assert done.command == f"python test.py --pretrained {entry.name} --input photo.png"
+    page, why_not = studio.queries(tmp_path / "photo.png", entry, "", "", None)
+    assert '"layer":14' in page and not why_not  # its own layer, not the default's
 
 
 def test_weights_that_a_training_replaces_are_loaded_anew(studio, runs, tmp_path):

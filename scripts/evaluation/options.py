@@ -14,8 +14,8 @@ from util.arguments import integer
 METRICS = ("fid", "kid", "swd", "fd", "kd", "class", "stripes", "structure", "segmentation")
 # The options of test.py that --help lists; the others are taken as well.
 LISTED = set(
-    "name suffix checkpoints_dir results_dir dataroot phase direction epoch gpu_ids seed eval num_test "
-    "max_dataset_size batch_size num_threads preprocess load_size crop_size precision".split()
+    "name suffix checkpoints_dir pretrained results_dir dataroot phase direction epoch gpu_ids seed eval "
+    "num_test max_dataset_size batch_size num_threads preprocess load_size crop_size precision".split()
 )
 
 
@@ -69,6 +69,8 @@ class EvaluateOptions(TestOptions):
         super().check(opt)
         if opt.input:
             self.parser.error("--input belongs to test.py: a folder of translations is given with --fake")
+        if opt.pretrained and opt.epochs:
+            self.parser.error("--pretrained is one checkpoint, --epochs names several of a run: give one")
         if bool(opt.pred) != bool(opt.label):
             self.parser.error("--pred and --label go together: predicted and true label maps")
         if opt.fake and not opt.real:

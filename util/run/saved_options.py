@@ -23,8 +23,11 @@ def saved_options(folder: Path) -> dict[str, object] | None:
     path = folder / FILE
     if not path.is_file():
         path = folder / ASIDE / FILE  # --overwrite was killed while it moved files
-    if not path.is_file():
-        return None
+    return read_options(path) if path.is_file() else None
+
+
+def read_options(path: Path) -> dict[str, object]:
+    """The options in a JSON file, by name. UserError if it holds none."""
     try:
         saved = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:

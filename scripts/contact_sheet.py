@@ -1,0 +1,98 @@
+"""Write one picture of the first images of several folders, with equal names below each other.
+
+    python scripts/contact_sheet.py --results results/NAME/test_latest --output sheet.jpg
+    python scripts/contact_sheet.py --folders DIR,DIR,DIR --output sheet.jpg
+
+The first shows inputs above their translations.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.utils import make_grid
+
+from util.arguments import ArgumentParser, integer
+from util.errors import UserError, entry_point
+from util.image_files import ImageError, list_images, open_rgb
+
+GAP = 4  # pixels between images, white
+QUALITY = 88  # of JPEG
+
+
+@entry_point
+def main(argv: Sequence[str] | None = None) -> None:
+    opt = parse(argv)
+    folders = opt.folders or [Path(opt.results, "images", label) for label in ("real_A", "fake_B")]
+    sheet = contact_sheet(folders, opt.count, opt.columns, opt.side)
+    try:
+        opt.output.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(opt.output, **({"quality": QUALITY} if opt.output.suffix.lower() != ".png" else {}))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{opt.output} cannot be written ({error}): give another --output") from None
+    print(f"{opt.output}: {sheet.width} x {sheet.height}, {opt.output.stat().st_size / 1024:.0f} KiB")
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """The options of this script. A wrong call exits with status 2."""
+    parser = ArgumentParser(prog="scripts/contact_sheet.py", description=__doc__.splitlines()[0])
+    parser.add("--results", None, "a folder of test.py's results", type=Path)
+    parser.add("--folders", None, "a list of folders, in place of --results", type=_folders)
+    parser.add("--output", Path("contact_sheet.jpg"), "file to write, .jpg or .png", type=Path)
+    parser.add("--count", 12, "images of each folder, the first by name", type=integer(1))
+    parser.add("--columns", 6, "images side by side", type=integer(1))
+    parser.add("--side", 160, "side of an image in pixels", type=integer(16))
+    opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
+    if (opt.results is None) == (opt.folders is None):
+        parser.error("give either --results FOLDER or --folders DIR,DIR")
+    return opt
+
+
+def _folders(text: str) -> list[Path]:
+    return [Path(folder) for folder in text.split(",") if folder]
+
+
+def contact_sheet(folders: Sequence[Path], count: int = 12, columns: int = 6, side: int = 160) -> Image.Image:
+    """Bands of `columns` images of each folder, in the order of the first folder's names.
+
+    Args:
+        count: at most this many images of each folder.
+        side: of each image, in pixels; its middle is shown if it is not square.
+
+    Raises:
+        UserError: a folder has no images, or lacks one of these names, or one cannot be read.
+    """
+    found = [{path.stem: path for path in list_images(folder)} for folder in folders]
+    names = list(found[0])[:count]
+    for folder, paths in zip(folders, found, strict=True):
+        if missing := [name for name in names if name not in paths]:
+            raise UserError(f"{folder} has no image {missing[0]}, which is in {folders[0]}")
+    blank = np.full((side, side, 3), 255, np.uint8)
+    pictures = []
+    for begin in range(0, len(names), columns):
+        band = names[begin : begin + columns]
+        for paths in found:
+            pictures += [_square(paths[name], side) for name in band] + [blank] * (columns - len(band))
+    tensors = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)  # (N, 3, side, side)
+    grid = make_grid(tensors, nrow=columns, padding=GAP, pad_value=255)
+    return Image.fromarray(grid.permute(1, 2, 0).numpy())
+
+
+def _square(path: Path, side: int) -> np.ndarray:
+    """The middle of an image file, (side, side, 3) uint8."""
+    try:
+        return np.asarray(ImageOps.fit(open_rgb(path), (side, side), Image.Resampling.LANCZOS))
+    except ImageError as error:
+        raise UserError(str(error)) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
