@@ -36,7 +36,7 @@ from models.attention_fusion import GuidedTranslator
 from models.build import build_generator, size_multiple
 from models.munit_model import munit_generator
 from models.munit_networks import StyledTranslator
-from models.pretrained import meant_pretrained, pretrained_options
+from models.pretrained import find_pretrained, pretrained_options
 from models.weights import bare_generator, checkpoint_file, load_weights, read_weights, weights_file
 from util.errors import UserError
 from util.host_copy import HostCopy
@@ -208,7 +208,7 @@ def load_generator(
         UserError: there is no such run or file, or it holds no generator.
     """
     device = torch.device(device) if device is not None else _best_device()
-    pretrained = meant_pretrained(name_or_path, checkpoints_dir)
+    pretrained = find_pretrained(name_or_path, checkpoints_dir)
     path = pretrained or Path(name_or_path)
     folder, network = Path(checkpoints_dir) / path, None
     if path.suffix == ".pth":

@@ -39,7 +39,7 @@ def pretrained_options(path: Path) -> dict[str, object] | None:
     return read_options(beside) if path.suffix == ".pth" and beside.is_file() else None
 
 
-def meant_pretrained(name: str | os.PathLike, checkpoints_dir: str | os.PathLike) -> Path | None:
+def find_pretrained(name: str | os.PathLike, checkpoints_dir: str | os.PathLike) -> Path | None:
     """The file of a pretrained model that is named where runs are named too; None if that is no such model.
 
     Either the path of a weights file with options beside it, or a name in `FOLDER` that no run has.

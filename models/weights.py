@@ -66,7 +66,7 @@ def checkpoint_file(checkpoints_dir: str | Path, name: str, epoch: str, network:
             else "no run has saved weights there: train one with train.py"
         )
         if names := pretrained_names():
-            there += f"; or try a trained model that is here: --pretrained {names[0]}"
+            there += f"; or translate with a model that is here: test.py --pretrained {names[0]}"
     raise UserError(f"there is no checkpoint {path}: {there}")
 
 

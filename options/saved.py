@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Collection
 from pathlib import Path
 
-from models.pretrained import meant_pretrained, pretrained_options
+from models.pretrained import find_pretrained, pretrained_options
 from models.weights import saved_weights
 from util.arguments import ArgumentParser
 from util.errors import UserError
@@ -72,7 +72,7 @@ def read_saved_options(folder: Path, parser: ArgumentParser) -> dict[str, object
 
 def options_behind(name: str, checkpoints_dir: str, parser: ArgumentParser) -> dict[str, object]:
     """The options of what `load_generator` is given: a run, a weights file or a pretrained model; or {}."""
-    if path := meant_pretrained(name, checkpoints_dir):
+    if path := find_pretrained(name, checkpoints_dir):
         return pretrained_options(path) or {}
     folder = Path(name).parent if name.endswith(".pth") else Path(checkpoints_dir, name)
     return read_saved_options(folder, parser) or {}

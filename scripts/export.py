@@ -17,6 +17,7 @@ with test.py --eval true, which is not every model's default.
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import json
 import os
@@ -36,7 +37,7 @@ from models import option_defaults
 from models.attention_fusion import GuidedTranslator
 from models.inference import load_generator
 from models.layers.normalisation import InstanceNorm
-from models.munit_networks import StyledTranslator
+from models.munit_networks import EPS, AdaIN, LayerNorm, StyledTranslator
 from models.pretrained import FOLDER
 from models.weights import save_weights
 from options.saved import options_behind
@@ -167,15 +168,38 @@ def trace(
         shapes["style"] = {0: batch}
     net = copy.deepcopy(net)
     for module in net.modules():
-        if isinstance(module, InstanceNorm):
-            module.forward = instance_norm
+        if type(module) in PLAIN_FORMS:
+            module.forward = functools.partial(PLAIN_FORMS[type(module)], module)
     return torch.export.export(net, tuple(example), dynamic_shapes=shapes)
 
 
-def instance_norm(x: Tensor) -> Tensor:
-    """`InstanceNorm` by means alone: the ONNX exporter of torch 2.6 has no variance over free sizes."""
+# Over free sizes the ONNX exporter of torch 2.6 has no variance, addcmul or nearest neighbour upsampling.
+
+
+def instance_norm(module: InstanceNorm | AdaIN, x: Tensor) -> Tensor:
     x = x - x.mean((2, 3), keepdim=True)
     return x * ((x * x).mean((2, 3), keepdim=True) + InstanceNorm.EPS).rsqrt()
+
+
+def adain(module: AdaIN, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return instance_norm(module, x) * scale[:, :, None, None] + shift[:, :, None, None]
+
+
+def layer_norm(module: LayerNorm, x: Tensor) -> Tensor:
+    x = x - x.mean((1, 2, 3), keepdim=True)
+    elements = x.shape[1] * x.shape[2] * x.shape[3]
+    std = ((x * x).sum((1, 2, 3), keepdim=True) / (elements - 1)).sqrt()
+    return x * (module.gamma[:, None, None] / (std + EPS)) + module.beta[:, None, None]
+
+
+def upsample(module: nn.Upsample, x: Tensor) -> Tensor:
+    """Each pixel as a square of pixels, for a whole `scale_factor`."""
+    factor = int(module.scale_factor)
+    x = x[:, :, :, None, :, None].expand(-1, -1, -1, factor, -1, factor)  # (B, C, H, factor, W, factor)
+    return x.flatten(4, 5).flatten(2, 3)
+
+
+PLAIN_FORMS = {InstanceNorm: instance_norm, AdaIN: adain, LayerNorm: layer_norm, nn.Upsample: upsample}
 
 
 def options_to_build(opt: Namespace) -> dict[str, object]:

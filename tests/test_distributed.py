@@ -97,8 +97,9 @@ def assert_same_training(a, b, without=()):
     """Two runs agree but for rounding; returns the largest relative difference of a loss in the first 6
     steps, and of a weight.
 
-    Sums in another order differ in the last bit, and steps amplify that: behind those 6 one ReLU that falls
-    on the other side of 0 is enough for a difference of 1e-4.
+    Sums in another order differ in the last bit, and steps amplify that: the losses of those 6 differ by up
+    to 1.1e-5 (qs_dual on torch 2.6; 2e-6 on torch 2.15), and behind them one ReLU that falls on the other
+    side of 0 is enough for a difference of 1e-4.
     """
     first, second = losses(a), losses(b)
     assert len(first) == len(second) == STEPS
@@ -107,7 +108,7 @@ def assert_same_training(a, b, without=()):
         for x, y in zip(first, second, strict=True)
     ]
     loss, weight = max(steps[:6]), difference_of_weights(a, b, without)
-    assert loss < 2e-6 and max(steps) < 1e-3 and weight < 1e-5
+    assert loss < 2e-5 and max(steps) < 1e-3 and weight < 1e-5
     return loss, weight
 
 

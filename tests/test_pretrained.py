@@ -69,8 +69,8 @@ def test_its_options_are_those_that_build_and_translate(house):
 
 
 def test_a_run_comes_before_a_pretrained_model_of_its_name(runs, house):
-    assert pretrained.meant_pretrained("zebras", runs) is None
-    assert pretrained.meant_pretrained("zebras", house) == house / "zebras.pth"
+    assert pretrained.find_pretrained("zebras", runs) is None
+    assert pretrained.find_pretrained("zebras", house) == house / "zebras.pth"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -111,7 +111,7 @@ def test_the_judge_and_the_query_pages_take_it(runs, house):
         ("--pretrained zebras --name run", "--name names a run, and --pretrained a model instead"),
         ("--pretrained zebras --epoch 5", "--epoch names a run"),
         ("--pretrained zebras --ngf 8", "4 channels after its first convolution"),
-        ("--name nowhere", "or try a trained model that is here: --pretrained bare"),
+        ("--name nowhere", "or translate with a model that is here: test.py --pretrained bare"),
     ],
 )
 def test_wrong_calls_are_named_with_status_2(words, message, tmp_path, capsys):
