@@ -16,6 +16,7 @@ from models.qs_dual_model import QSDualModel
 from models.qs_model import QSModel
 from models.sesim_model import SeSimModel
 from models.speed import qs_kernels
+from util.errors import UserError
 
 qs_attn.kernels = qs_kernels.log_entropy
 
@@ -36,6 +37,15 @@ MODELS: dict[str, type[BaseModel]] = {
 def create_model(opt: Namespace) -> BaseModel:
     """The model of `--model` with all its networks built on its device."""
     return MODELS[opt.model](opt)
+
+
+def require_model(name: object, source: object) -> None:
+    """UserError unless `name`, which the options of `source` have, is one of `MODELS`."""
+    if name not in MODELS:
+        raise UserError(
+            f"the options of {source} name --model {name}, which is not known here: known are "
+            f"{', '.join(MODELS)}"
+        )
 
 
 def option_defaults(model: str) -> dict[str, object]:

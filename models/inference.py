@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from data.augment import crop_flip_normalise
 from data.transforms import MIN_SIDE
-from models import MODELS, create_model, option_defaults
+from models import MODELS, create_model, option_defaults, require_model
 from models.architecture import KINDS, architecture
 from models.attention_fusion import GuidedTranslator
 from models.build import build_generator, size_multiple
@@ -208,7 +208,7 @@ def load_generator(
         UserError: there is no such run or file, or it holds no generator.
     """
     device = torch.device(device) if device is not None else _best_device()
-    pretrained = find_pretrained(name_or_path, checkpoints_dir)
+    pretrained = find_pretrained(name_or_path, checkpoints_dir, epoch)
     path = pretrained or Path(name_or_path)
     folder, network = Path(checkpoints_dir) / path, None
     if path.suffix == ".pth":
@@ -225,6 +225,7 @@ def load_generator(
         return _translator_of_weights(
             checkpoint_file(checkpoints_dir, str(path), str(epoch), network), device
         )
+    require_model(saved["model"], pretrained or folder)
     opt = Namespace(**{**option_defaults(saved["model"]), "eval": True, **saved})
     opt.isTrain, opt.gpu_ids, opt.precision, opt.channels_last, opt.compile = False, [], "fp32", False, False
     opt.checkpoints_dir, opt.name, opt.epoch = str(folder.parent), folder.name, str(epoch)
@@ -249,15 +250,20 @@ def translator_of_run(
     """The translator that the options of test.py name; `--eval false` leaves its networks in training mode.
 
     Args:
-        weights: the generator's file; None: the run's of `--epoch`.
+        weights: the file of the generator; None: the run's of `--epoch`.
 
     Raises:
-        UserError: there is no such checkpoint, or the options ask for another architecture than it has.
+        UserError: there is no such checkpoint, or the options ask for another architecture or direction than
+            it has.
     """
     model = create_model(opt)
+    if weights:
+        _check_sole_generator(opt, list(model.networks), weights)
     for name, net in model.networks.items():
-        file = weights or checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, name)
-        load_weights(net, file, opt)
+        if weights:
+            load_weights(net, weights)
+        else:
+            load_weights(net, checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, name), opt)
     return Translator(
         model.translator().train(not opt.eval).requires_grad_(False).to(device or model.device),
         device or model.device,
@@ -266,6 +272,20 @@ def translator_of_run(
         precision=opt.precision,
         channels_last=opt.channels_last,
     )
+
+
+def _check_sole_generator(opt: Namespace, networks: list[str], weights: Path) -> None:
+    """UserError where translating takes more networks than the one in a file, or another one."""
+    if len(networks) > 1:
+        raise UserError(
+            f"{weights} holds one network, but --model {opt.model} translates with {' and '.join(networks)}: "
+            "name a run that has them"
+        )
+    if networks[0] != _generator_name(opt, opt.trained_direction):
+        raise UserError(
+            f"{weights} holds the generator for --direction {opt.trained_direction} alone: leave --direction "
+            "out"
+        )
 
 
 def _translator_of_weights(path: Path, device: torch.device) -> Translator:

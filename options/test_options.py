@@ -6,7 +6,7 @@ import math
 from argparse import Namespace
 from pathlib import Path
 
-from models import MODELS, option_defaults
+from models import MODELS, option_defaults, require_model
 from models.architecture import architecture
 from models.pretrained import pretrained_file, pretrained_options
 from models.weights import bare_generator, read_weights, weights_file
@@ -68,7 +68,7 @@ class TestOptions(BaseOptions):
                 raise UserError(
                     f"--{place[0]} names a run, and --pretrained a model instead: leave one of them out"
                 )
-            given = {"name": pretrained_file(given["pretrained"]).stem, **given}
+            given = {"name": f"pretrained/{pretrained_file(given['pretrained']).stem}", **given}
         return super().resolve(given)
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
@@ -77,6 +77,8 @@ class TestOptions(BaseOptions):
             saved = pretrained_options(path) or architecture(read_weights(path))
         else:
             saved = read_saved_options(folder, self.parser) or _options_of_weights(folder, base)
+        if "model" in saved:
+            require_model(saved["model"], base["name"])
         self.trained_direction = saved.get("direction", base["direction"])
         names = {*FROM_THE_RUN, *option_defaults(saved.get("model", base["model"]))}
         return {name: value for name, value in saved.items() if name in names}

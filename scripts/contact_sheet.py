@@ -8,6 +8,7 @@ The first shows inputs above their translations.
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -15,10 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torchvision.utils import make_grid
 
 from util.arguments import ArgumentParser, integer
 from util.errors import UserError, entry_point
@@ -51,7 +49,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add("--columns", 6, "images side by side", type=integer(1))
     parser.add("--side", 160, "side of an image in pixels", type=integer(16))
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
-    if (opt.results is None) == (opt.folders is None):
+    if bool(opt.results) == bool(opt.folders):
         parser.error("give either --results FOLDER or --folders DIR,DIR")
     return opt
 
@@ -70,26 +68,27 @@ def contact_sheet(folders: Sequence[Path], count: int = 12, columns: int = 6, si
     Raises:
         UserError: a folder has no images, or lacks one of these names, or one cannot be read.
     """
-    found = [{path.stem: path for path in list_images(folder)} for folder in folders]
+    found = [
+        {path.relative_to(folder).with_suffix(""): path for path in list_images(folder)} for folder in folders
+    ]
     names = list(found[0])[:count]
     for folder, paths in zip(folders, found, strict=True):
         if missing := [name for name in names if name not in paths]:
             raise UserError(f"{folder} has no image {missing[0]}, which is in {folders[0]}")
-    blank = np.full((side, side, 3), 255, np.uint8)
-    pictures = []
-    for begin in range(0, len(names), columns):
-        band = names[begin : begin + columns]
-        for paths in found:
-            pictures += [_square(paths[name], side) for name in band] + [blank] * (columns - len(band))
-    tensors = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)  # (N, 3, side, side)
-    grid = make_grid(tensors, nrow=columns, padding=GAP, pad_value=255)
-    return Image.fromarray(grid.permute(1, 2, 0).numpy())
+    pitch = side + GAP
+    rows = len(folders) * math.ceil(len(names) / columns)
+    sheet = Image.new("RGB", (columns * pitch + GAP, rows * pitch + GAP), "white")
+    for number, name in enumerate(names):
+        band, column = divmod(number, columns)
+        for row, paths in enumerate(found, band * len(folders)):
+            sheet.paste(_square(paths[name], side), (column * pitch + GAP, row * pitch + GAP))
+    return sheet
 
 
-def _square(path: Path, side: int) -> np.ndarray:
-    """The middle of an image file, (side, side, 3) uint8."""
+def _square(path: Path, side: int) -> Image.Image:
+    """The middle of an image file, `side` pixels wide and high."""
     try:
-        return np.asarray(ImageOps.fit(open_rgb(path), (side, side), Image.Resampling.LANCZOS))
+        return ImageOps.fit(open_rgb(path), (side, side), Image.Resampling.LANCZOS)
     except ImageError as error:
         raise UserError(str(error)) from None
 

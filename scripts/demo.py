@@ -32,7 +32,7 @@ from PIL import Image
 from datasets.unpack_dataset import check_archive
 from models import MODELS, option_defaults
 from models.inference import Translator, load_generator
-from models.pretrained import pretrained_options
+from models.pretrained import FOLDER, pretrained_options
 from models.query_pictures.view import view_queries
 from models.weights import weights_file
 from scripts.queries.page import write_page
@@ -77,7 +77,7 @@ class Entry:
 
     Attributes:
         label: what the page calls it.
-        name: what `load_generator` is given, and test.py as --name.
+        name: what `load_generator` is given, and test.py as --name, or as --pretrained if it is a file.
         epochs: its checkpoints, the newest first; one without a name for a weights file.
         directions: those it translates in, its own first; empty where there is nothing to choose.
         saved: the options of the run, if it has saved any.
@@ -118,11 +118,12 @@ def find_models(checkpoints_dir: str | Path, pretrained_dir: str | Path) -> dict
 
 
 def _options_beside(path: Path) -> dict[str, object] | None:
-    """The options of a pretrained file; None without them, or where they are damaged."""
+    """The options of a pretrained file; None without them, or where they cannot be used."""
     try:
-        return pretrained_options(path)
+        saved = pretrained_options(path)
     except UserError:  # load_generator says what is wrong
         return None
+    return saved if saved and saved["model"] in MODELS else None
 
 
 def _run_entry(folder: Path, name: str) -> Entry | None:
@@ -238,7 +239,7 @@ class Studio:
 
     def command(self, path: Path, entry: Entry, epoch: str, direction: str, side: int | None) -> str:
         """The command that gives the same translation; empty for weights whose options are not known."""
-        if entry.saved is None:
+        if entry.saved is None and not entry.is_file:
             return ""
         model = ["--pretrained" if entry.is_file else "--name", entry.name]
         words = ["python", "test.py", *model, "--input", path.name]
@@ -539,7 +540,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C; return the exit status."""
     parser = ArgumentParser(prog="scripts/demo.py", description=__doc__.splitlines()[0])
     parser.add("--checkpoints_dir", "./checkpoints", "where runs are")
-    parser.add("--pretrained_dir", "./pretrained", "where further weights files (*.pth) are")
+    folder = "where further weights files (*.pth) are"
+    parser.add("--pretrained_dir", FOLDER, folder, type=Path, shown="pretrained/ beside the code")
     parser.add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
     parser.add("--port", 7860, "of the page", type=integer(1, 65535))
     parser.add("--open", False, "open it in the browser")

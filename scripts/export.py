@@ -40,7 +40,7 @@ from models.layers.normalisation import InstanceNorm
 from models.munit_networks import EPS, AdaIN, LayerNorm, StyledTranslator
 from models.pretrained import FOLDER
 from models.weights import save_weights
-from options.saved import options_behind
+from options.saved import read_saved_options
 from options.test_options import FROM_THE_RUN
 from options.train_options import TrainOptions
 from util.arguments import ArgumentParser, real_number
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> Namespace:
     """The options of this script. A wrong call exits with status 2."""
     parser = ArgumentParser(prog="scripts/export.py", description=__doc__.splitlines()[0])
-    parser.add("--name", None, "name of a run, or a ..._net_G.pth file")
+    parser.add("--name", None, "name of a run or of a pretrained model, or a ..._net_G.pth file")
     parser.add("--checkpoints_dir", "./checkpoints", "where runs are kept")
     parser.add("--epoch", "latest", "which checkpoint: latest, a number, iter_NUMBER")
     parser.add(
@@ -129,6 +129,11 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
     if opt.name is None:
         parser.error("--name is missing: name a run, or a ..._net_G.pth file")
+    if opt.format == "pretrained" and not Path(opt.checkpoints_dir, opt.name).is_dir():
+        parser.error(
+            f"--format pretrained packs a run, and {opt.name} is none in {opt.checkpoints_dir}: give --name "
+            "and --checkpoints_dir of one"
+        )
     if opt.tolerance is None:
         opt.tolerance = TOLERANCES[opt.format]
     return opt
@@ -136,7 +141,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 def default_output(opt: Namespace) -> Path:
     """Where the file is written if `--output` does not say."""
-    name, suffix = Path(opt.name).stem, SUFFIXES[opt.format]
+    name, suffix = Path(opt.name).name.removesuffix(".pth"), SUFFIXES[opt.format]
     if opt.format == "pretrained":
         return FOLDER / f"{name}{suffix}"
     return Path("_".join([name, opt.epoch, *([opt.direction] if opt.direction else [])]) + suffix)
@@ -204,10 +209,13 @@ PLAIN_FORMS = {InstanceNorm: instance_norm, AdaIN: adain, LayerNorm: layer_norm,
 
 def options_to_build(opt: Namespace) -> dict[str, object]:
     """What test.py takes from a run, except where its data lay; empty for a run without saved options."""
-    saved = options_behind(opt.name, opt.checkpoints_dir, TrainOptions().parser)
+    saved = read_saved_options(Path(opt.checkpoints_dir, opt.name), TrainOptions().parser)
+    if not saved:
+        return {}
+    saved = {"model": "qs", "direction": "AtoB", **saved}
     if opt.direction:
         saved["direction"] = opt.direction
-    names = {*FROM_THE_RUN, *option_defaults(saved.get("model", "qs"))} - {"dataroot"}
+    names = {*FROM_THE_RUN, *option_defaults(saved["model"])} - {"dataroot"}
     return {name: value for name, value in sorted(saved.items()) if name in names}
 
 
@@ -215,19 +223,26 @@ def write_pretrained(net: nn.Module, options: dict[str, object], path: Path) -> 
     """Write the weights in float16 and the options beside them; returns the network read back from them.
 
     Raises:
-        UserError: translating needs more than one network, or the path does not end in .pth.
+        UserError: translating needs more than one network, a file is there already, or the path does not end
+            in .pth.
     """
+    if isinstance(net, GuidedTranslator) and net.discriminator is None:
+        net = net.generator
     if isinstance(net, (GuidedTranslator, StyledTranslator)):
         raise UserError(
             "--format pretrained holds one generator, but this model translates with two networks: give "
             "--format onnx, which holds both"
         )
+    beside = path.with_suffix(".json")
     if path.suffix != ".pth":
         raise UserError(f"--output {path} does not end in .pth, as a pretrained model's weights do")
-    save_weights(net, path, torch.float16)
+    for file in (path, beside):
+        if file.exists():
+            raise UserError(f"{file} exists already: remove it, or give another --output")
     if options:
         text = json.dumps(options, indent=1) + "\n"
-        write_atomically(path.with_suffix(".json"), lambda file: file.write_text(text, encoding="utf-8"))
+        write_atomically(beside, lambda file: file.write_text(text, encoding="utf-8"))
+    save_weights(net, path, torch.float16)
     loaded = load_generator(path, device="cpu").net.eval()
     return lambda *inputs: loaded(*inputs).numpy()
 

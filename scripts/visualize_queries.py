@@ -49,7 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     """The options. A wrong call exits with status 2."""
     parser = ArgumentParser(prog="scripts/visualize_queries.py", description=__doc__.splitlines()[0])
     add = parser.add
-    add("--name", None, "the run, or a ..._net_G.pth file")
+    add("--name", None, "the run, a pretrained model, or a ..._net_G.pth file")
     add("--checkpoints_dir", "./checkpoints", "where runs are kept")
     add("--epoch", "latest", "which checkpoint: latest, a number, iter_NUMBER")
     add("--random_weights", False, "instead of a run: a new generator with weights drawn by --seed")
