@@ -65,6 +65,10 @@ def model_name(text: str) -> str:
             "sincut (CUT for one single image per domain, with StyleGAN2 networks) is not offered here: "
             "train it with CUT's own code"
         )
+    if text == "pix2pix":
+        raise ArgumentTypeError(
+            "pix2pix is --model asgit_supervised --attention_fusion none --netD basic here"
+        )
     if text == "test":
         raise ArgumentTypeError("test is CycleGAN's name for translating one folder: it belongs to test.py")
     return text

@@ -172,6 +172,11 @@ def test_a_downloaded_cyclegan_is_tested_on_one_folder(folder, capsys):
     "parse, words, told",
     [
         (TrainOptions().parse, "--model test", "test is CycleGAN's name for translating one folder"),
+        (
+            TrainOptions().parse,
+            "--model pix2pix",
+            "pix2pix is --model asgit_supervised --attention_fusion none",
+        ),
         (TestOptions().parse, "--model test --model_suffix _A", "test.py finds latest_net_G_A.pth by itself"),
     ],
 )
