@@ -219,6 +219,13 @@ def test_all_configurations_take_of_the_preset_what_their_model_has() -> None:
     assert parsed["qs_local"].given.count("qs_window") == 1 and "qs_window" not in parsed["qs_global"].given
 
 
+def test_the_preset_of_photographs_trains_every_system_for_26_epochs_at_its_own_size() -> None:
+    parsed = parsed_runs("--configs", "all", "--preset", "photographs")
+    assert {opt.n_epochs + opt.n_epochs_decay for opt in parsed.values()} == {26}
+    assert all(opt.fast and opt.save_epoch_freq == 26 for opt in parsed.values())
+    assert (parsed["qs_global"].crop_size, parsed["cycle_gan"].batch_size) == (256, 1)
+
+
 def test_a_budget_given_counts_more_than_the_preset() -> None:
     for words, budget in ((["--n_epochs", "3"], (3, 16)), (["--minutes", "2"], (10**6, 0))):
         opt = parsed_runs("--configs", "cut", "--preset", "quickstart", *words)["cut"]
