@@ -242,6 +242,8 @@ class Studio:
         if entry.saved is None and not entry.is_file:
             return ""
         model = ["--pretrained" if entry.is_file else "--name", entry.name]
+        if entry.is_file and Path(entry.name).parent == FOLDER:
+            model[1] = Path(entry.name).stem
         words = ["python", "test.py", *model, "--input", path.name]
         words += ["--epoch", epoch] * (epoch not in ("", "latest"))
         words += ["--load_size", str(side)] * (side is not None)

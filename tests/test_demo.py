@@ -103,12 +103,14 @@ def test_pretrained_files_and_foreign_runs_translate_too(studio, tmp_path):
         np.testing.assert_array_equal(result, results[0])
 
 
-def test_a_pretrained_file_with_options_has_its_size_queries_and_command(studio, tmp_path):
+def test_a_pretrained_file_with_options_has_its_size_queries_and_command(studio, tmp_path, monkeypatch):
     draw(tmp_path / "photo.png")
     entry = studio.entry("striped (pretrained)")
     done = studio.translate(tmp_path / "photo.png", entry, "", "", None)
     assert done.facts["trained at"] == "32 × 32"
     assert done.command == f"python test.py --pretrained {entry.name} --input photo.png"
+    monkeypatch.setattr(demo, "FOLDER", Path(entry.name).parent)  # a model of the repository goes by its name
+    assert studio.command(Path("photo.png"), entry, "", "", None).split()[2:4] == ["--pretrained", "striped"]
     page, why_not = studio.queries(tmp_path / "photo.png", entry, "", "", None)
     assert '"layer":14' in page and not why_not  # its own layer, not the default's
 
