@@ -78,6 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if opt.format == "onnx":
         require_onnx()
     translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, "cpu", opt.direction)
+    if opt.format == "onnx" and isinstance(translator.net, GuidedTranslator) and torch.__version__ < (2, 7):
+        raise UserError(
+            f"--format onnx of this model needs torch 2.7 or later, and this is {torch.__version__}, which "
+            "cannot convert a bilinear resizing to any size: give --format torch_export"
+        )
     if translator.net.training and opt.format != "pretrained":
         told = "the run translates as in training (--eval false), but is exported in evaluation mode: "
         print(f"note: {told}test.py --eval true gives the same translations", file=sys.stderr)

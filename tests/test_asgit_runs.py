@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from taped_graph import TapedCapture
-from training_process import TrainingProcess, losses, make_images, ranks_env, state_of
+from training_process import TrainingProcess, in_float64, losses, make_images, ranks_env, state_of
 
 import test as translation
 import train
@@ -116,7 +116,8 @@ def test_export(runs, tmp_path, quiet_traces, name, form):
         for package in ("onnx", "onnxruntime", "onnxscript"):
             pytest.importorskip(package)
     words = ["--name", name, "--checkpoints_dir", str(runs), "--format", form]
-    assert export.main([*words, "--output", str(tmp_path / f"{name}.{form}")]) == 0
+    old = form == "onnx" and torch.__version__ < (2, 7)  # refused in one line
+    assert export.main([*words, "--output", str(tmp_path / f"{name}.{form}")]) == (2 if old else 0)
 
 
 # ---- several processes
@@ -128,7 +129,8 @@ def start(dataroot, checkpoints, processes, *more):
     argv = ["--dataroot", str(dataroot), "--checkpoints_dir", str(checkpoints), *words]
     envs = ranks_env(processes) if processes > 1 else [{}]
     argv += ["--batch_size", str(2 // processes)]
-    started = [TrainingProcess(argv, checkpoints / f"{rank}.log", env) for rank, env in enumerate(envs)]
+    logs = [checkpoints / f"{rank}.log" for rank in range(processes)]
+    started = [TrainingProcess(argv, log, env, in_float64) for log, env in zip(logs, envs, strict=True)]
     return [process.wait() for process in started], (checkpoints / "0.log").read_text()
 
 
@@ -136,13 +138,13 @@ def start(dataroot, checkpoints, processes, *more):
 def test_two_processes_train_as_one_and_remember_the_same(dataroot, tmp_path):
     assert start(dataroot, tmp_path / "two", 2)[0] == [0, 0]
     assert start(dataroot, tmp_path / "one", 1)[0] == [0]
-    for found, expected in zip(losses(tmp_path / "two")[:5], losses(tmp_path / "one")[:5], strict=True):
-        assert found == pytest.approx(expected, rel=3e-4, abs=1e-5)  # 1.1e-4 on torch 2.6
+    for found, expected in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
+        assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
     two, one = (state_of(tmp_path / name)["model"]["attention"] for name in ("two", "one"))
     for domain, count in {"A": 6, "B": 5}.items():
         assert two[domain]["paths"] == one[domain]["paths"] and len(one[domain]["paths"]) <= count
         assert torch.equal(two[domain]["windows"], one[domain]["windows"])
-        torch.testing.assert_close(two[domain]["maps"], one[domain]["maps"], rtol=0, atol=0.02)
+        torch.testing.assert_close(two[domain]["maps"], one[domain]["maps"], rtol=0, atol=1e-12)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")

@@ -53,6 +53,19 @@ def words(dataroot: Path, checkpoints: Path, *more: str, model: str = "cut") -> 
     return ["--dataroot", str(dataroot), "--checkpoints_dir", str(checkpoints), *TINY, *given]
 
 
+def in_float64() -> None:
+    """As `change`: train in float64, in which rounding stays far below what a wrong gradient would be."""
+    from models.base_model import BaseModel
+
+    torch.set_default_dtype(torch.float64)
+    take_batch = BaseModel.set_input
+
+    def set_input(model, batch):
+        take_batch(model, {k: v.double() if torch.is_tensor(v) else v for k, v in batch.items()})
+
+    BaseModel.set_input = set_input
+
+
 class TrainingProcess:
     """A running `train.main(argv)`. What it prints is in `output()`.
 
