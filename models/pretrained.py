@@ -68,4 +68,4 @@ def find_pretrained(
         return path if pretrained_options(path) else None
     if epoch != "latest" or (Path(checkpoints_dir) / path).is_dir() or str(name) not in pretrained_names():
         return None
-    return pretrained_file(str(name))
+    return FOLDER / f"{name}.pth"
