@@ -111,7 +111,8 @@ class CUTModel(OneSidedModel):
         fake_B = fake[: len(self.batch["A"])]
         with self.beside_D:
             self.backward_D(self.batch["B"], fake_B)
-        loss_NCE = self.compute_NCE_loss(self.contrast(fake, real_features))
+        nce, sources = self.contrast(fake, real_features)  # `sources` are kept to the end
+        loss_NCE = self.compute_NCE_loss(nce)
         with self.beside_D.resumed():
             loss_GAN = self.descend_D(fake_B)
         self.beside_D.join()
@@ -124,7 +125,8 @@ class CUTModel(OneSidedModel):
         self.zero_grad("G")
         with self.beside_D:
             self.backward_D(self.batch["B"], fake_B)
-        loss_NCE = self.compute_NCE_loss(self.contrast(fake, real_features))
+        nce, sources = self.contrast(fake, real_features)  # `sources` are kept to the end
+        loss_NCE = self.compute_NCE_loss(nce)
         with self.beside_D.resumed():
             loss_GAN = self.descend_D(fake_B)
             loss_GAN.backward()
@@ -173,10 +175,14 @@ class CUTModel(OneSidedModel):
         self.losses["G"] = loss_GAN + loss_NCE
         return self.losses["G"]
 
-    def contrast(self, fake: Tensor, real_features: list[Tensor]) -> Tensor:
-        """The contrastive loss of each image of the batch, (B or 2B,)."""
+    def contrast(self, fake: Tensor, real_features: list[Tensor]) -> tuple[Tensor, list[Source]]:
+        """The contrastive loss of each image of the batch, (B or 2B,), and what it compares with.
+
+        The backward pass reads the sources on another stream than the one whose memory they are, so the
+        caller keeps them until that pass is over (`SideStream`).
+        """
         if self.opt.lambda_NCE == 0:
-            return fake.new_zeros(len(fake), dtype=torch.float32)
+            return fake.new_zeros(len(fake), dtype=torch.float32), []
         # Two autocast contexts: weight casts cached under no_grad would be reused for the queries,
         # without gradient.
         with self.beside_sources, self.autocast():
@@ -184,7 +190,7 @@ class CUTModel(OneSidedModel):
         with self.autocast():
             fake_features = self.encode(fake)
             self.beside_sources.join()
-            return self.compute_NCE_losses(sources, fake_features)
+            return self.compute_NCE_losses(sources, fake_features), sources
 
     def contrast_sources(self, real_features: list[Tensor]) -> list[Source]:
         """The patches chosen at each tapped layer of the real images, and their embeddings."""

@@ -28,9 +28,10 @@ def test_plain_step_is_the_released_one():
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("argv", MODES)
-def test_the_step_that_trains_is_the_plain_one(argv, batch):
+def test_the_step_that_trains_is_the_plain_one(float64, argv, batch):
     """The same losses and gradients with the same positions, at each of three steps of a training.
 
+    In float64: in float32 the order of a processor's sums can decide which of two near-equal entropies is less.
     Each plain step begins with the training's weights, because two trainings diverge by themselves: Adam's
     first steps have the size of the rate even where a gradient is only rounding.
     """
@@ -46,8 +47,8 @@ def test_the_step_that_trains_is_the_plain_one(argv, batch):
         torch.manual_seed(number)
         torch.rand(2, batch, 3, 32, 48)  # so that the positions come next, as above
         ((plain_losses, plain_grads),) = run_steps(plain, plain_model, images)
-        assert losses == pytest.approx(plain_losses, rel=1e-5, abs=1e-7)
-        assert assert_gradients_close(grads, plain_grads, 1e-3) > 30
+        assert losses == pytest.approx(plain_losses, rel=1e-10)
+        assert assert_gradients_close(grads, plain_grads, 1e-8) > 30
 
 
 def test_plain_step_works_on_the_weights_themselves():
