@@ -20,7 +20,7 @@ MODES = [
 ]
 
 
-def test_plain_step_is_the_released_one():
+def test_plain_step_is_the_released_one(float64):
     """Two steps of the released code: every loss, every gradient, every weight."""
     model = tiny_model("--QS_mode", "global")
     assert_golden_steps(TextbookCUT(model), model)
