@@ -222,30 +222,19 @@ class BaseModel:
 
     def _guarded_step(self) -> None:
         self.guard.begin_step()
-        with self.accelerator.casting():
-            self.training_step()
+        self.training_step()
 
     def update(self, group: str, loss: Tensor, losses: Sequence[str]) -> None:
         """Descend `loss` in the networks of `group`, unless a named loss or the gradient is not finite."""
-        self.zero_grad(group)
-        loss.backward()
-        self.descend(group, losses)
-
-    def zero_grad(self, group: str) -> None:
-        """Drop the gradients of `group`."""
-        for optimizer in self._optimizers_of(group):
+        optimizers = [self.optimizers[name] for name in self.groups[group] if name in self.optimizers]
+        for optimizer in optimizers:
             optimizer.zero_grad()
-
-    def descend(self, group: str, losses: Sequence[str]) -> None:
-        """The second half of `update`: the optimiser steps of `group`, whose gradients are there."""
+        loss.backward()
         parameters = [p for name in self.groups[group] for p in self.networks[name].parameters()]
         distributed.average_gradients(parameters)
         self.guard.check({name: self.losses[name] for name in losses}, self._gradient(group), parameters)
-        for optimizer in self._optimizers_of(group):
+        for optimizer in optimizers:
             optimizer.step()
-
-    def _optimizers_of(self, group: str) -> list[Optimizer]:
-        return [self.optimizers[name] for name in self.groups[group] if name in self.optimizers]
 
     def freeze(self, group: str, frozen: bool = True) -> None:
         """Whether the networks of `group` are constants: no gradient is computed for their weights."""

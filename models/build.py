@@ -130,8 +130,7 @@ def _discriminator(opt: Namespace, channels: int | None = None) -> nn.Module:
 
 def build_heads(opt: Namespace, netG: nn.Module) -> nn.Module:
     """`--netF`, one head for each of `--nce_layers`; UserError where the generator has no such layer."""
-    mlp, batched = opt.netF == "mlp_sample", "batched_heads" in opt.experimental
-    heads = PatchHeads(_layer_channels(opt, netG), opt.netF_nc, mlp, batched)
+    heads = PatchHeads(_layer_channels(opt, netG), opt.netF_nc, mlp=opt.netF == "mlp_sample")
     return initialise(heads, opt.init_type, opt.init_gain)
 
 

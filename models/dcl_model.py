@@ -8,13 +8,14 @@ domain. So neither encoder sees a domain it does not translate from.
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from data.transforms import crops
 from models import build, patch_sampler
-from models.cut_model import Source, add_contrast_options, check_contrast
+from models.cut_model import add_contrast_options, check_contrast
 from models.cycle_gan_model import l1
 from models.patch_sampler import PatchSelection
 from models.patchnce import PatchNCELoss
@@ -25,6 +26,13 @@ from util.errors import UserError
 
 # term: the generator and head that encode the source, and those that encode its translation
 TERMS = {"NCE1": ("G_A", "F1", "G_B", "F2"), "NCE2": ("G_B", "F2", "G_A", "F1")}
+
+
+class Source(NamedTuple):
+    """A tapped layer of the real images: the patches chosen, and their keys (B, P, D) for PatchNCE."""
+
+    selection: PatchSelection
+    keys: Tensor
 
 
 class DCLModel(TwoSidedModel):

@@ -50,19 +50,9 @@ class OneSidedModel(BaseModel):
 
     def step_D(self, real: Tensor, fake: Tensor) -> Tensor:
         """Update and freeze D; return lambda_GAN times G's adversarial loss under the new D."""
-        self.backward_D(real, fake)
-        return self.descend_D(fake)
-
-    def backward_D(self, real: Tensor, fake: Tensor) -> None:
-        """The first part of `step_D`: D's gradient."""
         with self.autocast():
             loss_D = self.compute_D_loss(real, fake)
-        self.zero_grad("D")
-        loss_D.backward()
-
-    def descend_D(self, fake: Tensor) -> Tensor:
-        """The second part of `step_D`: D's update from its gradient, and what follows."""
-        self.descend("D", ["D_real", "D_fake"])
+        self.update("D", loss_D, ["D_real", "D_fake"])
         self.freeze("D")
         with self.autocast():
             return self.opt.lambda_GAN * self.adversarial(fake)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
-from models.layers.precision import full, to_autocast
+from models.layers.precision import full
 
 
 def random_locations(num_locations: int, num_patches: int, device: torch.device | str) -> Tensor:
@@ -49,13 +48,10 @@ class PatchHeads(nn.Module):
     Args:
         channels: C of each tapped layer.
         width: D.
-        batched: run the layers together where they have equally many patches. The functions and the
-            parameters' names stay.
     """
 
-    def __init__(self, channels: Sequence[int], width: int = 256, mlp: bool = True, batched: bool = False):
+    def __init__(self, channels: Sequence[int], width: int = 256, mlp: bool = True):
         super().__init__()
-        self.batched = batched and mlp
         self.heads = [f"mlp_{number}" for number in range(len(channels))] if mlp else []
         for name, c in zip(self.heads, channels, strict=bool(mlp)):
             self.add_module(name, nn.Sequential(nn.Linear(c, width), nn.ReLU(), nn.Linear(width, width)))
@@ -68,33 +64,7 @@ class PatchHeads(nn.Module):
 
     def of_layers(self, patches: Sequence[Tensor]) -> list[Tensor]:
         """Unit vectors (B, P, D) of the patches (B, P, C) of each tapped layer, in order."""
-        if self.batched and len({of_layer.shape[:2] for of_layer in patches}) == 1:
-            return list(unit_length(self._embed_together(patches)).unbind())
         return [self(number, of_layer) for number, of_layer in enumerate(patches)]
-
-    def _embed_together(self, patches: Sequence[Tensor]) -> Tensor:
-        """The MLPs' outputs (N, B, P, D) of all layers' patches (B, P, C).
-
-        Neighbouring layers of equal C share a product. All parameters are joined and cast at once, and so are
-        their gradients. Padding every C to the largest would take as many kernels for the usual five layers:
-        fewer products, but zeros to make and gradients of padded weights to copy.
-        """
-        first, second = ([getattr(self, name)[at] for name in self.heads] for at in (0, 2))
-        count, (b, p, _), width = len(patches), patches[0].shape, first[0].out_features
-        groups = [list(group) for _, group in groupby(map(to_autocast, patches), lambda x: x.shape[2])]
-        sizes = [len(group) * width * group[0].shape[2] for group in groups]
-        sizes += [count * width * width, count * width, count * width]
-        parameters = [layer.weight for layer in first + second] + [layer.bias for layer in first + second]
-        joined = to_autocast(torch.cat([parameter.flatten() for parameter in parameters]))
-        *first_weights, second_weight, first_bias, second_bias = joined.split(sizes)
-        products = []  # weight times patches, (n, D, B*P) of n layers: gradients have the weights' layout
-        for group, weight in zip(groups, first_weights, strict=True):
-            x = torch.stack(group) if len(group) > 1 else group[0][None]
-            products.append(weight.view(len(group), width, -1) @ x.flatten(1, 2).mT)
-        hidden = (torch.cat(products) + first_bias.view(count, width, 1)).relu()
-        weight = second_weight.view(count, width, width)
-        embedded = torch.baddbmm(second_bias.view(count, width, 1), weight, hidden)  # (N, D, B*P)
-        return embedded.mT.unflatten(1, (b, p))
 
 
 def unit_length(vectors: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from models.query_pictures.overview import query_overview
 from util.arguments import integer, layer_list
 from util.errors import UserError
 
+VARIANTS = {"paper": select_queries, "released": select_queries_released}
+
 
 class QuerySelected(BaseModel):
     """Query-selected attention on `--qs_layers`, for models that choose patches with `choose_patches`."""
@@ -68,12 +70,8 @@ class QuerySelected(BaseModel):
         """The `--num_patches` queries of least entropy in each image, with their attention."""
         if self.opt.nce_layers[number] not in self.opt.qs_layers:
             return super().choose_patches(number, features)
-        return self.select(features)
-
-    def select(self, features: Tensor) -> QuerySelection:
-        """The selection on features (B, C, H, W) of a QS-Attn layer."""
         opt = self.opt
-        return select_queries(features, opt.QS_mode, opt.num_patches, opt.qs_window)
+        return VARIANTS[opt.qs_variant](features, opt.QS_mode, opt.num_patches, opt.qs_window)
 
     def picture_of_queries(self, netG: nn.Module, images: Tensor) -> np.ndarray:
         """Where the queries of `netG` lie in the first of images (B, C, H, W): (H, W, 3) uint8."""
@@ -104,12 +102,6 @@ class QSModel(QuerySelected, CUTModel):
     def default_qs_layers(nce_layers: list[int]) -> list[int]:
         """The released code's rule: the deeper layers, all but the first three."""
         return nce_layers[3:] if len(nce_layers) > 3 else nce_layers[-1:]
-
-    def select(self, features: Tensor) -> QuerySelection:
-        if self.opt.qs_variant == "paper":
-            return super().select(features)
-        opt = self.opt
-        return select_queries_released(features, opt.QS_mode, opt.num_patches, opt.qs_window)
 
     def pictures(self) -> dict[str, np.ndarray]:
         pictures = super().pictures()

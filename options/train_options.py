@@ -6,7 +6,6 @@ from argparse import Namespace
 from pathlib import Path
 
 from models.gan_loss import GAN_LOSSES
-from models.speed.experiments import EXPERIMENTS, experiment_list
 from models.training.schedules import POLICIES
 from options.base_options import BaseOptions
 from options.checks import check_training
@@ -117,13 +116,6 @@ class TrainOptions(BaseOptions):
         add("--cache_gb", 4.0, "memory for decoded images, GB; 0: decode every time", type=real_number(0))
         add("--cuda_graph", False, "capture the whole step in one CUDA graph")
         add("--fast", False, "the options fastest on this device, but for those given; the mathematics stays")
-        add(
-            "--experimental",
-            [],
-            f"changes that no GPU has measured yet: {', '.join(EXPERIMENTS)}, or all",
-            type=experiment_list,
-            shown="none",
-        )
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
         """With --continue_train: the run's own options, but those of the call."""

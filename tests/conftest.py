@@ -57,14 +57,6 @@ def _to_cpu(result):
     return result.cpu()
 
 
-@pytest.fixture(autouse=True)
-def ordinary_launches(monkeypatch):
-    """Models set for their process how kernels are launched; what one test sets is not left to the next."""
-    from models.speed import triton_support
-
-    monkeypatch.setattr(triton_support.launches, "dependent", False)
-
-
 @pytest.fixture
 def float64():
     """New networks and tensors are float64, as the golden numbers of the baselines were computed."""

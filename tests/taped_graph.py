@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models.speed.step_graph import Snapshot, record_pieces
+from models.speed.step_graph import Snapshot
 
 
 class Tape(TorchDispatchMode):
@@ -41,25 +39,18 @@ def tensors(tree) -> list[Tensor]:
 
 
 class TapedCapture:
-    """Stands in for `step_graph.capture_graph`. `pieces`: the tapes of each recording."""
+    """Stands in for `step_graph.capture_graph`. `tapes`: one of each recording."""
 
     def __init__(self):
-        self.pieces: list[list[Tape]] = []
+        self.tapes: list[Tape] = []
 
     def __call__(self, step, side):
-        pieces = []
-
-        @contextmanager
-        def piece():
-            with Tape() as tape:
-                pieces.append(tape)
-                yield tape.replay
-
         model = step.__self__
         groups = [group for optimizer in model.optimizers.values() for group in optimizer.param_groups]
         assert all(isinstance(group["lr"], Tensor) and group["capturable"] for group in groups)
         before = Snapshot(model)  # a tape runs what it records, a graph does not
-        replay = record_pieces(step, side, piece)
+        with Tape() as tape:
+            step()
         before.restore()
-        self.pieces.append(pieces)
-        return replay
+        self.tapes.append(tape)
+        return tape.replay

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import copy
 
 import pytest
 import torch
 from conftest import on_gpu
 from taped_graph import TapedCapture
-from textbook import assert_golden_steps, assert_gradients_close, run_steps
-from textbook import tiny_model as golden_model
 from torch.optim import Adam
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import create_model, patch_sampler
 from models.layers.resample import BlurDownsample, BlurUpsample
-from models.patch_sampler import PatchHeads
-from models.patchnce import PatchNCELoss
 from models.speed import accelerator, step_graph
-from models.speed.experiments import EXPERIMENTS, experiment_list
-from models.speed.streams import SideStream
 from models.training.schedules import make_scheduler
 from options.train_options import TrainOptions
-from util import distributed
 
-PIECES, SPLIT = "--experimental graph_pieces", "--experimental split_backward"
 SMALL = "--ngf 4 --ndf 4 --netG resnet_4blocks"
 CONTRAST = "--netF_nc 16 --num_patches 24 --nce_layers 0,4,8,12"
 LSESIM = (
@@ -92,28 +81,6 @@ def test_impossible_combinations_are_refused_with_their_reason(words, said, caps
         parse(words)
     assert exit.value.code == 2
     assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        ("--cuda_graph", "give --experimental graph_pieces too"),
-        (f"--cuda_graph {PIECES} --preprocess none", "images of different sizes"),
-        (f"--cuda_graph {PIECES}", "needs a CUDA device"),
-    ],
-)
-def test_what_several_processes_need_to_capture(monkeypatch, capsys, words, said):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit):
-        parse(words)
-    assert said in capsys.readouterr().err
-
-
-def test_several_fast_processes_capture_as_an_experiment(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(accelerator, "fastest", lambda device: {"cuda_graph": True})
-    monkeypatch.setattr(accelerator, "get_device", lambda gpu_ids: torch.device("cuda", 0))
-    assert [parse(words).cuda_graph for words in ("--fast", f"--fast {PIECES}")] == [False, True]
 
 
 def test_fast_takes_what_is_fastest_here_but_for_what_is_given(monkeypatch):
@@ -243,7 +210,7 @@ def captured_model(monkeypatch, float64):
     return build
 
 
-@pytest.mark.parametrize("words", ["", LSESIM, *TWO_SIDED.values(), "--precision bf16 --experimental all"])
+@pytest.mark.parametrize("words", ["", LSESIM, *TWO_SIDED.values(), "--precision bf16"])
 def test_captured_training_equals_eager_training(captured_model, words):
     model, graph = captured_model(words)
     eager = tiny_model(words)
@@ -270,7 +237,7 @@ def test_captured_training_equals_eager_training(captured_model, words):
         if number == 1:
             for one in (model, eager):
                 one.update_learning_rate(1.0)
-    assert len(graph.pieces) == len({batch["A"].shape for batch in steps})
+    assert len(graph.tapes) == len({batch["A"].shape for batch in steps})
     assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(eager), strict=True))
     assert model.guard.report[0] == len(steps)
 
@@ -295,14 +262,14 @@ def test_saved_states_pass_between_captured_and_plain_runs(captured_model):
     assert losses_of(model, [second]) == losses_of(plain, [second])
     model.load_training_state(copy.deepcopy(plain.training_state()))
     assert losses_of(model, [first]) == losses_of(plain, [first])
-    assert len(graph.pieces) == 2  # loading replaced the state that the first graph wrote to
+    assert len(graph.tapes) == 2  # loading replaced the state that the first graph wrote to
 
 
 def test_no_more_shapes_are_captured_than_memory_is_kept_for(captured_model, monkeypatch):
     monkeypatch.setattr(accelerator, "MOST_SHAPES", 1)
     model, graph = captured_model()
     losses_of(model, [*batches(1), *batches(2, (32, 48)), *batches(1)])
-    assert len(graph.pieces) == 1
+    assert len(graph.tapes) == 1
 
 
 def test_a_failed_capture_warns_once_and_trains_on_from_the_same_state(captured_model, monkeypatch):
@@ -320,201 +287,6 @@ def test_a_failed_capture_warns_once_and_trains_on_from_the_same_state(captured_
     plain = tiny_model()
     assert losses == losses_of(plain, steps)
     assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(plain), strict=True))
-
-
-# --- pieces between the exchanges of several processes: streams (numbers: test_distributed)
-
-
-class CaptureRules:
-    """What CUDA demands of streams during a capture, without a GPU; `piece` is for `record_pieces`."""
-
-    def __init__(self):
-        self.origin = self.Stream(self)  # that is captured
-        self.current = self.outside = self.Stream(self)
-        self.captured: set = set()
-
-    class Stream:
-        def __init__(self, rules):
-            self.rules, self.work = rules, set()
-
-        def wait_stream(self, other):
-            captured = self.rules.captured
-            assert other in captured or self not in captured, "a captured stream waits for one outside"
-            if other in captured:
-                captured.add(self)
-                self.work |= other.work
-
-    @contextlib.contextmanager
-    def stream(self, stream):
-        before, self.current = self.current, stream
-        stream.work.add(object())
-        yield
-        self.current = before
-
-    @contextlib.contextmanager
-    def piece(self):
-        with self.stream(self.origin):
-            self.captured.add(self.origin)
-            yield lambda: None
-            assert self.current is self.origin, "a capture ends on the stream it began on"
-            assert all(stream.work <= self.origin.work for stream in self.captured), "unjoined work"
-            self.captured.clear()
-
-
-@pytest.mark.parametrize("words", ["", SPLIT, "--model cut --lambda_NCE 0"])
-def test_where_the_step_is_cut_its_streams_are_joined(monkeypatch, words):
-    model, rules, pieces = tiny_model(words), CaptureRules(), []
-    monkeypatch.setattr(torch.cuda, "stream", rules.stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: rules.current)
-    side = SideStream(model.device)
-    for one in (side, model.beside_D, model.beside_sources):
-        one.stream = rules.origin if one is side else rules.Stream(rules)
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-
-    def piece():
-        pieces.append(rules.piece())
-        return pieces[-1]
-
-    model.set_input(*batches(1))
-    step_graph.record_pieces(model._guarded_step, side, piece)
-    assert len(pieces) == 3 and rules.current is rules.outside
-
-
-# --- the backward pass in two parts
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "",
-        "--QS_mode local",
-        "--model cut",
-        "--model cut --lambda_NCE 0",
-        "--model cut --nce_idt false",
-        "--normG batch",
-    ],
-)
-def test_a_split_backward_pass_has_the_gradients_of_a_whole_one(words):
-    found = []
-    for model in (tiny_model(words), tiny_model(f"{words} {SPLIT}")):
-        torch.manual_seed(2)
-        found += run_steps(model, model, batches(1))
-    whole, parts = found
-    assert parts[0] == whole[0]  # losses bit for bit
-    assert parts[1].keys() == whole[1].keys()
-    for name, gradient in whole[1].items():
-        torch.testing.assert_close(parts[1][name], gradient, rtol=1e-4, atol=1e-6)
-
-
-def test_a_split_step_that_is_not_finite_changes_no_weight_of_its_network():
-    model = tiny_model(f"--model cut {SPLIT}")
-    fresh = weights(model)
-    losses_of(model, batches(1))
-    before = weights(model)
-    assert not all(torch.equal(p, q) for p, q in zip(fresh, before, strict=True))
-    (batch,) = batches(1)
-    batch["A"][0, 0, 0, 0] = float("nan")
-    losses_of(model, [batch])
-    assert all(torch.equal(p, q) for p, q in zip(weights(model), before, strict=True))
-
-
-# --- the heads of all layers together
-
-
-BATCHED = "--experimental batched_heads"
-
-
-def random_patches(channels, count=5):
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randn(2, count, c, generator=generator).requires_grad_() for c in channels]
-
-
-def embedded(patches, batched, mlp=True):
-    """The embeddings of patches, and the gradients of a weighted sum of them."""
-    torch.manual_seed(0)
-    heads = PatchHeads([of_layer.shape[2] for of_layer in patches], 6, mlp, batched)
-    embeddings = heads.of_layers(patches)
-    loss = sum((e * torch.linspace(-1, 1, e.numel()).view(e.shape)).sum() for e in embeddings)
-    return [*embeddings, *torch.autograd.grad(loss, [*patches, *heads.parameters()])]
-
-
-@pytest.mark.parametrize("channels", [[3, 4, 8, 8, 8], [8], [4, 8, 4]])
-def test_batched_heads_are_the_heads_layer_by_layer(float64, channels):
-    patches = random_patches(channels)
-    torch.testing.assert_close(embedded(patches, True), embedded(patches, False), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("mlp, counts", [(True, (5, 4)), (False, (5, 5))])
-def test_heads_run_layer_by_layer_where_they_cannot_run_together(mlp, counts):
-    """Layers with other numbers of patches, and no MLP."""
-    patches = [*random_patches([3, 8], counts[0]), *random_patches([8], counts[1])]
-    torch.testing.assert_close(embedded(patches, True, mlp), embedded(patches, False, mlp), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "",
-        "--QS_mode local",
-        "--model cut",
-        "--model cut --num_patches 100",  # more than the smallest map has
-        TWO_SIDED["dcl"],
-        TWO_SIDED["qs_dual"],
-    ],
-)
-def test_a_step_with_batched_heads_has_the_same_losses_and_gradients(float64, words):
-    found = []
-    for model in (tiny_model(words), tiny_model(f"{words} {BATCHED}")):
-        torch.manual_seed(2)
-        found += run_steps(model, model, batches(1))
-    plain, batched = found
-    assert batched[0] == pytest.approx(plain[0], rel=1e-12)
-    assert batched[1].keys() == plain[1].keys()
-    assert assert_gradients_close(batched[1], plain[1], 1e-7) > 20
-
-
-def test_batched_heads_in_bf16_are_near_those_of_float32():
-    patches = random_patches([3, 8, 8])
-    exact = embedded(patches, True)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = embedded(patches, True)
-    assert {value.dtype for value in rounded} == {torch.float32}
-    assert not torch.equal(rounded[0], exact[0])
-    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.05)
-
-
-def test_a_step_with_batched_heads_in_bf16():
-    words = "--precision bf16 --channels_last"
-    (plain,), (batched,) = (losses_of(tiny_model(w), batches(1)) for w in (words, f"{words} {BATCHED}"))
-    assert batched == pytest.approx(plain, rel=1e-2)
-
-
-class Operations(TorchDispatchMode):
-    """Counts operations that compute something: no views, no empty tensors."""
-
-    count = 0
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        moves_nothing = operation.is_view or "view" in str(operation) or "empty" in str(operation)
-        self.count += not moves_nothing
-        return operation(*args, **(kwargs or {}))
-
-
-def test_batched_heads_take_less_than_half_of_the_operations():
-    """Gathered patches are bfloat16, routed ones float32, as with --fast."""
-    channels, found = [3, 128, 256, 256, 256], {}
-    for batched in (False, True):
-        heads, nce = PatchHeads(channels, batched=batched), PatchNCELoss()
-        patches = [p.bfloat16() if n < 3 else p * 1 for n, p in enumerate(random_patches(channels))]
-        with torch.autocast("cpu", torch.bfloat16):
-            with Operations() as sources, torch.no_grad():
-                keys = heads.of_layers(patches)
-        with torch.autocast("cpu", torch.bfloat16), Operations() as translations:
-            loss = nce.of_layers(heads.of_layers(patches), keys).mean()
-        with Operations() as backward:
-            loss.backward()
-        found[batched] = [sources.count, translations.count, backward.count]
-    assert all(2 * few < many for few, many in zip(found[True], found[False], strict=True))
 
 
 # --- compiling
@@ -629,26 +401,6 @@ def test_gpu_a_captured_run_follows_the_eager_one(words, monkeypatch):
 
 
 @on_gpu
-@pytest.mark.parametrize("words", ["", SPLIT, "--channels_last"])
-def test_gpu_a_run_in_pieces_follows_one_in_a_single_graph(words, monkeypatch):
-    steps = batches(4)
-    whole = losses_of(tiny_model(f"--cuda_graph {words}", gpu=0), steps)
-    exchanged = []
-
-    def all_reduce(tensor, **_):  # with a process that has the same gradients
-        exchanged.append(tensor.mul_(2).numel())
-
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
-    model = tiny_model(f"--cuda_graph {words}", gpu=0)
-    pieces = losses_of(model, steps)
-    assert model.accelerator.recordings and len(exchanged) == 1 + 2 * len(steps)  # 1: whether all captured
-    assert whole[0] == pytest.approx(pieces[0], rel=1e-4)
-    for one, other in zip(whole, pieces, strict=True):
-        assert one == pytest.approx(other, rel=2e-2, abs=1e-4)
-
-
-@on_gpu
 def test_gpu_a_capture_that_breaks_off_leaves_a_machine_that_trains(monkeypatch):
     model = tiny_model("--cuda_graph", gpu=0)
     step = model.training_step
@@ -668,7 +420,7 @@ def test_gpu_a_capture_that_breaks_off_leaves_a_machine_that_trains(monkeypatch)
 
 
 @on_gpu
-@pytest.mark.parametrize("words", ["--fast", "--fast --compile", "--fast --experimental all"])
+@pytest.mark.parametrize("words", ["--fast", "--fast --compile"])
 def test_gpu_fast_captures_fused_or_compiled_bfloat16(words):
     model = tiny_model(words, gpu=0)
     losses = losses_of(model, batches(3))
@@ -676,20 +428,3 @@ def test_gpu_fast_captures_fused_or_compiled_bfloat16(words):
     assert accelerator.recordings and (accelerator.passes if model.opt.compile else accelerator.fused)
     for one, other in zip(losses, losses_of(tiny_model(gpu=0), batches(3)), strict=True):
         assert one == pytest.approx(other, rel=0.1, abs=0.05)
-
-
-# --- experiments
-
-
-@pytest.mark.parametrize("names", [*EXPERIMENTS, "all"])
-def test_a_step_with_experiments_is_the_released_code_s(names):
-    model = golden_model("--QS_mode", "global", "--experimental", names)
-    assert_golden_steps(model, model)
-
-
-def test_experiments_are_named_alone_together_or_not_at_all():
-    assert experiment_list("split_backward") == ["split_backward"]
-    assert experiment_list("all") == list(EXPERIMENTS)
-    assert experiment_list("none") == experiment_list("") == []
-    with pytest.raises(argparse.ArgumentTypeError, match="takes split_backward.*not 'faster'"):
-        experiment_list("faster")

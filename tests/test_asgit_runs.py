@@ -231,7 +231,7 @@ def test_a_captured_step_is_the_step(monkeypatch, float64, words):
         visuals = captured.get_current_visuals()
         for name, image in eager.get_current_visuals().items():
             assert torch.equal(visuals[name], image), name
-    assert len(graph.pieces) == 1
+    assert len(graph.tapes) == 1
     for domain, memory in eager.memory.items():
         assert torch.equal(memory.maps, captured.memory[domain].maps)
 

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from models.speed import qs_kernels, triton_support
+from models.speed import qs_kernels
 from models.speed.triton_support import trials
 from scripts.gpu import compile_kernels
 from scripts.gpu.compile_kernels import SHARED_MEMORY, TRAININGS, launches, main
@@ -33,12 +33,10 @@ def test_the_launches_are_those_of_a_training(training, ranking) -> None:
 
 
 @pytest.mark.parametrize("capability, block", [(86, 64), (90, 256)])
-def test_blocks_and_dependent_launches_are_those_of_the_gpu(capability, block) -> None:
+def test_blocks_are_those_of_the_gpu(capability, block) -> None:
     found = launches(TRAININGS["bf16, global"], capability)
     ranking = [launch for launch in found if launch.kernel is qs_kernels._global_states]
     assert {launch.options["BLOCK_K"] for launch in ranking} == {block}
-    dependent = capability >= 90 and triton_support.gdc_wait is not None
-    assert {launch.options["PDL"] for launch in found} == {dependent}
 
 
 def test_a_kernel_that_is_not_launched_is_an_error(monkeypatch) -> None:
@@ -63,7 +61,7 @@ def test_what_does_not_fit_or_compile_is_named(monkeypatch, capsys) -> None:
     assert "sm_86, bf16, global: _global_states: " in said and "but there are 4096" in said
 
     config = {"BLOCK_Q": 100, "BLOCK_K": 64, "BLOCK_C": 16, "INPUT_PRECISION": "ieee"}  # no power of 2
-    monkeypatch.setattr(qs_kernels, "_global_config", lambda *arguments: {**config, "PDL": False})
+    monkeypatch.setattr(qs_kernels, "_global_config", lambda *arguments: config)
     assert main(words) == 1
     said = capsys.readouterr().out
     assert "_global_states: CompilationError" in said and "tl.arange(0, BLOCK_Q)" in said

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from taped_graph import TapedCapture
 from training_process import (
     PATIENCE,
     TrainingProcess,
@@ -208,57 +207,6 @@ def test_a_resume_may_change_the_number_of_processes(dataroot, single, tmp_path,
     assert_same_training(tmp_path, single)
 
 
-EXACT = "--lr 0.000244140625"  # a power of two: captured updates read the rate in float32
-
-
-def exact_rates():
-    """Have the heads of dcl learn at --lr too."""
-    from models.base_model import BaseModel
-    from models.dcl_model import DCLModel
-
-    DCLModel.optimizer_settings = BaseModel.optimizer_settings
-
-
-def in_pieces():
-    """Have each process capture its step, on tapes in place of CUDA graphs, and print how many."""
-    from models.speed import step_graph
-    from models.speed.accelerator import Accelerator
-
-    exact_rates()
-    taped, prepare = TapedCapture(), Accelerator.__init__
-
-    def capture_graph(step, side):
-        replay = taped(step, side)
-        print(f"captured {len(taped.pieces[-1])} pieces")
-        return replay
-
-    def prepared(self, model):
-        prepare(self, model)
-        self.captures = True
-
-    step_graph.capture_graph, Accelerator.__init__ = capture_graph, prepared
-
-
-def in_pieces_with_one_failure():
-    """As in_pieces, but the second process cannot capture, and rehearses fewer steps."""
-    from models.speed import step_graph
-
-    in_pieces()
-    capture = step_graph.capture_graph
-
-    def capture_graph(step, side):
-        capture(step, side)
-        raise RuntimeError("no memory for a graph")
-
-    if os.environ["RANK"] == "1":
-        step_graph.capture_graph, step_graph.WARM_UP_STEPS = capture_graph, 1
-
-
-def in_pieces_to_the_fifth():
-    in_pieces()
-    stop_after_five()
-
-
 def with_nan(step=4):
     """Have the second process see an image with a NaN in one step."""
     from models.base_model import BaseModel
@@ -273,68 +221,11 @@ def with_nan(step=4):
     BaseModel.set_input = set_input
 
 
-def in_pieces_with_nan():
-    in_pieces()
-    with_nan()
-
-
-def eager_and_pieces(dataroot, folder, *more, eager=exact_rates, pieces=in_pieces, **settings):
-    """The same training twice, in two processes each: [(folder, processes, exit statuses)]."""
-    runs = []
-    for name, change in (("eager", eager), ("pieces", pieces)):
-        both = start_two(dataroot, folder / name, *more, change=change, **settings)
-        runs.append((folder / name, both, [process.wait() for process in both]))
-    return runs
-
-
-@pytest.mark.parametrize(
-    "model, options, pieces",
-    [
-        ("cut", "", 3),
-        ("cut", "--experimental split_backward", 3),
-        ("cycle_gan", "--pool_size 2", 3),
-        ("dcl", "", 9),  # keys of two terms on three layers are exchanged too
-    ],
-)
-def test_two_processes_that_capture_in_pieces_train_as_two_eager_ones(
-    dataroot, tmp_path, model, options, pieces
-):
-    (a, _, statuses), (b, both, captured) = eager_and_pieces(dataroot, tmp_path, EXACT, options, model=model)
-    assert statuses == captured == [0, 0]
-    assert all(process.output().count(f"captured {pieces} pieces") == 1 for process in both)
-    assert_same_run(a, b)
-
-
-def test_two_processes_in_pieces_resume_exactly(dataroot, tmp_path):
-    (whole, _, _), (parts, _, begun) = eager_and_pieces(
-        dataroot, tmp_path, EXACT, pieces=in_pieces_to_the_fifth
-    )
-    assert begun == [143, 143] and steps_saved(parts) == 5
-    again = start_two(dataroot, parts, "--continue_train", change=in_pieces)
-    assert [process.wait() for process in again] == [0, 0]
-    assert all("captured 3 pieces" in process.output() for process in again)
-    assert_same_run(whole, parts)
-
-
-def test_a_nan_in_one_process_stops_both_in_pieces_as_it_does_eager_ones(dataroot, tmp_path):
-    (a, eager, statuses), (b, pieces, captured) = eager_and_pieces(
-        dataroot, tmp_path, EXACT, "--save_latest_freq 2", eager=with_nan, pieces=in_pieces_with_nan
-    )
-    assert statuses == captured == [2, 2]
-    said = [re.findall("^error: .*not finite.*", both[0].output(), re.M) for both in (eager, pieces)]
-    assert said[0] == said[1] and len(said[0]) == 1
-    assert steps_saved(a) == steps_saved(b) == 3
-    assert_same_run(a, b)
-
-
-def test_processes_capture_all_or_none(dataroot, tmp_path):
-    (a, _, statuses), (b, both, captured) = eager_and_pieces(
-        dataroot, tmp_path, pieces=in_pieces_with_one_failure
-    )
-    assert statuses == captured == [0, 0]
-    assert "another process could not capture the step" in both[0].output()
-    assert "no memory for a graph" in both[1].output()
-    assert_same_run(a, b)
+def test_a_nan_in_one_process_stops_both(dataroot, tmp_path):
+    both = start_two(dataroot, tmp_path, "--save_latest_freq 2", change=with_nan)
+    assert [process.wait() for process in both] == [2, 2]
+    assert len(re.findall("^error: .*not finite.*", both[0].output(), re.M)) == 1
+    assert steps_saved(tmp_path) == 3
 
 
 def test_a_wrong_global_batch_is_refused(dataroot, tmp_path):

@@ -278,19 +278,6 @@ def test_a_kernel_is_tried_once_for_each_variant_and_given_up_once():
     assert trials.allows("fine", (2,), fails)  # the others still run
 
 
-def test_kernels_that_fail_when_launched_dependently_may_work_otherwise(monkeypatch):
-    def trial():
-        if triton_support.launches.dependent:
-            raise RuntimeError("not supported")
-
-    trials = Trials()
-    monkeypatch.setattr(triton_support.launches, "dependent", True)
-    with pytest.warns(RuntimeWarning, match="ranking, launched dependently do not work"):
-        assert not trials.allows("ranking", (1,), trial)
-    monkeypatch.setattr(triton_support.launches, "dependent", False)
-    assert trials.allows("ranking", (1,), trial)
-
-
 def test_a_tapped_convolution_may_have_no_bias():
     """What the kernels do not return, since they add nothing to it, is what they were given."""
     layers = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU())

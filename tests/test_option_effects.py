@@ -5,6 +5,7 @@ What options do to files, data and the course of a run is in test_run_options.py
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -259,33 +260,39 @@ def test_pool_shows_the_discriminator_older_images():
 )
 def test_a_mirrored_step_compares_mirrored_features(model_name):
     """Both branches: G sees the mirrored image in half of the steps; its features are mirrored back for NCE."""
-    model = model_of(model_name)
-    model.set_input(images(model.opt))
-    real = torch.cat([model.batch["A"], model.batch["B"]]) if model.contrast_B else model.batch["A"]
     branches = set()
     for seed in range(8):
-        prepared = []
-        model.prepare_features = lambda number, features, prepared=prepared: (
-            prepared.append(features),
-            features,
-        )[1]
+        torch.manual_seed(0)
+        model = model_of(model_name)
+        net, contrasted, real = copy.deepcopy(model.netG), contrasted_features(model), real_images(model)
         torch.manual_seed(seed)
-        translated, features = model.forward()
-        model.compute_NCE_losses(model.contrast_sources(features), model.encode(translated))
-        branches.add(model.mirrored)
-        fake = model.netG(real.flip(3)) if model.mirrored else model.netG(real)
-        torch.testing.assert_close(translated, fake)
-        targets = model.netG.encode(fake, model.opt.nce_layers)
-        sources = model.netG.encode(real, model.opt.nce_layers)
-        for source, target, (was_source, was_target) in zip(
-            sources,
-            targets,
-            zip(prepared[: len(sources)], prepared[len(sources) :], strict=True),
-            strict=True,
-        ):
+        mirrored = bool(torch.rand(()) < 0.5)
+        torch.manual_seed(seed)
+        model.optimize_parameters()
+        branches.add(mirrored)
+        fake = net(real.flip(3) if mirrored else real)
+        expected = [net.encode(images, model.opt.nce_layers) for images in (real, fake)]
+        for source, target, was_source, was_target in zip(*expected, *contrasted, strict=True):
             torch.testing.assert_close(was_source, source)
-            torch.testing.assert_close(was_target, target.flip(3) if model.mirrored else target)
+            torch.testing.assert_close(was_target, target.flip(3) if mirrored else target)
     assert branches == {True, False}
+
+
+def contrasted_features(model) -> tuple[list, list]:
+    """Lists that a step fills with the features of sources and of translations that it contrasts."""
+    model.set_input(images(model.opt))
+    found, count = ([], []), len(model.opt.nce_layers)
+
+    def keep(number, features):
+        found[len(found[0]) == count].append(features.detach())
+        return features
+
+    model.prepare_features = keep
+    return found
+
+
+def real_images(model) -> torch.Tensor:
+    return torch.cat([model.batch["A"], model.batch["B"]]) if model.contrast_B else model.batch["A"]
 
 
 @pytest.mark.parametrize("identity, passes", [("true", 5), ("false", 3)])
@@ -299,24 +306,23 @@ def test_running_statistics_of_a_batch_norm_see_each_pass_once(identity, passes)
 def test_sources_have_a_dropout_mask_of_their_own():
     """As in the released step: what is contrasted of the real images is not what the generating pass saw."""
     model = model_of("--no_dropout false --nce_layers 0,4,8,12,15")
-    model.set_input(images(model.opt))
-    real, taps = torch.cat([model.batch["A"], model.batch["B"]]), model.opt.nce_layers
+    net, (sources, _), taps = copy.deepcopy(model.netG), contrasted_features(model), model.opt.nce_layers
     torch.manual_seed(3)
-    translated, features = model.forward()
+    model.optimize_parameters()
     torch.manual_seed(3)
-    fake, generating = model.netG(real, taps)
-    sources = model.netG.encode(real, taps)
-    assert torch.equal(translated, fake)
-    for found, fresh, reused in zip(features[3:], sources[3:], generating[3:], strict=True):
-        assert torch.equal(found, fresh) and not torch.equal(found, reused)
+    _, generating = net(real_images(model), taps)
+    fresh = net.encode(real_images(model), taps)
+    for found, expected, reused in zip(sources[3:], fresh[3:], generating[3:], strict=True):
+        assert torch.equal(found, expected) and not torch.equal(found, reused)
 
 
 def test_without_flip_equivariance_no_step_is_mirrored(monkeypatch):
     model = model_of("--QS_mode global")
     model.set_input(images(model.opt))
-    monkeypatch.setattr(cut_model.torch, "rand", lambda *_: pytest.fail("tossed a coin"))
-    model.forward()
-    assert not model.mirrored
+    draw = torch.rand
+    no_coin = lambda *size, **more: draw(*size, **more) if size != ((),) else pytest.fail("tossed a coin")  # noqa: E731
+    monkeypatch.setattr(cut_model.torch, "rand", no_coin)
+    model.optimize_parameters()
 
 
 @pytest.mark.parametrize(

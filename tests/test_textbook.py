@@ -31,7 +31,7 @@ def test_plain_step_is_the_released_one(float64):
 def test_the_step_that_trains_is_the_plain_one(float64, argv, batch):
     """The same losses and gradients with the same positions, at each of three steps of a training.
 
-    In float64: in float32 the order of a processor's sums can decide which of two near-equal entropies is less.
+    In float64: in float32 the order of a sum can decide which of two near-equal entropies is less.
     Each plain step begins with the training's weights, because two trainings diverge by themselves: Adam's
     first steps have the size of the rate even where a gradient is only rounding.
     """

@@ -31,7 +31,6 @@ SMALL = dict(
     no_dropout=True,
     no_antialias=False,
     no_antialias_up=False,
-    experimental=[],
     netD="basic",
     ndf=2,
     n_layers_D=3,

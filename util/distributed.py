@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import functools
 import os
 import socket
 import sys
@@ -26,7 +25,6 @@ TIMEOUT = datetime.timedelta(minutes=10)  # after which a process that does not 
 CONNECT_SECONDS = 60  # for connecting to the others, which torchrun starts at the same moment
 
 T = TypeVar("T")
-Exchange = Callable[[], object]  # a collective on its tensors, whose result stays in them
 
 
 class ProcessLostError(RuntimeError):
@@ -108,27 +106,6 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def _run(exchange: Exchange) -> None:
-    exchange()
-
-
-_handle: Callable[[Exchange], None] = _run
-
-
-@contextlib.contextmanager
-def exchanges(handle: Callable[[Exchange], None]) -> Iterator[None]:
-    """Inside `with`, exchanges of tensors are handed to `handle`, which may keep them, instead of being run.
-
-    Host-side messages are sent as ever.
-    """
-    global _handle
-    before, _handle = _handle, handle
-    try:
-        yield
-    finally:
-        _handle = before
-
-
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace each gradient by its mean over the processes: with equal batches, that of the global batch."""
     if world_size() == 1:
@@ -137,7 +114,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     if not gradients:
         return
     flat = _flatten_dense_tensors(gradients)
-    _handle(functools.partial(dist.all_reduce, flat))
+    dist.all_reduce(flat)
     flat /= world_size()
     for gradient, mean in zip(gradients, _unflatten_dense_tensors(flat, gradients), strict=True):
         gradient.copy_(mean)
@@ -182,7 +159,7 @@ def gather_tensors(tensor: Tensor) -> list[Tensor]:
         return [tensor]
     tensor = tensor.contiguous()
     tensors = [torch.empty_like(tensor) for _ in range(world_size())]
-    _handle(functools.partial(dist.all_gather, tensors, tensor))
+    dist.all_gather(tensors, tensor)
     return tensors
 
 

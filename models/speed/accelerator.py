@@ -16,15 +16,10 @@ with one warning, and training continues without it from the state it had.
   mode: convolutions remain cuDNN's, and graphs of single passes would conflict with `--cuda_graph`.
 - `--cuda_graph` captures the step, from forward to the last update, once per batch size and replays it: one
   launch instead of about 1,500. Random positions are drawn on the device, the same as without the graph.
-  Several processes (`--experimental graph_pieces`) exchange gradients between pieces of the step.
-- `--experimental shared_casts` casts weights for autocast all at once (`models/speed/shared_casts.py`), and
-  `weight_gradient_stream` also gives their gradients a stream (`models/speed/weight_gradients.py`). Both do
-  nothing but under bf16.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
 from argparse import Namespace
@@ -34,16 +29,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data.transforms import crops
 from models.speed import fused, triton_support
-from models.speed.shared_casts import CastGroup, SharedCasts
 from models.speed.step_graph import Recording, Snapshot
 from models.speed.streams import SideStream
-from util import distributed
 from util.device import get_device
 from util.errors import UserError
 
-CASTING = ("shared_casts", "weight_gradient_stream")  # of `--experimental`; the second implies the first
 MOST_SHAPES = 4  # graphs kept, each with memory of its own; batches of further shapes run uncaptured
 
 
@@ -112,23 +103,11 @@ def _obstacle(name: str, value: object, opt: Namespace, model: type, device: tor
             f"--compile cannot serve --gan_mode {opt.gan_mode}, whose penalty differentiates D twice: "
             "give --compile false"
         )
-    if (name, value) == ("compile", True) and opt.isTrain:
-        if casting := [experiment for experiment in CASTING if experiment in opt.experimental]:
-            return f"--compile casts weights in its own way, not by {casting[0]}: give --compile false"
     if (name, value) == ("cuda_graph", True):
         if reason := model.capture_obstacle(opt):
             return reason
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            if "graph_pieces" not in opt.experimental:
-                return (
-                    "--cuda_graph in several processes has not been tried on a GPU yet: give --experimental "
-                    "graph_pieces too, or --cuda_graph false"
-                )
-            if not crops(opt.preprocess):
-                return (
-                    f"--preprocess {opt.preprocess} may give processes images of different sizes, so they "
-                    "cannot capture a step together: use a mode that crops, or give --cuda_graph false"
-                )
+            return "--cuda_graph captures the step of one process alone: give --cuda_graph false"
         if device.type != "cuda":
             return f"--cuda_graph needs a CUDA device, but this runs on {where}: give --cuda_graph false"
     return None
@@ -148,7 +127,6 @@ class Accelerator:
         self.proven: set[tuple] = set()  # shapes of batches whose step has run through
         self.passes = list(self._compile_passes()) if model.opt.compile else []
         self.fused = [] if self.passes else list(self._fuse_networks())
-        self.casts = SharedCasts(self._cast_groups(), model.device)
         self.set_switches()
         if model.opt.isTrain:
             for optimizer in model.optimizers.values():  # loading replaces the tensors that a graph writes to
@@ -157,7 +135,6 @@ class Accelerator:
     def set_switches(self) -> None:
         """Set cuDNN's and the kernels' switches, which belong to the process, for this model's next step."""
         opt = self.model.opt
-        triton_support.launches.dependent = opt.isTrain and "dependent_launch" in opt.experimental
         if self.model.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = opt.precision == "tf32"
             # captured sizes recur, which repays a search for the fastest algorithm
@@ -181,20 +158,6 @@ class Accelerator:
                     net.run_layers = fused.run
                     yield net
 
-    def _cast_groups(self) -> Iterator[CastGroup]:
-        model, opt = self.model, self.model.opt
-        if not (opt.isTrain and opt.precision == "bf16" and set(CASTING) & set(opt.experimental)):
-            return
-        twice = model.differentiated_twice(opt)  # the casts have a first derivative only
-        for group in model.groups.values():
-            learning = [name for name in group if name in model.optimizers and name not in twice]
-            if learning:
-                networks = [model.networks[name] for name in learning]
-                casts = CastGroup(networks, model.device, "weight_gradient_stream" in opt.experimental)
-                for name in learning:
-                    model.optimizers[name].register_step_post_hook(casts.forget)
-                yield casts
-
     def give_up_compiling(self, error: Exception) -> None:
         """Run the networks uncompiled from here on."""
         self.passes = []
@@ -208,8 +171,7 @@ class Accelerator:
         self.set_switches()
         shapes = tuple((name, tensor.shape) for name, tensor in self.model.batch.items())
         if shapes not in self.recordings and shapes not in self.proven:
-            with distributed.exchanges(lambda exchange: None):  # a rehearsal is each process's own
-                self._try(step, shapes)
+            self._try(step, shapes)
         recording = self.recordings.get(shapes)
         if recording is None:
             step()
@@ -217,16 +179,10 @@ class Accelerator:
         else:
             recording.replay(self.model)
 
-    def casting(self) -> contextlib.AbstractContextManager:
-        """Around a step: shared casts of the weights, where they are wanted."""
-        return self.casts if self.casts.groups else contextlib.nullcontext()
-
     def _try(self, step: Callable[[], None], shapes: tuple) -> None:
         """Run the step on a batch of new shapes compiled and captured, as asked for, without what fails.
 
-        This is a rehearsal: the state is restored afterwards, random generators included, and gradients are
-        not exchanged. Processes that train together capture all or none of them, since the learning rate of a
-        captured update is rounded: weights would drift apart. They have batches of the same shapes.
+        This is a rehearsal: the state is restored afterwards, random generators included.
         """
         capture = self.captures and len(self.recordings) < MOST_SHAPES
         if not (self.passes or capture):
@@ -247,18 +203,15 @@ class Accelerator:
                     self.give_up_compiling(error)
             self._undo(before)
         if capture:
-            failure = ""
             try:
                 self.recordings[shapes] = Recording(self.model, step, before, self._forget_results)
             except UserError:
                 raise
             except Exception as error:
-                failure = _described(error)
-            if distributed.largest(int(bool(failure))):
                 self.captures = False
                 self.recordings.clear()
                 self._undo(before)
-                _warn("--cuda_graph", failure or "another process could not capture the step")
+                _warn("--cuda_graph", _described(error))
 
     def _undo(self, before: Snapshot) -> None:
         """Restore the state, after all streams have finished what an interrupted step left on them."""

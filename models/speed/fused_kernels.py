@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.layers.normalisation import InstanceNorm
-from models.speed.triton_support import begin, jit, launches, on_device_of, tl, trials, triton
+from models.speed.triton_support import jit, on_device_of, tl, trials, triton
 
 EPS = InstanceNorm.EPS
 MOST_NUMBERS = 2**31 - 1  # of an image's features: offsets inside an image are 32 bits
@@ -214,8 +214,7 @@ class _Grid:
         positions = height * width
         block_c = min(64, triton.next_power_of_2(channels))
         block_p = min(4096 // block_c, triton.next_power_of_2(positions))
-        options = launches.options(x.device)
-        self.blocks = {"BLOCK_P": block_p, "BLOCK_C": block_c, "num_warps": 4, **options}
+        self.blocks = {"BLOCK_P": block_p, "BLOCK_C": block_c, "num_warps": 4}
         self.channel_blocks = triton.cdiv(channels, block_c)
         tiles = triton.cdiv(positions, block_p)
         wanted = max(1, min(256, 512 // self.channel_blocks, tiles))
@@ -224,7 +223,7 @@ class _Grid:
         self.over_splits = (self.splits, self.channel_blocks, self.batch)
         fewer = min(2, block_p)  # where gathering needs the registers
         self.smaller_tiles = {**self.blocks, "BLOCK_P": block_p // fewer, "TILES": self.tiles * fewer}
-        self.few_channels = {"BLOCK_C": min(16, block_c), **options}
+        self.few_channels = {"BLOCK_C": min(16, block_c)}
         self.over_channels = (triton.cdiv(channels, self.few_channels["BLOCK_C"]), self.batch)
 
     @property
@@ -315,10 +314,9 @@ def _count(start, positions, size):
 @jit
 def _moments_kernel(
     x, bias, partial, C, positions,
-    TILES: tl.constexpr, BIAS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+    TILES: tl.constexpr, BIAS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Mean and sum of squared distances from it over each split of x -> partial (B, splits, 2, C)."""
-    begin(PDL)
     split, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channels < C
@@ -356,10 +354,9 @@ def _moments_kernel(
 @jit
 def _merge_kernel(
     partial, statistics, C, positions, positions_of_a_split,
-    SPLITS: tl.constexpr, EPS: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+    SPLITS: tl.constexpr, EPS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """partial (B, splits, 2, C) -> statistics (B, 2, C): the mean and 1 / sqrt(variance + EPS)."""
-    begin(PDL)
     batch = tl.program_id(1).to(tl.int64)
     channels = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     splits = tl.arange(0, SPLITS)
@@ -377,10 +374,9 @@ def _merge_kernel(
 
 @jit
 def _sum_kernel(
-    partial, sums, C, SPLITS: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+    partial, sums, C, SPLITS: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The first `ROWS` of partial (B, splits, 3, C) -> sums (B, 3, C)."""
-    begin(PDL)
     batch = tl.program_id(1).to(tl.int64)
     channels = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     splits = tl.arange(0, SPLITS)
@@ -411,10 +407,9 @@ def _apply_kernel(
     x, bias, residual, statistics, y, t, C, H, W, height, width,
     NORM: tl.constexpr, BIAS: tl.constexpr, SLOPE: tl.constexpr, RESIDUAL: tl.constexpr, KEEP: tl.constexpr,
     TAIL: tl.constexpr, BORDER: tl.constexpr, TAPS: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_P positions of t (height, width) from x (H, W), and those of y within a border."""
-    begin(PDL)
     batch = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channels < C
@@ -450,11 +445,10 @@ def _gather_gradient_kernel(
     TILES: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr, SLOPE: tl.constexpr,
     HAS_X: tl.constexpr, HAS_Y: tl.constexpr, HAS_T: tl.constexpr,
     TAIL: tl.constexpr, BORDER: tl.constexpr, TAPS: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The gradient of v -> inner; over each split, its sum, its sum times v, and the sum of grad_x
     -> partial (B, splits, 3, C)."""
-    begin(PDL)
     split, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channels < C
@@ -509,10 +503,9 @@ def _gather_gradient_kernel(
 @jit
 def _apply_gradient_kernel(
     x, statistics, grad_x, inner, sums, grad_input, C, positions,
-    HAS_X: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+    HAS_X: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the norm, scale * (g - mean of g - v * mean of g v) with g = `inner`, plus grad_x."""
-    begin(PDL)
     batch = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channels < C

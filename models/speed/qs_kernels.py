@@ -41,10 +41,8 @@ import torch
 from torch import Tensor
 
 from models.speed.triton_support import (
-    begin,
     installed,
     jit,
-    launches,
     on_device_of,
     tl,
     trials,
@@ -152,14 +150,13 @@ def _log_entropy(top, second, total, excess):
 def _global_states(
     features, states, L, stride_b, stride_c, stride_l,
     C: tl.constexpr, KEY_BLOCKS: tl.constexpr, INPUT_PRECISION: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The state of BLOCK_Q queries over one split of the keys -> states (B, splits, 4, L).
 
     Loop bounds are constants: features come in few shapes, and Triton's interpreter up to 3.6 takes no others
     with NumPy from 2.4.
     """
-    begin(PDL)
     split, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
     features += batch * stride_b
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
@@ -194,9 +191,8 @@ def _global_states(
 
 
 @jit
-def _merge_splits(states, log_entropy, L, SPLITS: tl.constexpr, BLOCK_Q: tl.constexpr, PDL: tl.constexpr):
+def _merge_splits(states, log_entropy, L, SPLITS: tl.constexpr, BLOCK_Q: tl.constexpr):
     """states (B, splits, 4, L) -> log_entropy (B, L)."""
-    begin(PDL)
     batch = tl.program_id(1).to(tl.int64)
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     states += batch * SPLITS * 4 * L + queries
@@ -219,10 +215,9 @@ def _merge_splits(states, log_entropy, L, SPLITS: tl.constexpr, BLOCK_Q: tl.cons
 @jit
 def _local_log_entropy(
     features, log_entropy, C, H, W, stride_b, stride_c, stride_l,
-    WINDOW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+    WINDOW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_Q queries with all their channels, against one position of the window after another."""
-    begin(PDL)
     batch = tl.program_id(1).to(tl.int64)
     features += batch * stride_b
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
@@ -256,8 +251,7 @@ def _global_config(features: Tensor, input_precision: str | None) -> dict[str, i
         blocks["BLOCK_C"] = 32
         if major in (9, 10):  # where accumulators spread over warp groups, or leave the registers
             blocks["BLOCK_K"] = 128 if features.dtype == torch.float32 else 256
-    options = launches.options(features.device)
-    return {**blocks, "INPUT_PRECISION": input_precision, "num_warps": 8, "num_stages": 3, **options}
+    return {**blocks, "INPUT_PRECISION": input_precision, "num_warps": 8, "num_stages": 3}
 
 
 @torch.library.custom_op(
@@ -280,9 +274,7 @@ def _global_op(features: Tensor, input_precision: str | None) -> Tensor:
         _global_states[(query_blocks, splits, B)](
             vectors, states, L, *vectors.stride(), C=C, KEY_BLOCKS=blocks_per_split, **config
         )
-        _merge_splits[(triton.cdiv(L, 128), B)](
-            states, log_entropy, L, SPLITS=splits, BLOCK_Q=128, **launches.options(features.device)
-        )
+        _merge_splits[(triton.cdiv(L, 128), B)](states, log_entropy, L, SPLITS=splits, BLOCK_Q=128)
     return log_entropy
 
 
@@ -299,7 +291,7 @@ def _local_op(features: Tensor, window: int) -> Tensor:
     with on_device_of(features):
         _local_log_entropy[(triton.cdiv(H * W, block_q), B)](
             vectors, log_entropy, C, H, W, *vectors.stride(),
-            WINDOW=window, BLOCK_Q=block_q, BLOCK_C=block_c, num_warps=4, **launches.options(features.device),
+            WINDOW=window, BLOCK_Q=block_q, BLOCK_C=block_c, num_warps=4
         )  # fmt: skip
     return log_entropy
 

@@ -4,23 +4,18 @@ A capture needs compiled code, chosen algorithms and allocated optimiser state b
 first rehearsed on the real batch and everything it changed is restored, random generators included; then it
 is recorded. Random numbers of a step are drawn on the device from the default generator, which each replay
 advances as a step would.
-
-With several processes the step is recorded in pieces: where they exchange gradients or other tensors, one
-graph ends and another one begins. A replay runs graph, exchange, graph, ... in the order of the step, so the
-graphs can share their memory.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from models.speed.streams import SideStream
-from util import distributed
 
 WARM_UP_STEPS = 3  # as PyTorch advises
 
@@ -79,54 +74,19 @@ def capture_graph(step: Callable[[], None], side: SideStream) -> Callable[[], No
     """Record `step` on the stream it was rehearsed on, without running it; return what replays it."""
     generator = torch.cuda.default_generators[side.device.index]
     numbers, current = generator.clone_state(), torch.cuda.current_stream(side.device)
-    pool = torch.cuda.graph_pool_handle()
-
-    @contextmanager
-    def piece() -> Iterator[Callable[[], None]]:
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: a loader's thread may pin memory meanwhile
-        with torch.cuda.graph(graph, pool, side.stream, capture_error_mode="thread_local"):
-            yield graph.replay
-
+    graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.device(side.device):
-            return record_pieces(step, side, piece)
+        # thread_local: a loader's thread may pin memory meanwhile
+        with (
+            torch.cuda.device(side.device),
+            torch.cuda.graph(graph, stream=side.stream, capture_error_mode="thread_local"),
+        ):
+            step()
     except Exception:  # breaking off has left stream and generator in the middle of a capture
         torch.cuda.set_stream(current)
         generator.graphsafe_set_state(numbers)
         raise
-
-
-def record_pieces(
-    step: Callable[[], None],
-    side: SideStream,
-    piece: Callable[[], AbstractContextManager[Callable[[], None]]],
-) -> Callable[[], None]:
-    """Record `step` on the stream `side`, cut where processes exchange tensors; return what replays it.
-
-    Where it is cut, all streams but the current one must have been joined.
-
-    Args:
-        piece: inside `with piece() as replay`, work queued on `side` is recorded for `replay`.
-    """
-    calls: list[Callable[[], object]] = []
-    recording = ExitStack()
-
-    def cut(exchange: distributed.Exchange) -> None:
-        with side:  # the current stream, where the exchange is asked for, may be another one
-            recording.close()
-            calls.extend([exchange, recording.enter_context(piece())])
-        side.join()
-
-    with recording, distributed.exchanges(cut):
-        calls.append(recording.enter_context(piece()))
-        step()
-
-    def replay() -> None:
-        for call in calls:
-            call()
-
-    return replay
+    return graph.replay
 
 
 class Snapshot:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-
 import torch
 
 
@@ -22,27 +19,15 @@ class SideStream:
     def __enter__(self) -> None:
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        self._entered = self.resumed()
-        self._entered.__enter__()
+            self._entered = torch.cuda.stream(self.stream)
+            self._entered.__enter__()
 
-    def __exit__(self, *error) -> None:
-        self._entered.__exit__(*error)
-
-    @contextmanager
-    def resumed(self) -> Iterator[None]:
-        """As `with` the stream itself, but without waiting: behind this stream's own work only."""
-        try:
-            with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
-                yield
-        except BaseException:
-            self.join()
-            raise
+    def __exit__(self, kind, *error) -> None:
+        if self.stream is not None:
+            self._entered.__exit__(kind, *error)
+            if kind is not None:
+                self.join()
 
     def join(self) -> None:
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
-
-
-def current_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """The stream that kernels are put on; None off CUDA."""
-    return torch.cuda.current_stream(device) if device.type == "cuda" else None

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.speed.triton_support import begin, jit, launches, on_device_of, tl, trials, triton
+from models.speed.triton_support import jit, on_device_of, tl, trials, triton
 
 FEW = 4  # channels at most of an image
 MULTIPLE = 8  # of channels that tensor cores take
@@ -95,7 +95,6 @@ def _move(kernel, x: Tensor, k: int, shift: int, width: int, channels: int) -> T
             K=k,
             BLOCK_P=block_p,
             BLOCK_C=block_c,
-            **launches.options(x.device),
         )
     return out
 
@@ -103,11 +102,10 @@ def _move(kernel, x: Tensor, k: int, shift: int, width: int, channels: int) -> T
 @jit
 def _spread_kernel(
     x, out, pixels, C, channels, width_in, width, shift,
-    K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+    K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """out (pixels, channels) from x of C channels, pixels = (B, H, width): channel i C + c is x[c] at
     w + i - shift."""
-    begin(PDL)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
     i, c = channel // C, channel % C
@@ -122,11 +120,10 @@ def _spread_kernel(
 @jit
 def _collect_kernel(
     x, out, pixels, C, channels, width_in, width, shift,
-    K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+    K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """out (pixels, channels) from x of C channels, pixels = (B, H, width): the sum of x[i channels + c] at
     w - i + shift."""
-    begin(PDL)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
     there = (p < pixels)[:, None] & (channel < channels)[None, :]

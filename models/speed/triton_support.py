@@ -1,17 +1,4 @@
-"""What the Triton kernels share: the package, whether it works on a device, how kernels are launched.
-
-Dependent launch (CUDA's programmatic dependent launch, `--experimental dependent_launch`): a kernel may be
-launched while the kernel ahead of it on its stream still runs, which hides the time of a launch. There are no
-races:
-
-- A kernel launched this way calls `begin` before its first load or store. `begin` waits until the kernel
-  ahead has ended and its stores are visible.
-- All earlier kernels have then ended too: the kernel ahead either waited itself, or was launched in the
-  ordinary way, after the end of those before it.
-- `begin` then allows the next launch. The next kernel waits as this one did; or it is an ordinary launch,
-  such as cuDNN's, and starts when this kernel has ended.
-- Events, and so other streams, wait for the end of a kernel in either case.
-"""
+"""What the Triton kernels share: the package, and whether it works on a device."""
 
 from __future__ import annotations
 
@@ -28,10 +15,6 @@ try:
     import triton.language as tl
 except ImportError:  # not shipped with PyTorch for macOS, Windows and some CPU builds
     triton = tl = None
-try:
-    from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-except ImportError:  # Triton before 3.4
-    gdc_launch_dependents = gdc_wait = None
 
 
 def jit(kernel):
@@ -42,40 +25,6 @@ def jit(kernel):
 def on_device_of(tensor: Tensor) -> AbstractContextManager:
     """Triton launches on the current device, which need not be the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
-
-
-@jit
-def begin(PDL: tl.constexpr):
-    """First statement of every kernel: with PDL, wait for the kernel ahead, then allow the next launch."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
-
-
-class Launches:
-    """How the kernels of this process are launched.
-
-    Attributes:
-        dependent: whether launches are dependent, on devices that can.
-    """
-
-    dependent = False
-
-    def options(self, device: torch.device) -> dict[str, bool]:
-        """The arguments that every launch of a kernel on `device` takes."""
-        dependent = self.dependent and can_launch_dependently(device)
-        return {"PDL": True, "launch_pdl": True} if dependent else {"PDL": False}
-
-
-launches = Launches()
-
-
-@functools.cache
-def can_launch_dependently(device: torch.device) -> bool:
-    """Whether the device (compute capability 9.0 or later) and the installed Triton have dependent launch."""
-    if device.type != "cuda" or torch.version.hip or gdc_wait is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def installed() -> bool:
@@ -121,7 +70,6 @@ class Trials:
 
     def allows(self, name: str, variant: tuple, trial: Callable[[], object]) -> bool:
         """Whether the kernels `name` work; `trial` runs them, once for each `variant` (sizes, types)."""
-        name += ", launched dependently" * launches.dependent
         if name in self.failed:
             return False
         if (name, variant) in self.passed:

@@ -17,7 +17,6 @@ VARIANTS = {
     "float32": "",
     "float32, channels last, graph": "--channels_last --cuda_graph",
     "fast": "--fast",
-    "fast, all experiments": "--fast --experimental all",
 }
 STEPS, SEPARATE_STEPS = 200, 50
 

@@ -24,15 +24,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from models.speed.experiments import EXPERIMENTS
 from scripts.measuring import markdown_table
 
 # Section -> seconds kept for it, the most important first. They add up to the default of --seconds.
 SECTIONS = {
-    "environment": 20, "tests": 90, "ladder": 135 + 5 * len(EXPERIMENTS), "agreement": 120, "choices": 20,
+    "environment": 20, "tests": 90, "ladder": 135, "agreement": 120, "choices": 20,
     "benchmark": 50, "profile": 40, "sizes": 40, "training": 40,
 }  # fmt: skip
-LIMITS = {**SECTIONS, "compiled": 200, "several": 240, "pieces": 200}  # these three: if --sections names them
+LIMITS = {**SECTIONS, "compiled": 200, "several": 240}  # these two: if --sections names them
 
 
 def seconds_for(names: list[str], left: float) -> float:

@@ -2,7 +2,7 @@
 
     python scripts/gpu/compile_kernels.py [--targets 80,86,89,90] [--kernels _global_states,_merge_splits]
 
-The kernels and their variants are those that a step of the default training launches, with all experiments
+The kernels and their variants are those that a step of the default training launches
 on. The step runs on the CPU with tensors that have shapes and no numbers (`FakeTensorMode`), and its launches
 are only noted, so this takes the compiler's time alone: minutes for all, kept in Triton's cache. Exit status
 1 if a kernel does not compile or needs more shared memory than a program can have. See docs/performance.md.
@@ -35,7 +35,7 @@ from scripts.measuring import markdown_table
 # Compute capability -> shared memory that a program can have, in KiB (CUDA C++ Programming Guide).
 SHARED_MEMORY = {80: 163, 86: 99, 89: 99, 90: 227}
 TRAININGS = {
-    f"{precision}, {mode}": f"--precision {option} --QS_mode {mode} --channels_last --experimental all"
+    f"{precision}, {mode}": f"--precision {option} --QS_mode {mode} --channels_last"
     for precision, option in {"bf16": "bf16", "float32": "fp32"}.items()
     for mode in ("global", "local")
 }
@@ -75,11 +75,6 @@ def launches(words: str, capability: int) -> list[Launch]:
     with ExitStack() as stack:
         for patched in (
             patch.object(triton_support, "works", lambda device: True),
-            patch.object(
-                triton_support,
-                "can_launch_dependently",
-                lambda device: capability >= 90 and triton_support.gdc_wait is not None,
-            ),
             patch.object(qs_kernels, "works", lambda device: True),
             patch.object(torch.cuda, "get_device_capability", lambda device: divmod(capability, 10)),
             patch.multiple(trials, passed=set(), failed=set()),

@@ -26,13 +26,11 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
 
 from models import qs_attn
-from models.speed.experiments import EXPERIMENTS
 from models.speed.triton_support import trials
 from models.weights import load_weights
 from scripts.benchmark import Side
 from scripts.gpu.agreement import agreement
 from scripts.gpu.bench import Bench, Report
-from scripts.gpu.pieces import pieces
 from scripts.gpu.several import several
 from scripts.measuring import back_to_back, release_memory, seconds
 from util.images import to_pixels
@@ -100,9 +98,6 @@ LADDER = {
     "fast, local": "--fast --QS_mode local",
     "fast, local_global": "--fast --QS_mode local_global",
     "fast, cut": "--fast --model cut",
-    # in one process graph_pieces changes nothing: section `pieces`
-    **{f"fast, {name}": f"--fast --experimental {name}" for name in EXPERIMENTS if name != "graph_pieces"},
-    "fast, all experiments": "--fast --experimental all",
     "fast, batch 4": "--fast --batch_size 4",
     "bf16": "--precision bf16",
     "bf16, channels last": "--precision bf16 --channels_last",
@@ -333,7 +328,7 @@ def _quoted(lines: list[str]) -> str:
     return "\n".join(["```", *lines, "```"])
 
 
-SECTIONS = (environment, tests, ladder, compiled, several, pieces, agreement, choices)
+SECTIONS = (environment, tests, ladder, compiled, several, agreement, choices)
 SECTIONS += (benchmark, profile, sizes, training)
 
 
