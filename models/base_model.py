@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from models import build
+from models.finite_guard import FiniteGuard
+from models.schedules import make_scheduler, restore_rate
 from models.speed.accelerator import Accelerator
-from models.training.finite_guard import FiniteGuard
-from models.training.schedules import make_scheduler, restore_rate
 from models.weights import load_weights, misfit, save_weights, weights_file
 from util import distributed
 from util.device import get_device

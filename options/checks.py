@@ -7,7 +7,7 @@ from argparse import Namespace
 
 from data.transforms import crops
 from models import MODELS
-from models.training.image_pool import check_pool
+from models.image_pool import check_pool
 from util.arguments import ArgumentParser
 from util.errors import UserError
 from util.run.length import Length

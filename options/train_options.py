@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from models.gan_loss import GAN_LOSSES
-from models.training.schedules import POLICIES
+from models.schedules import POLICIES
 from options.base_options import BaseOptions
 from options.checks import check_training
 from options.saved import read_saved_options

@@ -12,8 +12,8 @@ from torch.optim import Adam
 
 from models import create_model, patch_sampler
 from models.layers.resample import BlurDownsample, BlurUpsample
+from models.schedules import make_scheduler
 from models.speed import accelerator, step_graph
-from models.training.schedules import make_scheduler
 from options.train_options import TrainOptions
 
 SMALL = "--ngf 4 --ndf 4 --netG resnet_4blocks"

@@ -9,8 +9,8 @@ from textbook import load_before, run_steps
 
 from models import create_model
 from models.architecture import architecture
+from models.image_pool import ImagePool
 from models.textbook import textbook_step
-from models.training.image_pool import ImagePool
 from options.train_options import TrainOptions
 from util.errors import UserError
 

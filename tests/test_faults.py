@@ -17,7 +17,7 @@ from training_process import PATIENCE, assert_same_run, losses, make_images, sta
 
 import train
 from models.cut_model import CUTModel
-from models.training.finite_guard import FiniteGuard
+from models.finite_guard import FiniteGuard
 
 PROJECT = Path(__file__).parents[1]
 EVERY_STEP = "--n_epochs 2 --n_epochs_decay 1 --save_latest_freq 1"

@@ -14,7 +14,7 @@ from models.generator import ResnetGenerator
 from models.layers.resample import BlurDownsample, BlurUpsample
 from models.patch_sampler import random_locations
 from models.patchnce import PatchNCELoss
-from models.training.schedules import make_scheduler
+from models.schedules import make_scheduler
 
 
 def golden_weights(name):
