@@ -9,7 +9,7 @@ PyTorch ships and the released code sets them), and the training step under the 
 (--precision, --channels_last, --compile, --cuda_graph, --fast). The sides alternate step by step, so that
 other load on the machine affects both; each step is timed between synchronisations and reported as median and
 quartiles. A first, untimed step compiles and captures. Peak memory is measured in a separate process for each
-side.
+side. The models other than CUT and QS-Attn have no plain step and are timed alone.
 
 Images are synthetic unless --dataroot names a data set.
 """
@@ -48,7 +48,7 @@ from util.metrics.receipt import versions_and_hardware
 
 QS_MODES = {mode: ["--QS_mode", mode] for mode in ("global", "local", "local_global")}
 # QS-Attn's modes, the other models, and the other configurations of a study.
-MODES = QS_MODES | {name: [f"--model={name}"] for name in TEXTBOOKS if name != "qs"}
+MODES = QS_MODES | {name: [f"--model={name}"] for name in MODELS if name != "qs"}
 MODES |= {name: list(words) for name, words in CONFIGS.items() if "--model=qs" not in words}
 for words in MODES.values():
     words += ["--vgg_weights=random"] * ("--model=sesim" in words)  # times do not depend on the weights
@@ -292,7 +292,7 @@ def options_of(own: Namespace, rest: list[str], mode: str) -> Namespace:
 def measure(own: Namespace, rest: list[str], argv: list[str], mode: str) -> dict:
     """All numbers of one mode."""
     opt = options_of(own, rest, mode)
-    names = ["fast"] if own.no_plain else ["plain", "fast"]
+    names = ["fast"] if own.no_plain or opt.model not in TEXTBOOKS else ["plain", "fast"]
     sides = [Side(name, opt) for name in names]
     batches = endless_batches(opt, own.dataroot)
     speed = {name: getattr(opt, name) for name in PLAIN}

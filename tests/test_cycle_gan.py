@@ -1,4 +1,4 @@
-"""CycleGAN: the released steps in float64, the pool, the textbook step, directions, and what is refused."""
+"""CycleGAN: the released steps in float64, the pool, directions, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from textbook import load_before, run_steps
 from models import create_model
 from models.architecture import architecture
 from models.image_pool import ImagePool
-from models.textbook import textbook_step
 from options.train_options import TrainOptions
 from util.errors import UserError
 
@@ -35,21 +34,19 @@ def close(found, expected, rtol=1e-5, atol=1e-6):
     torch.testing.assert_close(found.detach(), expected, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("kind", ["step", "textbook"])
 @pytest.mark.parametrize("name", GOLDEN)
-def test_two_steps_of_the_released_code(float64, name, kind):
+def test_two_steps_of_the_released_code(float64, name):
     golden = load_baseline(name)
     model = model_of(GOLDEN[name])
     load_before(model, golden)
-    step = model if kind == "step" else textbook_step(model)
     batches = [{domain: golden[f"step{n}.real_{domain}"] for domain in "AB"} for n in (1, 2)]
-    for number, (losses, gradients) in enumerate(run_steps(step, model, batches), start=1):
+    for number, (losses, gradients) in enumerate(run_steps(model, model, batches), start=1):
         for loss, value in losses.items():
             assert value == pytest.approx(golden[f"step{number}.loss_{loss}"].item(), rel=1e-5), loss
         if number == 1:
             for key, expected in under(golden, "grad1.").items():
                 close(gradients[key], expected, atol=1e-6 * expected.abs().max().item() + 1e-9)
-        for image in ("fake_B", "fake_A") if kind == "step" else ():
+        for image in ("fake_B", "fake_A"):
             close(model.results[image], golden[f"step{number}.{image}"])
     translated = model.networks["G_A"](golden["step1.real_A"])
     close(translated, golden["final.fake_B_of_step1_A"])
@@ -85,31 +82,6 @@ def test_a_saved_pool_goes_on_as_if_never_saved():
     expected = first(torch.ones(4, 1, 2, 2))
     torch.manual_seed(1)
     assert torch.equal(second(torch.ones(4, 1, 2, 2)), expected)
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        "",
-        "--lambda_identity 0",
-        "--normG batch --normD batch",
-        "--gan_mode vanilla --pool_size 0",
-        "--gan_mode wgangp",
-    ],
-)
-@pytest.mark.parametrize("count", [1, 2])
-def test_the_step_agrees_with_the_textbook_step(float64, more, count):
-    """Each of three steps from the same weights."""
-    model, plain = model_of(f"{TINY} {more}"), model_of(f"{TINY} {more}")
-    textbook = textbook_step(plain)
-    for number in range(3):
-        for one in (model, plain):
-            one.set_input(batch(number, count))
-            torch.manual_seed(number)
-            (one if one is model else textbook).optimize_parameters()
-        assert model.get_current_losses() == pytest.approx(textbook.get_current_losses(), rel=1e-6)
-        for name, net in plain.networks.items():
-            net.load_state_dict(model.networks[name].state_dict())
 
 
 def test_generators_of_the_original_layout_are_recognised():

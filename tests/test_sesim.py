@@ -1,4 +1,4 @@
-"""FSeSim and LSeSim: released steps, the textbook step, what a step computes once, views, runs, refusals."""
+"""FSeSim and LSeSim: released steps, what a step computes once, views, runs, refusals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import test as translation
 import train
 from models import create_model, sesim_model
 from models.inference import load_generator
-from models.textbook import textbook_step
 from models.vgg import VGG16_URL, VGG16Features, draw_weights, load_vgg16
 from options.train_options import TrainOptions
 from scripts import export
@@ -61,9 +60,8 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("kind", ["step", "textbook"])
 @pytest.mark.parametrize("name", GOLDEN)
-def test_two_steps_are_the_released_codes(float64, name, kind):
+def test_two_steps_are_the_released_codes(float64, name):
     """Every loss, image and gradient, and the translation after both updates."""
     golden = load_baseline(name)
     model = model_of(GOLDEN[name], "--ngf 3 --netG resnet_9blocks --netD n_layers --n_layers_D 2")
@@ -75,52 +73,18 @@ def test_two_steps_are_the_released_codes(float64, name, kind):
         [golden[f"step{number}.ids_{update}_layer{layer}"] for update in updates for layer in (4, 7, 9)]
         for number in (1, 2)
     ]
-    runner = model if kind == "step" else textbook_step(model)
-    for number, (found, gradients) in enumerate(run_steps(runner, model, batches, locations), 1):
+    for number, (found, gradients) in enumerate(run_steps(model, model, batches, locations), 1):
         expected = {loss: value.item() for loss, value in under(golden, f"step{number}.loss_").items()}
         assert found == pytest.approx(expected, rel=1e-5)
         if number == 1:
             for key, expected in under(golden, "grad1.").items():
                 largest = max(g.abs().max().item() for k, g in gradients.items() if k[0] == key[0])
                 torch.testing.assert_close(gradients[key], expected, rtol=1e-5, atol=1e-6 * largest)
-        if kind == "step":
-            expected = golden[f"step{number}.fake_B"]
-            torch.testing.assert_close(model.results["fake_B"], expected, rtol=1e-5, atol=1e-6)
+        expected = golden[f"step{number}.fake_B"]
+        torch.testing.assert_close(model.results["fake_B"], expected, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         translated = model.netG(golden["step1.A"])
     torch.testing.assert_close(translated, golden["final.fake_B_of_step1_A"], rtol=1e-5, atol=1e-6)
-
-
-VARIANTS = [
-    "",
-    LEARNED,
-    "--patch_size 5 --loss_mode l1",
-    "--use_norm --patch_nums 0 --attn_layers 3,6",
-    f"{LEARNED} --augment false --use_norm --T 0.5",
-    f"{LEARNED} --gan_mode wgangp --loss_mode l1",
-    f"{LEARNED} --normG batch --normD batch --lambda_GAN 2 --lambda_spatial 3",
-]
-
-
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("line", VARIANTS)
-def test_the_step_that_trains_is_the_textbook_one(float64, line, count):
-    """Losses and gradients of three steps on images that are not square, each step from the same weights."""
-    model, plain = model_of(line), model_of(line)
-    textbook = textbook_step(plain)
-    for number in range(3):
-        outcomes = []
-        for runner, owner in ((model, model), (textbook, plain)):
-            torch.manual_seed(number)
-            outcomes += run_steps(runner, owner, [images(count, seed=number)])
-        (found, gradients), (expected, plain_gradients) = outcomes
-        assert found == pytest.approx(expected, rel=1e-6)
-        assert gradients.keys() == plain_gradients.keys()
-        for key, gradient in plain_gradients.items():
-            largest = max(g.abs().max().item() for k, g in plain_gradients.items() if k[0] == key[0])
-            torch.testing.assert_close(gradients[key], gradient, rtol=1e-5, atol=1e-7 * largest)
-        for name, net in plain.networks.items():
-            net.load_state_dict(model.networks[name].state_dict())
 
 
 @pytest.mark.parametrize("line, real", [("", 1), (f"{LEARNED} --augment false", 2), (LEARNED, 4)])

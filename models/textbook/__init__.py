@@ -1,32 +1,20 @@
 """Textbook steps: training straight from the definition, in the released code's order.
 
 They are the oracles of the tests and the baselines of `scripts/benchmark.py`, and share no shortcut with the
-steps that train. A model without an entry here trains all the same; it cannot be benchmarked.
+steps that train. A model without an entry here is benchmarked alone (`scripts/benchmark.py --no_plain`).
 """
 
 from __future__ import annotations
 
 from models.base_model import BaseModel
-from models.textbook.asgit import TextbookASGIT, TextbookASGITSupervised
 from models.textbook.base import TextbookStep
 from models.textbook.cut import TextbookCUT
-from models.textbook.cycle_gan import TextbookCycleGAN
-from models.textbook.dcl import TextbookDCL
-from models.textbook.munit import TextbookMUNIT
-from models.textbook.sesim import TextbookSeSim
 from util.errors import UserError
 
 TEXTBOOKS: dict[str, type[TextbookStep]] = {
     "qs": TextbookCUT,
     "cut": TextbookCUT,
     "fastcut": TextbookCUT,
-    "cycle_gan": TextbookCycleGAN,
-    "dcl": TextbookDCL,
-    "qs_dual": TextbookDCL,
-    "sesim": TextbookSeSim,
-    "asgit": TextbookASGIT,
-    "asgit_supervised": TextbookASGITSupervised,
-    "munit": TextbookMUNIT,
 }
 
 
