@@ -5,8 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from models import build, qs_attn
-from models.asgit_model import ASGITModel
-from models.asgit_supervised_model import ASGITSupervisedModel
+from models.asgit_model import ASGITModel, ASGITSupervisedModel
 from models.base_model import BaseModel
 from models.cut_model import CUTModel, FastCUTModel
 from models.cycle_gan_model import CycleGANModel

@@ -1,6 +1,6 @@
 """ASGIT, attention-based spatial guidance (Lin et al.): CycleGAN guided by its discriminators' attention.
 
-With A(x) the attention map of an image x, G_A translates a fused with A(a) (`models/attention_fusion.py`).
+With A(x) the attention map of an image x, G_A translates a fused with A(a) (`models/attention/fusion.py`).
 D_A judges B and D_B judges A, as in CycleGAN.
 
 - `--attention_source memory` (v1): A(a) is D_A's map of the last translation of a, all ones at first. The
@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from models import build
-from models.attention_fusion import FUSIONS, normalise_map
+from models.attention.fusion import FUSIONS, normalise_map
+from models.attention.guidance import GuidedModel
 from models.cycle_gan_model import CycleGANModel
-from models.guidance import GuidedModel
 from models.layers.precision import full
+from models.pix2pix_model import Pix2PixModel
 from util.arguments import real_number
 
 SOURCES = ("memory", "discriminator")
@@ -131,3 +132,43 @@ class ASGITModel(GuidedModel, CycleGANModel):
             reconstruction = self.results["rec_B" if name == "D_A" else "rec_A"]
             loss = loss + self.opt.rec_coef * self.gan_loss(full(self.networks[name](reconstruction)), False)
         return loss
+
+
+class ASGITSupervisedModel(GuidedModel, Pix2PixModel):
+    """`--model asgit_supervised`: pix2pix guided by its discriminator's last attention map (the supplement).
+
+    G translates a fused with D's map of the last pair (a, G(a)), which a memory keeps; all ones at first. D
+    judges pairs only, so a alone has no map. Testing has no maps and needs no D. With `--attention_fusion
+    none` it is pix2pix.
+    """
+
+    sources = ("A",)
+    defaults = {**Pix2PixModel.defaults, "netD": "posthoc_attn"}
+
+    @classmethod
+    def observer(cls, opt: Namespace) -> str:
+        return "D"
+
+    def observed(self, images: Tensor, translations: Tensor) -> Tensor:
+        return torch.cat([images, translations], 1)
+
+    def build_network(self, name: str) -> nn.Module:
+        return self.build_guided() if name == "G" else super().build_network(name)
+
+    def training_step(self) -> None:
+        self.maps: dict[str, Tensor] = {}
+        super().training_step()
+        self.results |= self.maps
+
+    def generate(self, images: Tensor) -> Tensor:
+        if not self.guides:
+            return super().generate(images)
+        self.maps["attn_A"] = attention = self.source_maps()["A"]
+        return self.networks["G"](images, attention)
+
+    def adversarial(self, pairs: Tensor) -> Tensor:
+        """As pix2pix's; the same pass gives the map to remember."""
+        if not self.guides:
+            return super().adversarial(pairs)
+        score, self.maps["next_A"] = self.score_and_map("D", pairs)
+        return self.gan_loss(full(score), True)

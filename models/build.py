@@ -7,8 +7,8 @@ from argparse import Namespace
 import torch
 from torch import nn
 
-from models.attention_discriminator import PostHocAttention, TrainableAttention
-from models.attention_fusion import GuidedResnetGenerator, GuidedUnetGenerator
+from models.attention.discriminator import PostHocAttention, TrainableAttention
+from models.attention.fusion import GuidedResnetGenerator, GuidedUnetGenerator
 from models.discriminator import NLayerDiscriminator, PatchDiscriminator, PixelDiscriminator
 from models.generator import ResnetGenerator
 from models.layers.initialisation import INITS, initialise
@@ -83,7 +83,7 @@ def build_generator(opt: Namespace, backwards: bool = False, **guidance: str) ->
     """`--netG` with fresh weights, from `--input_nc` channels to `--output_nc`, or `backwards`.
 
     Args:
-        guidance: `fusion` and `stage` of `models/attention_fusion.py`, for a generator guided by attention.
+        guidance: `fusion` and `stage` of `models/attention/fusion.py`, for a generator guided by attention.
     """
     return initialise(_generator(opt, backwards, **guidance), opt.init_type, opt.init_gain)
 

@@ -32,7 +32,7 @@ from data.augment import crop_flip_normalise
 from data.transforms import MIN_SIDE
 from models import MODELS, create_model, option_defaults, require_model
 from models.architecture import KINDS, architecture
-from models.attention_fusion import GuidedTranslator
+from models.attention.fusion import GuidedTranslator
 from models.build import build_generator, size_multiple
 from models.munit_model import munit_generator
 from models.munit_networks import StyledTranslator

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models.attention_fusion import STAGES
+from models.attention.fusion import STAGES
 from scripts.study.options import StudyOptions
 from scripts.study.study import Study, run_study
 from util.arguments import ArgumentParser

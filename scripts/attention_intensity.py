@@ -29,7 +29,7 @@ from PIL import Image
 
 from data import create_loader
 from models import MODELS, create_model
-from models.guidance import GuidedModel
+from models.attention.guidance import GuidedModel
 from models.weights import checkpoint_file, load_weights
 from options.test_options import TestOptions
 from scripts.evaluation.sweep import checkpoints

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from models import option_defaults
-from models.attention_fusion import GuidedTranslator
+from models.attention.fusion import GuidedTranslator
 from models.inference import load_generator
 from models.layers.normalisation import InstanceNorm
 from models.munit_networks import EPS, AdaIN, LayerNorm, StyledTranslator

@@ -8,7 +8,7 @@ from golden import load_baseline, under
 from textbook import run_steps
 
 from models import create_model
-from models.attention_fusion import resize_map
+from models.attention.fusion import resize_map
 from options.train_options import TrainOptions
 
 TINY = "--model asgit --gpu_ids -1 --ngf 4 --ndf 4 --netG resnet_6blocks"

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from golden import DATA
 
-from models.attention_discriminator import MaskBranch, PostHocAttention, TrainableAttention
-from models.attention_fusion import normalise_map, resize_map
+from models.attention.discriminator import MaskBranch, PostHocAttention, TrainableAttention
+from models.attention.fusion import normalise_map, resize_map
 from util.errors import UserError
 
 KINDS = {"pha": PostHocAttention, "tam": TrainableAttention}

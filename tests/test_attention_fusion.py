@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.attention_discriminator import PostHocAttention, TrainableAttention
-from models.attention_fusion import (
+from models.attention.discriminator import PostHocAttention, TrainableAttention
+from models.attention.fusion import (
     FUSIONS,
     STAGES,
     GuidedResnetGenerator,

@@ -12,8 +12,8 @@ import torch.multiprocessing as mp
 
 from data.augment import crop_flip_normalise
 from data.transforms import Preprocess
-from models.attention_fusion import resize_map
-from models.attention_memory import WHOLE, AttentionMemory
+from models.attention.fusion import resize_map
+from models.attention.memory import WHOLE, AttentionMemory
 
 PATHS = ["set/trainA/0.png", "set/trainA/1.png", "set/trainA/2.png"]
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.attention_discriminator import PostHocAttention, TrainableAttention
-from models.attention_fusion import GuidedResnetGenerator
+from models.attention.discriminator import PostHocAttention, TrainableAttention
+from models.attention.fusion import GuidedResnetGenerator
 from models.discriminator import NLayerDiscriminator, PatchDiscriminator
 from models.generator import ResnetGenerator
 from models.layers.normalisation import InstanceNorm

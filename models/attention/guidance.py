@@ -1,7 +1,7 @@
 """What models guided by attention share: the options, the memory of maps, and the maps as pictures.
 
 The map that guides the translation of an image comes from a discriminator: from its last pass over a
-translation of that image (the memory, `models/attention_memory.py`), or from a pass over the image itself.
+translation of that image (the memory, `models/attention/memory.py`), or from a pass over the image itself.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from data.transforms import crops
 from models import build
-from models.attention_fusion import FUSIONS, STAGES, GuidedTranslator, normalise_map, resize_map
-from models.attention_memory import AttentionMemory
+from models.attention.fusion import FUSIONS, STAGES, GuidedTranslator, normalise_map, resize_map
+from models.attention.memory import AttentionMemory
 from models.base_model import BaseModel
 from util.errors import UserError
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.attention_fusion import resize_map
+from models.attention.fusion import resize_map
 from util.distributed import gather_tensors, world_size
 
 WHOLE = (0.0, 0.0, 1.0, 1.0, 0.0)  # the window of an image that is neither cropped nor mirrored
