@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from models import build, qs_attn
+from models import build
 from models.asgit_model import ASGITModel, ASGITSupervisedModel
 from models.base_model import BaseModel
 from models.cut_model import CUTModel, FastCUTModel
@@ -14,10 +14,7 @@ from models.munit_model import MUNITModel
 from models.qs_dual_model import QSDualModel
 from models.qs_model import QSModel
 from models.sesim_model import SeSimModel
-from models.speed import qs_kernels
 from util.errors import UserError
-
-qs_attn.kernels = qs_kernels.log_entropy
 
 MODELS: dict[str, type[BaseModel]] = {
     "qs": QSModel,

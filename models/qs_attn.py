@@ -8,10 +8,10 @@ scaling:
     A_qs = the N rows of least H          select_queries, on the source image only
     out  = A_qs F                         route_values, for the source and for its translation alike
 
-Rows are ranked by log H, since unscaled rows saturate until H itself rounds to zero for most of them
-(`_rows_log_entropy`). Selection runs without gradient; only the N chosen rows are computed again with it, so
-that the loss reaches the source's encoder through A_qs. The L x L matrix is never held: memory is
-O(L * block).
+A mode is an entry of `MODES`: what ranks the positions, and what routes the chosen ones. Rows are ranked by
+log H, since unscaled rows saturate until H itself rounds to zero for most of them (`_rows_log_entropy`).
+Selection runs without gradient; only the N chosen rows are computed again with it, so that the loss reaches
+the source's encoder through A_qs. The L x L matrix is never held: memory is O(L * block).
 
 All results are float32 ("float32" below), or float64 where that is torch's default type.
 
@@ -31,17 +31,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.layers.precision import HALVES, full
+from models.speed import qs_kernels
 
 # Scores held at a time while entropies are streamed over blocks of queries: 4 MB stay in a processor's cache.
 BLOCK_ELEMENTS = 2**20
-
-
-def no_kernels(features: Tensor, mode: str, window: int) -> Tensor | None:
-    """log H by a faster way than this file's, or None where there is none."""
-    return None
-
-
-kernels = no_kernels  # replaced by `models/speed/qs_kernels.py` where the package `models` is imported
 
 
 @dataclass
@@ -90,33 +83,30 @@ def select_queries(features: Tensor, mode: str, num_queries: int, window: int = 
         window: k, odd, of the local modes.
     """
     rule = check_rule(mode, window)
-    features = _half_or_default(features)
-    entropy = log_entropy(features, rule.ranked_by, window)
+    ranks = log_entropy(features, mode, window)
     # stable: ties go to the lower index on every device
-    indices = torch.sort(entropy, dim=1, stable=True).indices[:, :num_queries]
+    indices = torch.sort(ranks, dim=1, stable=True).indices[:, :num_queries]
     with torch.autocast(features.device.type, enabled=False):
-        attention = ATTENTIONS[rule.routed_by](features, indices, window)
-    return QuerySelection(indices, attention, window if rule.routed_by == "local" else None)
+        return rule.attend(_half_or_default(features), indices, window)
 
 
 def log_entropy(features: Tensor, mode: str, window: int = 7) -> Tensor:
     """log H of every attention row of features (B, C, H, W): (B, H*W) float32, in (-inf, log log M].
 
     Args:
-        mode: "global" (keys are all positions) or "local" (the k x k window; padded positions have zero
-            keys).
+        mode: an entry of `MODES`; "global": keys are all positions; "local": the k x k window (padded
+            positions have zero keys).
         window: k, odd.
     """
-    if mode not in ENTROPIES:
-        raise ValueError(f"log_entropy: mode is {mode!r}, but must be one of {', '.join(ENTROPIES)}")
-    check_rule(mode, window)
-    features = _half_or_default(features)
+    rule = check_rule(mode, window)
     with torch.autocast(features.device.type, enabled=False):
-        entropy = kernels(features.detach(), mode, window)
-        return ENTROPIES[mode](features.detach(), window) if entropy is None else entropy
+        return rule.rank(_half_or_default(features.detach()), window)
 
 
-def _global_log_entropy(features: Tensor, window: int) -> Tensor:
+def global_log_entropy(features: Tensor, window: int) -> Tensor:
+    """log H over all positions, in blocks of rows; by a Triton kernel where that works."""
+    if (ranks := qs_kernels.log_entropy(features, "global", window)) is not None:
+        return ranks
     f = full(features).flatten(2).transpose(1, 2).contiguous()  # (B, L, C)
     length = f.shape[1]
     block = max(1, BLOCK_ELEMENTS // length)
@@ -124,7 +114,10 @@ def _global_log_entropy(features: Tensor, window: int) -> Tensor:
     return torch.cat(rows).view(len(f), length)
 
 
-def _local_log_entropy(features: Tensor, window: int) -> Tensor:
+def local_log_entropy(features: Tensor, window: int) -> Tensor:
+    """log H over the zero-padded window around each position; by a Triton kernel where that works."""
+    if (ranks := qs_kernels.log_entropy(features, "local", window)) is not None:
+        return ranks
     features = full(features)
     b, _, h, w = features.shape
     reach = window // 2
@@ -177,8 +170,12 @@ def _half_or_default(features: Tensor) -> Tensor:
     return features if features.dtype in HALVES else features.to(torch.get_default_dtype())
 
 
-def _global_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
+def global_attention(features: Tensor, indices: Tensor, window: int) -> QuerySelection:
     """Attention rows of the positions `indices` (B, N) over all positions: (B, N, L)."""
+    return QuerySelection(indices, _global_rows(features, indices))
+
+
+def _global_rows(features: Tensor, indices: Tensor) -> Tensor:
     if features.is_cuda and features.dtype in HALVES and _ExactScores.possible():
         vectors = features.flatten(2).transpose(1, 2)  # (B, L, C)
         queries = vectors.gather(1, indices[:, :, None].expand(-1, -1, vectors.shape[2]))  # (B, N, C)
@@ -213,11 +210,11 @@ class _ExactScores(torch.autograd.Function):
         return grad @ keys, grad.transpose(1, 2) @ queries
 
 
-def _local_attention(features: Tensor, indices: Tensor, window: int) -> Tensor:
+def local_attention(features: Tensor, indices: Tensor, window: int) -> QuerySelection:
     """Attention rows of the positions `indices` (B, N) over the window around each: (B, N, k*k)."""
     keys = full(_windows(features, indices, window))  # (B, N, k*k, C)
     queries = keys[:, :, window * window // 2]
-    return torch.einsum("bnc,bnmc->bnm", queries, keys).softmax(-1)
+    return QuerySelection(indices, torch.einsum("bnc,bnmc->bnm", queries, keys).softmax(-1), window)
 
 
 def _windows(features: Tensor, indices: Tensor, window: int) -> Tensor:
@@ -254,24 +251,20 @@ class _Rows(torch.autograd.Function):
 
 
 class Rule(NamedTuple):
-    """Which attention ranks the queries, and which one routes them."""
+    """How a mode selects. Features (B, C, H, W) are float32, float64 or half precision; `window` is k.
 
-    ranked_by: str
-    routed_by: str
+    rank: (features, window) -> (B, H*W); the positions of least rank are chosen. Without gradient.
+    attend: (features, indices (B, N), window) -> the `QuerySelection` of the chosen positions.
+    """
+
+    rank: Callable[[Tensor, int], Tensor]
+    attend: Callable[[Tensor, Tensor, int], QuerySelection]
 
 
 MODES: dict[str, Rule] = {
-    "global": Rule("global", "global"),
-    "local": Rule("local", "local"),
-    "local_global": Rule("local", "global"),
-}
-ENTROPIES: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "global": _global_log_entropy,
-    "local": _local_log_entropy,
-}
-ATTENTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "global": _global_attention,
-    "local": _local_attention,
+    "global": Rule(global_log_entropy, global_attention),
+    "local": Rule(local_log_entropy, local_attention),
+    "local_global": Rule(local_log_entropy, global_attention),
 }
 
 

@@ -21,8 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.layers.precision import full
-from models.qs_attn import MODES, QuerySelection, check_rule
+from models.qs_attn import QuerySelection
 from util.errors import UserError
+
+# mode -> the attention that ranks the positions, and the one that routes the chosen ones
+RULES = {"global": ("global", "global"), "local": ("local", "local"), "local_global": ("local", "global")}
 
 
 @dataclass
@@ -47,23 +50,23 @@ def select_queries_released(
     features: Tensor, mode: str, num_queries: int, window: int = 7
 ) -> QuerySelection | ReleasedLocalSelection:
     """As `models.qs_attn.select_queries`, by the released arithmetic; it holds the full attention matrix."""
-    rule = check_rule(mode, window)
+    ranked_by, routed_by = RULES[mode]
     features = full(features)
     b, c, h, w = features.shape
     with torch.autocast(features.device.type, enabled=False):
         vectors = features.flatten(2).transpose(1, 2)  # (B, L, C)
         attention: dict[str, Tensor] = {}
-        if "local" in rule:
+        if "local" in RULES[mode]:
             columns = F.unfold(features, window, padding=window // 2)  # (B, C*k*k, L)
             keys = columns.transpose(1, 2).reshape(b, h * w, window * window, c)
             attention["local"] = torch.einsum("blc,blmc->blm", vectors, keys).softmax(-1)
-        if "global" in rule:
+        if "global" in RULES[mode]:
             attention["global"] = (vectors @ vectors.transpose(1, 2)).softmax(-1)
-        entropy = torch.special.entr(attention[rule.ranked_by].detach()).sum(-1)  # (B, L)
+        entropy = torch.special.entr(attention[ranked_by].detach()).sum(-1)  # (B, L)
         indices = entropy.sort(dim=1, stable=True).indices[:, :num_queries]
-        rows = attention[rule.routed_by]
+        rows = attention[routed_by]
         rows = rows.gather(1, indices[:, :, None].expand(-1, -1, rows.shape[2]))
-    if rule == MODES["local"]:
+    if mode == "local":
         if indices.shape[1] != c:
             raise UserError(
                 "--qs_variant released with --QS_mode local pairs patches with channels, as the released "

@@ -117,13 +117,14 @@ def test_bf16_keeps_selection_losses_and_optimiser_state_in_float32(monkeypatch)
     def spy(name, function):
         def watched(*args):
             result = function(*args)
-            seen.setdefault(name, set()).add(result.dtype)
+            seen.setdefault(name, set()).add(getattr(result, "attention", result).dtype)
             return result
 
         return watched
 
-    monkeypatch.setitem(qs_attn.ENTROPIES, "global", spy("entropy", qs_attn.ENTROPIES["global"]))
-    monkeypatch.setitem(qs_attn.ATTENTIONS, "global", spy("attention", qs_attn.ATTENTIONS["global"]))
+    rank, attend = qs_attn.MODES["global"]
+    watched = qs_attn.Rule(spy("entropy", rank), spy("attention", attend))
+    monkeypatch.setitem(qs_attn.MODES, "global", watched)
     monkeypatch.setattr(model.patchnce, "forward", spy("nce", model.patchnce.forward))
     model.gan_loss = spy("gan", model.gan_loss)
     convolved = []

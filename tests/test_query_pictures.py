@@ -60,8 +60,7 @@ def test_views_show_what_select_queries_chooses(scene):
             selection = select_queries(features, view.mode, 20, 5)
             np.testing.assert_array_equal(view.indices, selection.indices[0])
             np.testing.assert_allclose(view.attention, selection.attention[0].detach(), atol=1e-6)
-            ranked_by = "global" if view.mode == "global" else "local"
-            np.testing.assert_array_equal(view.log_entropy.ravel(), log_entropy(features, ranked_by, 5)[0])
+            np.testing.assert_array_equal(view.log_entropy.ravel(), log_entropy(features, view.mode, 5)[0])
             assert view.grid == features.shape[2:] and view.window == selection.window
             flat = features[0].flatten(1)
             np.testing.assert_allclose(

@@ -99,18 +99,14 @@ def view_queries(
     for layer, features in zip(layers, netG.encode(image.to(device), layers), strict=True):
         h, w = features.shape[2:]
         vectors = features[0].float().flatten(1)  # (C, hw)
-        maps = {}  # local and local_global rank by the same entropies
         random = random_positions(h * w, num_patches, seed)
         for mode in modes:
-            ranked_by = check_rule(mode, window).ranked_by
-            if ranked_by not in maps:
-                maps[ranked_by] = log_entropy(features, ranked_by, window)[0].view(h, w).cpu().numpy()
             selection = select_queries(features, mode, num_patches, window)
             views.append(
                 QueryView(
                     layer=layer,
                     mode=mode,
-                    log_entropy=maps[ranked_by],
+                    log_entropy=log_entropy(features, mode, window)[0].view(h, w).cpu().numpy(),
                     indices=selection.indices[0].cpu().numpy(),
                     attention=selection.attention[0].float().cpu().numpy(),
                     scores=(vectors[:, selection.indices[0]].T @ vectors).cpu().numpy(),

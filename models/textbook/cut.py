@@ -22,7 +22,7 @@ from models import patch_sampler
 from models.base_model import BaseModel
 from models.cut_model import CUTModel
 from models.gan_loss import gradient_penalty
-from models.qs_attn import MODES
+from models.qs_attn import select_queries
 from models.qs_model import QuerySelected
 from models.textbook.base import TextbookStep
 from util.errors import UserError
@@ -112,22 +112,26 @@ class TextbookCUT(TextbookContrast):
 def plain_qs_attn(
     source: Tensor, target: Tensor, mode: str, num_queries: int, window: int, rank: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Source and target (B, C, H, W) through the source's `num_queries` rows of least entropy, (B, N, C)."""
-    rule = MODES[mode]
-    keys = {kind: KEYS[kind](source, window) for kind in set(rule)}
+    """Source and target (B, C, H, W) through the source's `num_queries` rows of least entropy, (B, N, C).
+
+    A mode that the paper does not have is taken as it is.
+    """
+    if mode not in RULES:
+        selection = select_queries(source, mode, num_queries, window)
+        return selection.route(source), selection.route(target)
+    ranked_by, routed_by = RULES[mode]
+    keys = {kind: KEYS[kind](source, window) for kind in RULES[mode]}
     scores = {kind: torch.einsum(SCORE[kind], vectors(source), keys[kind]) for kind in keys}  # (B, L, M)
     attention = {kind: scores[kind].softmax(-1) for kind in keys}
-    indices = (
-        rank(scores[rule.ranked_by].detach()).sort(dim=1, stable=True).indices[:, :num_queries]
-    )  # (B, N)
-    chosen = take(attention[rule.routed_by], indices)  # (B, N, M)
+    indices = rank(scores[ranked_by].detach()).sort(dim=1, stable=True).indices[:, :num_queries]  # (B, N)
+    chosen = take(attention[routed_by], indices)  # (B, N, M)
 
     def route(values: Tensor) -> Tensor:
-        if rule.routed_by == "local":
+        if routed_by == "local":
             values = take(values, indices)  # (B, N, M, C)
-        return torch.einsum(ROUTE[rule.routed_by], chosen, values)
+        return torch.einsum(ROUTE[routed_by], chosen, values)
 
-    return route(keys[rule.routed_by]), route(KEYS[rule.routed_by](target, window))
+    return route(keys[routed_by]), route(KEYS[routed_by](target, window))
 
 
 def vectors(features: Tensor, window: int = 1) -> Tensor:
@@ -178,6 +182,8 @@ def log_sum_exp(x: Tensor) -> Tensor:
     return (x - top).clamp(min=-87).nan_to_num(nan=0.0).exp().sum(-1, keepdim=True).log() + top
 
 
+# mode -> the attention that ranks the positions, and the one that routes the chosen ones
+RULES = {"global": ("global", "global"), "local": ("local", "local"), "local_global": ("local", "global")}
 RANKS = {"log": log_of_entropy, "plain": plain_entropy}
 KEYS = {"global": vectors, "local": windows}
 SCORE = {"global": "blc,bmc->blm", "local": "blc,blmc->blm"}
