@@ -26,8 +26,6 @@ from models.inference import Translator, translator_of_run
 from models.pretrained import pretrained_file
 from options.saved import results_folder
 from options.test_options import TestOptions
-from util.cpu_threads import shared_cpu
-from util.device import get_device
 from util.errors import UserError, entry_point
 from util.image_files import list_images
 from util.translate.photo import output_names, read_photo
@@ -46,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         opt.batch_size = 1
     torch.manual_seed(opt.seed)  # of dropout, without --eval
-    with shared_cpu(get_device(opt.gpu_ids)):
-        return translate_input(opt) if opt.input else translate_test_set(opt)
+    return translate_input(opt) if opt.input else translate_test_set(opt)
 
 
 def load(opt: Namespace) -> Translator:

@@ -26,7 +26,6 @@ from options.train_options import OF_THE_CALL, WATCHING, TrainOptions
 from util import distributed
 from util.arguments import ArgumentParser
 from util.console import lasting_output, say, show_warnings_as_lines
-from util.cpu_threads import shared_cpu
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.run.checkpoint import STATE_FILE, WITHOUT_STATE, Checkpoints, Progress, seed_everything
@@ -52,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (obstacle := MODELS[opt.model].process_obstacle(opt)):
         raise UserError(f"{obstacle}, or a single process")  # before the processes connect: each refuses
     try:
-        with distributed.session(device), shared_cpu(device), StopSignal() as stop:
+        with distributed.session(device), StopSignal() as stop:
             return train(opt, options.parser, device, stop)
     except distributed.ProcessLostError as error:
         print(
@@ -267,7 +266,7 @@ class Run:
             self.replacing = False
 
     def _write(self, save: Callable[[], None]) -> None:
-        """Call `save`; where that fails, do as --on_save_error says."""
+        """Call `save`; UserError where that fails."""
         try:
             if self.writes and not self.lock.path.exists():  # the logs may have made the folder again
                 say(f"warning: {self.folder} has vanished, with all that was in it; making it anew.")
@@ -277,12 +276,10 @@ class Run:
                 write_options(self.folder, self.opt, self.parser.defaults)
             save()
         except OSError as error:
-            problem = f"the checkpoint could not be saved in {self.folder}: {error}. The last good one stays"
-            if self.opt.on_save_error == "stop":
-                raise UserError(
-                    f"{problem}; make room or repair the folder, then continue with --continue_train"
-                ) from None
-            say(f"warning: {problem}, and training continues.")
+            raise UserError(
+                f"the checkpoint could not be saved in {self.folder}: {error}. The last good one stays; make "
+                "room or repair the folder, then continue with --continue_train"
+            ) from None
 
     def close(self) -> None:
         """Finish the page and let others train in the folder. Put a run back that nothing has replaced."""

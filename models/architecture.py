@@ -16,7 +16,7 @@ Architecture = dict[str, object]  # option -> value; "network" says what kind of
 KINDS = {
     "resnet": "a ResNet generator (--netG resnet_9blocks and its siblings)",
     "unet": "a U-Net generator (--netG unet_256 or unet_128)",
-    "patchgan": "a PatchGAN discriminator (--netD basic, n_layers or patch)",
+    "patchgan": "a PatchGAN discriminator (--netD basic or n_layers)",
     "pixel": "a per-pixel discriminator (--netD pixel)",
     "posthoc": "a PatchGAN discriminator with post hoc attention (--netD posthoc_attn)",
     "trainable": "a PatchGAN discriminator with trainable attention (--netD trainable_attn)",

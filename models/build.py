@@ -9,7 +9,7 @@ from torch import nn
 
 from models.attention.discriminator import PostHocAttention, TrainableAttention
 from models.attention.fusion import GuidedResnetGenerator, GuidedUnetGenerator
-from models.discriminator import NLayerDiscriminator, PatchDiscriminator, PixelDiscriminator
+from models.discriminator import NLayerDiscriminator, PixelDiscriminator
 from models.generator import ResnetGenerator
 from models.layers.initialisation import INITS, initialise
 from models.layers.normalisation import NORMS
@@ -23,7 +23,7 @@ ATTENDING: dict[str, type[nn.Module]] = {
     "posthoc_attn": PostHocAttention,
     "trainable_attn": TrainableAttention,
 }
-DISCRIMINATORS = ("basic", "n_layers", "pixel", "patch", *ATTENDING)
+DISCRIMINATORS = ("basic", "n_layers", "pixel", *ATTENDING)
 
 
 def add_options(add) -> None:
@@ -122,8 +122,6 @@ def _discriminator(opt: Namespace, channels: int | None = None) -> nn.Module:
         return ATTENDING[opt.netD](channels, opt.ndf, opt.normD, not opt.no_antialias)
     if opt.netD == "pixel":
         return PixelDiscriminator(channels, opt.ndf, opt.normD)
-    if opt.netD == "patch":
-        return PatchDiscriminator(channels, opt.ndf, opt.normD, not opt.no_antialias)
     layers = 3 if opt.netD == "basic" else opt.n_layers_D
     return NLayerDiscriminator(channels, opt.ndf, layers, opt.normD, not opt.no_antialias)
 

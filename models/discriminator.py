@@ -1,4 +1,4 @@
-"""The discriminators: PatchGAN (Isola et al., CVPR 2017), its 16x16-patch form, and the per-pixel one.
+"""The discriminators: PatchGAN (Isola et al., CVPR 2017), and the per-pixel one.
 
 Each maps images (B, input_nc, H, W) to one score per patch, (B, 1, h, w), without a final sigmoid.
 """
@@ -54,23 +54,6 @@ class NLayerDiscriminator(nn.Module):
         """Scores of images (B, input_nc, H, W); UserError where a side is below `smallest_side`."""
         check_sides(x, self.smallest_side)
         return self.run_layers(self.model, x)[0]
-
-
-class PatchDiscriminator(NLayerDiscriminator):
-    """A two-layer PatchGAN that judges every 16 x 16 tile by itself: (B, C, H, W) -> (B * tiles, 1, h, w)."""
-
-    SIZE = 16
-
-    def __init__(self, input_nc: int = 3, ndf: int = 64, norm: str = "instance", antialias: bool = True):
-        super().__init__(input_nc, ndf, n_layers=2, norm=norm, antialias=antialias)
-        self.smallest_side = self.SIZE
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        rows, columns = h // self.SIZE, w // self.SIZE  # a border that fills no tile is left out
-        x = x[:, :, : rows * self.SIZE, : columns * self.SIZE]
-        x = x.reshape(b, c, rows, self.SIZE, columns, self.SIZE).permute(0, 2, 4, 1, 3, 5)
-        return super().forward(x.reshape(-1, c, self.SIZE, self.SIZE))
 
 
 class PixelDiscriminator(nn.Module):

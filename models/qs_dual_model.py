@@ -5,8 +5,6 @@ The QS-Attn supplement names bi-directional translation as untried and expected 
 
 from __future__ import annotations
 
-import numpy as np
-
 from models.dcl_model import DCLModel
 from models.qs_model import QuerySelected
 
@@ -24,10 +22,3 @@ class QSDualModel(QuerySelected, DCLModel):
     @staticmethod
     def default_qs_layers(nce_layers: list[int]) -> list[int]:
         return nce_layers[-2:]
-
-    def pictures(self) -> dict[str, np.ndarray]:
-        pictures = super().pictures()
-        if self.opt.display_queries:
-            pictures["queries_A"] = self.picture_of_queries(self.networks["G_A"], self.batch["A"])
-            pictures["queries_B"] = self.picture_of_queries(self.networks["G_B"], self.batch["B"])
-        return pictures

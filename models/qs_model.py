@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-import numpy as np
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import build
 from models.base_model import BaseModel
@@ -14,7 +13,6 @@ from models.cut_model import CUTModel
 from models.patch_sampler import PatchSelection
 from models.qs_attn import MODES, QuerySelection, select_queries
 from models.qs_released import select_queries_released
-from models.query_pictures.overview import query_overview
 from util.arguments import integer, layer_list
 from util.errors import UserError
 
@@ -48,7 +46,6 @@ class QuerySelected(BaseModel):
             type=integer(1),
             only={"QS_mode": ("local", "local_global")},
         )
-        add("--display_queries", False, "show where the queries of a source image are, beside the images")
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
@@ -72,11 +69,6 @@ class QuerySelected(BaseModel):
             return super().choose_patches(number, features)
         opt = self.opt
         return VARIANTS[opt.qs_variant](features, opt.QS_mode, opt.num_patches, opt.qs_window)
-
-    def picture_of_queries(self, netG: nn.Module, images: Tensor) -> np.ndarray:
-        """Where the queries of `netG` lie in the first of images (B, C, H, W): (H, W, 3) uint8."""
-        opt = self.opt
-        return query_overview(netG, images[:1], opt.qs_layers, opt.QS_mode, opt.num_patches, opt.qs_window)
 
 
 class QSModel(QuerySelected, CUTModel):
@@ -102,12 +94,6 @@ class QSModel(QuerySelected, CUTModel):
     def default_qs_layers(nce_layers: list[int]) -> list[int]:
         """The released code's rule: the deeper layers, all but the first three."""
         return nce_layers[3:] if len(nce_layers) > 3 else nce_layers[-1:]
-
-    def pictures(self) -> dict[str, np.ndarray]:
-        pictures = super().pictures()
-        if self.opt.display_queries:
-            pictures["queries"] = self.picture_of_queries(self.netG, self.batch["A"])
-        return pictures
 
 
 def check_query_selection(opt: Namespace) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import platform
-import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from data.transforms import MODES as PREPROCESS_MODES
 from models import MODELS, build
 from models.speed.accelerator import choose_speed
 from options.saved import run_folder
-from util.arguments import ArgumentParser, count_or_inf, gpu_list, integer
+from util.arguments import ArgumentParser, count_or_inf, gpu_list, integer, note_no_effect
 from util.errors import UserError
 
 VERSION = "1.0.0"
@@ -29,6 +28,7 @@ VERSION = "1.0.0"
 WITHOUT_EFFECT = {
     "easy_label": "the released code declares it and reads it nowhere",
     "evaluation_freq": "the released code declares it and reads it nowhere",
+    "display_winsize": "pages and visdom show images 256 pixels wide",
 }
 
 # Options of other programs that users of theirs may type, with what the refusal says.
@@ -89,10 +89,10 @@ class BaseOptions:
     model_name = staticmethod(model_name)
 
     def __init__(self):
-        self.parser = ArgumentParser(ABSENT, prog=self.prog, description=self.description)
+        self.parser = ArgumentParser(ABSENT, WITHOUT_EFFECT, prog=self.prog, description=self.description)
         versions = f"torch {torch.__version__}, Python {platform.python_version()}"
         self.parser.add_argument("--version", action="version", version=f"QS-Attn {VERSION}, {versions}")
-        self.without_effect = dict(WITHOUT_EFFECT)
+        self.without_effect: dict[str, str] = {}  # given options that this command has no use for
         self.declare()
 
     def declare(self) -> None:
@@ -102,8 +102,7 @@ class BaseOptions:
             "--dataroot", "./datasets/horse2zebra", "folder with trainA, trainB, testA, testB (or valA, valB)"
         )
         add("--name", "horse2zebra_qsattn_global", "name of the run: its folder under checkpoints_dir")
-        add("--easy_label", "experiment_name", "accepted, and of no effect, as in the released code")
-        add("--suffix", "", "added to the name, with options in braces filled in: {QS_mode}_{crop_size}")
+        add("--suffix", "", "added to the name, behind _")
         add("--checkpoints_dir", "./checkpoints", "where runs are kept")
         add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
         add("--seed", 0, "seed of weights, data order, crops and patches", type=integer(0))
@@ -152,7 +151,6 @@ class BaseOptions:
         add("--channels_last", False, "keep images as (B, H, W, C) in memory; on CUDA with fused kernels")
         add("--compile", False, "compile the networks (torch.compile), on CUDA in place of the fused kernels")
         group("display")
-        add("--display_winsize", 256, "side of a shown image, in pixels", type=integer(1))
         add("--verbose", False, "print the networks, module by module")
 
     def _declare_models(self) -> None:
@@ -187,17 +185,8 @@ class BaseOptions:
             opt = self.resolve(given)
         except UserError as error:
             self.parser.error(str(error))
-        self._note_what_has_no_effect(opt.given)
+        note_no_effect({name: self.without_effect[name] for name in opt.given if name in self.without_effect})
         return opt
-
-    def _note_what_has_no_effect(self, given: Sequence[str]) -> None:
-        """Print one line on stderr for each reason why given options have no effect."""
-        flags: dict[str, list[str]] = {}
-        for name in given:
-            if name in self.without_effect:
-                flags.setdefault(self.without_effect[name], []).append(f"--{name}")
-        for reason, names in flags.items():
-            print(f"note: no effect of {', '.join(names)}: {reason}", file=sys.stderr)
 
     def resolve(self, given: dict[str, object]) -> Namespace:
         """All options, from those given. UserError for impossible ones."""

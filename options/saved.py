@@ -25,13 +25,7 @@ def run_folder(options: dict[str, object]) -> Path:
     """
     name = str(options["name"])
     if options.get("suffix"):
-        try:
-            name += "_" + str(options["suffix"]).format(**options)
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"--suffix {options['suffix']} cannot be filled in ({error}): braces hold the name of an "
-                "option, as in {QS_mode}"
-            ) from None
+        name += f"_{options['suffix']}"
     if not name or Path(name).is_absolute() or {".", ".."} & set(name.split("/")):
         raise UserError(
             f"--name {name!r} is no name of a folder under --checkpoints_dir: give one such as horses_global"

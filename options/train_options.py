@@ -35,7 +35,6 @@ WATCHING = (
     "save_latest_freq",
     "save_epoch_freq",
     "save_by_iter",
-    "on_save_error",
     "print_freq",
     "display_freq",
     "display_ncols",
@@ -43,7 +42,6 @@ WATCHING = (
     "display_server",
     "display_env",
     "display_port",
-    "display_winsize",
     "update_html_freq",
     "no_html",
     "eval",
@@ -86,18 +84,11 @@ class TrainOptions(BaseOptions):
         add("--pretrained_name", None, "start from the weights of another run (at --epoch)")
         add("--save_latest_freq", 5000, "images between saves of latest", type=integer(1))
         add("--save_epoch_freq", 5, "epochs between saves under the epoch's number", type=integer(1))
-        add("--evaluation_freq", 5000, "accepted, and of no effect, as in the released code", type=integer(1))
         add("--save_by_iter", False, "save under iter_NUMBER instead of latest")
         add(
             "--deterministic",
             False,
             "deterministic algorithms of torch, where there are any; slower on a GPU",
-        )
-        add(
-            "--on_save_error",
-            "stop",
-            "a checkpoint that cannot be written (full disk)",
-            choices=("stop", "continue"),
         )
         group("watching")
         add("--print_freq", 100, "images between lines of losses", type=integer(1))

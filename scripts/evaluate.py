@@ -23,7 +23,6 @@ from options.saved import option_values, results_folder
 from scripts.evaluation.judge import Judge, print_numbers, warn
 from scripts.evaluation.options import EvaluateOptions
 from scripts.evaluation.sweep import checkpoints, draw_sweep, last_and_best, weights_of
-from util.cpu_threads import shared_cpu
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.metrics.evaluation import Evaluation
@@ -36,8 +35,7 @@ from util.metrics.segmentation import CLASSES, score_label_folders
 def main(argv: Sequence[str] | None = None) -> None:
     options = EvaluateOptions()
     opt = options.parse(argv)
-    with shared_cpu(get_device(opt.gpu_ids)):
-        evaluate(opt, options)
+    evaluate(opt, options)
 
 
 def evaluate(opt: Namespace, options: EvaluateOptions) -> None:

@@ -3,6 +3,7 @@
 # the test images, measure. A rerun continues where the last one stopped and repeats nothing that is done.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+export GOMP_SPINCOUNT=10000 # waiting threads leave their cores to other programs
 
 # ---- everything that determines time and quality ----
 name=stripes_qsattn_global

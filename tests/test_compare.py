@@ -274,9 +274,7 @@ def test_trainings_side_by_side_share_the_cores(monkeypatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
     study = Study.__new__(Study)
     study.service = Service(False, {}, "")
-    # The cores that a control group allows, trainings at a time, and the threads of each.
-    for quota, jobs, threads in ((None, 1, None), (None, 3, "2"), (None, 16, "1"), (4.5, 2, "2")):
-        monkeypatch.setattr("scripts.study.study.cpu_quota", lambda quota=quota: quota)
+    for jobs, threads in ((1, None), (3, "2"), (16, "1")):
         study.opt = Namespace(jobs=jobs)
         assert study.environment().get("OMP_NUM_THREADS") == threads
     monkeypatch.setenv("OMP_NUM_THREADS", "5")

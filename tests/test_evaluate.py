@@ -123,7 +123,7 @@ def test_help_leads_with_its_own_options_and_leaves_out_those_of_training(capsys
     told = capsys.readouterr().out
     assert told.index("--fake") < told.index("--metrics") < told.index("--name")
     assert "--results_dir" in told and "python test.py --help" in told
-    for name in ("init_type", "netD", "ndf", "serial_batches", "QS_mode", "display_winsize", "input"):
+    for name in ("init_type", "netD", "ndf", "serial_batches", "QS_mode", "input"):
         assert f"--{name} " not in told, name
     # Hidden options are still taken: those of the run's networks, for sweeps.
     opt = evaluate.EvaluateOptions().parse(["--gpu_ids=-1", "--ngf=8", "--epochs=all"])

@@ -18,7 +18,7 @@ from torch import nn
 
 from models.attention.discriminator import PostHocAttention, TrainableAttention
 from models.attention.fusion import GuidedResnetGenerator
-from models.discriminator import NLayerDiscriminator, PatchDiscriminator
+from models.discriminator import NLayerDiscriminator
 from models.generator import ResnetGenerator
 from models.layers.normalisation import InstanceNorm
 from models.layers.resample import BlurDownsample, BlurUpsample
@@ -161,7 +161,6 @@ NETWORKS = {
     "dropout, off": (ResnetGenerator, {"ngf": 4, "n_blocks": 2, "dropout": True}, [12]),
     "a discriminator": (NLayerDiscriminator, {"ndf": 4}, None),
     "without blur": (NLayerDiscriminator, {"ndf": 4, "antialias": False}, None),
-    "of tiles": (PatchDiscriminator, {"ndf": 4}, None),
     "with post hoc attention": (PostHocAttention, {"ndf": 4, "antialias": True}, None),
     "with trainable attention": (TrainableAttention, {"ndf": 4}, None),
     "guided inside": (GuidedResnetGenerator, {"ngf": 2, "n_blocks": 1, "stage": "F2"}, None),

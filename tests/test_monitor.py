@@ -264,7 +264,7 @@ def test_without_html_there_is_no_web_folder(tmp_path):
 
 
 def test_the_options_choose_the_watchers(tmp_path):
-    opt = Namespace(name="run", no_html=False, n_epochs=3, n_epochs_decay=1, display_winsize=64, display_id=0)
+    opt = Namespace(name="run", no_html=False, n_epochs=3, n_epochs_decay=1, display_id=0)
     opt.model, opt.lr, opt.tensorboard, opt.use_wandb = "cut", 2e-4, False, False
     opt.n_iterations = opt.n_iterations_decay = 0
     monitor = create_monitor(opt, tmp_path, 10)
@@ -278,7 +278,7 @@ def test_the_options_choose_the_watchers(tmp_path):
 
 def test_the_page_of_a_training_by_iterations_counts_its_epochs(tmp_path):
     opt = Namespace(name="run", no_html=False, n_iterations=20, n_iterations_decay=15, display_id=0)
-    opt.display_winsize, opt.tensorboard, opt.use_wandb = 64, False, False
+    opt.tensorboard, opt.use_wandb = False, False
     monitor = create_monitor(opt, tmp_path, epoch_steps=10)
     log(monitor, 1100, epoch=2)
     assert "epoch2 of 4" in Links(tmp_path / "web/index.html").text

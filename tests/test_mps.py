@@ -130,7 +130,6 @@ def test_a_study_gives_its_trainings_the_service_and_says_so(running, tmp_path, 
     monkeypatch.setattr(study_module, "multi_process_service", stand_in)
     monkeypatch.setattr(study_module, "run_command", train)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(6)), raising=False)
-    monkeypatch.setattr(study_module, "cpu_quota", lambda: None)
     opt = {"out": tmp_path, "gpu_ids": [1], "jobs": 3, "seeds": [0], "minutes": 5, "n_epochs": 1}
     opt |= {"preset_options": {}, "train": {}, "judging": {}, "dataroot": "data", "n_epochs_decay": 0}
     study = Study(Namespace(**opt, preset=None), {"cut": ["--model=cut"]}, "a study")

@@ -94,8 +94,8 @@ SEEN = {
     "--max_dataset_size 2 --update_html_freq 2": lambda f: (
         f / "web" / "images" / "epoch001_fake_B.png"
     ).is_file(),
-    "--max_dataset_size 1 --suffix {ngf}": lambda f: has(f.parent / "run_2", "latest"),
-    "--max_dataset_size 1 --netD patch --gan_mode wgangp": lambda f: len(losses(f)) == 2,
+    "--max_dataset_size 1 --suffix b": lambda f: has(f.parent / "run_b", "latest"),
+    "--max_dataset_size 1 --netD pixel --gan_mode wgangp": lambda f: len(losses(f)) == 2,
     "--max_dataset_size 1 --lr_policy plateau --pool_size 2": lambda f: len(losses(f)) == 2,
     "--max_dataset_size 1 --input_nc 3 --output_nc 1 --lambda_NCE 0": lambda f: len(losses(f)) == 2,
     "--max_dataset_size 1 --lr_policy cosine --no_dropout false --normG batch": lambda f: len(losses(f)) == 2,

@@ -57,7 +57,7 @@ DISCRIMINATORS = [
     dict(netD="basic"),
     dict(netD="n_layers", n_layers_D=2),
     dict(netD="n_layers", n_layers_D=4, no_antialias=True),
-    dict(netD="patch", normD="batch"),
+    dict(netD="basic", normD="batch"),
     dict(netD="pixel", normD="none"),
     dict(output_nc=1),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 
@@ -90,6 +91,15 @@ def gpu_list(text: str) -> list[int]:
     return [i for i in ids if i >= 0]
 
 
+def note_no_effect(reasons: Mapping[str, str]) -> None:
+    """Print one line on stderr for each reason why options have no effect; `reasons` by option."""
+    flags: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        flags.setdefault(reason, []).append(f"--{name}")
+    for reason, names in flags.items():
+        print(f"note: no effect of {', '.join(names)}: {reason}", file=sys.stderr)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with no guessing: no abbreviations, and an unknown option is answered with its nearest name.
 
@@ -98,15 +108,21 @@ class ArgumentParser(argparse.ArgumentParser):
 
     Args:
         absent: names of options that other programs have, each with what to say to whoever gives it.
+        ignored: names of options of other programs that are accepted and do nothing, each with the reason.
     """
 
-    def __init__(self, absent: Mapping[str, str] | None = None, **kwargs):
+    def __init__(
+        self, absent: Mapping[str, str] | None = None, ignored: Mapping[str, str] | None = None, **kwargs
+    ):
         super().__init__(
             allow_abbrev=False, argument_default=argparse.SUPPRESS, formatter_class=_HelpFormatter, **kwargs
         )
         self.defaults: dict[str, object] = {}
         self.conditions: dict[str, dict[str, tuple]] = {}  # option -> values of others that give it an effect
         self.absent = absent or {}
+        self.ignored = ignored or {}
+        for name in self.ignored:
+            self.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS)
         self._group = self
 
     def group(self, title: str) -> None:
@@ -162,7 +178,9 @@ class ArgumentParser(argparse.ArgumentParser):
             self.error(
                 f"cannot place {unknown[0]!r}: every value follows an option such as --name; --help lists all"
             )
-        return vars(given)
+        values = vars(given)
+        note_no_effect({name: self.ignored[name] for name in values if name in self.ignored})
+        return {name: value for name, value in values.items() if name not in self.ignored}
 
     def _advice(self, name: str) -> str:
         """What to say of an unknown option: its name here, why it is absent, or the name that was meant."""

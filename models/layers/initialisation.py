@@ -11,7 +11,6 @@ INITS: dict[str, Callable] = {
     "normal": lambda weight, gain: init.normal_(weight, 0.0, gain),
     "xavier": lambda weight, gain: init.xavier_normal_(weight, gain=gain),
     "kaiming": lambda weight, gain: init.kaiming_normal_(weight, a=0, mode="fan_in"),
-    "orthogonal": lambda weight, gain: init.orthogonal_(weight, gain=gain),
 }
 
 

@@ -35,7 +35,6 @@ from scripts.study.configurations import run_options
 from scripts.study.page import write_page
 from scripts.study.statistics import study_results
 from scripts.words import option_words
-from util.cpu_threads import cpu_quota
 from util.device import get_device
 from util.errors import UserError
 from util.files import write_atomically
@@ -244,7 +243,7 @@ class Study:
         """A training's share of the cores that this process may use."""
         affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        return max(1, int(min(cores, cpu_quota() or cores)) // self.opt.jobs)
+        return max(1, cores // self.opt.jobs)
 
     def judge(self, run: Run) -> str | None:
         """Translate the test images and evaluate them, unless that is done. None, or what went wrong."""

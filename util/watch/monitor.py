@@ -136,12 +136,12 @@ def create_monitor(opt: Namespace, folder: Path, epoch_steps: int) -> Monitor:
         options = {name: value for name in KEY_OPTIONS if (value := getattr(opt, name, None)) is not None}
         if "qs" not in getattr(opt, "model", "qs"):  # other models do not select queries
             options.pop("QS_mode", None)
-        page = TrainingPage(folder, opt.name, epochs=epochs, options=options, winsize=opt.display_winsize)
+        page = TrainingPage(folder, opt.name, epochs=epochs, options=options)
         watchers.append(page)
     if opt.display_id is None or opt.display_id > 0:
         display_id = opt.display_id or 1
         address = opt.display_server, opt.display_port, opt.display_env, display_id
-        watchers.append(VisdomClient(opt.name, *address, opt.display_ncols, opt.display_winsize))
+        watchers.append(VisdomClient(opt.name, *address, opt.display_ncols))
     options = {name: value for name, value in sorted(vars(opt).items()) if name not in ("given", "isTrain")}
     if opt.tensorboard:
         watchers.append(TensorBoardWriter(folder / "tensorboard", options))
