@@ -33,9 +33,9 @@ from datasets.unpack_dataset import check_archive
 from models import MODELS, option_defaults
 from models.inference import Translator, load_generator
 from models.pretrained import FOLDER, pretrained_options
-from models.query_pictures.view import view_queries
 from models.weights import weights_file
 from scripts.queries.page import write_page
+from scripts.queries.view import view_queries
 from scripts.visualize_queries import DEFAULTS, to_input
 from util.arguments import ArgumentParser, gpu_list, integer
 from util.device import get_device

@@ -2,7 +2,6 @@
 
     python scripts/visualize_queries.py --name NAME --input IMAGE_OR_FOLDER    a page and figures
     python scripts/visualize_queries.py --random_weights --input IMAGE         without a checkpoint
-    python scripts/visualize_queries.py --name NAME --input DIR --masks DIR    and how much of a body
 
 For each image, OUTPUT/IMAGE.html shows all queries, and OUTPUT/IMAGE_layer16_global.png is a figure. Layers,
 window and number of queries are the run's own unless given. docs/queries.md explains the pictures.
@@ -27,18 +26,17 @@ from models.generator import ResnetBlock, ResnetGenerator
 from models.inference import load_generator
 from models.layers.initialisation import initialise
 from models.qs_attn import MODES
-from models.query_pictures.view import QueryView, view_queries
 from options.saved import options_behind
 from options.train_options import TrainOptions
-from scripts.queries.coverage import Coverage, coverage, coverage_table, find_masks
 from scripts.queries.page import write_page
+from scripts.queries.view import view_queries
 from util.arguments import ArgumentParser, gpu_list, integer, layer_list
 from util.device import get_device
 from util.errors import UserError, entry_point
-from util.image_files import ImageError, list_images, open_rgb
+from util.image_files import ImageError, list_images
 from util.images import to_uint8
+from util.pages import printable
 from util.translate.photo import output_names, read_photo
-from util.watch.html_page import printable
 
 FIGURES = ("png", "pdf", "svg", "none")
 # What a run that saved no options is taken to have been trained with.
@@ -62,7 +60,6 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--qs_window", None, "side of the local windows, odd", type=integer(1), shown="the run's, else 7")
     add("--query", 0, "the query whose row the figures show, by ascending entropy", type=integer(0))
     add("--figures", "png", "format of the figures", choices=FIGURES)
-    add("--masks", None, "folder of masks, white on the body, named as the images: print coverage", type=Path)
     add("--output", None, "folder to write to", type=Path, shown="./results/NAME/queries_EPOCH")
     add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
     add("--seed", 0, "seed of the random positions and weights", type=integer(0))
@@ -95,24 +92,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     net = build_net(opt)
     take_selection_of_the_run(opt, net)
     paths = list_images(opt.input) if opt.input.is_dir() else [opt.input]
-    masks = find_masks(opt.masks, paths) if opt.masks else {}
-    covered: dict[tuple[int, str], list[tuple[Coverage, Coverage]]] = {}
     failed = 0
     for path, name in zip(paths, output_names(paths), strict=True):
         try:
             photo = read_photo(path, opt.load_size).pixels
-            mask = read_mask(masks[path], photo) if path in masks else None
         except ImageError as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        views = draw_image(opt, net, photo, opt.output / name.with_suffix(""), path.name)
-        if mask is not None and mask.any():
-            for view in views:
-                pair = (coverage(view.indices, mask, view.grid), coverage(view.random, mask, view.grid))
-                covered.setdefault((view.layer, view.mode), []).append(pair)
-    if opt.masks:
-        print(coverage_table(covered))
+        draw_image(opt, net, photo, opt.output / name.with_suffix(""), path.name)
     return 1 if failed else 0
 
 
@@ -153,8 +141,8 @@ def last_encoder_layer(net: nn.Module) -> int:
     return max(number for number, module in enumerate(net.model) if isinstance(module, ResnetBlock))
 
 
-def draw_image(opt: Namespace, net: nn.Module, photo: np.ndarray, stem: Path, name: str) -> list[QueryView]:
-    """Write the page and figures of a photograph (H, W, 3) uint8, named after `stem`; return its views."""
+def draw_image(opt: Namespace, net: nn.Module, photo: np.ndarray, stem: Path, name: str) -> None:
+    """Write the page and figures of a photograph (H, W, 3) uint8, named after `stem`."""
     height, width = photo.shape[:2]
     image = to_input(photo, net.input_nc).to(next(net.parameters()).device)
     views = view_queries(net, image, opt.layers, opt.modes, opt.num_patches, opt.qs_window, opt.seed)
@@ -171,7 +159,6 @@ def draw_image(opt: Namespace, net: nn.Module, photo: np.ndarray, stem: Path, na
             figure = stem.with_name(f"{stem.name}_layer{view.layer}_{view.mode}.{opt.figures}")
             draw_figure(view, photo, target, figure, rank=min(opt.query, len(view.indices) - 1))
             print(f"    {printable(figure)}")
-    return views
 
 
 def to_input(photo: np.ndarray, channels: int) -> torch.Tensor:
@@ -184,12 +171,6 @@ def to_input(photo: np.ndarray, channels: int) -> torch.Tensor:
     if channels == 1:
         photo = np.asarray(Image.fromarray(photo).convert("L"))[..., None]
     return torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def read_mask(path: Path, photo: np.ndarray) -> np.ndarray:
-    """The mask of a photograph (H, W, 3), scaled and padded as the encoder sees it: (H', W') bool."""
-    mask = open_rgb(path).convert("L").resize(photo.shape[1::-1], Image.Resampling.BILINEAR)
-    return (to_input(np.asarray(mask.convert("RGB")), 1)[0, 0] > 0).numpy()
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
+from util import pages
 from util.images import save_png, to_uint8
-from util.watch import html_page
-from util.watch.html_page import HtmlPage
+from util.pages import Page
 from util.watch.loss_log import LossLog, LossRecord, read_loss_records
 from util.watch.loss_plot import PANELS, LossHistory, draw_losses, nice_ticks, smooth
 from util.watch.monitor import Monitor, create_monitor
@@ -358,7 +358,7 @@ def test_any_file_name_is_linked_and_shown(tmp_path, name):
     folder = tmp_path / "page"
     file = f"{name.replace('/', '')}.png"
     save_png(GREY, folder / file)
-    page = HtmlPage(folder, title=name)
+    page = Page(folder, title=name)
     page.add_header(name)
     page.add_images(name, [file], [name])
     page.save()
@@ -369,7 +369,7 @@ def test_any_file_name_is_linked_and_shown(tmp_path, name):
 
 
 def test_a_jump_list_leads_to_each_row(tmp_path):
-    page = HtmlPage(tmp_path, "results")
+    page = Page(tmp_path, "results")
     page.add_jump_list(HOSTILE)
     for name in HOSTILE:
         page.add_images(name, [], [])
@@ -393,8 +393,8 @@ def test_watching_is_cheap_at_the_end_of_a_long_run(tmp_path, monkeypatch):
     page.resume([record(100 * n + 1, epoch=n // 10 + 1) for n in range(4000)])
     page.images(400, {"fake_B": GREY})
     assert len(page._history.rows()) <= 1001
-    built, section = [], html_page.tags.section
-    monkeypatch.setattr(html_page.tags, "section", lambda *a, **k: built.append(1) or section(*a, **k))
+    built, section = [], pages.tags.section
+    monkeypatch.setattr(pages.tags, "section", lambda *a, **k: built.append(1) or section(*a, **k))
     page._labels[401] = {"fake_B"}
     page.images(401, {"fake_B": GREY})
     assert len(built) == 1

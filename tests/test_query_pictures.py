@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,11 +21,10 @@ from datasets.make_stripes import draw_animal_scene
 from models.generator import ResnetGenerator
 from models.layers.initialisation import initialise
 from models.qs_attn import log_entropy, select_queries
-from models.query_pictures.overview import CHOSEN, attention_level, heat_picture, query_overview, score_level
-from models.query_pictures.view import pixel_centres, upsample, view_queries
 from scripts import visualize_queries
-from scripts.queries.coverage import coverage
 from scripts.queries.page import write_page
+from scripts.queries.pictures import attention_level, heat_picture, score_level
+from scripts.queries.view import pixel_centres, upsample, view_queries
 from util.errors import UserError
 from util.images import to_uint8
 
@@ -131,38 +129,8 @@ def test_layers_and_modes_that_do_not_exist_are_named(scene):
         view_queries(scene.net, scene.image, [8], ["nearby"])
 
 
-# ---- coverage
-# -------------------------------------------------------------------------------------------------
-
-
-def test_coverage_counts_positions_on_the_body():
-    mask = np.zeros((16, 16), bool)
-    mask[:, :4] = True  # a quarter: column 0 of the four
-    found = coverage(np.array([0, 4, 1, 2]), mask, (4, 4))
-    assert (found.on_body, found.area, found.ratio) == (0.5, 0.25, 2.0)
-    assert coverage(torch.arange(16), mask, (4, 4)).ratio == 1.0
-    assert np.isnan(coverage(np.array([0]), np.zeros((16, 16), bool), (4, 4)).ratio)
-
-
-# ---- pictures
-# -------------------------------------------------------------------------------------------------
-
-
-def test_overview_marks_the_queries_and_draws_no_random_number(scene):
-    state = torch.get_rng_state()
-    overview = query_overview(scene.net, scene.image, [8, 16], "global", num_patches=5, window=5)
-    assert overview.dtype == np.uint8 and overview.shape == (2 * 96 + 8, 2 * 128 + 8, 3)
-    assert torch.equal(state, torch.get_rng_state())
-    chosen = view_queries(scene.net, scene.image, [8], ["global"], 5)[0].indices
-    for y, x in pixel_centres(chosen, (24, 32), (48, 64)):
-        dot = overview[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].reshape(-1, 3).mean(0)
-        assert np.abs(dot - CHOSEN).max() < 40
-
-
-def test_the_overview_of_a_training_needs_no_matplotlib():
-    code = "import sys, models.query_pictures.overview; print('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+# ---- figures
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", ["png", "pdf"])
@@ -299,13 +267,11 @@ def test_pointer_and_keys_choose_queries_and_both_pictures_show_the_row(scene, p
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two drawn images with masks, of a size that is not a multiple of 4, and a broken one."""
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
+    """Two drawn images, of a size that is not a multiple of 4, and a broken one."""
+    (tmp_path / "images").mkdir()
     for number in range(2):
-        picture, mask = draw_animal_scene(np.random.default_rng(number), 34, striped=False)
+        picture, _ = draw_animal_scene(np.random.default_rng(number), 34, striped=False)
         Image.fromarray(picture).save(tmp_path / "images" / f"{number}.png")
-        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
     (tmp_path / "images" / "broken.jpg").write_bytes(b"not an image")
     return tmp_path
 
@@ -316,17 +282,10 @@ def run(folder, *words: str) -> int:
     return visualize_queries.main([*common, *where, *words])
 
 
-def test_a_folder_of_images_with_masks(folder, capsys):
-    words = ("--masks", str(folder / "masks"), "--layers", "16", "--figures", "none")
-    assert run(folder, *words) == 1  # for the broken one
-    out, err = capsys.readouterr()
-    assert "broken.jpg" in err
+def test_a_folder_of_images(folder, capsys):
+    assert run(folder, "--layers", "16", "--figures", "none") == 1  # for the broken one
+    assert "broken.jpg" in capsys.readouterr().err
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["0.html", "1.html"]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[-3:]]
-    assert "mean over 2 images" in out and [row[1] for row in rows] == list(MODES)
-    values = [float(cell.rstrip("%")) for cell in rows[0][2:]]
-    assert all(0 <= value <= 100 for value in values)
-    assert values[2] == pytest.approx(values[0] / values[1], abs=0.05)
 
 
 def test_layers_window_and_queries_are_those_of_the_run(folder, tmp_path, capsys):
@@ -368,13 +327,6 @@ def test_a_file_name_that_is_not_utf_8(folder, capsys):
     assert "na\\udcefve" in out and "1.html" in out
     text = (folder / "out" / name).with_suffix(".html").read_text()
     assert "<h1>na\\udcefve {{data}}.png: queries of random weights</h1>" in text
-
-
-def test_masks_of_other_images_are_refused(folder, capsys):
-    for path in (folder / "masks").iterdir():
-        path.rename(path.with_stem(f"other{path.stem}"))
-    assert run(folder, "--masks", str(folder / "masks"), "--figures", "none") == 2
-    assert "no mask in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

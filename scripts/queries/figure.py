@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from models.query_pictures.overview import (
+from scripts.queries.pictures import (
     CHOSEN,
     CURRENT,
     FLOOR,
@@ -23,7 +23,7 @@ from models.query_pictures.overview import (
     heat_picture,
     score_level,
 )
-from models.query_pictures.view import QueryView, pixel_centres
+from scripts.queries.view import QueryView, pixel_centres
 
 STYLE = {"font.family": "DejaVu Sans", "font.size": 7.5, "mathtext.fontset": "dejavusans"}
 MARGIN, GAP, TITLE, LEGEND = 0.12, 0.1, 0.24, 0.62  # inches

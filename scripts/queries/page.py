@@ -2,7 +2,7 @@
 
 `page.html` is the template; pictures and rows are put into it. Rows are quantised to one byte per entry and
 deflated, and the browser inflates those of the view on screen. Colours and scales are those of
-`models.query_pictures.overview`.
+`scripts.queries.pictures`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.query_pictures import overview
-from models.query_pictures.view import QueryView, axis_geometry, pixel_centres
-from util.watch.html_page import printable
+from scripts.queries import pictures
+from scripts.queries.view import QueryView, axis_geometry, pixel_centres
+from util.pages import printable
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 SCORE_STEPS = 63  # 64 levels of dot products: enough for the eye, and they deflate well
@@ -40,9 +40,9 @@ def write_page(
     data = {
         "source": _png(source),
         "target": _png(target),
-        "ramps": {name: anchors.astype(int).tolist() for name, anchors in overview.RAMPS.items()},
-        "markers": {"chosen": overview.CHOSEN, "random": overview.RANDOM},
-        "floor": overview.FLOOR,
+        "ramps": {name: anchors.astype(int).tolist() for name, anchors in pictures.RAMPS.items()},
+        "markers": {"chosen": pictures.CHOSEN, "random": pictures.RANDOM},
+        "floor": pictures.FLOOR,
         "scoreSteps": SCORE_STEPS,
         "views": [_view(view) for view in views],
     }
@@ -68,10 +68,10 @@ def _view(view: QueryView) -> dict:
         "chosen": pixel_centres(view.indices, view.grid, view.image_shape).tolist(),
         "random": pixel_centres(view.random, view.grid, view.image_shape).tolist(),
         "logEntropy": [round(float(value), 3) for value in log_entropy],
-        "entropyRange": overview.entropy_range(view.log_entropy),
-        "entropy": _packed(overview.entropy_level(view.log_entropy), 255),
-        "attention": _packed(overview.attention_level(view.attention), 255),
-        "scores": _packed(overview.score_level(view.scores), SCORE_STEPS),
+        "entropyRange": pictures.entropy_range(view.log_entropy),
+        "entropy": _packed(pictures.entropy_level(view.log_entropy), 255),
+        "attention": _packed(pictures.attention_level(view.attention), 255),
+        "scores": _packed(pictures.score_level(view.scores), SCORE_STEPS),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +13,15 @@ from dominate.util import raw
 from scripts.plots import save
 from scripts.study.plots import arrow, plot_losses, plot_seeds
 from scripts.study.statistics import BEYOND, HINT
-from util.watch.html_page import HtmlPage, printable, url
+from util.pages import Page, printable, table, url
 
 STYLE = """
-.wide{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.35rem .9rem .35rem 0;text-align:left;vertical-align:top;white-space:nowrap}
-thead th{border-bottom:1px solid var(--line);font-weight:600}
-tbody tr+tr td,tbody tr+tr th{border-top:1px solid var(--line)}
-tbody th{font-weight:600}
-td small,th small{display:block;color:var(--faint);font-weight:400}
 .grid td,.grid th{padding:.15rem;border:0!important;text-align:center;font-size:.8rem}
 .grid .first{padding-left:.8rem}
 .grid .source{position:sticky;left:0;background:var(--card)}
 .grid img{display:block;width:70px;image-rendering:pixelated;border-radius:3px;background:var(--line)}
 .yes{font-weight:600}.no{color:var(--faint)}
-details summary{cursor:pointer;color:var(--link)}
-p{max-width:60rem;margin:.4rem 0}
 """
-
-
-class StudyPage(HtmlPage):
-    """An `HtmlPage` that also takes paragraphs."""
-
-    def add_text(self, text: str) -> None:
-        self.add(tags.p(printable(text)))
 
 
 def write_page(
@@ -53,7 +37,7 @@ def write_page(
     """
     runs, summaries = results["runs"], results["summaries"]
     labels = list(dict.fromkeys(run["label"] for run in runs))
-    page = StudyPage(out, title)
+    page = Page(out, title)
     page.add(tags.style(raw(STYLE)))
     page.add_facts(facts)
     for run in runs:
@@ -84,7 +68,7 @@ def write_page(
     page.save()
 
 
-def _add_numbers(page: StudyPage, results: Mapping[str, Any], labels: Sequence[str]) -> None:
+def _add_numbers(page: Page, results: Mapping[str, Any], labels: Sequence[str]) -> None:
     runs, summaries, published = results["runs"], results["summaries"], results["published"]["numbers"]
     metrics = list(dict.fromkeys([*summaries, *(metric for of in published.values() for metric in of)]))
 
@@ -105,7 +89,7 @@ def _add_numbers(page: StudyPage, results: Mapping[str, Any], labels: Sequence[s
     reference = results["untranslated"]
     cells = [format_number(reference[metric]) if metric in reference else "–" for metric in metrics]
     rows.append([tags.span("not translated", cls="no"), *cells])
-    page.add(_table(["configuration", *(f"{metric} {arrow(metric)}" for metric in metrics)], rows))
+    page.add(table(["configuration", *(f"{metric} {arrow(metric)}" for metric in metrics)], rows))
     page.add_text(
         "Below each mean the seeds' numbers, in the order of the seeds. The last row judges the source "
         "images as they are."
@@ -114,7 +98,7 @@ def _add_numbers(page: StudyPage, results: Mapping[str, Any], labels: Sequence[s
         page.add_text(f"Published: {results['published']['source']}")
 
 
-def _add_costs(page: StudyPage, results: Mapping[str, Any], labels: Sequence[str]) -> None:
+def _add_costs(page: Page, results: Mapping[str, Any], labels: Sequence[str]) -> None:
     rows = []
     for label in labels:
         mine = [run for run in results["runs"] if run["label"] == label]
@@ -129,7 +113,7 @@ def _add_costs(page: StudyPage, results: Mapping[str, Any], labels: Sequence[str
         ]
         rows.append([label, *cells])
     head = ["configuration", "parameters", "ms per step", "peak memory, MB"]
-    page.add(_table([*head, "images trained", "training, minutes"], rows))
+    page.add(table([*head, "images trained", "training, minutes"], rows))
     page.add_text(
         "Of several seeds the range. Parameters are those of all networks that are trained. Times are of the "
         "wall clock, waiting for data included, and so depend on what else the machine does; a step is the "
@@ -143,7 +127,7 @@ def _over_seeds(values: Sequence[float | None]) -> str:
     return " to ".join(known[:1] + known[1:][-1:]) or "–"
 
 
-def _add_receipts(page: StudyPage, runs: Sequence[Mapping[str, Any]]) -> None:
+def _add_receipts(page: Page, runs: Sequence[Mapping[str, Any]]) -> None:
     rows = []
     for run in runs:
         name = run["name"]
@@ -162,12 +146,12 @@ def _add_receipts(page: StudyPage, runs: Sequence[Mapping[str, Any]]) -> None:
         ]
         spaced_out = [part for link in links for part in (link, " ")]
         rows.append([name, tags.td(*spaced_out), tags.td(tags.code(printable(f"train.py {run['train']}")))])
-    page.add(_table(["run", "files", "command"], rows))
+    page.add(table(["run", "files", "command"], rows))
     page.add_text("study.json holds all numbers of this page, with versions and hardware.")
     page.add_link("study.json", "study.json")
 
 
-def _add_differences(page: StudyPage, results: Mapping[str, Any]) -> None:
+def _add_differences(page: Page, results: Mapping[str, Any]) -> None:
     page.add_text(results["rule"])
     head = ["pair", "difference", "in pooled standard deviations", "t", "p", "p, Holm", ""]
     for metric, found in results["differences"].items():
@@ -182,11 +166,11 @@ def _add_differences(page: StudyPage, results: Mapping[str, Any]) -> None:
             numbers += [format_p(pair["p"]), format_p(pair["p_holm"]), pair["verdict"]]
             cells = [tags.td(text, cls=kind) for text in numbers]
             rows.append([f"{pair['first']} − {pair['second']}", *cells])
-        page.add(tags.details(tags.summary(f"{count_pairs(found)} in {metric}"), _table(head, rows)))
+        page.add(tags.details(tags.summary(f"{count_pairs(found)} in {metric}"), table(head, rows)))
 
 
 def _add_samples(
-    page: StudyPage, runs: Sequence[Mapping[str, Any]], count: int, folder: str, direction: str
+    page: Page, runs: Sequence[Mapping[str, Any]], count: int, folder: str, direction: str
 ) -> None:
     columns: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
@@ -223,25 +207,15 @@ def _add_samples(
         tags.tr(tags.th("source", cls="source"), *top, tags.th("a target", cls="first")),
         tags.tr(tags.th(cls="source"), *seeds),
     )
-    table = tags.table(head, cls="grid")
+    grid = tags.table(head, cls="grid")
     for name in (names[index] for index in spaced(len(names), count)):
         made = [cell(run, "fake_B", name, first) for run, first in places]
-        table.add(tags.tr(cell(any_run, "real_A", name, False), *made, cell(any_run, "real_B", name)))
+        grid.add(tags.tr(cell(any_run, "real_A", name, False), *made, cell(any_run, "real_B", name)))
     page.add_header(f"The same test images, translated by every run, {direction}")
     page.add_text(
         "Evenly spaced in the order of their names, none picked. A target is a real image, not a pair."
     )
-    page.add(tags.div(table, cls="card wide"))
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> tags.div:
-    """A table on a card. Cells are text or tags; the first of a row heads it."""
-    table = tags.table(tags.thead(tags.tr(*map(tags.th, head))))
-    body = table.add(tags.tbody())
-    for first, *others in rows:
-        cells = (cell if isinstance(cell, tags.td) else tags.td(cell) for cell in others)
-        body.add(tags.tr(tags.th(first), *cells))
-    return tags.div(table, cls="card wide")
+    page.add(tags.div(grid, cls="card wide"))
 
 
 # ---- words ----

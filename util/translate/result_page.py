@@ -13,8 +13,8 @@ from torch import Tensor
 from util.errors import UserError
 from util.host_copy import HostCopy
 from util.images import save_png, to_pixels
+from util.pages import Page
 from util.translate.translate_files import THREADS
-from util.watch.html_page import HtmlPage
 
 
 class ResultPage:
@@ -61,7 +61,7 @@ class ResultPage:
     def save(self, count: str) -> None:
         """Write the page. `count`: how many images of how many."""
         opt = self.opt
-        page = HtmlPage(self.folder, f"{opt.name}: {opt.phase}, epoch {opt.epoch}")
+        page = Page(self.folder, f"{opt.name}: {opt.phase}, epoch {opt.epoch}")
         page.add_facts({"images": count, "from": f"{opt.dataroot} ({opt.direction})"})
         page.add_jump_list([name.with_suffix("").as_posix() for name, _ in self.rows])
         for name, labels in self.rows:

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from util.images import save_png
-from util.watch.html_page import HtmlPage
+from util.pages import Page
 from util.watch.loss_log import LossRecord
 from util.watch.loss_plot import LossHistory, draw_losses
 
@@ -81,7 +81,7 @@ class TrainingPage:
         """Write plot and page: state, losses, options, curves, and images by epoch, newest first."""
         self.web.mkdir(parents=True, exist_ok=True)
         (self.web / "losses.svg").write_text(draw_losses(self._history.rows()), encoding="utf-8")
-        page = HtmlPage(self.web, self.run)
+        page = Page(self.web, self.run)
         page.add_facts(self._state() | {"written": time.strftime("%Y-%m-%d %H:%M")})
         if self._newest:
             losses = self._newest.losses.items()

@@ -1,10 +1,10 @@
-"""A page of images that opens from disk, offline: of a training, and of the results of test.py."""
+"""Web pages that open from disk, offline: of a training, of the results of test.py, of a study."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -40,10 +40,19 @@ figcaption{color:var(--faint);font-size:.85rem;margin-top:.25rem;overflow-wrap:a
 .images{display:inline-block;vertical-align:top;max-width:100%;margin-right:.9rem}
 nav{display:flex;flex-wrap:wrap;gap:.1rem 1rem;max-height:12rem;overflow-y:auto}
 a{color:var(--link)}
+p{max-width:60rem;margin:.4rem 0}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:.35rem .9rem .35rem 0;text-align:left;vertical-align:top;white-space:nowrap}
+thead th{border-bottom:1px solid var(--line);font-weight:600}
+tbody tr+tr td,tbody tr+tr th{border-top:1px solid var(--line)}
+tbody th{font-weight:600}
+td small,th small{display:block;color:var(--faint);font-weight:400}
+details summary{cursor:pointer;color:var(--link)}
 """
 
 
-class HtmlPage:
+class Page:
     """A page put together from top to bottom, then saved as `folder/index.html`.
 
     Files are given relative to `folder`. Names may hold anything a file system allows: they are quoted as
@@ -62,6 +71,10 @@ class HtmlPage:
     def add_header(self, text: str) -> None:
         """A heading above what follows."""
         self.add(tags.h2(printable(text)))
+
+    def add_text(self, text: str) -> None:
+        """A paragraph."""
+        self.add(tags.p(printable(text)))
 
     def add_link(self, file: str, text: str) -> None:
         """A line that links to a file."""
@@ -119,6 +132,15 @@ def _image_row(caption: str, files: tuple[str, ...], labels: tuple[str, ...], wi
     heading = tags.h3(printable(caption))
     row = tags.section(heading, tags.div(*figures, cls="row"), cls="images card", id=_anchor(caption))
     return row.render(pretty=False)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str | tags.html_tag]]) -> tags.html_tag:
+    """A table on a card, to add to a page. Cells are text or tags; the first of a row heads it."""
+    body = tags.tbody()
+    for first, *others in rows:
+        cells = (cell if isinstance(cell, tags.td) else tags.td(cell) for cell in others)
+        body.add(tags.tr(tags.th(first), *cells))
+    return tags.div(tags.table(tags.thead(tags.tr(*map(tags.th, head))), body), cls="card wide")
 
 
 def printable(text: str) -> str:

@@ -1,20 +1,13 @@
-"""The picture of the chosen queries that training shows, and the colours and scales of every such picture.
+"""The colours and scales of pictures of queries, which the page and the figures share.
 
-Needs NumPy, torch and Pillow alone, since training imports it; `scripts/queries/figure.py` draws for papers.
 Shapes: H x W the image, h x w the feature map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import torch
-from PIL import Image, ImageDraw
-from torch import nn
 
-from models.query_pictures.view import QueryView, pixel_centres, upsample, view_queries
-from util.images import to_uint8
+from scripts.queries.view import QueryView, upsample
 
 # Colour maps with perceptually even steps, by nine anchors (viridis and magma): dark is low, bright is high.
 _VIRIDIS = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725"
@@ -82,48 +75,3 @@ def heat_picture(view: QueryView, level: np.ndarray, image: np.ndarray) -> np.nd
 def _over(level: np.ndarray, view: QueryView, image: np.ndarray, smooth: bool) -> np.ndarray:
     """Levels (h, w) over the photograph (H, W), without the padding that the encoder saw."""
     return upsample(level, view.image_shape, smooth)[: image.shape[0], : image.shape[1]]
-
-
-@torch.no_grad()
-def query_overview(
-    netG: nn.Module,
-    image: torch.Tensor,
-    layers: Sequence[int],
-    mode: str,
-    num_patches: int = 256,
-    window: int = 7,
-) -> np.ndarray:
-    """The chosen queries of a source image beside its map of log H, for the pages of a training.
-
-    Args:
-        netG: the generator; image (1, C, H, W) in [-1, 1] on any device, H and W multiples of 4.
-        layers: one row of pictures for each; mode, num_patches, window: as for `select_queries`.
-
-    Returns:
-        uint8 of shape (rows * 2H + gaps, 2 * 2W + gap, 3).
-    """
-    picture = to_uint8(image)
-    rows = []
-    for view in view_queries(netG, image, layers, [mode], num_patches, window):
-        queries = mark_positions(faded(picture), view, view.indices, CHOSEN)
-        entropy = Image.fromarray(entropy_picture(view, picture))
-        entropy = entropy.resize(queries.shape[1::-1], Image.Resampling.BICUBIC)
-        row = np.hstack([queries, np.full((len(queries), 8, 3), 255, np.uint8), np.asarray(entropy)])
-        rows += [np.full((8, row.shape[1], 3), 255, np.uint8), row]
-    return np.vstack(rows[1:])
-
-
-def mark_positions(
-    image: np.ndarray, view: QueryView, indices: np.ndarray, fill: tuple[int, int, int]
-) -> np.ndarray:
-    """A picture (H, W, 3) at twice its size with an edged dot at each position, the first on top: uint8."""
-    height, width = image.shape[:2]
-    scale = 4  # drawn at four times the size and halved, which smooths the edges
-    canvas = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(canvas)
-    radius = scale * max(1.0, min(height, width) / 140)
-    for y, x in pixel_centres(indices[::-1], view.grid, view.image_shape):
-        cy, cx = (y + 0.5) * scale, (x + 0.5) * scale
-        box = (cx - radius, cy - radius, cx + radius, cy + radius)
-        draw.ellipse(box, fill=fill, outline=(20, 20, 20), width=max(1, round(radius / 4)))
-    return np.asarray(canvas.resize((width * 2, height * 2), Image.Resampling.LANCZOS))
