@@ -87,11 +87,6 @@ class ASGITModel(GuidedModel, CycleGANModel):
             return self.build_guided(backwards=name == "G_B")
         return super().build_network(name)
 
-    def training_step(self) -> None:
-        self.maps: dict[str, Tensor] = {}
-        super().training_step()
-        self.results |= self.maps
-
     def forward(self) -> dict[str, Tensor]:
         if not self.guides:
             return super().forward()
@@ -154,11 +149,6 @@ class ASGITSupervisedModel(GuidedModel, Pix2PixModel):
 
     def build_network(self, name: str) -> nn.Module:
         return self.build_guided() if name == "G" else super().build_network(name)
-
-    def training_step(self) -> None:
-        self.maps: dict[str, Tensor] = {}
-        super().training_step()
-        self.results |= self.maps
 
     def generate(self, images: Tensor) -> Tensor:
         if not self.guides:

@@ -134,17 +134,24 @@ def start(dataroot, checkpoints, processes, *more):
     return [process.wait() for process in started], (checkpoints / "0.log").read_text()
 
 
+def maps_of(folder, domain) -> list[dict]:
+    """The memory of each process, as saved."""
+    saved = state_of(folder)["model"]["memories"][f"attention_{domain}"]
+    return [memory["_extra_state"] for memory in saved]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
 def test_two_processes_train_as_one_and_remember_the_same(dataroot, tmp_path):
     assert start(dataroot, tmp_path / "two", 2)[0] == [0, 0]
     assert start(dataroot, tmp_path / "one", 1)[0] == [0]
     for found, expected in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
         assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
-    two, one = (state_of(tmp_path / name)["model"]["attention"] for name in ("two", "one"))
     for domain, count in {"A": 6, "B": 5}.items():
-        assert two[domain]["paths"] == one[domain]["paths"] and len(one[domain]["paths"]) <= count
-        assert torch.equal(two[domain]["windows"], one[domain]["windows"])
-        torch.testing.assert_close(two[domain]["maps"], one[domain]["maps"], rtol=0, atol=1e-12)
+        (one,), twins = (maps_of(tmp_path / name, domain) for name in ("one", "two"))
+        for two in twins:
+            assert two["paths"] == one["paths"] and len(one["paths"]) <= count
+            assert torch.equal(two["windows"], one["windows"])
+            torch.testing.assert_close(two["maps"], one["maps"], rtol=0, atol=1e-12)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
@@ -188,6 +195,24 @@ def test_the_memory_follows_crops_and_mirroring():
     assert model.batch["B_attention"].min() < 1  # of the whole image
     model.set_input(batch(A_paths=["a/1.png"]))
     assert model.batch["A_attention"].eq(1).all(), "another image"
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_maps_are_resumed(old):
+    """Also those of runs that were saved with the maps beside the memories."""
+    saved, model = model_of(), model_of()
+    saved.set_input(batch())
+    saved.optimize_parameters()
+    state = saved.training_state()
+    if old:
+        state["attention"] = {
+            domain: state["memories"].pop(f"attention_{domain}")[0]["_extra_state"] for domain in "AB"
+        }
+    model.load_training_state(state)
+    for one in (saved, model):
+        one.set_input(batch(A_windows=torch.tensor([[0.1, 0.2, 0.7, 0.8, 1.0]])))
+    assert model.batch["A_attention"].min() < 1
+    assert torch.equal(model.batch["A_attention"], saved.batch["A_attention"])
 
 
 @pytest.mark.parametrize("words", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
@@ -246,7 +271,7 @@ REFUSED = {
         "--attention_stage has no effect with --attention_fusion none"
     ),
     "--rec_coef 0.7": "--rec_coef has no effect with --use_rec False",
-    "--netG unet_128 --crop_size 128 --load_size 128 --attention_stage F1": "a U-Net takes F0 only",
+    "--netG unet_128 --crop_size 128 --load_size 128 --attention_stage F1": "it has F0$",
     "--lambda_identity 0.5 --input_nc 1": "--lambda_identity 0",
     "--preprocess none": "--pool_size 50 keeps images of one size",
     "--crop_size 20 --load_size 20": "the discriminator at least 24 pixels",
@@ -288,7 +313,7 @@ def test_supervised_runs_on_pairs(tmp_path):
     more = "--model asgit_supervised --ngf 2 --ndf 2 --n_epochs 1 --n_epochs_decay 0 --display_id 0"
     more += " --num_threads 0"
     assert train.main([*words, "--gpu_ids", "-1", *more.split()]) == 0
-    memory = state_of(tmp_path)["model"]["attention"]["A"]
+    (memory,) = maps_of(tmp_path, "A")
     assert [Path(path).name for path in memory["paths"]] == ["0.png", "1.png"]
     assert json.loads((tmp_path / "run" / "train_opt.json").read_text())["eval"] is False
     results = [[*words, "--gpu_ids", "-1", "--results_dir", str(tmp_path / name)] for name in ("one", "two")]

@@ -16,6 +16,7 @@ from models.layers.tapped import run_layers
 
 HALVINGS = 3
 HEAD = 4  # modules behind the last halving: convolution, norm, activation, convolution
+SMALLEST_SIDE = 3 * 2**HALVINGS
 
 
 class PostHocAttention(nn.Module):
@@ -28,9 +29,8 @@ class PostHocAttention(nn.Module):
         antialias: blurred halvings instead of strided convolutions.
     """
 
-    compiled_methods = ("forward", "attend", "raw_map")
     run_layers = staticmethod(run_layers)
-    smallest_side = 3 * 2**HALVINGS
+    smallest_side = SMALLEST_SIDE
 
     def __init__(
         self, input_nc: int = 3, ndf: int = 64, norm: str = "instance", antialias: bool = False
@@ -41,12 +41,12 @@ class PostHocAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (B, 1, h', w') of images (B, input_nc, H, W). UserError for a side below `smallest_side`."""
-        return self._score(self._features(x))
+        return self.run_layers(self.model_p2, self._features(x))[0]
 
     def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The scores and, from the same pass, the raw map (B, 1, H // 8, W // 8) >= 0, not detached."""
         features = self._features(x)
-        return self._score(features), _channel_mean(features.abs())
+        return self.run_layers(self.model_p2, features)[0], _channel_mean(features.abs())
 
     def raw_map(self, x: Tensor) -> Tensor:
         """The raw map alone, without the head's pass."""
@@ -55,9 +55,6 @@ class PostHocAttention(nn.Module):
     def _features(self, x: Tensor) -> Tensor:
         check_sides(x, self.smallest_side)
         return self.run_layers(self.model_p1, x)[0]  # (B, 4 ndf, H // 8, W // 8)
-
-    def _score(self, features: Tensor) -> Tensor:
-        return self.run_layers(self.model_p2, features)[0]
 
 
 class MaskBranch(nn.Module):
@@ -101,16 +98,14 @@ class MaskBranch(nn.Module):
 class TrainableAttention(nn.Module):
     """TAM: a mask branch beside the trunk of a PatchGAN; the head judges (1 + mask) * trunk.
 
-    The attention is the mask's mean over channels. The discriminator's own loss trains it.
+    The attention is the mask's mean over channels. The discriminator's own loss trains it. As in the
+    released code the trunk has two convolutions, of which the supplement's text names three.
 
-    Args:
-        norm: "instance", "batch" or "none", of trunk and head; the mask's norms are batch norms.
-        antialias: blurred halvings instead of strided convolutions.
+    Args: as of `PostHocAttention`; `norm` is that of trunk and head.
     """
 
-    compiled_methods = ("forward", "attend", "raw_map")
     run_layers = staticmethod(run_layers)
-    smallest_side = 3 * 2**HALVINGS
+    smallest_side = SMALLEST_SIDE
 
     def __init__(
         self, input_nc: int = 3, ndf: int = 64, norm: str = "instance", antialias: bool = False

@@ -1,6 +1,7 @@
 """Fusing attention maps with a generator's input or features (ASGIT, Lin et al.).
 
 A raw map is scaled to [0, 1] per image, resized bilinearly and fused: `FUSIONS` defines how, the stage where.
+The supplement compares the stages without saying how features are fused; here it is done as with the image.
 
 | stage | of the ResNet generator | fused with |
 |---|---|---|
@@ -65,27 +66,25 @@ FUSIONS: dict[str, Fusion] = {
 
 
 class Guided(nn.Module):
-    """Mixin for generators: the fusion, its stage, and one more input channel for "alpha".
+    """Mixin that precedes a generator class, whose state-dict keys it keeps: the fusion and its stage.
 
-    It precedes a generator class, whose arguments and state-dict keys it keeps. UserError for a stage that
-    the fusion or the generator does not have.
+    UserError for a stage that the generator does not have.
     """
 
     def __init__(
         self, input_nc: int = 3, *args, fusion: str = "rmult", stage: str = "F0", **settings
     ) -> None:
         super().__init__(input_nc + FUSIONS[fusion].extra_nc, *args, **settings)
-        if FUSIONS[fusion].extra_nc and stage != "F0":
+        self.fusion, stages = FUSIONS[fusion], self.stages()
+        if stage not in stages:
             raise UserError(
-                f"--attention_fusion {fusion} adds a channel to the image and cannot be used at "
-                f"--attention_stage {stage}: use F0, or --attention_fusion rmult"
+                f"--attention_stage {stage}: this generator has no such stage; it has {', '.join(stages)}"
             )
-        self.fusion, self.stage = FUSIONS[fusion], stage
-        self.fused_before = self._position(stage)
+        self.fused_before = stages[stage]
 
-    def _position(self, stage: str) -> int:
-        """The number of the module in `model` whose input is fused; 0: the image."""
-        raise NotImplementedError
+    def stages(self) -> dict[str, int]:
+        """Of each stage, the number of the module in `model` whose input is fused; 0: the image."""
+        return {"F0": 0}
 
     def fuse(self, x: Tensor, attention: Tensor | float | None) -> Tensor:
         """Fuse x (B, C', H', W') with maps (B, 1, h, w), a constant, or `Fusion.absent` (None)."""
@@ -99,18 +98,13 @@ class Guided(nn.Module):
 class GuidedResnetGenerator(Guided, ResnetGenerator):
     """`ResnetGenerator` with attention. Images (B, input_nc, H, W) in [-1, 1], H and W multiples of 4."""
 
-    def _position(self, stage: str) -> int:
-        if stage == "F0":
-            return 0
+    def stages(self) -> dict[str, int]:
         blocks = [number for number, module in enumerate(self.model) if isinstance(module, ResnetBlock)]
-        if stage == "F3" and len(blocks) < 4:
-            raise UserError(
-                f"--attention_stage F3 is after the 4th residual block, and this generator has {len(blocks)}"
-            )
         # Border, convolution, norm and activation come before the first halving.
-        return {"F1": 4, "F2": blocks[0], "F3": blocks[min(3, len(blocks) - 1)] + 1, "F4": blocks[-1] + 1}[
-            stage
-        ]
+        stages = {"F0": 0, "F1": 4, "F2": blocks[0], "F3": blocks[0] + 4, "F4": blocks[-1] + 1}
+        if len(blocks) < 4:
+            del stages["F3"]
+        return stages
 
     def forward(self, images: Tensor, attention: Tensor | float | None = None) -> Tensor:
         """Translate images. attention: maps (B, 1, h, w) in [0, 1] of any size, a constant, or None."""
@@ -121,15 +115,10 @@ class GuidedResnetGenerator(Guided, ResnetGenerator):
 
 
 class GuidedUnetGenerator(Guided, UnetGenerator):
-    """`UnetGenerator` with attention on its input (stage F0 only)."""
-
-    def _position(self, stage: str) -> int:
-        if stage != "F0":
-            raise UserError(f"--attention_stage {stage} is inside a ResNet generator; a U-Net takes F0 only")
-        return 0
+    """`UnetGenerator` with attention on its input."""
 
     def forward(self, images: Tensor, attention: Tensor | float | None = None) -> Tensor:
-        """Translate images. attention: maps (B, 1, h, w) in [0, 1] of any size, a constant, or None."""
+        """As of `GuidedResnetGenerator`."""
         return super().forward(self.fuse(images, attention))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from data.transforms import crops
@@ -25,13 +24,11 @@ STAGED = tuple(name for name, fusion in FUSIONS.items() if not fusion.extra_nc)
 class GuidedModel(BaseModel):
     """Precedes the class of the model that it guides.
 
-    A step of a guided model takes the maps of the images of domain A from `source_maps()["A"]` and leaves
-    them as `results["attn_A"]`. With a memory, it leaves the maps of their translations as
-    `results["next_A"]`, which are stored under the images' paths after the step. All maps are (B, 1, h, w) in
-    [0, 1].
-
     Attributes:
         sources: the domains whose images are translated.
+        memory: domain -> its memory of maps, where maps come from one; also among the model's `memories`.
+        maps: the maps (B, 1, h, w) in [0, 1] of a step, which join its `results`: those that guided the
+            images of domain A as "attn_A", and with a memory those to keep for them as "next_A".
     """
 
     sources: tuple[str, ...]
@@ -90,9 +87,9 @@ class GuidedModel(BaseModel):
 
     def build_memories(self) -> dict[str, nn.Module]:
         if self.remembers(self.opt):
-            settings = {"root": self.opt.dataroot, "device": self.device, "dtype": torch.get_default_dtype()}
-            self.memory = {domain: AttentionMemory(**settings) for domain in self.sources}
-        return super().build_memories()
+            self.memory = {domain: AttentionMemory(self.opt.dataroot) for domain in self.sources}
+        maps = {f"attention_{domain}": memory for domain, memory in self.memory.items()}
+        return super().build_memories() | maps
 
     def build_guided(self, backwards: bool = False) -> nn.Module:
         """A generator that takes maps, or a plain one with `--attention_fusion none`."""
@@ -130,20 +127,24 @@ class GuidedModel(BaseModel):
         """The discriminator whose maps guide translations in `--direction`."""
         raise NotImplementedError
 
+    def observed(self, images: Tensor, translations: Tensor) -> Tensor:
+        """What the observer looks at."""
+        raise NotImplementedError
+
     def observe(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Translations of images (B, C, H, W), and the observer's maps of them, (B, 1, H, W) in [0, 1].
 
         The maps are those that a training with these weights would use next.
         """
         translations = self.translator()(images)
-        maps = normalise_map(
-            self.networks[self.observer(self.opt)].raw_map(self.observed(images, translations))
-        )
+        observer = self.networks[self.observer(self.opt)]
+        maps = normalise_map(observer.raw_map(self.observed(images, translations)))
         return translations, resize_map(maps, images.shape[2:])
 
-    def observed(self, images: Tensor, translations: Tensor) -> Tensor:
-        """What the observer looks at."""
-        raise NotImplementedError
+    def training_step(self) -> None:
+        self.maps: dict[str, Tensor] = {}
+        super().training_step()
+        self.results |= self.maps
 
     def optimize_parameters(self) -> None:
         """One training step; then its maps are remembered, which no captured step could do."""
@@ -168,11 +169,8 @@ class GuidedModel(BaseModel):
             visuals[f"attn_{domain}"] = 2 * shown - 1
         return visuals
 
-    def training_state(self) -> dict:
-        maps = {domain: memory.state_dict() for domain, memory in self.memory.items()}
-        return {**super().training_state(), "attention": maps}
-
     def load_training_state(self, state: dict) -> None:
+        if "attention" in state:  # saved by a version that kept maps beside the memories
+            maps = {f"attention_{name}": [{"_extra_state": of}] for name, of in state["attention"].items()}
+            state = {**state, "memories": state["memories"] | maps}
         super().load_training_state(state)
-        for domain, memory in self.memory.items():
-            memory.load_state_dict(state["attention"][domain])

@@ -3,8 +3,6 @@
 A map belongs to the crop it was made from, and the next sample of that image has another crop, perhaps
 mirrored. So the memory keeps each map, at its own small size, with its window in the image, and a lookup
 resamples it into the window of the new crop. Outside the old crop the map is one, as for unseen images.
-Fixed crops would remove augmentation; maps in the frame of the whole image would need a larger tensor and a
-second resampling.
 
 A window is five numbers: top, left, height and width as fractions of the image's height and width, then 1 if
 the crop is mirrored left to right, else 0. Fractions stay valid when the image is resized to another size.
@@ -17,59 +15,45 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.attention.fusion import resize_map
-from util.distributed import gather_tensors, world_size
+from util.distributed import gather_tensors
 
 WHOLE = (0.0, 0.0, 1.0, 1.0, 0.0)  # the window of an image that is neither cropped nor mirrored
+UNKNOWN = (1, 1, 1)  # the shape of maps before the first one is stored
 
 
-class AttentionMemory:
-    """Attention maps by image path: maps (N, 1, h, w), windows (N, 5) and flags (N,), on one device.
+class AttentionMemory(nn.Module):
+    """Attention maps by image path: maps (N, 1, h, w), windows (N, 5) and flags (N,).
 
     h and w are those of the first map stored; maps of another size are resized to it. `lookup` and `store` do
-    not synchronise with the device. With several processes each `store` gathers all maps: every process
-    holds the memory that one process with the global batch would hold, so saving needs no merging.
+    not synchronise with the device. With several processes each `store` gathers all maps, so that every
+    process holds the memory that one process with the global batch would hold.
 
     Args:
-        paths: the training images. Other images are added when they appear, except with several processes,
-            which must number the images alike.
         root: folder that saved paths are relative to, so that the data set can be moved; "": paths as given.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[str] = (),
-        root: str = "",
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.root, self.device, self.dtype = root, torch.device(device), dtype
+    def __init__(self, root: str = "") -> None:
+        super().__init__()
+        self.root = root
         self._row: dict[str, int] = {}
-        self._whole = torch.tensor([WHOLE], device=self.device, dtype=dtype)
-        self._clear((1, 1, 1))
-        self.add(paths)
-
-    def __len__(self) -> int:
-        """Images with a row, whether or not a map is stored."""
-        return len(self._row)
+        for name in ("maps", "windows", "stored"):
+            self.register_buffer(name, None, persistent=False)
+        self.register_buffer("whole", torch.tensor([WHOLE]), persistent=False)
+        self._clear(UNKNOWN)
 
     def add(self, paths: Sequence[str]) -> None:
-        """Make room for images (in every process the same, in the same order); known ones keep their maps."""
+        """Make room for images; known ones keep their maps. Processes must add the same, in one order."""
         self._add([self._key(path) for path in paths])
 
     def rows(self, paths: Sequence[str]) -> Tensor:
-        """The rows (B,) int64 of images. ValueError for a path that is unknown, with several processes."""
+        """The rows (B,) int64 of images, which are added where they are unknown."""
         keys = [self._key(path) for path in paths]
-        unknown = [key for key in keys if key not in self._row]
-        if unknown and world_size() > 1:
-            raise ValueError(
-                f"{unknown[0]!r} is not in the memory: add() all training images before the first step"
-            )
-        self._add(unknown)
+        self._add(keys)
         rows = torch.tensor([self._row[key] for key in keys])
-        return (rows.pin_memory() if self.device.type == "cuda" else rows).to(self.device, non_blocking=True)
+        return (rows.pin_memory() if self.maps.is_cuda else rows).to(self.maps.device, non_blocking=True)
 
     @torch.no_grad()
     def lookup(self, rows: Tensor, size: tuple[int, int], windows: Tensor | None = None) -> Tensor:
@@ -89,34 +73,31 @@ class AttentionMemory:
 
         Where an image is in the batch twice, its last map stays. windows None: whole images.
         """
-        windows = self._filled(windows, rows)
-        rows, maps, windows = (
-            torch.cat(gather_tensors(part)) for part in (rows, maps.to(self.dtype), windows)
-        )
-        if self._unsized:
+        parts = (rows, maps.to(self.maps.dtype), self._filled(windows, rows))
+        rows, maps, windows = (torch.cat(gather_tensors(part)) for part in parts)
+        if self.maps.shape[1:] == UNKNOWN:
             self._clear(maps.shape[1:])
         maps = resize_map(maps, self.maps.shape[2:])
         # Equal rows get equal values, because the order in which a GPU writes them is undefined.
-        order = torch.arange(len(rows), device=self.device)
+        order = torch.arange(len(rows), device=rows.device)
         last = torch.where(rows[:, None] == rows, order, 0).amax(1)  # (B,)
         self.maps[rows], self.windows[rows] = maps[last], windows[last]
         self.stored.index_fill_(0, rows, True)
 
-    def state_dict(self) -> dict[str, object]:
-        """The stored maps with their paths and windows, on the CPU."""
+    def get_extra_state(self) -> dict[str, object]:
+        """The stored maps with their paths and windows, on the CPU: what `state_dict` holds."""
         stored = self.stored.tolist()
         paths = [path for path, row in self._row.items() if stored[row]]
         rows = torch.tensor([self._row[path] for path in paths], dtype=torch.int64)
         return {"paths": paths, "maps": self.maps.cpu()[rows], "windows": self.windows.cpu()[rows]}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def set_extra_state(self, state: dict[str, object]) -> None:
         """Replace all maps by saved ones, including those of images not in `paths`; the rest are ones."""
         paths, maps = state["paths"], state["maps"]
         self._add(paths)
-        self._clear(maps.shape[1:] if paths else (1, 1, 1))
-        rows = torch.tensor([self._row[path] for path in paths], dtype=torch.int64, device=self.device)
-        self.maps[rows] = maps.to(self.device, self.dtype)
-        self.windows[rows] = state["windows"].to(self.device, self.dtype)
+        self._clear(maps.shape[1:] if paths else UNKNOWN)
+        rows = torch.tensor([self._row[path] for path in paths], dtype=torch.int64, device=self.maps.device)
+        self.maps[rows], self.windows[rows] = maps.to(self.maps), state["windows"].to(self.windows)
         self.stored[rows] = True
 
     def _key(self, path: str) -> str:
@@ -125,22 +106,20 @@ class AttentionMemory:
     def _add(self, keys: Sequence[str]) -> None:
         for key in keys:
             self._row.setdefault(key, len(self._row))
-        more = len(self._row) - len(self.stored)
-        if more:
+        if more := len(self._row) - len(self.stored):
             self.maps = torch.cat([self.maps, self.maps.new_ones(more, *self.maps.shape[1:])])
-            self.windows = torch.cat([self.windows, self._whole.expand(more, -1)])
+            self.windows = torch.cat([self.windows, self.whole.expand(more, -1)])
             self.stored = torch.cat([self.stored, self.stored.new_zeros(more)])
 
     def _clear(self, shape: Sequence[int]) -> None:
-        """No maps; room for maps of this shape (1, h, w). (1, 1, 1): their size is not known yet."""
+        """No maps; room for maps of this shape (1, h, w)."""
         count = len(self._row)
-        self._unsized = tuple(shape) == (1, 1, 1)
-        self.maps = torch.ones(count, *shape, device=self.device, dtype=self.dtype)
-        self.windows = self._whole.repeat(count, 1)
-        self.stored = torch.zeros(count, device=self.device, dtype=torch.bool)
+        self.maps = self.whole.new_ones(count, *shape)
+        self.windows = self.whole.repeat(count, 1)
+        self.stored = torch.zeros(count, device=self.whole.device, dtype=torch.bool)
 
     def _filled(self, windows: Tensor | None, rows: Tensor) -> Tensor:
-        return self._whole.expand(len(rows), -1) if windows is None else windows.to(self.dtype)
+        return self.whole.expand(len(rows), -1) if windows is None else windows.to(self.whole.dtype)
 
 
 def _positions(new: Tensor, old: Tensor, size: tuple[int, int]) -> Tensor:
