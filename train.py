@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from data import create_loader
-from data.fingerprint import changes, fingerprint
+from data.datasets import changes, fingerprint
 from data.loader import Loader
 from data.preflight import quick_check
 from models import MODELS, create_model
@@ -188,7 +188,7 @@ class Run:
         if self.writes:
             self.monitor = create_monitor(opt, self.folder, len(loader))
             logs["logs"] = (self.monitor.state_dict, self.monitor.load_state_dict)
-        files = fingerprint(loader.dataset, opt.dataroot)
+        files = fingerprint(loader.dataset)
         differences: list[str] = []
         data = {"data": (lambda: files, lambda before: differences.extend(changes(before, files)))}
         self.checkpoints = Checkpoints(self.folder, model, {**logs, **data}, self.writes)

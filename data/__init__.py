@@ -1,13 +1,12 @@
 """Images from disk to device. `create_loader` builds all of it from the options; nothing else here reads
 them.
 
-folders            where the files are
-transforms         the preprocess modes: resize (cacheable), and a window drawn for later
-cache, image_store decoded images, shared by the workers
-*_dataset          which images make a sample: unaligned, aligned, single
-sampler            the order of an epoch, for any number of processes, from any position
-collate, loader    batches, made by workers, cropped on the device (augment)
-preflight          what is wrong with a data set, reported before training
+transforms  the preprocess modes: a resize that can be cached, and a window drawn for each sample
+images      the files of one folder, decoded, resized and cached
+datasets    which images make a sample: unaligned, aligned, single; where they are
+loader      the order of an epoch, batches made by worker processes, their copy to the device
+augment     what is computed on the device: mirroring, normalisation, changes of colour
+preflight   what is wrong with a data set, reported before training
 """
 
 from __future__ import annotations
@@ -17,14 +16,9 @@ from argparse import Namespace
 
 import torch
 
-from data.aligned_dataset import AlignedDataset
-from data.base_dataset import BaseDataset
-from data.loader import Loader
-from data.sampler import EpochSampler
-from data.single_dataset import SingleDataset
+from data.datasets import AlignedDataset, BaseDataset, SingleDataset, UnalignedDataset
+from data.loader import EpochSampler, Loader
 from data.transforms import Preprocess
-from data.unaligned_dataset import UnalignedDataset
-from util.errors import UserError
 
 DATASETS: dict[str, type[BaseDataset]] = {
     "unaligned": UnalignedDataset,
@@ -35,9 +29,7 @@ DATASETS: dict[str, type[BaseDataset]] = {
 
 def create_dataset(opt: Namespace) -> BaseDataset:
     """The data set of the options. Raises `UserError` if it is missing, empty or impossible."""
-    if opt.dataset_mode not in DATASETS:
-        raise UserError(f"--dataset_mode {opt.dataset_mode} is unknown; possible are {', '.join(DATASETS)}.")
-    # not every command offers these; a training counted in iterations has no epoch from which crops end
+    # a training counted in iterations has no epoch from which crops end
     in_iterations = getattr(opt, "n_iterations", 0) or getattr(opt, "n_iterations_decay", 0)
     preprocess = Preprocess(
         mode=opt.preprocess,
@@ -55,7 +47,7 @@ def create_dataset(opt: Namespace) -> BaseDataset:
         direction=opt.direction,
         serial_batches=opt.serial_batches,
         max_dataset_size=opt.max_dataset_size,
-        on_bad_image=getattr(opt, "on_bad_image", "stop"),  # not every command offers it
+        on_bad_image=opt.on_bad_image,
         cache_gb=opt.cache_gb if opt.isTrain else 0.0,  # at test each image is read once
     )
 
@@ -76,5 +68,4 @@ def create_loader(
     )
     channels = {"A": opt.input_nc, "B": opt.output_nc}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_threads = min(opt.num_threads, cores)  # the batches do not depend on it
-    return Loader(dataset, sampler, device, num_threads=num_threads, channels=channels)
+    return Loader(dataset, sampler, device, workers=min(opt.num_threads, cores), channels=channels)

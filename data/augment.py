@@ -1,39 +1,83 @@
-"""Crop, mirror and normalise a whole batch on the device: one gather, then bytes to [-1, 1]."""
+"""What the device computes of a whole batch: mirroring and normalisation, and changes of colour for LSeSim.
+
+LSeSim compares an image with a second view of it, which has the same crop and mirroring and other colours:
+`draw_jitter` draws the changes on the host, `jitter` applies them on the device.
+"""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 LUMINANCE = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow's grey
 
+BRIGHTNESS = CONTRAST = SATURATION = 0.5
+HUE = 0.3
 
-def crop_flip_normalise(images: Tensor, windows: Tensor, size: tuple[int, int], channels: int = 3) -> Tensor:
-    """Crop a window out of each image.
+ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "brightness": functional.adjust_brightness,
+    "contrast": functional.adjust_contrast,
+    "saturation": functional.adjust_saturation,
+    "hue": functional.adjust_hue,
+}
+
+
+def to_input(pixels: Tensor, mirrored: Tensor | None = None, channels: int = 3) -> Tensor:
+    """Pixels as the networks take them.
 
     Args:
-        images: (B, 3, H, W) uint8, on any device, in any memory layout.
-        windows: (B, 3) int64 on the same device: top and left in pixels, and flip (1: mirror left to right).
-        size: (h, w) of the windows, which lie inside the images.
+        pixels: (B, H, W, 3) uint8, on any device.
+        mirrored: (B,) bool on the same device: which images to mirror left to right.
         channels: 3, or 1 for luminance.
 
     Returns:
-        (B, channels, h, w) float32 in [-1, 1], contiguous.
+        (B, channels, H, W) float32 in [-1, 1], contiguous.
     """
     assert channels in (1, 3), channels
-    height, width = size
-    device = images.device
-    top, left, flip = windows[:, :, None].unbind(1)  # (B, 1) each
-    rows = top + torch.arange(height, device=device)  # (B, h)
-    columns = torch.arange(width, device=device)
-    columns = left + torch.where(flip != 0, width - 1 - columns, columns)  # (B, w)
-    batch = torch.arange(len(images), device=device)
-    images = images.permute(0, 2, 3, 1)  # (B, H, W, 3)
-    pixels = images[batch[:, None, None], rows[:, :, None], columns[:, None, :]]  # (B, h, w, 3)
-    pixels = pixels.permute(0, 3, 1, 2).float().contiguous()  # (B, 3, h, w)
+    if mirrored is not None:
+        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
+    images = pixels.permute(0, 3, 1, 2).float().contiguous()  # (B, 3, H, W)
     if channels == 1:
         red, green, blue = (
-            weight * colour for weight, colour in zip(LUMINANCE, pixels.split(1, 1), strict=True)
+            weight * colour for weight, colour in zip(LUMINANCE, images.split(1, 1), strict=True)
         )
-        pixels = red + green + blue  # (B, 1, h, w)
-    return pixels.mul_(1 / 127.5).sub_(1).clamp_(-1, 1)
+        images = red + green + blue  # (B, 1, H, W)
+    return images.mul_(1 / 127.5).sub_(1).clamp_(-1, 1)
+
+
+class Jitter(NamedTuple):
+    """The changes of one image. A factor of 1 and a hue of 0 (turns, in [-0.5, 0.5]) change nothing."""
+
+    order: tuple[str, ...]  # names of `ADJUSTMENTS`, in the order in which they are applied
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+
+
+def draw_jitter(generator: random.Random) -> Jitter:
+    """Factors uniform within 1 -+ 0.5, hue within -+ 0.3 turns, in random order (as released)."""
+    factors = [generator.uniform(1 - reach, 1 + reach) for reach in (BRIGHTNESS, CONTRAST, SATURATION)]
+    hue = generator.uniform(-HUE, HUE)
+    order = list(ADJUSTMENTS)
+    generator.shuffle(order)
+    return Jitter(tuple(order), *factors, hue)
+
+
+def jitter(images: Tensor, changes: Sequence[Jitter]) -> Tensor:
+    """Apply `changes[i]` to image i of images (B, C, H, W) in [-1, 1], C 3 or 1; same shape, range and type.
+
+    The arithmetic is torchvision's for float images (the released code rounds to bytes after each change).
+    With one channel, saturation and hue change nothing.
+    """
+    views = []
+    for image, change in zip(images / 2 + 0.5, changes, strict=True):
+        for name in change.order:
+            image = ADJUSTMENTS[name](image, getattr(change, name))
+        views.append(image)
+    return torch.stack(views) * 2 - 1

@@ -1,43 +1,250 @@
-"""Batches on the device, made ahead: workers decode, the device crops, copies overlap with the training step.
+"""Batches on the device: in which order, made ahead by worker processes, copied while a step runs.
 
-torch's DataLoader runs the workers, which live as long as the loader (each `SampleKey` holds the epoch). They
-send bytes and windows; the device crops, mirrors and normalises. Once all images are in the shared cache,
-this process reads them from there itself, which costs it less than receiving a batch. One batch is uploaded
-ahead, on CUDA from pinned memory on a second stream. No thread is started here, so nothing else calls CUDA
-while a graph is captured.
+The order is a function of (seed, epoch), and a batch is a range of positions. So a run can resume at any
+position, with another number of workers or processes, and continues with the images it would have seen.
+
+Workers send bytes; the device mirrors and normalises. Once all images are in the shared cache, this process
+reads them from there itself, which costs it less than receiving a batch. One batch is uploaded ahead, on CUDA
+from pinned memory on a second stream. No thread is started here, so nothing else calls CUDA while a graph is
+captured.
 """
 
 from __future__ import annotations
 
 import atexit
+import multiprocessing
+import multiprocessing.util  # its end of the workers is registered before ours, so ours comes first
+import random
 import signal
 import sys
-import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
-from data.augment import crop_flip_normalise
-from data.base_dataset import BaseDataset
-from data.collate import BatchMaker, HostBatch
-from data.sampler import EpochSampler
+from data.augment import to_input
+from data.datasets import BaseDataset, SampleKey, View
 from util.errors import UserError
+from util.image_files import ImageError
 from util.run.stop_signal import SIGNALS
 
 # "A", "B": (B, C, h, w) float32 in [-1, 1]; "A_paths", "B_paths": list[str];
-# "A_windows", "B_windows": (B, 5) float32, each row a `data.base_dataset.Part`
+# "A_windows", "B_windows": (B, 5) float32, each row the `part` of a `data.datasets.View`
 Batch = dict[str, Any]
 
-GRACE_SECONDS = 30
+
+# ---- the order of an epoch ----
+
+
+class EpochSampler:
+    """Batches of `SampleKey` for one rank.
+
+    Global batch k holds positions [k G, (k + 1) G), G = batch_size * world_size, and rank r its r-th part of
+    batch_size positions. So the ranks together see the batch of one process with batch_size G.
+
+    Args:
+        num_images: images in an epoch.
+        shuffle: a new order for every epoch (else by index).
+        drop_last: leave out the incomplete global batch at the end (training); else the ranks share what
+            there is.
+
+    Raises:
+        UserError: drop_last, and an epoch has less than one global batch.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = True,
+    ) -> None:
+        assert batch_size >= 1 and 0 <= rank < world_size
+        self.num_images, self.batch_size, self.seed, self.shuffle = num_images, batch_size, seed, shuffle
+        self.rank, self.drop_last = rank, drop_last
+        self.global_batch = batch_size * world_size
+        if drop_last and num_images < self.global_batch:
+            processes = f" x {world_size} processes" if world_size > 1 else ""
+            raise UserError(
+                f"an epoch has {num_images} images, less than one batch ({batch_size}{processes}). "
+                f"Lower --batch_size to {max(1, num_images // world_size)} or add images."
+            )
+
+    def __len__(self) -> int:
+        """Global batches in a whole epoch."""
+        whole, rest = divmod(self.num_images, self.global_batch)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def order(self, epoch: int) -> list[int]:
+        """The image index at each position of an epoch."""
+        indices = list(range(self.num_images))
+        if self.shuffle:
+            random.Random(f"order {self.seed} {epoch}").shuffle(indices)
+        return indices
+
+    def batches(self, epoch: int, first_position: int = 0) -> Iterator[list[SampleKey]]:
+        """The batches of an epoch after its first `first_position` images."""
+        order = self.order(epoch)
+        end = self.num_images - (self.global_batch - 1 if self.drop_last else 0)
+        for start in range(first_position, end, self.global_batch):
+            mine = start + self.rank * self.batch_size
+            positions = range(mine, min(mine + self.batch_size, self.num_images))
+            if positions:
+                yield [SampleKey(epoch, position, order[position]) for position in positions]
+
+
+# ---- batches in host memory ----
+
+
+class Stack(NamedTuple):
+    """One domain of a batch: pixels (B, h, w, 3) uint8, not mirrored yet; the rest as in `View`."""
+
+    pixels: np.ndarray
+    mirrored: list[bool]
+    parts: list[tuple[float, ...]]
+    paths: list[str]
+
+
+def stack(views: list[View]) -> Stack:
+    """Stack the views of one domain. Raises `UserError` if they differ in size."""
+    for view in views:
+        if view.pixels.shape != views[0].pixels.shape:
+            (first_height, first_width), (height, width) = views[0].pixels.shape[:2], view.pixels.shape[:2]
+            raise UserError(
+                f"the images {views[0].path!r} ({first_width} x {first_height}) and {view.path!r} "
+                f"({width} x {height}) differ in size and cannot be in one batch. Use --batch_size 1 or a "
+                "--preprocess that crops."
+            )
+    pixels, mirrored, parts, paths, _ = map(list, zip(*views, strict=True))
+    return Stack(np.stack(pixels), mirrored, parts, paths)
+
+
+def make_batch(
+    dataset: BaseDataset, keys: list[SampleKey]
+) -> tuple[dict[str, Stack], list[ImageError]] | UserError:
+    """The stacks by domain (none if no sample is left), and the errors of files that were not used.
+
+    A `UserError` is returned, so that a worker can send it.
+    """
+    samples, bad = [], []
+    try:
+        for key in keys:
+            try:
+                samples.append(dataset[key])
+            except ImageError as error:
+                if dataset.on_bad_image == "stop":
+                    raise
+                bad.append(error)
+        bad += [error for sample in samples for view in sample.values() for error in view.replaced]
+        domains = samples[0] if samples else ()
+        return {domain: stack([sample[domain] for sample in samples]) for domain in domains}, bad
+    except UserError as error:
+        return error
+
+
+# ---- worker processes ----
+
+
+class Workers:
+    """Processes that make batches ahead, in turns, each at most one.
+
+    A batch travels through a pipe, which needs no /dev/shm and whose end tells that the other side died.
+    """
+
+    def __init__(self, dataset: BaseDataset, count: int) -> None:
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+        self._processes, self._pipes = [], []
+        self._asked: deque[int] = deque()  # workers whose batches are still to be received, in order
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(dataset, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._pipes.append(ours)
+        _running.add(self)
+
+    def batches(self, batches_of_keys: Iterator[list[SampleKey]]) -> Iterator:
+        """What `make_batch` returns for each, in order. Raises `UserError` if a worker has died."""
+        try:
+            while self._asked:  # of an epoch that was left early
+                self._receive()
+            for worker, keys in zip(range(len(self._pipes)), batches_of_keys, strict=False):
+                self._ask(worker, keys)
+            while self._asked:
+                worker, batch = self._receive()
+                if keys := next(batches_of_keys, None):
+                    self._ask(worker, keys)
+                yield batch
+        except (EOFError, OSError) as error:
+            self.close()
+            codes = {process.exitcode for process in self._processes} - {-signal.SIGKILL}
+            how = f", exit status {codes.pop()}" if codes else ""
+            raise UserError(
+                f"a process that loads images was killed{how}. Usually the machine or the container ran out "
+                "of memory: lower --num_threads, --cache_gb or --batch_size, or use --num_threads 0."
+            ) from error
+
+    def close(self) -> None:
+        """End the processes, which hold nothing that could be lost."""
+        for process, pipe in zip(self._processes, self._pipes, strict=True):
+            process.kill()
+            pipe.close()
+        for process in self._processes:
+            process.join()
+        self._asked.clear()
+        _running.discard(self)
+
+    def _ask(self, worker: int, keys: list[SampleKey]) -> None:
+        self._pipes[worker].send(keys)
+        self._asked.append(worker)
+
+    def _receive(self) -> tuple[int, Any]:
+        worker = self._asked.popleft()
+        return worker, self._pipes[worker].recv()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+_running: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for workers in list(_running):
+        workers.close()
+
+
+def _work(dataset: BaseDataset, pipe: Connection) -> None:
+    """Make batches until the other side of the pipe closes.
+
+    Stop signals are ignored: a closed terminal and a batch system send theirs to every process, and the main
+    process may finish a step and save first.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        while True:
+            pipe.send(make_batch(dataset, pipe.recv()))
+    except (EOFError, OSError):
+        pass  # the main process has ended
+
+
+# ---- batches on the device ----
 
 
 class Loader:
     """The batches of an epoch, from any position, as `Batch`.
 
-    num_threads: worker processes; 0 decodes in this one. channels: 3 or 1 for each domain.
+    workers: processes; 0 decodes in this one. channels: 3 or 1 for each domain.
     Only one epoch runs at a time; it can be left early, or another one started, at any moment.
     """
 
@@ -47,15 +254,14 @@ class Loader:
         sampler: EpochSampler,
         device: torch.device | str,
         *,
-        num_threads: int = 0,
+        workers: int = 0,
         channels: dict[str, int] | None = None,
     ) -> None:
-        self.dataset, self.sampler, self.num_threads = dataset, sampler, num_threads
+        self.dataset, self.sampler, self.num_workers = dataset, sampler, workers
         self.device = torch.device(device)
         self.channels = channels or {"A": 3, "B": 3}
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self._workers: DataLoader | None = None
-        self._iterator: Any = None
+        self._workers: Workers | None = None
         self._named: set[str] = set()
 
     def __len__(self) -> int:
@@ -68,9 +274,7 @@ class Loader:
         Raises `UserError` at an image that cannot be used (unless they are skipped, with one warning each),
         and when a worker was killed.
         """
-        self.sampler.start(epoch, first_position)
-        self.dataset.begin_epoch(epoch)
-        uploads = map(self._upload, self._host_batches(epoch))
+        uploads = map(self._upload, self._host_batches(epoch, first_position))
         upload = next(uploads, None)
         while upload is not None:
             batch, failure = self._arrived(*upload), None
@@ -84,80 +288,48 @@ class Loader:
 
     def close(self) -> None:
         """Stop the workers. The next epoch starts new ones."""
-        if self._iterator is not None:
-            # Not just dropped: a traceback may still refer to it.
-            self._iterator._shutdown_workers()
-        self._workers = self._iterator = None
+        if self._workers is not None:
+            self._workers.close()
+        self._workers = None
 
-    def _host_batches(self, epoch: int) -> Iterator[HostBatch]:
-        batches = self._start(epoch)
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                self.close()
-                raise UserError(
-                    f"a process that loads images was killed ({error}). Usually the machine ran out of "
-                    "memory: lower --num_threads, --cache_gb or --batch_size. In a container /dev/shm may be "
-                    "too small: --num_threads 0 does not use it."
-                ) from error
+    def _host_batches(self, epoch: int, first_position: int) -> Iterator[dict[str, Stack]]:
+        if self.dataset.begin_epoch(epoch) or self.dataset.in_memory:
+            self.close()
+        keys = self.sampler.batches(epoch, first_position)
+        if self.num_workers and not self.dataset.in_memory:
+            self._workers = self._workers or Workers(self.dataset, self.num_workers)
+            batches = self._workers.batches(keys)
+        else:
+            batches = (make_batch(self.dataset, batch) for batch in keys)
+        for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
-            self._warn(batch)
-            if batch.stacks:
-                yield batch
+            stacks, bad = batch
+            for error in bad:
+                if error.path not in self._named:
+                    self._named.add(error.path)
+                    print(f"warning: left out: {error.path!r}: {error.found}.", file=sys.stderr)
+            if stacks:
+                yield stacks
 
-    def _start(self, epoch: int) -> Iterator[HostBatch | UserError]:
-        if not self.num_threads or self.dataset.in_memory(epoch):
-            return map(BatchMaker(self.dataset).__getitems__, self.sampler)
-        new = self._workers is None
-        if new:
-            self._workers = DataLoader(
-                BatchMaker(self.dataset),
-                batch_sampler=self.sampler,
-                num_workers=self.num_threads,
-                collate_fn=_as_is,
-                worker_init_fn=_prepare_worker,
-                persistent_workers=True,
-                multiprocessing_context="fork" if sys.platform == "linux" else None,
-                generator=torch.Generator(),  # else every epoch would draw from the model's random state
-            )
-        # With torch's SIGCHLD handler, a killed worker raises out of whatever this process is doing at that
-        # moment. Without it, the loss is noticed when this process waits for the worker's batch.
-        main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
-        handler = signal.getsignal(signal.SIGCHLD) if main else None
-        self._iterator = iter(self._workers)
-        if handler is not None:
-            signal.signal(signal.SIGCHLD, handler)
-        if new:
-            # Called before torch's own handler, registered earlier, which waits long for running workers.
-            atexit.register(_call_if_alive, weakref.WeakMethod(self.close))
-        return self._iterator
-
-    def _upload(self, batch: HostBatch) -> tuple[Batch, torch.cuda.Event | None]:
+    def _upload(self, stacks: dict[str, Stack]) -> tuple[Batch, torch.cuda.Event | None]:
         """Start the copy to the device. The event, on CUDA, marks its end."""
         if self._stream is None:
-            return self._on_device(batch), None
+            return self._on_device(stacks), None
         with torch.cuda.stream(self._stream):
-            return self._on_device(batch), self._stream.record_event()
+            return self._on_device(stacks), self._stream.record_event()
 
-    def _on_device(self, batch: HostBatch) -> Batch:
-        out: Batch = {}
-        for domain, stack in batch.stacks.items():
-            pixels, windows = stack.pixels, torch.tensor(stack.windows, dtype=torch.int64)
-            parts = torch.tensor(stack.parts)
+    def _on_device(self, stacks: dict[str, Stack]) -> Batch:
+        batch: Batch = {}
+        for domain, stack in stacks.items():
+            tensors = torch.from_numpy(stack.pixels), torch.tensor(stack.mirrored), torch.tensor(stack.parts)
             if self._stream is not None:
-                pixels, windows, parts = pixels.pin_memory(), windows.pin_memory(), parts.pin_memory()
-            pixels = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, H, W)
-            windows = windows.to(self.device, non_blocking=True)
-            out[domain] = crop_flip_normalise(pixels, windows, stack.size, self.channels[domain])
-            out[f"{domain}_windows"] = parts.to(self.device, non_blocking=True)
-            out[f"{domain}_paths"] = stack.paths
-        return out
+                tensors = [tensor.pin_memory() for tensor in tensors]
+            pixels, mirrored, parts = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
+            batch[domain] = to_input(pixels, mirrored, self.channels[domain])
+            batch[f"{domain}_windows"] = parts
+            batch[f"{domain}_paths"] = stack.paths
+        return batch
 
     def _arrived(self, batch: Batch, event: torch.cuda.Event | None) -> Batch:
         """Let the current stream wait for the batch, and record that use for the allocator."""
@@ -168,30 +340,3 @@ class Loader:
                 if isinstance(value, torch.Tensor):
                     value.record_stream(consumer)
         return batch
-
-    def _warn(self, batch: HostBatch) -> None:
-        for error in batch.bad:
-            if error.path not in self._named:
-                self._named.add(error.path)
-                print(f"warning: left out: {error.path!r}: {error.found}.", file=sys.stderr)
-
-
-def _call_if_alive(reference: weakref.WeakMethod) -> None:
-    method = reference()
-    if method is not None:
-        method()
-
-
-def _as_is(batch: HostBatch | UserError) -> HostBatch | UserError:
-    return batch
-
-
-def _prepare_worker(worker: int) -> None:
-    """Ignore stop signals, and delay SIGTERM: the main process may finish a step and save first.
-
-    A closed terminal and a batch system send theirs to every process.
-    """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))

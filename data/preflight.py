@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.folders import domain_folders, paired_folder, single_folder
+from data.datasets import domain_folders, paired_folder
 from data.transforms import MIN_SIDE
 from util.image_files import ImageError, decode, list_images
 
@@ -150,7 +150,6 @@ def inspect(
 
 def folders_under(dataroot: str | os.PathLike) -> dict[str, list[Path]]:
     """The image folders of a data set: trainA ... valB, or train, val, test of pairs, else `dataroot`."""
-    single_folder(dataroot)
     names = [phase + domain for phase in ("train", "val", "test") for domain in ("A", "B", "")]
     there = [name for name in names if Path(dataroot, name).is_dir()]
     return {name: list_images(Path(dataroot, name)) for name in there} or {".": list_images(dataroot)}

@@ -1,8 +1,7 @@
 """From a decoded image to the network's input: the preprocess modes of CUT, each in two halves.
 
 The first half, `resized`, is deterministic and works on PIL images, so its result can be cached. The second
-half is a window (top, left, flip), drawn from the sample's generator; `data.augment` crops the whole batch on
-the device.
+half is a window, drawn from the sample's generator.
 
 | mode | first half | second half |
 |---|---|---|
@@ -19,7 +18,6 @@ to the nearest multiples of 4, which the generator needs.
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
 
@@ -32,7 +30,9 @@ MODES = ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "scal
 MULTIPLE = 4  # the generator halves the image twice
 MIN_SIDE = 16  # pixels; with less, its residual blocks see less than 4 x 4 positions
 
-Window = tuple[int, int, bool]  # top and left in pixels, mirrored or not
+# Modes that keep the aspect, or the lack of it, when load_size becomes crop_size. scale_width, which makes
+# images at least crop_size high, would stretch wide ones.
+LATE_RESIZE = ("resize_and_crop", "scale_shortside_and_crop")
 
 
 def crops(mode: str) -> bool:
@@ -40,36 +40,13 @@ def crops(mode: str) -> bool:
     return mode.endswith("crop")
 
 
-def check_sizes(
-    mode: str, load_size: int, crop_size: int, multiple: int = MULTIPLE, smallest: int = MIN_SIDE
-) -> None:
-    """Raise `UserError` unless the inputs of `mode` suit networks that need sides of at least `smallest`
-    pixels, in multiples of `multiple`."""
-    if mode not in MODES:
-        raise UserError(f"--preprocess {mode} is unknown; possible are {', '.join(MODES)}.")
-    if not crops(mode):
-        if multiple > MULTIPLE:
-            raise UserError(
-                f"--preprocess {mode} gives images of any size, but the networks need multiples of "
-                f"{multiple}. Use a mode that crops, such as resize_and_crop, with --crop_size {multiple}."
-            )
-        return
-    if crop_size % multiple or crop_size < smallest:
-        least = math.ceil(smallest / multiple) * multiple
-        nearest = max(least, round(crop_size / multiple) * multiple)
-        raise UserError(
-            f"--crop_size {crop_size} cannot be used: the networks need a multiple of {multiple}, "
-            f"at least {smallest}. Take {nearest}."
-        )
-    if mode != "crop" and load_size < crop_size:
-        raise UserError(
-            f"--load_size {load_size} is less than --crop_size {crop_size}: nothing of that size can be "
-            f"cropped. Make --load_size at least {crop_size}."
-        )
+def target_size(
+    size: tuple[int, int], mode: str, load_size: int, crop_size: int, whole: bool = False
+) -> tuple[int, int]:
+    """The (width, height) to which the first half of `mode` resizes an image of `size`.
 
-
-def target_size(size: tuple[int, int], mode: str, load_size: int, crop_size: int) -> tuple[int, int]:
-    """The (width, height) to which the first half of `mode` resizes an image of `size`."""
+    whole: nothing is cropped afterwards, whatever the mode.
+    """
     width, height = size
     if mode == "resize_and_crop":
         width = height = load_size
@@ -78,20 +55,9 @@ def target_size(size: tuple[int, int], mode: str, load_size: int, crop_size: int
     elif mode == "scale_shortside_and_crop" and min(size) < load_size:
         scale = load_size / min(size)
         width, height = round(width * scale), round(height * scale)
-    return (width, height) if crops(mode) else (_nearest_multiple(width), _nearest_multiple(height))
-
-
-def resized(image: Image.Image, mode: str, load_size: int, crop_size: int) -> Image.Image:
-    """The deterministic half of `mode`, bicubic. Raises `UserError` with the sizes for an unusable image."""
-    width, height = target_size(image.size, mode, load_size, crop_size)
-    was = f"it is {image.width} x {image.height} pixels"
-    if crops(mode) and min(width, height) < crop_size:
-        raise UserError(f"{was}, less than the {crop_size} x {crop_size} that --preprocess {mode} crops")
-    if min(width, height) < MIN_SIDE:
-        raise UserError(f"{was}, too small: the networks need {MIN_SIDE} x {MIN_SIDE}")
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{was}, which --preprocess {mode} would enlarge to {width} x {height}")
-    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)
+    if whole or not crops(mode):
+        width, height = (round(side / MULTIPLE) * MULTIPLE for side in (width, height))
+    return width, height
 
 
 @dataclass(frozen=True)
@@ -103,8 +69,9 @@ class Preprocess:
         load_size, crop_size: pixels.
         flip: mirror half of the training images.
         training: random crops and flips (else middle crops, no flips).
-        n_epochs: after this epoch (in the decaying half of training) images are resized to crop_size, so that
-            resize_and_crop no longer crops; None: never.
+        n_epochs: after this epoch (in the decaying half of training) images are resized to crop_size in the
+            modes of `LATE_RESIZE`, so that resize_and_crop no longer crops; None: never.
+        whole: take the whole resized image, also in modes that crop.
 
     Raises:
         UserError: impossible settings.
@@ -116,38 +83,57 @@ class Preprocess:
     flip: bool = True
     training: bool = True
     n_epochs: int | None = None
+    whole: bool = False
 
     def __post_init__(self) -> None:
-        check_sizes(self.mode, self.load_size, self.crop_size)
+        if not self.crops:
+            return
+        if self.crop_size % MULTIPLE or self.crop_size < MIN_SIDE:
+            nearest = max(MIN_SIDE, round(self.crop_size / MULTIPLE) * MULTIPLE)
+            raise UserError(
+                f"--crop_size {self.crop_size} cannot be used: the networks need a multiple of {MULTIPLE}, "
+                f"at least {MIN_SIDE}. Take {nearest}."
+            )
+        if self.mode != "crop" and self.load_size < self.crop_size:
+            raise UserError(
+                f"--load_size {self.load_size} is less than --crop_size {self.crop_size}: nothing of that "
+                f"size can be cropped. Make --load_size at least {self.crop_size}."
+            )
 
     @property
     def crops(self) -> bool:
-        return crops(self.mode)
+        return crops(self.mode) and not self.whole
 
     def load_size_at(self, epoch: int) -> int:
         """The load size of this epoch, pixels."""
-        decaying = self.training and self.n_epochs is not None and epoch > self.n_epochs
-        return self.crop_size if decaying else self.load_size
+        late = self.training and self.n_epochs is not None and epoch > self.n_epochs
+        return self.crop_size if late and self.mode in LATE_RESIZE else self.load_size
 
     def resize(self, image: Image.Image, load_size: int) -> Image.Image:
-        return resized(image, self.mode, load_size, self.crop_size)
+        """The deterministic half, bicubic. Raises `UserError` with the sizes for an unusable image."""
+        size = target_size(image.size, self.mode, load_size, self.crop_size, self.whole)
+        was = f"it is {image.width} x {image.height} pixels"
+        if self.crops and min(size) < self.crop_size:
+            crop = f"{self.crop_size} x {self.crop_size}"
+            raise UserError(f"{was}, less than the {crop} that --preprocess {self.mode} crops")
+        if min(size) < MIN_SIDE:
+            raise UserError(f"{was}, too small: the networks need {MIN_SIDE} x {MIN_SIDE}")
+        if size[0] * size[1] > MAX_PIXELS:
+            raise UserError(f"{was}, which --preprocess {self.mode} would enlarge to {size[0]} x {size[1]}")
+        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
-    def draw_window(self, generator: random.Random, height: int, width: int) -> Window:
-        """Where to crop a (height, width) image, and whether to mirror it.
+    def draw_window(self, generator: random.Random, height: int, width: int) -> tuple[int, int, bool]:
+        """Where to crop a (height, width) image, top and left in pixels, and whether to mirror it.
 
         Always draws three numbers, so that options do not change the numbers drawn after them.
         """
         free = (height - self.crop_size, width - self.crop_size) if self.crops else (0, 0)
         top, left = (generator.randrange(room + 1) for room in free)
-        flip = generator.random() < 0.5
+        mirrored = generator.random() < 0.5
         if not self.training:
             return free[0] // 2, free[1] // 2, False
-        return top, left, flip and self.flip
+        return top, left, mirrored and self.flip
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the window in a (height, width) image."""
         return (self.crop_size, self.crop_size) if self.crops else (height, width)
-
-
-def _nearest_multiple(side: int) -> int:
-    return round(side / MULTIPLE) * MULTIPLE

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from data.augment import crop_flip_normalise
+from data.augment import to_input
 from data.transforms import MIN_SIDE
 from models import MODELS, create_model, option_defaults, require_model
 from models.architecture import KINDS, architecture
@@ -135,11 +135,7 @@ class Translator:
         batch = torch.from_numpy(np.stack(pixels))  # (B, H, W, 3)
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
-        batch = batch.to(self.device).permute(0, 3, 1, 2)  # (B, 3, H, W)
-        whole = torch.zeros(
-            len(batch), 3, dtype=torch.int64, device=self.device
-        )  # windows: from 0, 0, not mirrored
-        return crop_flip_normalise(batch, whole, tuple(batch.shape[2:]), self.input_nc)
+        return to_input(batch.to(self.device), channels=self.input_nc)
 
     @torch.inference_mode()
     def run(self, images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 
-from data.color_jitter import draw_jitter, jitter
+from data.augment import draw_jitter, jitter
 from data.transforms import crops
 from models.layers.initialisation import initialise
 from models.one_sided import OneSidedModel

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from data.augment import crop_flip_normalise
+from data.augment import to_input
 from data.transforms import Preprocess
 from models.attention.fusion import resize_map
 from models.attention.memory import WHOLE, AttentionMemory
@@ -57,11 +57,12 @@ def test_maps_follow_crops_and_mirroring():
     """
     preprocess, generator = Preprocess("resize_and_crop", load_size=60, crop_size=40), random.Random(3)
     y, x = torch.meshgrid(torch.arange(60), torch.arange(60), indexing="ij")
-    image = (x + 2 * y)[None, None].expand(1, 3, 60, 60).to(torch.uint8)  # below 256
+    image = (x + 2 * y)[None, ..., None].expand(1, 60, 60, 3).to(torch.uint8)  # below 256
 
     def sample():
         window = preprocess.draw_window(generator, 60, 60)
-        plane = crop_flip_normalise(image, torch.tensor([window]), (40, 40))[:, :1].double()
+        crop = image[:, window[0] : window[0] + 40, window[1] : window[1] + 40]
+        plane = to_input(crop, torch.tensor([window[2]]))[:, :1].double()
         return window, torch.tensor([fractions(window, (40, 40), (60, 60))], dtype=torch.float64), plane
 
     flips = set()

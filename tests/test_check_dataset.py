@@ -70,7 +70,7 @@ def test_the_same_for_machines(clean, capsys):
 
 def test_wrong_calls_end_with_2(clean, tmp_path, capsys):
     assert main([str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err.startswith("error: no folder of images at ")
+    assert capsys.readouterr().err.startswith("error: the image folder ")
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 2

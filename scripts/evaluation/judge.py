@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.folders import domain_folders
+from data.datasets import domain_folders
 from util.device import get_device
 from util.metrics.dino import load_dino
 from util.metrics.evaluation import Evaluation, Evaluator

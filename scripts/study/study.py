@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from data.folders import domain_folders
+from data.datasets import domain_folders
 from models import create_model
 from options.train_options import TrainOptions
 from scripts.mps import Service, multi_process_service
