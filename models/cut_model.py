@@ -1,8 +1,4 @@
-"""CUT: contrastive unpaired translation (Park et al., ECCV 2020); the step that QS-Attn and FastCUT share.
-
-`choose_patches` decides which patches enter PatchNCE: random ones here, those of least attention entropy in
-`models/qs_model.py`. Shapes: B images, C channels, P patches, D embedding width.
-"""
+"""CUT: contrastive unpaired translation (Park et al., ECCV 2020); the step that QS-Attn and FastCUT share."""
 
 from __future__ import annotations
 
@@ -11,16 +7,14 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 
-from models import build, patch_sampler
+from models import build
+from models.contrast import ContrastModel
 from models.one_sided import OneSidedModel
-from models.patch_sampler import PatchSelection
-from models.patchnce import PatchNCELoss
 from models.speed.streams import SideStream
-from util.arguments import integer, layer_list, real_number
 from util.errors import UserError
 
 
-class CUTModel(OneSidedModel):
+class CUTModel(ContrastModel, OneSidedModel):
     """`--model cut`: G translates A to B, D judges B, the heads F embed patches. The loss of G and F is
 
         lambda_GAN GAN(D, G(a)) + lambda_NCE (PatchNCE(a, G(a)) + PatchNCE(b, G(b))) / 2
@@ -35,13 +29,12 @@ class CUTModel(OneSidedModel):
     @classmethod
     def add_options(cls, add) -> None:
         super().add_options(add)
-        add_contrast_options(add)
         add("--nce_idt", True, "contrast B with its own translation too")
         add("--flip_equivariance", False, "mirror the input in half of the steps, and the features back")
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
-        check_contrast(opt)
+        super().check(opt)
         if opt.input_nc != opt.output_nc and opt.lambda_NCE > 0:
             raise UserError(
                 f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the contrastive loss "
@@ -61,7 +54,7 @@ class CUTModel(OneSidedModel):
         self.contrast_B = opt.isTrain and opt.nce_idt and opt.lambda_NCE > 0
         super().__init__(opt)
         if opt.isTrain:
-            self.patchnce = PatchNCELoss(opt.nce_T)
+            self.domains = 1 + self.contrast_B
             self.beside_D, self.beside_sources = SideStream(self.device), SideStream(self.device)
 
     def build_network(self, name: str) -> nn.Module:
@@ -122,17 +115,16 @@ class CUTModel(OneSidedModel):
         Two autocast contexts: weight casts cached under no_grad would be reused later, without gradient.
         """
         with self.beside_sources, self.autocast():
-            sources = [self.prepare_features(n, features) for n, features in enumerate(sources)]
-            chosen = [self.choose_patches(n, features) for n, features in enumerate(sources)]
+            sources = self.prepared(sources)
+            chosen = [self.choose_patches(number, features) for number, features in enumerate(sources)]
             with torch.no_grad():
-                patches = [selection.route(f) for selection, f in zip(chosen, sources, strict=True)]
-                keys = self.netF.of_layers(patches)  # (B, P, D) of each layer
+                keys = self.embed(self.netF, chosen, sources)
         with self.autocast():
             targets = self.encode(fake)
             self.beside_sources.join()
-            targets = [self.prepare_features(n, f.flip(3) if mirrored else f) for n, f in enumerate(targets)]
-            patches = [selection.route(f) for selection, f in zip(chosen, targets, strict=True)]
-            return self.patchnce.of_layers(self.netF.of_layers(patches), keys).mean(0), (chosen, keys)
+            targets = self.prepared([features.flip(3) for features in targets] if mirrored else targets)
+            queries = self.embed(self.netF, chosen, targets)
+            return self.patchnce.of_layers(queries, keys).mean(0), (chosen, keys)
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """Encoder features at `--nce_layers` of images of one domain, or of both stacked."""
@@ -140,20 +132,6 @@ class CUTModel(OneSidedModel):
             domains = [self.netG.encode(domain, self.opt.nce_layers) for domain in images.chunk(2)]
             return [torch.cat(features) for features in zip(*domains, strict=True)]
         return self.netG.encode(images, self.opt.nce_layers)
-
-    def prepare_features(self, number: int, features: Tensor) -> Tensor:
-        """Features (B, C, H, W) of the `number`-th tapped layer, as patches are taken from them."""
-        return features
-
-    def choose_patches(self, number: int, features: Tensor) -> PatchSelection:
-        """Random positions, the same for all images of a domain; A's are drawn before B's."""
-        b, _, h, w = features.shape
-        domains = 1 + self.contrast_B
-        drawn = [
-            patch_sampler.random_locations(h * w, self.opt.num_patches, features.device)
-            for _ in range(domains)
-        ]
-        return PatchSelection(torch.stack(drawn).repeat_interleave(b // domains, 0))
 
 
 class FastCUTModel(CUTModel):
@@ -166,26 +144,3 @@ class FastCUTModel(CUTModel):
         "n_epochs": 150,
         "n_epochs_decay": 50,
     }
-
-
-def add_contrast_options(add) -> None:
-    """Declare the options of models that contrast patches with `add(flag, default, help, ...)`."""
-    add("--lambda_NCE", 1.0, "weight of the contrastive loss", type=real_number(0))
-    add(
-        "--nce_layers",
-        [0, 4, 8, 12, 16],
-        "generator layers contrasted; of dcl and qs_dual 4,8,12,16",
-        type=layer_list,
-        shown="0,4,8,12,16; U-Nets 0,1,2,3,4",
-    )
-    add("--netF", "mlp_sample", "heads of the features; sample: none", choices=("mlp_sample", "sample"))
-    add("--netF_nc", 256, "width of the heads", type=integer(1), only={"netF": ("mlp_sample",)})
-    add("--nce_T", 0.07, "temperature of PatchNCE", type=real_number(0, above=True))
-    add("--num_patches", 256, "patches (queries) per image and layer", type=integer(1))
-
-
-def check_contrast(opt: Namespace) -> None:
-    """UserError where contrasting patches would learn nothing, or a layer it names does not exist."""
-    build.layer_channels(opt)
-    if opt.lambda_GAN == 0 and opt.lambda_NCE == 0:
-        raise UserError("--lambda_GAN and --lambda_NCE are both 0: there is nothing to learn from")

@@ -8,17 +8,14 @@ domain. So neither encoder sees a domain it does not translate from.
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from data.transforms import crops
-from models import build, patch_sampler
-from models.cut_model import add_contrast_options, check_contrast
+from models import build
+from models.contrast import ContrastModel
 from models.cycle_gan_model import l1
-from models.patch_sampler import PatchSelection
-from models.patchnce import PatchNCELoss
 from models.two_sided import TwoSidedModel
 from util import distributed
 from util.arguments import real_number
@@ -28,14 +25,7 @@ from util.errors import UserError
 TERMS = {"NCE1": ("G_A", "F1", "G_B", "F2"), "NCE2": ("G_B", "F2", "G_A", "F1")}
 
 
-class Source(NamedTuple):
-    """A tapped layer of the real images: the patches chosen, and their keys (B, P, D) for PatchNCE."""
-
-    selection: PatchSelection
-    keys: Tensor
-
-
-class DCLModel(TwoSidedModel):
+class DCLModel(ContrastModel, TwoSidedModel):
     """`--model dcl`. With a of A and b of B, the loss of generators and heads is (sec. 3)
 
         lambda_GAN (GAN(D_A, G_A(a)) + GAN(D_B, G_B(b))) / 2
@@ -54,13 +44,13 @@ class DCLModel(TwoSidedModel):
 
     @classmethod
     def add_options(cls, add) -> None:
+        super().add_options(add)
         add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=real_number(0))
-        add_contrast_options(add)
         add("--lambda_IDT", 1.0, "weight of the identity terms", type=real_number(0))
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
-        check_contrast(opt)
+        super().check(opt)
         if opt.lambda_IDT > 0 and opt.input_nc != opt.output_nc:
             raise UserError(
                 f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the identity term "
@@ -75,11 +65,6 @@ class DCLModel(TwoSidedModel):
                 "compare patches with each other: use a mode that crops, such as resize_and_crop"
             )
         return super().process_obstacle(opt)
-
-    def __init__(self, opt: Namespace):
-        super().__init__(opt)
-        if opt.isTrain:
-            self.patchnce = PatchNCELoss(opt.nce_T)
 
     def build_network(self, name: str) -> nn.Module:
         if name.startswith("F"):
@@ -141,30 +126,26 @@ class DCLModel(TwoSidedModel):
             features = [of_layer[: len(source)] for of_layer in features]
         return fake, identity, features if self.opt.no_dropout else net.encode(source, layers)
 
-    def contrast_sources(self, features: dict[str, list[Tensor]]) -> dict[str, list[Source]]:
-        """The patches chosen at each tapped layer of the sources of each term, and their embeddings.
+    def contrast_sources(self, features: dict[str, list[Tensor]]) -> dict[str, tuple[list, list]]:
+        """The patches chosen at each tapped layer of the sources of each term, and their keys (B, P, D).
 
         Positions are drawn layer by layer, those of NCE1 before those of NCE2.
         """
         if self.opt.lambda_NCE == 0:
-            return {term: [] for term in TERMS}
-        selections: dict[str, list[PatchSelection]] = {term: [] for term in TERMS}
-        patches: dict[str, list[Tensor]] = {term: [] for term in TERMS}  # (B, P, C) of each layer
+            return dict.fromkeys(TERMS, ([], []))
+        features = {term: self.prepared(features[term]) for term in TERMS}
+        chosen = {term: [] for term in TERMS}
         for number in range(len(self.opt.nce_layers)):
             for term in TERMS:
-                of_layer = self.prepare_features(number, features[term][number])
-                selection = self.choose_patches(number, of_layer)
-                selections[term].append(selection)
-                with torch.no_grad():
-                    patches[term].append(selection.route(of_layer))
-        sources = {}
-        for term, (_, head, _, _) in TERMS.items():
-            with torch.no_grad():
-                keys = self.networks[head].of_layers(patches[term])
-            sources[term] = [Source(*source) for source in zip(selections[term], keys, strict=True)]
-        return sources
+                chosen[term].append(self.choose_patches(number, features[term][number]))
+        with torch.no_grad():
+            keys = {
+                term: self.embed(self.networks[head], chosen[term], features[term])
+                for term, (_, head, _, _) in TERMS.items()
+            }
+        return {term: (chosen[term], keys[term]) for term in TERMS}
 
-    def generator_loss(self, images: dict[str, Tensor], sources: dict[str, list[Source]]) -> Tensor:
+    def generator_loss(self, images: dict[str, Tensor], sources: dict[str, tuple]) -> Tensor:
         """The class's formula; each weighted term under its name in `losses`."""
         opt, losses = self.opt, self.losses
         losses["G_A"] = opt.lambda_GAN * self.adversarial("D_A", images["fake_B"])
@@ -179,27 +160,20 @@ class DCLModel(TwoSidedModel):
         losses["G"] = sum(losses[name] for name in terms) / 2
         return losses["G"]
 
-    def contrastive(self, term: str, sources: list[Source], fake: Tensor) -> Tensor:
+    def contrastive(self, term: str, source: tuple[list, list], fake: Tensor) -> Tensor:
         """lambda_NCE * PatchNCE of translations (B, C, H, W) and their sources, mean over patches, layers."""
         if self.opt.lambda_NCE == 0:
             return fake.new_zeros((), dtype=torch.float32)
+        chosen, keys = source
         _, _, encoder, head = TERMS[term]
-        features = self.networks[encoder].encode(fake, self.opt.nce_layers)
-        patches = [
-            source.selection.route(self.prepare_features(number, of_layer))
-            for number, (source, of_layer) in enumerate(zip(sources, features, strict=True))
-        ]  # (B, P, C) of each layer
-        queries = [q.flatten(0, 1)[None] for q in self.networks[head].of_layers(patches)]  # (1, B*P, D)
-        keys = [source.keys.flatten(0, 1)[None] for source in sources]
-        keys = [distributed.with_others(k, 1) for k in keys]  # (1, B*P of all processes, D)
+        targets = self.prepared(self.networks[encoder].encode(fake, self.opt.nce_layers))
+        queries = self.embed(self.networks[head], chosen, targets)
+        # patches of all images are negatives of each other, and those of other processes
+        queries, keys = as_one_image(queries), as_one_image(keys)
+        keys = [distributed.with_others(of_layer, 1) for of_layer in keys]
         return self.opt.lambda_NCE * self.patchnce.of_layers(queries, keys).mean()
 
-    def prepare_features(self, number: int, features: Tensor) -> Tensor:
-        """Features (B, C, H, W) of the `number`-th tapped layer as patches are chosen and taken from them."""
-        return features
 
-    def choose_patches(self, number: int, features: Tensor) -> PatchSelection:
-        """Random positions of features (B, C, H, W), the same for all images."""
-        b, _, h, w = features.shape
-        locations = patch_sampler.random_locations(h * w, self.opt.num_patches, features.device)
-        return PatchSelection(locations.expand(b, -1))
+def as_one_image(vectors: list[Tensor]) -> list[Tensor]:
+    """Vectors (B, P, D) of each layer as (1, B*P, D)."""
+    return [of_layer.flatten(0, 1)[None] for of_layer in vectors]

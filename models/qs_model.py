@@ -8,19 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import build
-from models.base_model import BaseModel
+from models.contrast import ContrastModel
 from models.cut_model import CUTModel
 from models.patch_sampler import PatchSelection
 from models.qs_attn import MODES, QuerySelection, select_queries
-from models.qs_released import select_queries_released
+from models.qs_released import RULES, select_queries_released
 from util.arguments import integer, layer_list
 from util.errors import UserError
 
 VARIANTS = {"paper": select_queries, "released": select_queries_released}
 
 
-class QuerySelected(BaseModel):
-    """Query-selected attention on `--qs_layers`, for models that choose patches with `choose_patches`."""
+class QuerySelected(ContrastModel):
+    """Query-selected attention on `--qs_layers`."""
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -44,7 +44,7 @@ class QuerySelected(BaseModel):
             7,
             "side of the local window, odd, in positions",
             type=integer(1),
-            only={"QS_mode": ("local", "local_global")},
+            only={"QS_mode": tuple(mode for mode in MODES if mode != "global")},
         )
 
     @classmethod
@@ -52,7 +52,16 @@ class QuerySelected(BaseModel):
         super().check(opt)
         if opt.qs_layers is None:
             opt.qs_layers = cls.default_qs_layers(opt.nce_layers)
-        check_query_selection(opt)
+        outside = [layer for layer in opt.qs_layers if layer not in opt.nce_layers]
+        if outside:
+            raise UserError(
+                f"--qs_layers names {outside[0]}, which is not among --nce_layers "
+                f"{','.join(map(str, opt.nce_layers))}"
+            )
+        if opt.qs_window % 2 == 0:
+            raise UserError(
+                f"--qs_window is {opt.qs_window}, but a window has a centre: give an odd number such as 7"
+            )
 
     @staticmethod
     def default_qs_layers(nce_layers: list[int]) -> list[int]:
@@ -61,14 +70,21 @@ class QuerySelected(BaseModel):
 
     def prepare_features(self, number: int, features: Tensor) -> Tensor:
         """Large maps of QS-Attn layers averaged to at most `--qs_pool` a side (the supplement's model B)."""
-        return pooled_features(self.opt, number, features)
+        side = self.opt.qs_pool
+        if side and self.selects(number) and max(features.shape[2:]) > side:
+            return F.adaptive_avg_pool2d(features, [min(side, length) for length in features.shape[2:]])
+        return features
 
     def choose_patches(self, number: int, features: Tensor) -> PatchSelection | QuerySelection:
         """The `--num_patches` queries of least entropy in each image, with their attention."""
-        if self.opt.nce_layers[number] not in self.opt.qs_layers:
+        if not self.selects(number):
             return super().choose_patches(number, features)
         opt = self.opt
         return VARIANTS[opt.qs_variant](features, opt.QS_mode, opt.num_patches, opt.qs_window)
+
+    def selects(self, number: int) -> bool:
+        """Whether the `number`-th of `--nce_layers` has QS-Attn."""
+        return self.opt.nce_layers[number] in self.opt.qs_layers
 
 
 class QSModel(QuerySelected, CUTModel):
@@ -87,8 +103,8 @@ class QSModel(QuerySelected, CUTModel):
     @classmethod
     def check(cls, opt: Namespace) -> None:
         super().check(opt)
-        if (opt.qs_variant, opt.QS_mode) == ("released", "local"):
-            _check_released_local(opt)
+        if opt.qs_variant == "released":
+            check_released(opt)
 
     @staticmethod
     def default_qs_layers(nce_layers: list[int]) -> list[int]:
@@ -96,33 +112,19 @@ class QSModel(QuerySelected, CUTModel):
         return nce_layers[3:] if len(nce_layers) > 3 else nce_layers[-1:]
 
 
-def check_query_selection(opt: Namespace) -> None:
-    """UserError for impossible `--qs_layers` or `--qs_window`."""
-    outside = [layer for layer in opt.qs_layers if layer not in opt.nce_layers]
-    if outside:
-        raise UserError(
-            f"--qs_layers names {outside[0]}, which is not among --nce_layers "
-            f"{','.join(map(str, opt.nce_layers))}"
-        )
-    if opt.qs_window % 2 == 0:
-        raise UserError(
-            f"--qs_window is {opt.qs_window}, but a window has a centre: give an odd number such as 7"
-        )
-
-
-def pooled_features(opt: Namespace, number: int, features: Tensor) -> Tensor:
-    """Features (B, C, H, W) of the `number`-th of `--nce_layers`, on QS-Attn layers pooled."""
-    side = opt.qs_pool
-    if side and opt.nce_layers[number] in opt.qs_layers and max(features.shape[2:]) > side:
-        return F.adaptive_avg_pool2d(features, [min(side, length) for length in features.shape[2:]])
-    return features
-
-
-def _check_released_local(opt: Namespace) -> None:
-    """The released local routing pairs patches with channels, and mixes the images of a larger batch."""
+def check_released(opt: Namespace) -> None:
+    """Refuse what the released code cannot compute, and tap what it taps."""
+    if opt.QS_mode not in RULES:
+        raise UserError(f"--qs_variant released has no --QS_mode {opt.QS_mode}: give {', '.join(RULES)}")
+    # its ReLUs work in place: of a tapped norm they leave what the ReLU behind it returns
+    norms = (2, 5, 8) if opt.no_antialias else (2, 5, 9)
+    if opt.netG.startswith("resnet"):
+        for name in ("nce_layers", "qs_layers"):
+            setattr(opt, name, [layer + (layer in norms) for layer in getattr(opt, name)])
+    # its local routing pairs patches with channels, and mixes the images of a larger batch
     channels = dict(zip(opt.nce_layers, build.layer_channels(opt), strict=True))
     found = sorted({channels[layer] for layer in opt.qs_layers})
-    if found != [opt.num_patches] or opt.batch_size > 1:
+    if opt.QS_mode == "local" and (found != [opt.num_patches] or opt.batch_size > 1):
         raise UserError(
             "--qs_variant released with --QS_mode local works, as the released code does, for --batch_size 1 "
             f"and as many --num_patches as each of --qs_layers has channels; found --batch_size "
