@@ -9,7 +9,6 @@ from golden import load_baseline, under
 from textbook import load_before, run_steps
 
 from models import create_model, patch_sampler
-from models.cut_model import Source
 from models.dcl_model import DCLModel
 from models.patchnce import PatchNCELoss
 from models.qs_dual_model import QSDualModel
@@ -155,7 +154,7 @@ def test_all_patches_of_a_batch_are_negatives():
             return patches
 
     model.networks = {"G_B": Fixed(), "F2": Fixed()}
-    found = model.contrastive("NCE1", [Source(Fixed(), keys)], torch.zeros(2, 3, 4, 4))
+    found = model.contrastive("NCE1", ([Fixed()], [keys]), torch.zeros(2, 3, 4, 4))
     close(found, 2.0 * expected, rtol=1e-9)
     apart = PatchNCELoss(0.5)(queries, keys).mean()
     assert (found / 2 - apart).abs() > 0.1

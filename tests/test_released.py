@@ -11,6 +11,7 @@ from models.generator import ResnetGenerator
 from models.patch_sampler import PatchHeads
 from models.qs_released import select_queries_released
 from models.unet import UnetGenerator
+from options.train_options import TrainOptions
 from util.errors import UserError
 
 
@@ -154,3 +155,13 @@ def test_convolutions_before_a_norm_have_a_bias_with_instance_norm_only(norm, bi
     assert ("model.1.bias" in ResnetGenerator(ngf=2, norm=norm).state_dict()) == bias
     keys = NLayerDiscriminator(ndf=2, norm=norm).state_dict()
     assert ("model.3.bias" in keys) == bias and "model.0.bias" in keys and "model.14.bias" in keys
+
+
+def test_taps_of_norms_are_what_in_place_relus_leave():
+    """Without blurs tap 8 is a norm's output, which the released code's ReLU rectifies in place."""
+    words = "--no_antialias --qs_variant {} --netG resnet_9blocks --gpu_ids -1 --ngf 2".format
+    paper, released = (TrainOptions().parse(words(variant).split()) for variant in ("paper", "released"))
+    assert paper.nce_layers == [0, 4, 8, 12, 16] and released.nce_layers == [0, 4, 9, 12, 16]
+    net = ResnetGenerator(ngf=2, antialias=False)
+    norm, rectified = net.encode(torch.randn(1, 3, 16, 16), [8, 9])
+    assert torch.equal(rectified, norm.relu()) and not torch.equal(rectified, norm)
