@@ -204,6 +204,7 @@ class Run:
                 f"{self.folder} has no exact state of this epoch: continuing from the weights alone "
                 f"({', '.join(found)}) in epoch {progress.epoch}, with fresh optimisers."
             )
+        model.schedule.begin(progress.epoch, progress.steps)
         if self.start != "nothing":
             self._note_changes(differences)
         if self.writes:

@@ -21,14 +21,14 @@ from torch.optim import Adam, Optimizer
 
 from models import build
 from models.finite_guard import FiniteGuard
-from models.schedules import make_scheduler, restore_rate
+from models.optimizer_state import check_moments, load_moments
+from models.schedules import Schedule, state_of_torch
 from models.speed.accelerator import Accelerator
 from models.weights import load_weights, misfit, save_weights, weights_file
 from util import distributed
 from util.device import get_device
 from util.errors import UserError
 from util.images import to_uint8
-from util.run.length import Length
 
 
 class BaseModel:
@@ -173,13 +173,7 @@ class BaseModel:
                 optimizer = Adam(parameters, fused=True, **self.optimizer_settings(name))
                 optimizer.found_inf = self.guard.found
                 self.optimizers[name] = optimizer
-        unit, constant, decay = Length.of(opt)
-        self.steps_schedule = unit == "iterations" and opt.lr_policy != "plateau"
-        first = self.first_iteration if unit == "iterations" else opt.epoch_count
-        schedule = (opt.lr_policy, constant, decay, opt.lr_decay_iters, first, opt.lr_decay_gamma)
-        self.schedulers = {
-            name: make_scheduler(optimizer, *schedule) for name, optimizer in self.optimizers.items()
-        }
+        self.schedule = Schedule(opt, list(self.optimizers.values()), self.first_iteration)
 
     def _gradient(self, group: str) -> str:
         return f"the gradient of {' and '.join(self.groups[group])}"
@@ -217,8 +211,8 @@ class BaseModel:
     def optimize_parameters(self) -> None:
         """One training step on the current batch, compiled and captured as the options say."""
         self.accelerator.run(self._guarded_step)
-        if self.steps_schedule:
-            self._step_schedules()
+        if self.schedule.counts_steps:
+            self.schedule.advance()
 
     def _guarded_step(self) -> None:
         self.guard.begin_step()
@@ -267,57 +261,52 @@ class BaseModel:
         return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
 
     def update_learning_rate(self, mean_loss: float | None = None) -> None:
-        """Step the schedules after an epoch, unless they count iterations.
+        """Step the schedule after an epoch, unless it counts iterations.
 
         Args:
             mean_loss: the epoch's mean of `headline[0]`, which a plateau schedule needs.
         """
-        if not self.steps_schedule:
-            self._step_schedules(*([mean_loss] if self.opt.lr_policy == "plateau" else []))
-
-    def _step_schedules(self, *mean_loss: float) -> None:
-        for scheduler in self.schedulers.values():
-            # torch warns otherwise where a run resumes at the very end of an epoch
-            scheduler.optimizer._opt_called = True
-            scheduler.step(*mean_loss)
+        if not self.schedule.counts_steps:
+            self.schedule.advance(mean_loss)
 
     def training_state(self) -> dict:
         """What a resume needs of the model, as tensors and plain numbers. All processes call it together.
 
-        Each process has memories of its own, so those of all are kept; networks, optimisers and schedules are
+        Each process has memories of its own, so those of all are kept; networks, optimisers and schedule are
         equal.
         """
-        state = {
-            part: {name: item.state_dict() for name, item in items.items()}
-            for part, items in self._parts().items()
+        return {
+            "networks": {name: net.state_dict() for name, net in self.networks.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "schedule": self.schedule.state_dict(),
+            "memories": {
+                name: distributed.gather(memory.state_dict()) for name, memory in self.memories.items()
+            },
         }
-        memories = {name: distributed.gather(memory.state_dict()) for name, memory in self.memories.items()}
-        return {**state, "memories": memories}
 
     def load_training_state(self, state: dict) -> None:
-        """Continue from `training_state()`; each process takes one of the memories saved.
+        """Continue from `training_state()`, with the optimisers' settings of now.
+
+        Each process takes one of the memories saved. `schedule.begin` then sets the learning rates.
 
         Raises:
             UserError: a network does not fit; the option that differs is named.
+            ValueError: the moments of an optimiser do not fit its network.
         """
         for name, net in self.networks.items():
             if problem := misfit(net, state["networks"][name]):
                 raise UserError(f"net{name}: {problem}")
-        for part, items in self._parts().items():
-            for name, item in items.items():
-                item.load_state_dict(state[part][name])
-        for scheduler in self.schedulers.values():
-            restore_rate(scheduler)
+        for name, optimizer in self.optimizers.items():
+            check_moments(optimizer, state["optimizers"][name])
+        for name, net in self.networks.items():
+            net.load_state_dict(state["networks"][name])
+        for name, optimizer in self.optimizers.items():
+            load_moments(optimizer, state["optimizers"][name])
+        schedule = state.get("schedule") or state_of_torch(state, self.schedule.initial[0][0])
+        self.schedule.load_state_dict(schedule)
         for name, memory in self.memories.items():
             saved = state["memories"][name]
             memory.load_state_dict(saved[distributed.rank() % len(saved)])
-
-    def _parts(self) -> dict[str, dict]:
-        return {
-            "networks": self.networks,
-            "optimizers": self.optimizers,
-            "schedulers": self.schedulers,
-        }
 
     def save_networks(self, folder: Path, epoch: str) -> None:
         """Write each network to `{epoch}_net_{name}.pth` in `folder`. OSError where that fails."""

@@ -72,7 +72,7 @@ class ImagePool(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         if (images := state_dict.get(f"{prefix}images")) is not None:
-            self.images = self.images.new_zeros(images.shape)
+            self.images = self.images.new_zeros(self.size, *images.shape[1:])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
+from collections.abc import Sequence
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from util.run.length import Length
 
 POLICIES = ("linear", "step", "plateau", "cosine")
+PLATEAU_FACTOR, PLATEAU_PATIENCE, PLATEAU_THRESHOLD = 0.2, 5, 0.01
 
 
 def lr_factor(policy: str, number: int, constant: int, decay: int, decay_iters: int, gamma: float) -> float:
@@ -26,36 +30,88 @@ def lr_factor(policy: str, number: int, constant: int, decay: int, decay_iters: 
     return 0.5 * (1 + math.cos(math.pi * min(number - 1, total) / total))
 
 
-def make_scheduler(
-    optimizer: Optimizer,
-    policy: str = "linear",
-    constant: int = 200,
-    decay: int = 200,
-    decay_iters: int = 50,
-    first: int = 1,
-    gamma: float = 0.1,
-) -> LambdaLR | ReduceLROnPlateau:
-    """The scheduler of one optimiser, see `lr_factor`.
+class Schedule:
+    """Sets the learning rates of a training's optimisers.
 
-    A plateau schedule is stepped with an epoch's mean loss.
+    The rate follows from the options and the number of the epoch, or iteration, so that options changed at a
+    resume act from there on. A plateau schedule also depends on the losses so far: they are its state.
 
     Args:
-        first: the number of the epoch, or iteration, that training begins with.
+        optimizers: their rates now are the initial ones.
+        first_iteration: the number of the first iteration, where the length of the training is in iterations.
     """
-    if policy == "plateau":
-        return ReduceLROnPlateau(optimizer, mode="min", factor=0.2, threshold=0.01, patience=5)
-    return LambdaLR(
-        optimizer,
-        lambda done: lr_factor(policy, first + done, constant, decay, decay_iters, gamma),
-    )
+
+    def __init__(self, opt: Namespace, optimizers: Sequence[Optimizer], first_iteration: int = 1):
+        self.opt, self.optimizers, self.first_iteration = opt, optimizers, first_iteration
+        self.initial = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        self.length = Length.of(opt)
+        self.plateau = opt.lr_policy == "plateau"
+        self.counts_steps = self.length.unit == "iterations" and not self.plateau
+        self.best, self.bad_epochs, self.reductions = math.inf, 0, 0
+        self.begin(opt.epoch_count, steps=0)
+
+    def begin(self, epoch: int, steps: int) -> None:
+        """Set the rates of a training that continues in `epoch`, after so many steps."""
+        self.number = self.first_iteration + steps if self.counts_steps else epoch
+        self._set_rates()
+
+    def advance(self, mean_loss: float | None = None) -> None:
+        """Set the rates of the next epoch, or iteration.
+
+        Args:
+            mean_loss: the epoch's mean loss, for a plateau schedule.
+        """
+        self.number += 1
+        if self.plateau:
+            self._look_at(mean_loss)
+        self._set_rates()
+
+    def _look_at(self, mean_loss: float) -> None:
+        """Reduce the rate after more than `PLATEAU_PATIENCE` epochs without a better mean loss."""
+        if mean_loss < self.best * (1 - PLATEAU_THRESHOLD):
+            self.best, self.bad_epochs = mean_loss, 0
+            return
+        self.bad_epochs += 1
+        if self.bad_epochs > PLATEAU_PATIENCE:
+            self.bad_epochs = 0
+            self.reductions += 1
+
+    def _set_rates(self) -> None:
+        for optimizer, initial in zip(self.optimizers, self.initial, strict=True):
+            for group, rate in zip(optimizer.param_groups, initial, strict=True):
+                group["lr"] = self._rate(rate)
+
+    def _rate(self, initial: float) -> float:
+        if self.plateau:
+            for _ in range(self.reductions):
+                initial *= PLATEAU_FACTOR
+            return initial
+        opt, length = self.opt, self.length
+        decay = (length.constant, length.decay, opt.lr_decay_iters, opt.lr_decay_gamma)
+        return initial * lr_factor(opt.lr_policy, self.number, *decay)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"best": self.best, "bad_epochs": self.bad_epochs, "reductions": self.reductions}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue a plateau schedule; `begin` then sets the rates."""
+        self.best, self.bad_epochs = float(state["best"]), int(state["bad_epochs"])
+        self.reductions = int(state["reductions"])
 
 
-def restore_rate(scheduler: LambdaLR | ReduceLROnPlateau) -> None:
-    """Give the optimiser the rate of a loaded scheduler's position, by the schedule as it is now.
+def state_of_torch(saved: dict, initial: float) -> dict[str, float]:
+    """The state of a `Schedule` in a training state of version 1.0, which held torch's schedulers.
 
-    The saved rate belongs to the saved schedule: after its last epoch it is 0, even if more follow now.
+    Args:
+        initial: the initial rate of its first optimiser.
     """
-    if isinstance(scheduler, LambdaLR):
-        groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-        for group, base, factor in groups:
-            group["lr"] = base * factor(scheduler.last_epoch)
+    plateau = next(iter(saved["schedulers"].values()))
+    if "best" not in plateau:  # another policy, which has no state
+        return {"best": math.inf, "bad_epochs": 0, "reductions": 0}
+    rate = next(iter(saved["optimizers"].values()))["param_groups"][0]["lr"]
+    reductions = round(math.log(rate / initial, PLATEAU_FACTOR))
+    return {
+        "best": plateau["best"],
+        "bad_epochs": plateau["num_bad_epochs"],
+        "reductions": max(reductions, 0),
+    }

@@ -12,7 +12,7 @@ from torch.optim import Adam
 
 from models import create_model, patch_sampler
 from models.layers.resample import BlurDownsample, BlurUpsample
-from models.schedules import make_scheduler
+from models.schedules import Schedule
 from models.speed import accelerator, step_graph
 from options.train_options import TrainOptions
 
@@ -186,11 +186,13 @@ def test_schedules_move_a_learning_rate_that_is_a_number_while_capture_reads_a_t
     """The groups hold plain numbers but during capture, so every scheduler of every torch works as ever."""
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = Adam([weight], lr=0.5, fused=True)
-    scheduler = make_scheduler(optimizer, policy, constant=1, decay=3, decay_iters=2)
+    schedule = Schedule(
+        TrainOptions().parse(f"--lr_policy {policy} --n_epochs 1 --n_epochs_decay 3".split()), [optimizer]
+    )
     weight.grad = torch.ones(2)
     for _ in range(9):
         optimizer.step()
-        scheduler.step(*([1.0] if policy == "plateau" else []))
+        schedule.advance(1.0)
     assert isinstance(optimizer.param_groups[0]["lr"], float) and optimizer.param_groups[0]["lr"] < 0.5
 
 

@@ -14,7 +14,8 @@ from models.generator import ResnetGenerator
 from models.layers.resample import BlurDownsample, BlurUpsample
 from models.patch_sampler import random_locations
 from models.patchnce import PatchNCELoss
-from models.schedules import make_scheduler
+from models.schedules import Schedule
+from options.train_options import TrainOptions
 
 
 def golden_weights(name):
@@ -88,14 +89,12 @@ def test_patchnce_is_its_formula():
 @pytest.mark.parametrize("case", json.loads((DATA / "linear_lr.json").read_text()))
 def test_linear_decay(case):
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=2e-4)
-    scheduler = make_scheduler(
-        optimizer, "linear", case["n_epochs"], case["n_epochs_decay"], first=case["epoch_count"]
-    )
+    given = [f"--{name}={case[name]}" for name in ("n_epochs", "n_epochs_decay", "epoch_count")]
+    schedule = Schedule(TrainOptions().parse(given), [optimizer])
     rates = []
     for _ in case["lr_by_epoch"]:
         rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
+        schedule.advance()
     assert rates == pytest.approx(case["lr_by_epoch"], rel=1e-9, abs=1e-15)
 
 

@@ -282,4 +282,5 @@ def test_a_complete_run_goes_on_at_the_rate_of_the_longer_schedule():
         short.update_learning_rate()
     assert short.learning_rate == 0
     longer.load_training_state(copy.deepcopy(short.training_state()))
+    longer.schedule.begin(epoch=3, steps=10)
     assert longer.learning_rate == pytest.approx(0.5 * 0.0002)  # the second of three epochs of decay
