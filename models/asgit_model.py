@@ -34,6 +34,7 @@ class ASGITModel(GuidedModel, CycleGANModel):
     """`--model asgit`."""
 
     sources = ("A", "B")
+    equal_sizes = True  # a map of one domain stands beside images of both
     defaults = {**CycleGANModel.defaults, "netD": "posthoc_attn", "lambda_identity": 0.0}
     translation_options = (*GuidedModel.translation_options, "attention_source")
 

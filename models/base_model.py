@@ -45,6 +45,7 @@ class BaseModel:
         lacking: options of networks and training that this model has no use for; giving one is refused.
         first_iteration: where a schedule in iterations begins.
         styled: whether a translation takes a style, so that one image has many.
+        equal_sizes: whether a step needs images of A and B of one size.
         batch: images "A" and "B" (B, C, H, W) in [-1, 1], and whatever else a step reads, all tensors on the
             device.
         losses: name -> scalar of the last step, on the device.
@@ -61,6 +62,7 @@ class BaseModel:
     lacking: tuple[str, ...] = ()
     first_iteration: int = 1
     styled: bool = False
+    equal_sizes: bool = True
 
     # ---- what a model says of itself, before it is built ----
 
@@ -84,8 +86,9 @@ class BaseModel:
 
     @classmethod
     def differentiated_twice(cls, opt: Namespace) -> tuple[str, ...]:
-        """Networks whose gradient is differentiated again, which compiled and fused passes cannot serve."""
-        return ()
+        """Networks whose gradient is differentiated again, for which fused passes have no second derivative."""
+        discriminators = [name for name in cls.network_names if name.startswith("D")]
+        return tuple(discriminators) if opt.gan_mode == "wgangp" else ()
 
     @classmethod
     def capture_obstacle(cls, opt: Namespace) -> str | None:
@@ -108,7 +111,7 @@ class BaseModel:
     @classmethod
     def mixes_images(cls, opt: Namespace) -> bool:
         """Whether images translated together in training mode influence each other, by a batch norm."""
-        return opt.normG == "batch"
+        return build.generator_mixes(opt)
 
     # ---- what a model does ----
 
@@ -185,10 +188,10 @@ class BaseModel:
         """Take a batch: images "A" and "B", further tensors, and the paths "A_paths" and "B_paths".
 
         Raises:
-            UserError: the images of A and B differ in size.
+            UserError: the images of A and B differ in size, and the step needs one size.
         """
         sizes = [batch[domain].shape[2:] for domain in "AB"]
-        if sizes[0] != sizes[1]:
+        if self.equal_sizes and sizes[0] != sizes[1]:
             (h_A, w_A), (h_B, w_B) = sizes
             raise UserError(
                 f"an image of A has {w_A} x {h_A} pixels and the one of B beside it {w_B} x {h_B}, but a "

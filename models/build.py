@@ -111,6 +111,11 @@ def build_discriminator(opt: Namespace, channels: int | None = None) -> nn.Modul
     return initialise(_discriminator(opt, channels), opt.init_type, opt.init_gain)
 
 
+def generator_mixes(opt: Namespace) -> bool:
+    """Whether a batch norm of `--netG` lets images of one pass influence each other."""
+    return opt.normG == "batch"
+
+
 def discriminator_mixes(opt: Namespace) -> bool:
     """Whether a batch norm of `--netD` lets images of one pass influence each other."""
     return opt.normD == "batch" or opt.netD == "trainable_attn"

@@ -20,9 +20,11 @@ class CycleGANModel(TwoSidedModel):
         + lambda_A |G_B(G_A(a)) - a| + lambda_B |G_A(G_B(b)) - b|
         + lambda_identity (lambda_B |G_A(b) - b| + lambda_A |G_B(a) - a|)
 
-    with L1 distances. The discriminators see translations from a pool.
+    with L1 distances. The discriminators see translations from a pool; without one (`--pool_size 0`) images
+    of A and B may differ in size.
     """
 
+    equal_sizes = False
     defaults = {
         "n_epochs": 100,
         "n_epochs_decay": 100,

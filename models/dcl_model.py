@@ -118,7 +118,7 @@ class DCLModel(ContrastModel, TwoSidedModel):
         net, layers = self.networks[name], self.opt.nce_layers
         if self.opt.lambda_IDT == 0:
             (fake, features), identity = net(source, layers), None
-        elif self.images_mix:
+        elif build.generator_mixes(self.opt):
             (fake, features), identity = net(source, layers), net(target)
         else:
             both, features = net(torch.cat([source, target]), layers)

@@ -30,10 +30,10 @@ def discriminator_terms(
 ) -> list[Tensor]:
     """One of `GAN_LOSSES` for each batch of images, which are real (True) or fake.
 
-    The batches, of one shape, go through the discriminator together if `one_pass`, or else one by one in this
-    order.
+    Batches of one shape go through the discriminator together if `one_pass`, else one by one in this order.
     """
     images = [batch for batch, _ in batches]
+    one_pass = one_pass and len({batch.shape for batch in images}) == 1
     scores = netD(torch.cat(images)).chunk(len(images)) if one_pass else [netD(batch) for batch in images]
     return [loss(full(of_batch), real) for of_batch, (_, real) in zip(scores, batches, strict=True)]
 

@@ -24,10 +24,6 @@ class OneSidedModel(BaseModel):
     def add_options(cls, add) -> None:
         add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=real_number(0))
 
-    @classmethod
-    def differentiated_twice(cls, opt: Namespace) -> tuple[str, ...]:
-        return ("D",) if opt.gan_mode == "wgangp" else ()
-
     def __init__(self, opt: Namespace):
         super().__init__(opt)
         if opt.isTrain:

@@ -30,10 +30,6 @@ class TwoSidedModel(BaseModel):
         """G_A in the direction of training, G_B in the other one."""
         return ("G_A",) if opt.direction == getattr(opt, "trained_direction", opt.direction) else ("G_B",)
 
-    @classmethod
-    def differentiated_twice(cls, opt: Namespace) -> tuple[str, ...]:
-        return ("D_A", "D_B") if opt.gan_mode == "wgangp" else ()
-
     def __init__(self, opt: Namespace):
         if opt.input_nc != opt.output_nc and self.translating(opt) == ("G_B",):
             raise UserError(
@@ -54,15 +50,10 @@ class TwoSidedModel(BaseModel):
         self.pools = {name: ImagePool(self.opt.pool_size) for name in ("D_A", "D_B")}
         return {f"pool_{name}": pool for name, pool in self.pools.items()} if self.opt.pool_size else {}
 
-    @property
-    def images_mix(self) -> bool:
-        """Whether images of one pass influence each other in the generators: passes cannot be joined then."""
-        return self.opt.normG == "batch"
-
     def generate(self, name: str, *images: Tensor) -> list[Tensor]:
-        """Batches of images through the generator `name`, in one pass where images do not mix."""
+        """Batches of images through the generator `name`; in one pass where they are alike and do not mix."""
         net = self.networks[name]
-        if self.images_mix:
+        if build.generator_mixes(self.opt) or len({batch.shape[2:] for batch in images}) > 1:
             return [net(batch) for batch in images]
         return list(net(torch.cat(images)).split([len(batch) for batch in images]))
 

@@ -91,6 +91,18 @@ def test_generators_of_the_original_layout_are_recognised():
     assert expected.items() <= found.items()
 
 
+def test_domains_may_differ_in_size(float64):
+    """The generators then see the domains in passes of their own, and compute the same."""
+    model = model_of(f"{TINY} --pool_size 0")
+    a, b = torch.rand(1, 3, 32, 32) * 2 - 1, torch.rand(1, 3, 32, 48) * 2 - 1
+    apart = [model.networks["G_A"](images) for images in (a, b)]
+    together = model.generate("G_A", a, b)
+    assert all(torch.equal(one, other) for one, other in zip(apart, together, strict=True))
+    model.set_input({"A": a, "B": b})
+    model.optimize_parameters()
+    assert model.results["fake_A"].shape == b.shape and model.guard.failure() is None
+
+
 def test_what_cannot_be_is_refused():
     for words, told in {
         "--input_nc 1": "--lambda_identity 0",
