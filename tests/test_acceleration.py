@@ -186,9 +186,9 @@ def test_schedules_move_a_learning_rate_that_is_a_number_while_capture_reads_a_t
     """The groups hold plain numbers but during capture, so every scheduler of every torch works as ever."""
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = Adam([weight], lr=0.5, fused=True)
-    schedule = Schedule(
-        TrainOptions().parse(f"--lr_policy {policy} --n_epochs 1 --n_epochs_decay 3".split()), [optimizer]
-    )
+    words = f"--lr_policy {policy} --n_epochs 1 --n_epochs_decay 3"
+    words += " --lr_decay_iters 2" if policy == "step" else ""
+    schedule = Schedule(TrainOptions().parse(words.split()), [optimizer])
     weight.grad = torch.ones(2)
     for _ in range(9):
         optimizer.step()
