@@ -86,7 +86,7 @@ class BaseModel:
 
     @classmethod
     def differentiated_twice(cls, opt: Namespace) -> tuple[str, ...]:
-        """Networks whose gradient is differentiated again, for which fused passes have no second derivative."""
+        """Networks whose gradient is differentiated again, which fused passes cannot serve."""
         discriminators = [name for name in cls.network_names if name.startswith("D")]
         return tuple(discriminators) if opt.gan_mode == "wgangp" else ()
 

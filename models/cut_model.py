@@ -25,6 +25,7 @@ class CUTModel(ContrastModel, OneSidedModel):
     network_names = ("G", "D", "F")
     groups = {"D": ("D",), "G": ("G", "F")}
     headline = ("G", "NCE")
+    further: tuple[str, ...] = ()  # names of what `further_losses` returns
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -68,7 +69,7 @@ class CUTModel(ContrastModel, OneSidedModel):
 
     @property
     def loss_names(self) -> list[str]:
-        return ["G_GAN", "D_real", "D_fake", "G", "NCE"] + ["NCE_Y"] * self.contrast_B
+        return ["G_GAN", "D_real", "D_fake", "G", "NCE"] + ["NCE_Y"] * self.contrast_B + [*self.further]
 
     @property
     def visual_names(self) -> list[str]:
@@ -99,12 +100,21 @@ class CUTModel(ContrastModel, OneSidedModel):
         if self.contrast_B:
             losses["NCE_Y"] = nce[count:].mean()
             loss_NCE = (losses["NCE"] + losses["NCE_Y"]) / 2
-        losses["G"] = losses["G_GAN"] + loss_NCE
+        losses.update(self.further_losses(real, fake))
+        losses["G"] = sum((losses[name] for name in self.further), losses["G_GAN"] + loss_NCE)
         self.update("G", losses["G"], [name for name in self.loss_names if not name.startswith("D_")])
         self.freeze("D", False)
         self.results = {"fake_B": fake[:count].detach()}
         if self.contrast_B:
             self.results["idt_B"] = fake[count:].detach()
+
+    def further_losses(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """Terms of a subclass's own for the loss of G and F, weighted, under the names in `further`.
+
+        Args:
+            real, fake: A and its translation, with `--nce_idt` those of B behind them: (B or 2B, C, H, W).
+        """
+        return {}
 
     def contrast(self, sources: list[Tensor], fake: Tensor, mirrored: bool) -> tuple[Tensor, tuple]:
         """PatchNCE of each image and its translation, mean over patches and layers: (B or 2B,).
