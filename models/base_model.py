@@ -212,7 +212,7 @@ class BaseModel:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.opt.precision == "bf16")
 
     def optimize_parameters(self) -> None:
-        """One training step on the current batch, compiled and captured as the options say."""
+        """One training step on the current batch, captured as the options say."""
         self.accelerator.run(self._guarded_step)
         if self.schedule.counts_steps:
             self.schedule.advance()

@@ -16,7 +16,6 @@ from util.errors import UserError
 class NLayerDiscriminator(nn.Module):
     """PatchGAN: `n_layers` halvings, then two convolutions; three halvings see 70 x 70 pixels."""
 
-    compiled_methods = ("forward",)
     run_layers = staticmethod(run_layers)
 
     def __init__(
@@ -58,8 +57,6 @@ class NLayerDiscriminator(nn.Module):
 
 class PixelDiscriminator(nn.Module):
     """Judges every pixel by itself with 1x1 convolutions: (B, C, H, W) -> (B, 1, H, W)."""
-
-    compiled_methods = ("forward",)
 
     def __init__(self, input_nc: int = 3, ndf: int = 64, norm: str = "instance"):
         super().__init__()

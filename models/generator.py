@@ -46,7 +46,6 @@ class ResnetGenerator(nn.Module):
         antialias, antialias_up: blurred resampling; else strided and transposed convolutions.
     """
 
-    compiled_methods = ("forward", "encode")
     run_layers = staticmethod(run_layers)
 
     def __init__(

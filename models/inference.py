@@ -223,7 +223,7 @@ def load_generator(
         )
     require_model(saved["model"], pretrained or folder)
     opt = Namespace(**{**option_defaults(saved["model"]), "eval": True, **saved})
-    opt.isTrain, opt.gpu_ids, opt.precision, opt.channels_last, opt.compile = False, [], "fp32", False, False
+    opt.isTrain, opt.gpu_ids, opt.precision, opt.channels_last = False, [], "fp32", False
     opt.checkpoints_dir, opt.name, opt.epoch = str(folder.parent), folder.name, str(epoch)
     opt.trained_direction, opt.direction = opt.direction, direction or opt.direction
     if pretrained:

@@ -262,8 +262,6 @@ class AdaINGenerator(nn.Module):
         smallest_side: the least H and W, in pixels.
     """
 
-    compiled_methods = ("encode", "decode")
-
     def __init__(
         self,
         input_nc: int = 3,
@@ -308,8 +306,6 @@ class MultiScaleDiscriminator(nn.Module):
     Attributes:
         smallest_side: the least H and W, in pixels.
     """
-
-    compiled_methods = ("forward",)
 
     def __init__(self, input_nc: int = 3, dim: int = 64, n_layers: int = 4, num_scales: int = 3):
         super().__init__()

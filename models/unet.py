@@ -67,8 +67,6 @@ class UnetBlock(nn.Module):
 class UnetGenerator(nn.Module):
     """U-Net with `num_downs` halvings (8: `unet_256`, 7: `unet_128`); H, W multiples of 2^num_downs."""
 
-    compiled_methods = ("forward", "encode")
-
     def __init__(
         self,
         input_nc: int = 3,

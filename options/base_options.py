@@ -149,7 +149,6 @@ class BaseOptions:
             choices=("fp32", "tf32", "bf16"),
         )
         add("--channels_last", False, "keep images as (B, H, W, C) in memory; on CUDA with fused kernels")
-        add("--compile", False, "compile the networks (torch.compile), on CUDA in place of the fused kernels")
         group("display")
         add("--verbose", False, "print the networks, module by module")
 

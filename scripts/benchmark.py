@@ -6,7 +6,7 @@
 Two sides, each with its own networks of the same weights: the plain step (`models/textbook`: released
 order, full attention matrices, float32, eager, NCHW; on CUDA with TF32 convolutions and cuDNN's search, as
 PyTorch ships and the released code sets them), and the training step under the speed options given
-(--precision, --channels_last, --compile, --cuda_graph, --fast). The sides alternate step by step, so that
+(--precision, --channels_last, --cuda_graph, --fast). The sides alternate step by step, so that
 other load on the machine affects both; each step is timed between synchronisations and reported as median and
 quartiles. A first, untimed step compiles and captures. Peak memory is measured in a separate process for each
 side. The models other than CUT and QS-Attn have no plain step and are timed alone.
@@ -53,7 +53,7 @@ MODES |= {name: list(words) for name, words in CONFIGS.items() if "--model=qs" n
 for words in MODES.values():
     words += ["--vgg_weights=random"] * ("--model=sesim" in words)  # times do not depend on the weights
 # The speed options of the plain side.
-PLAIN = {"precision": "fp32", "channels_last": False, "compile": False, "cuda_graph": False, "fast": False}
+PLAIN = {"precision": "fp32", "channels_last": False, "cuda_graph": False, "fast": False}
 # Methods of networks that make stages of a step.
 METHODS = ("forward", "encode", "decode", "attend", "raw_map")
 

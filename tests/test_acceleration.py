@@ -11,7 +11,6 @@ from taped_graph import TapedCapture
 from torch.optim import Adam
 
 from models import create_model, patch_sampler
-from models.layers.resample import BlurDownsample, BlurUpsample
 from models.schedules import Schedule
 from models.speed import accelerator, step_graph
 from options.train_options import TrainOptions
@@ -73,7 +72,6 @@ def weights(model):
         ),
         ("--cuda_graph", "--cuda_graph needs a CUDA device, but this runs on the CPU"),
         ("--cuda_graph --flip_equivariance", "draws a number on the host"),
-        ("--compile --gan_mode wgangp", "differentiates D twice"),
     ],
 )
 def test_impossible_combinations_are_refused_with_their_reason(words, said, capsys):
@@ -84,13 +82,11 @@ def test_impossible_combinations_are_refused_with_their_reason(words, said, caps
 
 
 def test_fast_takes_what_is_fastest_here_but_for_what_is_given(monkeypatch):
-    everything = {"precision": "bf16", "channels_last": True, "compile": True}
+    everything = {"precision": "bf16", "channels_last": True, "cuda_graph": True}
     monkeypatch.setattr(accelerator, "fastest", lambda device: everything)
-    opt = parse("--fast --compile false")
-    assert (opt.precision, opt.channels_last, opt.compile) == ("bf16", True, False)
-    assert (
-        parse("--fast --gan_mode wgangp").compile is False
-    )  # what cannot be is left off, since nobody asked for it
+    opt = parse("--fast --channels_last false")
+    assert (opt.precision, opt.channels_last) == ("bf16", False)
+    assert opt.cuda_graph is False  # what cannot be is left off, since nobody asked for it
     assert parse("").precision == "fp32"
 
 
@@ -292,75 +288,6 @@ def test_a_failed_capture_warns_once_and_trains_on_from_the_same_state(captured_
     assert all(torch.equal(p, q) for p, q in zip(weights(model), weights(plain), strict=True))
 
 
-# --- compiling
-
-
-def compiled_model(monkeypatch, backend, words=""):
-    compile = torch.compile
-    monkeypatch.setattr(
-        accelerator.torch, "compile", lambda f, **kwargs: compile(f, backend=backend, **kwargs)
-    )
-    torch._dynamo.reset()
-    return tiny_model(f"--compile {words}")
-
-
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_a_compiled_step_equals_the_plain_one(monkeypatch, backend):
-    steps = batches(2)
-    model = compiled_model(monkeypatch, backend)
-    compiled = losses_of(model, steps)
-    assert model.accelerator.passes  # nothing was given up
-    plain = tiny_model()
-    for one, other in zip(compiled, losses_of(plain, steps), strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
-    assert model.netG.state_dict().keys() == plain.netG.state_dict().keys()
-
-
-def test_compiling_breaks_no_graph_and_does_not_recompile(monkeypatch):
-    graphs = []
-
-    def counting(module, inputs):
-        graphs.append(module)
-        return module.forward
-
-    losses_of(compiled_model(monkeypatch, counting), batches(4))
-    assert len(graphs) == 4  # G's forward and encode; D's on both images with gradient, on one frozen
-
-
-@pytest.mark.parametrize("size", [(8, 8), (5, 7), (2, 3)])
-@pytest.mark.parametrize("resample", [BlurDownsample, BlurUpsample])
-def test_resampling_is_the_same_while_compiling(monkeypatch, resample, size):
-    x = torch.randn(2, 3, *size, dtype=torch.double, requires_grad=True)
-    layer = resample(3).double()
-    plain = layer(x)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    sliced = layer(x)
-    torch.testing.assert_close(sliced, plain)
-    cotangent = torch.randn_like(plain)
-    gradients = [torch.autograd.grad(y, x, cotangent)[0] for y in (sliced, plain)]
-    torch.testing.assert_close(*gradients)
-
-
-@pytest.mark.parametrize("where", ["forward", "backward"])
-def test_a_failed_compilation_warns_once_and_trains_on_from_the_same_state(monkeypatch, where):
-    from functorch.compile import make_boxed_func
-    from torch._dynamo.backends.common import aot_autograd
-
-    def broken(module, inputs):
-        raise RuntimeError("no compiler found")
-
-    def fine(module, inputs):
-        return make_boxed_func(module.forward)
-
-    backend = broken if where == "forward" else aot_autograd(fw_compiler=fine, bw_compiler=broken)
-    steps = batches(2)
-    with pytest.warns(RuntimeWarning, match="--compile failed") as caught:
-        model = compiled_model(monkeypatch, backend)
-        losses = losses_of(model, steps)
-    assert len([w for w in caught if "--compile failed" in str(w.message)]) == 1
-    assert losses == losses_of(tiny_model(), steps)
-
-
 # --- on a GPU
 
 
@@ -423,11 +350,10 @@ def test_gpu_a_capture_that_breaks_off_leaves_a_machine_that_trains(monkeypatch)
 
 
 @on_gpu
-@pytest.mark.parametrize("words", ["--fast", "--fast --compile"])
-def test_gpu_fast_captures_fused_or_compiled_bfloat16(words):
-    model = tiny_model(words, gpu=0)
+def test_gpu_fast_captures_fused_bfloat16():
+    model = tiny_model("--fast", gpu=0)
     losses = losses_of(model, batches(3))
     accelerator = model.accelerator
-    assert accelerator.recordings and (accelerator.passes if model.opt.compile else accelerator.fused)
+    assert accelerator.recordings and accelerator.fused
     for one, other in zip(losses, losses_of(tiny_model(gpu=0), batches(3)), strict=True):
         assert one == pytest.approx(other, rel=0.1, abs=0.05)

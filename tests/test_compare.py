@@ -20,7 +20,6 @@ from datasets.make_stripes import make_stripes
 from models import create_model
 from options.train_options import TrainOptions
 from scripts import compare
-from scripts.mps import Service
 from scripts.study.command import run_command
 from scripts.study.configurations import CONFIGS, DEFAULT, NEED_VGG, read_preset, run_options
 from scripts.study.page import count_pairs, format_summary, spaced, verdict_sentence
@@ -273,7 +272,6 @@ def test_trainings_side_by_side_share_the_cores(monkeypatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
     study = Study.__new__(Study)
-    study.service = Service(False, {}, "")
     for jobs, threads in ((1, None), (3, "2"), (16, "1")):
         study.opt = Namespace(jobs=jobs)
         assert study.environment().get("OMP_NUM_THREADS") == threads

@@ -1,25 +1,20 @@
-"""The GPU check: seconds that suffice for each section, lack of time, several trainings at a time."""
+"""The GPU check: seconds that suffice for each section, lack of time."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import weakref
 from argparse import Namespace
-from contextlib import nullcontext
 
 import pytest
 from test_acceleration import batches, tiny_model
 
 from models.textbook import textbook_step
-from scripts.gpu import agreement, check, several
+from scripts.gpu import agreement, check
 from scripts.gpu.agreement import SEPARATE_STEPS, STEPS, VARIANTS
-from scripts.gpu.bench import Report
 from scripts.gpu.sections import LADDER, TEXTBOOK
-from scripts.gpu.several import throughput
-from scripts.mps import Service
 
 # On an H200 by docs/performance.md: milliseconds of a step, in their order the first that fits a row's name.
 MS = {
@@ -86,35 +81,6 @@ def test_a_step_can_be_captured_beside_the_textbook_step(monkeypatch):
     model.opt.cuda_graph = True
     with pytest.raises(SystemExit, match="the step was not captured"):
         agreement._differences_from_the_same_weights(bench, "", batches(1), 1)
-
-
-def test_throughput_is_that_of_all_trainings_at_the_same_time(capfd):
-    ready = "import os; print('ready', flush=True); input()"
-    training = [sys.executable, "-c", f"{ready}; print(2.5 * float(os.environ['RATE']))"]
-    assert throughput(training, 3, {"RATE": "2"}) == 15
-    with pytest.raises(SystemExit, match="ended with status 1: see log.txt"):
-        throughput(training, 2, {})
-    assert "KeyError: 'RATE'" in capfd.readouterr().err
-    broken = [sys.executable, "-c", "raise SystemExit('no memory')"]
-    with pytest.raises(SystemExit, match="ended with status 1"):
-        throughput(broken, 2, {})
-
-
-def test_several_trainings_are_compared_with_one(monkeypatch, tmp_path):
-    rates = {"/dev/null": [100.0, 110.0, 120.0], "pipes": [100.0, 150.0, 175.0]}
-
-    def stand_in(command, count, environment):
-        return rates[environment[several.PIPES]][count - 1]
-
-    monkeypatch.setattr(several, "throughput", stand_in)
-    service = Service(True, {several.PIPES: "pipes"}, "MPS was started for this")
-    monkeypatch.setattr(several, "multi_process_service", lambda device: nullcontext(service))
-    report = Report(tmp_path / "report.json")
-    several.several(Namespace(device="cuda:0", cpu=False, deadline=math.inf), report)
-    measured = report.data["images per second"]
-    assert list(measured) == [f"{count}, {way}" for way in ("in turns", "MPS") for count in (1, 2, 3)]
-    assert "| 3 | 120.0 | 1.20 x |" in report.markdown and "| 3 | 175.0 | 1.75 x |" in report.markdown
-    assert "MPS is used: MPS was started for this." in report.markdown
 
 
 def test_each_section_has_the_time_kept_for_it_and_what_earlier_ones_left():

@@ -18,14 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 def with_contiguous_gradient(x: Tensor) -> Tensor:
     """`x`, output of a PyTorch norm; its gradient is made contiguous where the fault could strike."""
-    if x.requires_grad and x.device.type == "cpu" and len(x) == 1 and not torch.compiler.is_compiling():
+    if x.requires_grad and x.device.type == "cpu" and len(x) == 1:
         x.register_hook(Tensor.contiguous)
     return x
 
@@ -40,9 +39,6 @@ class InstanceNorm(nn.Module):
     EPS = 1e-5
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # layer_norm would have the compiler keep gradients in NCHW
-            variance, mean = torch.var_mean(x.float(), (2, 3), correction=0, keepdim=True)
-            return (x.float() - mean) * (variance + self.EPS).rsqrt()
         return F.layer_norm(x, x.shape[2:], eps=self.EPS)
 
 

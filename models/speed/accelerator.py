@@ -1,8 +1,8 @@
-"""How the training step runs: precision, memory layout, compiled networks, the whole step as one CUDA graph.
+"""How the training step runs: precision, memory layout, fused layers, the whole step as one CUDA graph.
 
 The model defines the mathematics of a step; this module changes only rounding and time. It checks
-`--precision`, `--channels_last`, `--compile` and `--cuda_graph`, and carries out all but the layout
-(`models/speed/step_graph.py` captures and replays the graph). An option that fails on a machine is undone
+`--precision`, `--channels_last` and `--cuda_graph`, and carries out all but the layout
+(`models/speed/step_graph.py` captures and replays the graph). A capture that fails on a machine is undone
 with one warning, and training continues without it from the state it had.
 
 - tf32 lets cuDNN round the inputs of convolutions to 10 bits of mantissa; matrix products of scores stay
@@ -11,9 +11,6 @@ with one warning, and training continues without it from the state it had.
 - `--channels_last` stores images in the layout that tensor cores read. On CUDA the layers between
   convolutions then run in this project's Triton kernels (`models/speed/fused.py`): PyTorch's would convert to
   NCHW and back.
-- `--compile` leaves these layers to torch.compile instead. The heads are not compiled: they are two small
-  matrix products each, in ten variants (five layers, with and without gradient). Inductor runs in its default
-  mode: convolutions remain cuDNN's, and graphs of single passes would conflict with `--cuda_graph`.
 - `--cuda_graph` captures the step, from forward to the last update, once per batch size and replays it: one
   launch instead of about 1,500. Random positions are drawn on the device, the same as without the graph.
 """
@@ -31,7 +28,6 @@ from torch import nn
 
 from models.speed import fused, triton_support
 from models.speed.step_graph import Recording, Snapshot
-from models.speed.streams import SideStream
 from util.device import get_device
 from util.errors import UserError
 
@@ -72,14 +68,14 @@ def choose_speed(opt: Namespace, model: type) -> None:
     """
     fast = "fast" in opt.given and opt.fast
     graph = opt.isTrain and opt.cuda_graph
-    if not (fast or graph or opt.compile or opt.precision == "tf32"):
+    if not (fast or graph or opt.precision == "tf32"):
         return
     device = get_device(opt.gpu_ids)
     if fast:
         for name, value in fastest(device).items():
             if name not in opt.given and _obstacle(name, value, opt, model, device) is None:
                 setattr(opt, name, value)
-    for name in ("precision", "compile", *(["cuda_graph"] if opt.isTrain else [])):
+    for name in ("precision", *(["cuda_graph"] if opt.isTrain else [])):
         if reason := _obstacle(name, getattr(opt, name), opt, model, device):
             raise UserError(reason)
 
@@ -98,11 +94,6 @@ def _obstacle(name: str, value: object, opt: Namespace, model: type, device: tor
                 "--precision tf32 needs an Ampere GPU or a later one (compute capability 8.0): "
                 "give --precision fp32"
             )
-    if (name, value) == ("compile", True) and opt.isTrain and model.differentiated_twice(opt):
-        return (
-            f"--compile cannot serve --gan_mode {opt.gan_mode}, whose penalty differentiates D twice: "
-            "give --compile false"
-        )
     if (name, value) == ("cuda_graph", True):
         if reason := model.capture_obstacle(opt):
             return reason
@@ -124,30 +115,21 @@ class Accelerator:
         self.model = model
         self.captures = model.opt.isTrain and model.opt.cuda_graph
         self.recordings: dict[tuple, Recording] = {}
-        self.proven: set[tuple] = set()  # shapes of batches whose step has run through
-        self.passes = list(self._compile_passes()) if model.opt.compile else []
-        self.fused = [] if self.passes else list(self._fuse_networks())
+        self.fused = list(self._fuse_networks())
         self.set_switches()
         if model.opt.isTrain:
             for optimizer in model.optimizers.values():  # loading replaces the tensors that a graph writes to
                 optimizer.register_load_state_dict_post_hook(lambda _: self.recordings.clear())
 
-    def set_switches(self) -> None:
-        """Set cuDNN's and the kernels' switches, which belong to the process, for this model's next step."""
-        opt = self.model.opt
-        if self.model.device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = opt.precision == "tf32"
-            # captured sizes recur, which repays a search for the fastest algorithm
-            torch.backends.cudnn.benchmark = (
-                self.captures and not torch.are_deterministic_algorithms_enabled()
-            )
+    def set_switches(self, search: bool = False) -> None:
+        """Set cuDNN's switches, which belong to the process, for this model's next step.
 
-    def _compile_passes(self) -> Iterator[_CompiledPass]:
-        for net in self.model.networks.values():
-            for method in getattr(net, "compiled_methods", ()):
-                compiled = _CompiledPass(getattr(net, method), self.give_up_compiling)
-                setattr(net, method, compiled)  # on the object: keys and classes of networks stay
-                yield compiled
+        Args:
+            search: try all algorithms of a convolution, which only sizes that recur repay.
+        """
+        if self.model.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = self.model.opt.precision == "tf32"
+            torch.backends.cudnn.benchmark = search and not torch.are_deterministic_algorithms_enabled()
 
     def _fuse_networks(self) -> Iterator[nn.Module]:
         opt, device = self.model.opt, self.model.device
@@ -158,60 +140,37 @@ class Accelerator:
                     net.run_layers = fused.run
                     yield net
 
-    def give_up_compiling(self, error: Exception) -> None:
-        """Run the networks uncompiled from here on."""
-        self.passes = []
-        for net in self.model.networks.values():
-            for method in getattr(net, "compiled_methods", ()):
-                net.__dict__.pop(method, None)
-        _warn("--compile", _described(error))
-
     def run(self, step: Callable[[], None]) -> None:
         """One training step on the model's current batch; `step` is the plain one."""
-        self.set_switches()
         shapes = tuple((name, tensor.shape) for name, tensor in self.model.batch.items())
-        if shapes not in self.recordings and shapes not in self.proven:
-            self._try(step, shapes)
-        recording = self.recordings.get(shapes)
-        if recording is None:
-            step()
-            self.proven.add(shapes)
+        if shapes not in self.recordings and self.captures and len(self.recordings) < MOST_SHAPES:
+            self._record(step, shapes)
+        self.set_switches()
+        if shapes in self.recordings:
+            self.recordings[shapes].replay(self.model)
         else:
-            recording.replay(self.model)
+            step()
 
-    def _try(self, step: Callable[[], None], shapes: tuple) -> None:
-        """Run the step on a batch of new shapes compiled and captured, as asked for, without what fails.
-
-        This is a rehearsal: the state is restored afterwards, random generators included.
-        """
-        capture = self.captures and len(self.recordings) < MOST_SHAPES
-        if not (self.passes or capture):
-            return
+    def _record(self, step: Callable[[], None], shapes: tuple) -> None:
+        """Capture the step on a batch of new shapes; where that fails, warn and capture no more."""
+        self.set_switches(search=True)
         before = Snapshot(self.model)
         self._forget_results()
-        if self.passes:
-            try:
-                rehearsal = SideStream(self.model.device)
-                with rehearsal:
-                    step()
-                rehearsal.join()
-            except UserError:
-                raise
-            # a compiler may raise anything; an error of the step itself is raised again without it
-            except Exception as error:
-                if self.passes:
-                    self.give_up_compiling(error)
+        try:
+            self.recordings[shapes] = Recording(self.model, step, before, self._forget_results)
+        except UserError:
+            raise
+        except Exception as error:  # drivers and libraries may raise anything
+            self.captures = False
+            self.recordings.clear()
             self._undo(before)
-        if capture:
-            try:
-                self.recordings[shapes] = Recording(self.model, step, before, self._forget_results)
-            except UserError:
-                raise
-            except Exception as error:
-                self.captures = False
-                self.recordings.clear()
-                self._undo(before)
-                _warn("--cuda_graph", _described(error))
+            reason = str(error).strip().splitlines() or ["no reason given"]
+            warnings.warn(
+                "--cuda_graph failed on this machine and is switched off; work continues without it. "
+                f"{type(error).__name__}: {reason[0]}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def _undo(self, before: Snapshot) -> None:
         """Restore the state, after all streams have finished what an interrupted step left on them."""
@@ -223,33 +182,3 @@ class Accelerator:
     def _forget_results(self) -> None:
         """Drop the last step's results: their history ties the weights' gradients to the stream it ran on."""
         self.model.losses, self.model.results = {}, {}
-
-
-class _CompiledPass:
-    """A network's method, compiled; if compiling fails, it warns once and runs the plain method."""
-
-    def __init__(self, method: Callable, give_up: Callable[[Exception], None]):
-        self.method, self.give_up = method, give_up
-        # sizes are few: code for each is faster than code for any
-        self.compiled = torch.compile(method, dynamic=False)
-
-    def __call__(self, *args):
-        try:
-            return self.compiled(*args)
-        # a compiler may raise anything; an error of the method itself is raised again below
-        except Exception as error:
-            self.give_up(error)
-            return self.method(*args)
-
-
-def _described(error: Exception) -> str:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{type(error).__name__}: {reason[0]}"
-
-
-def _warn(option: str, reason: str) -> None:
-    warnings.warn(
-        f"{option} failed on this machine and is switched off; work continues without it. {reason}",
-        RuntimeWarning,
-        stacklevel=3,
-    )

@@ -31,7 +31,7 @@ SECTIONS = {
     "environment": 20, "tests": 90, "ladder": 135, "agreement": 120, "choices": 20,
     "benchmark": 50, "profile": 40, "sizes": 40, "training": 40,
 }  # fmt: skip
-LIMITS = {**SECTIONS, "compiled": 200, "several": 240}  # these two: if --sections names them
+LIMITS = SECTIONS
 
 
 def seconds_for(names: list[str], left: float) -> float:
@@ -54,7 +54,7 @@ def run_section(name: str, options: argparse.Namespace, folder: Path, limit: flo
     command = [sys.executable, str(ROOT / "scripts/gpu/sections.py"), name, str(result), str(options.out)]
     command += ["--seconds", f"{limit:.0f}"] + ["--cpu"] * options.cpu
     command += ["--dataroot", options.dataroot] * bool(options.dataroot)
-    environment = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), **os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     begun, problem = time.monotonic(), None
     with (options.out / "log.txt").open("a+b") as log:
         log.write(f"===== {name} =====\n".encode())

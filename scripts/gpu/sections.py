@@ -31,7 +31,6 @@ from models.weights import load_weights
 from scripts.benchmark import Side
 from scripts.gpu.agreement import agreement
 from scripts.gpu.bench import Bench, Report
-from scripts.gpu.several import several
 from scripts.measuring import back_to_back, release_memory, seconds
 from util.images import to_pixels
 from util.metrics.receipt import versions_and_hardware
@@ -75,7 +74,7 @@ def environment(bench: Bench, report: Report) -> None:
 
 def tests(bench: Bench, report: Report) -> None:
     """The tests that need CUDA; in a rehearsal a few that do not."""
-    names = ("qs_kernels", "fused", "acceleration", "shared_casts", "dependent_launch", "qs_attn")
+    names = ("qs_kernels", "fused", "acceleration", "qs_attn")
     files = [f"tests/test_{name}.py" for name in names]
     which = "options or refused or schedules" if bench.cpu else "cuda or gpu"
     # Without the project's own settings, which need plugins that a bare machine may lack.
@@ -106,11 +105,6 @@ LADDER = {
     "tf32, channels last, graph": "--precision tf32 --channels_last --cuda_graph",
     "float32": "",
 }
-COMPILED = {
-    "fast": "--fast",
-    "compiled": "--fast --compile",
-    "float32, compiled": "--channels_last --compile",
-}
 
 
 def ladder(bench: Bench, report: Report) -> None:
@@ -119,11 +113,6 @@ def ladder(bench: Bench, report: Report) -> None:
     if bench.cpu:
         variants = {name: variants[name] for name in ("textbook (TF32 on)", "float32", "bf16", "fast, local")}
     _time_variants(bench, report, variants, startup=20)
-
-
-def compiled(bench: Bench, report: Report) -> None:
-    """torch.compile in place of the fused kernels, which takes long to start."""
-    _time_variants(bench, report, COMPILED, startup=100)
 
 
 def _time_variants(bench: Bench, report: Report, variants: dict[str, str], startup: float) -> None:
@@ -161,8 +150,7 @@ def _time_variant(bench: Bench, name: str, words: str) -> dict:
     row = bench.time_training(side, bench.batches(8, images=side.opt.batch_size))
     accelerator = side.model.accelerator
     working = {
-        "compile": accelerator.passes,
-        "channels_last": accelerator.fused or accelerator.passes,
+        "channels_last": accelerator.fused,
         "cuda_graph": accelerator.recordings,
     }
     row["given_up"] = [option for option, found in working.items() if getattr(side.opt, option) and not found]
@@ -328,7 +316,7 @@ def _quoted(lines: list[str]) -> str:
     return "\n".join(["```", *lines, "```"])
 
 
-SECTIONS = (environment, tests, ladder, compiled, several, agreement, choices)
+SECTIONS = (environment, tests, ladder, agreement, choices)
 SECTIONS += (benchmark, profile, sizes, training)
 
 

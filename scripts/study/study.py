@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,6 @@ import torch
 from data.datasets import domain_folders
 from models import create_model
 from options.train_options import TrainOptions
-from scripts.mps import Service, multi_process_service
 from scripts.study.command import run_command
 from scripts.study.configurations import run_options
 from scripts.study.page import write_page
@@ -100,7 +99,6 @@ class Study:
             run.label: TrainOptions().parse([*self.train_words(run), self.gpu]) for run in self.runs
         }
         self.judge_words = option_words(opt.judging)
-        self.service = Service(False, {}, "")
 
     def train_words(self, run: Run) -> list[str]:
         """What defines a training, as words for train.py: not its folder, nor the device."""
@@ -119,7 +117,7 @@ class Study:
         for run in self.runs:
             self.check_record(run)
         failures: dict[str, str] = {}
-        with self.side_by_side(), ThreadPoolExecutor(self.opt.jobs) as pool:
+        with ThreadPoolExecutor(self.opt.jobs) as pool:
             trainings = {pool.submit(self.train, run, stop): run for run in self.runs}
             for number, future in enumerate(as_completed(trainings), 1):
                 run = trainings[future]
@@ -130,19 +128,6 @@ class Study:
                     self.say(f"{run.name}: done ({number} of {len(self.runs)})")
         return failures
 
-    @contextlib.contextmanager
-    def side_by_side(self) -> Iterator[None]:
-        """Inside the block, several trainings on one GPU run at the same time, where MPS works."""
-        device = get_device(self.opt.gpu_ids)
-        done = all(self.read_record(run)["trained"] for run in self.runs)
-        if device.type != "cuda" or self.opt.jobs == 1 or done:
-            yield
-            return
-        with multi_process_service(str(device)) as self.service:
-            how = "run side by side" if self.service.running else "share the GPU in turns"
-            self.say(f"{self.opt.jobs} trainings at a time {how}: {self.service.reason}")
-            yield
-
     def report(self, failures: dict[str, str]) -> None:
         """Write study.json and the page of the runs done so far."""
         rows = []
@@ -151,7 +136,7 @@ class Study:
             judged = record["judged"] is not None and self.has_receipts(run)
             row = {"name": run.name, "label": run.label, "seed": run.seed, "train": record["train"]}
             row |= {"images": trained_images(self.folder(run))}
-            row |= {name: record[name] for name in ("seconds", "cuda_mps")}
+            row["seconds"] = record["seconds"]
             row |= {"memory": peak_of(self.memory(run)), "step_ms": self.step_ms(run)}
             row |= self.numbers(run) if judged else {"numbers": None, "deviations": {}}
             row["failure"] = failures.get(run.name)
@@ -196,9 +181,8 @@ class Study:
         shared = " of a shared machine" if opt.jobs > 1 else ""
         facts["budget of each run"] = f"{opt.minutes:g} minutes{shared}" if opt.minutes else epochs
         facts["seeds"] = ", ".join(map(str, opt.seeds))
-        side_by_side = " (MPS)" if any(self.read_record(run)["cuda_mps"] for run in self.runs) else ""
         facts["device"] = device
-        facts["device"] += f", {opt.jobs} trainings at a time{side_by_side}" if opt.jobs > 1 else ""
+        facts["device"] += f", {opt.jobs} trainings at a time" if opt.jobs > 1 else ""
         facts |= {"preset": opt.preset} if opt.preset else {}
         return facts | ({"options of every run": shlex.join(option_words(opt.train))} if opt.train else {})
 
@@ -227,7 +211,6 @@ class Study:
         began = time.monotonic()
         status, out_of_time = run_command(words, self.log(run), stop, limit, self.environment())
         record["seconds"] += time.monotonic() - began
-        record["cuda_mps"] = self.service.running
         record["trained"] = status == 0 or (out_of_time and status in ENDED_BY_US and state.is_file())
         self.write_record(run, record)
         if record["trained"] or stop.received:
@@ -237,7 +220,7 @@ class Study:
     def environment(self) -> dict[str, str]:
         """The environment of a training; trainings side by side share the cores equally."""
         threads = {"OMP_NUM_THREADS": str(self.cores())} if self.opt.jobs > 1 else {}
-        return {**threads, **os.environ, **self.service.environment}
+        return {**threads, **os.environ}
 
     def cores(self) -> int:
         """A training's share of the cores that this process may use."""
@@ -308,7 +291,7 @@ class Study:
 
     def new_record(self, run: Run) -> dict[str, Any]:
         words = shlex.join(self.train_words(run))
-        record = {"train": words, "minutes": self.opt.minutes, "seconds": 0.0, "cuda_mps": False}
+        record = {"train": words, "minutes": self.opt.minutes, "seconds": 0.0}
         return {**record, "trained": False, "judged": None}
 
     def write_record(self, run: Run, record: dict[str, Any]) -> None:
