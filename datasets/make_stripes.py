@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +32,6 @@ from util.errors import UserError, entry_point
 DRAWING = 1  # raise it when the pictures change, so that existing sets are drawn again
 SUPERSAMPLING = 3
 MIN_SIZE = 16
-FOLDERS = ("trainA", "trainB", "testA", "testB")
-MASKS = ("masks/testA", "masks/testB")
-RECORD = "stripes.json"
 
 # ---- the animal: it faces right, y points down, and one unit is about the length of its barrel -------------
 
@@ -146,8 +144,8 @@ def _melt(limbs: list[Limb], x: np.ndarray, y: np.ndarray, softness: float = 0.0
 
 HORN = np.float32([48, 42, 40])  # hooves, muzzle, eyes
 
-# coat, mane and tail, lower legs
-COATS = {
+# hair, mane and tail, lower legs of plain animals
+HORSES = {
     "bay": ((128, 78, 44), (38, 28, 24), (44, 32, 28)),
     "brown": ((92, 62, 42), (46, 32, 26), (78, 54, 40)),
     "chestnut": ((164, 92, 46), (150, 84, 44), (158, 90, 48)),
@@ -156,39 +154,73 @@ COATS = {
     "black": ((46, 42, 44), (30, 28, 30), (40, 36, 38)),
     "cream": ((214, 184, 138), (236, 222, 194), (216, 194, 158)),
 }
+SPOT_SPACING = 0.19  # of the lattice that spots are scattered around
 
 
 @dataclass(frozen=True)
 class Coat:
-    """The colours of one animal; for a striped one, the colour and share of its dark stripes."""
+    """The colours of one animal; with a pattern, also the colour of the marks that it darkens."""
 
     hair: np.ndarray
     mane: np.ndarray
     points: np.ndarray
-    stripe: np.ndarray | None
-    share: float
+    dark: np.ndarray | None = None
+    pattern: Callable[[dict[str, np.ndarray], str], np.ndarray] | None = None  # (field, layer) -> 0 to 1
 
 
-def _coat(rng: np.random.Generator, striped: bool) -> Coat:
-    if striped:
-        white = np.asarray(tint(rng, (238, 232, 220), 7))
-        return Coat(white, white, white, np.asarray(tint(rng, (30, 25, 25), 7)), rng.uniform(0.46, 0.56))
-    colours = COATS[list(COATS)[rng.integers(len(COATS))]]
-    hair, mane, points = (np.asarray(tint(rng, colour, 9)) for colour in colours)
-    return Coat(hair, mane, points, None, 0.0)
+def _plain(rng: np.random.Generator) -> Coat:
+    colours = HORSES[list(HORSES)[rng.integers(len(HORSES))]]
+    return Coat(*(np.asarray(tint(rng, colour, 9)) for colour in colours))
 
 
-def _colours(field: dict[str, np.ndarray], layer: str, coat: Coat, warp, sun: float) -> np.ndarray:
-    """The colours of a layer, (h, w, 3): coat, stripes, hooves and muzzle, lit from above."""
+def _striped(rng: np.random.Generator) -> Coat:
+    white, dark = np.asarray(tint(rng, (238, 232, 220), 7)), np.asarray(tint(rng, (30, 25, 25), 7))
+    share = rng.uniform(0.46, 0.56)
+
+    def stripes(field: dict[str, np.ndarray], layer: str) -> np.ndarray:
+        belly = 0.22 * np.clip(field["ny"] - 0.55, 0, 1) if layer == "body" else 0.0
+        wave = 0.5 + 0.5 * np.cos(2 * np.pi * field["phase"])
+        return np.clip((wave - (1 - share) - belly) * 5 + 0.5, 0.85 if layer == "tail" else 0, 1)
+
+    return Coat(white, white, white, dark, stripes)
+
+
+def _spotted(rng: np.random.Generator) -> Coat:
+    sand, dark = np.asarray(tint(rng, (222, 178, 104), 8)), np.asarray(tint(rng, (48, 30, 20), 7))
+    lattice = rng.uniform(-1, 1, (16, 16, 3))  # of each spot: shift along x and y, size; it repeats
+
+    def spots(field: dict[str, np.ndarray], layer: str) -> np.ndarray:
+        x, y = field["x"] / SPOT_SPACING, field["y"] / SPOT_SPACING
+        darkness = np.zeros_like(x)
+        for column, row in np.ndindex(3, 3):  # the spots of this cell and of its neighbours
+            column, row = np.floor(x).astype(int) + column - 1, np.floor(y).astype(int) + row - 1
+            right, down, size = np.moveaxis(lattice[column % 16, row % 16], -1, 0)
+            distance = np.hypot(x - column - 0.5 - 0.22 * right, y - row - 0.5 - 0.22 * down)
+            darkness = np.maximum(darkness, np.clip((0.35 + 0.05 * size - distance) / 0.12 + 0.5, 0, 1))
+        return darkness
+
+    return Coat(sand, sand, sand, dark, spots)
+
+
+def _ginger(rng: np.random.Generator) -> Coat:
+    hair, mane = np.asarray(tint(rng, (206, 96, 30), 9)), np.asarray(tint(rng, (236, 190, 130), 8))
+    return Coat(hair, mane, hair)
+
+
+COATS: dict[str, Callable[[np.random.Generator], Coat]] = {
+    "plain": _plain,
+    "striped": _striped,
+    "spotted": _spotted,
+    "ginger": _ginger,
+}
+
+
+def _colours(field: dict[str, np.ndarray], layer: str, coat: Coat, sun: float) -> np.ndarray:
+    """The colours of a layer, (h, w, 3): coat with its pattern, hooves and muzzle, lit from above."""
     base = {"tail": coat.mane, "mane": coat.mane, "eye": HORN}.get(layer, coat.hair)
     colour = base + field["point"][..., None] * (coat.points - base)
-    if coat.stripe is not None and layer != "eye":
-        belly = 0.22 * np.clip(field["ny"] - 0.55, 0, 1) if layer == "body" else 0.0
-        wave = 0.5 + 0.5 * np.cos(2 * np.pi * (field["phase"] + warp))
-        dark = np.clip((wave - (1 - coat.share) - belly) * 5 + 0.5, 0, 1)
-        if layer == "tail":
-            dark = np.maximum(dark, 0.85)
-        colour = colour + dark[..., None] * (coat.stripe - colour)
+    if coat.pattern and layer != "eye":
+        colour = colour + coat.pattern(field, layer)[..., None] * (coat.dark - colour)
     horn = field["tip"][..., None] * 0.85
     colour = colour + horn * (HORN - colour)
     light = 0.86 - 0.24 * field["ny"] + sun * 0.1 * field["nx"]
@@ -219,18 +251,19 @@ def _draw_animal(canvas, cover, rng, coat: Coat, unit: float, centre: float, gro
     x, y = x[box], y[box]
     warp, dapple = 0.16 * noise(rng, n, 22, 22)[box], 1 + 0.07 * noise(rng, n, 16, 16)[box]
     for layer, limbs in layers.items():
-        field = _melt(limbs, x, y)
+        field = _melt(limbs, x, y) | {"x": x, "y": y}
+        field["phase"] += warp
         alpha = np.clip(0.5 - field["distance"] * unit, 0, 1)
-        colour = _colours(field, layer, coat, warp, sun) * dapple[..., None]
+        colour = _colours(field, layer, coat, sun) * dapple[..., None]
         canvas[box] += alpha[..., None] * (colour - canvas[box])
         cover[box] = np.maximum(cover[box], alpha)
 
 
-def draw_animal_scene(rng: np.random.Generator, size: int, striped: bool) -> tuple[np.ndarray, np.ndarray]:
+def draw_animal_scene(rng: np.random.Generator, size: int, coat: str) -> tuple[np.ndarray, np.ndarray]:
     """One picture: one animal, sometimes two, in a landscape.
 
-    Returns the image, (size, size, 3) uint8 RGB, and the animals' mask, (size, size) bool. `striped` changes
-    only the coat, not the distribution of scenes. Raises `UserError` for a size below 16.
+    Returns the image, (size, size, 3) uint8 RGB, and the animals' mask, (size, size) bool. `coat`, of COATS,
+    does not change the distribution of scenes. Raises `UserError` for a size below 16.
     """
     if size < MIN_SIZE:
         raise UserError(f"size {size} is too small to show an animal: use {MIN_SIZE} or more (64 is usual)")
@@ -244,7 +277,7 @@ def draw_animal_scene(rng: np.random.Generator, size: int, striped: bool) -> tup
         else:
             unit, centre = n * rng.uniform(0.33, 0.46), n * rng.uniform(0.42, 0.58)
         ground = n * rng.uniform(max(0.8, horizon + 0.3), 0.96)
-        _draw_animal(canvas, cover, rng, _coat(rng, striped), unit, centre, ground)
+        _draw_animal(canvas, cover, rng, COATS[coat](rng), unit, centre, ground)
     canvas *= rng.uniform(0.86, 1.1)  # exposure
     canvas = canvas.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3).mean((1, 3))  # (size, size, 3)
     canvas += rng.normal(0, 2.0, canvas.shape)  # the grain of a sensor
@@ -255,71 +288,91 @@ def draw_animal_scene(rng: np.random.Generator, size: int, striped: bool) -> tup
 # ---- the set -----------------------------------------------------------------------------------------------
 
 
-def _write(root: Path, size: int, counts: dict[str, int], seed: int) -> None:
-    """Draw every picture below `root`, each from a random stream of its own, whatever their number."""
-    for folder in counts:
-        (root / folder).mkdir(parents=True)
-    for number, folder in enumerate(FOLDERS):
-        for index in range(counts[folder]):
-            rng = np.random.default_rng([seed, number, index])
-            image, mask = draw_animal_scene(rng, size, striped=folder.endswith("B"))
-            Image.fromarray(image).save(root / folder / f"{index:04d}.png")
-            if f"masks/{folder}" in MASKS:
-                white = Image.fromarray(mask.astype(np.uint8) * 255)
-                white.save(root / "masks" / folder / f"{index:04d}.png")
+@dataclass(frozen=True)
+class DrawnSet:
+    """A set of drawn pictures: the coat in each folder of it, whose name begins with train or test."""
 
+    name: str  # the record of its parameters is NAME.json
+    folders: dict[str, str]
 
-def make_stripes(out: str | Path, size: int = 64, train: int = 200, test: int = 20, seed: int = 0) -> bool:
-    """Draw the set into folder `out`: `train` and `test` pictures of `size` x `size` for each of A and B.
+    @staticmethod
+    def masks(folder: str) -> str | None:
+        """Where the masks of a test folder are; None for a training folder, which has none."""
+        return f"masks/{folder.removeprefix('test/')}" if folder.startswith("test") else None
 
-    Returns whether anything was drawn: a complete set of the same parameters is left alone, one of other
-    parameters is replaced. The folder appears whole or not at all. Raises `UserError` for impossible
-    parameters and if `out` holds anything besides such a set.
-    """
-    out = Path(out)
-    parameters = {"size": size, "train": train, "test": test, "seed": seed}
-    for (name, value), least in zip(parameters.items(), (MIN_SIZE, 1, 1, 0), strict=True):
-        if value < least:
-            raise UserError(f"--{name} is {value}: it must be at least {least}")
-    record = json.dumps({"drawing": DRAWING} | parameters) + "\n"
-    counts = {"trainA": train, "trainB": train, "testA": test, "testB": test} | dict.fromkeys(MASKS, test)
-    if out.exists():
-        found = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-        if found and not (RECORD in found and found <= {*FOLDERS, "masks", RECORD}):
-            raise UserError(f"{out} is not a set drawn by this script: move it away or choose another --out")
-        whole = all(len(list((out / folder).glob("*.png"))) == count for folder, count in counts.items())
-        if whole and (out / RECORD).read_text() == record:
-            return False
+    def make(self, out: str | Path, size: int = 64, train: int = 200, test: int = 20, seed: int = 0) -> bool:
+        """Draw the set into folder `out`: `train` and `test` pictures of `size` x `size` with each coat.
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        fresh = Path(scratch) / "set"
-        fresh.mkdir()
-        _write(fresh, size, counts, seed)
-        (fresh / RECORD).write_text(record)
+        Returns whether anything was drawn: a complete set of the same parameters is left alone, one of other
+        parameters is replaced. The folder appears whole or not at all. Raises `UserError` for impossible
+        parameters and if `out` holds anything besides such a set.
+        """
+        out = Path(out)
+        parameters = {"size": size, "train": train, "test": test, "seed": seed}
+        for (name, value), least in zip(parameters.items(), (MIN_SIZE, 1, 1, 0), strict=True):
+            if value < least:
+                raise UserError(f"--{name} is {value}: it must be at least {least}")
+        record, file = json.dumps({"drawing": DRAWING} | parameters) + "\n", f"{self.name}.json"
+        counts = {folder: train if folder.startswith("train") else test for folder in self.folders}
+        counts |= {masks: test for folder in self.folders if (masks := self.masks(folder))}
         if out.exists():
-            out.rename(Path(scratch) / "old")
-        fresh.rename(out)
-    return True
+            found = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+            ours = {file} | {Path(folder).parts[0] for folder in counts}
+            if found and not (file in found and found <= ours):
+                raise UserError(
+                    f"{out} is not a set drawn by this script: move it away or choose another --out"
+                )
+            whole = all(len(list((out / folder).glob("*.png"))) == count for folder, count in counts.items())
+            if whole and (out / file).read_text() == record:
+                return False
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+            fresh = Path(scratch) / "set"
+            for folder in counts:
+                (fresh / folder).mkdir(parents=True)
+            self._draw(fresh, counts, size, seed)
+            (fresh / file).write_text(record)
+            if out.exists():
+                out.rename(Path(scratch) / "old")
+            fresh.rename(out)
+        return True
+
+    def _draw(self, root: Path, counts: dict[str, int], size: int, seed: int) -> None:
+        """Draw every picture below `root`, each from a random stream of its own, whatever their number."""
+        for number, (folder, coat) in enumerate(self.folders.items()):
+            for index in range(counts[folder]):
+                image, mask = draw_animal_scene(np.random.default_rng([seed, number, index]), size, coat)
+                Image.fromarray(image).save(root / folder / f"{index:04d}.png")
+                if masks := self.masks(folder):
+                    Image.fromarray(mask.astype(np.uint8) * 255).save(root / masks / f"{index:04d}.png")
+
+    def command(self, description: str, argv: list[str] | None) -> None:
+        """Make the set as a command line says."""
+        parser = argparse.ArgumentParser(description=description)
+        parser.add_argument(
+            "--out", default=f"datasets/{self.name}", help="folder to draw into (default: %(default)s)"
+        )
+        for name, default, meaning in (
+            ("--size", 64, "width and height of the pictures in pixels"),
+            ("--train", 200, "training pictures with each coat"),
+            ("--test", 20, "test pictures with each coat"),
+            ("--seed", 0, "another seed draws other pictures"),
+        ):
+            parser.add_argument(name, type=int, default=default, help=f"{meaning} (default: %(default)s)")
+        args = parser.parse_args(argv)
+        drawn = self.make(**vars(args))
+        what = f"{args.train} training and {args.test} test pictures of each coat, {args.size} x {args.size}"
+        print(f"{args.out}: drew {what}" if drawn else f"{args.out}: already there ({what})")
+
+
+STRIPES = DrawnSet("stripes", {"trainA": "plain", "trainB": "striped", "testA": "plain", "testB": "striped"})
+make_stripes = STRIPES.make
 
 
 @entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--out", default="datasets/stripes", help="folder to draw into (default: %(default)s)"
-    )
-    for name, default, meaning in (
-        ("--size", 64, "width and height of the pictures in pixels"),
-        ("--train", 200, "pictures in each of trainA and trainB"),
-        ("--test", 20, "pictures in each of testA and testB"),
-        ("--seed", 0, "another seed draws other pictures"),
-    ):
-        parser.add_argument(name, type=int, default=default, help=f"{meaning} (default: %(default)s)")
-    args = parser.parse_args(argv)
-    drawn = make_stripes(args.out, args.size, args.train, args.test, args.seed)
-    what = f"{args.train} training and {args.test} test pictures each of A and B, {args.size} x {args.size}"
-    print(f"{args.out}: drew {what}" if drawn else f"{args.out}: already there ({what})")
+    STRIPES.command(__doc__.split("\n\n")[0], argv)
 
 
 if __name__ == "__main__":

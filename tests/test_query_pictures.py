@@ -38,7 +38,7 @@ def scene():
     """A small generator, a drawn image (1, 3, 48, 64), its mask and its views at layers 8 and 16."""
     torch.manual_seed(0)
     net = initialise(ResnetGenerator(ngf=4, n_blocks=5)).eval()
-    picture, mask = draw_animal_scene(np.random.default_rng(3), 64, striped=False)
+    picture, mask = draw_animal_scene(np.random.default_rng(3), 64, "plain")
     picture, mask = picture[8:56], mask[8:56]
     image = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
@@ -270,7 +270,7 @@ def folder(tmp_path):
     """Two drawn images, of a size that is not a multiple of 4, and a broken one."""
     (tmp_path / "images").mkdir()
     for number in range(2):
-        picture, _ = draw_animal_scene(np.random.default_rng(number), 34, striped=False)
+        picture, _ = draw_animal_scene(np.random.default_rng(number), 34, "plain")
         Image.fromarray(picture).save(tmp_path / "images" / f"{number}.png")
     (tmp_path / "images" / "broken.jpg").write_bytes(b"not an image")
     return tmp_path

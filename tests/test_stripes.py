@@ -62,9 +62,9 @@ def test_same_seed_same_files_and_no_scene_twice(drawn, tmp_path):
 def test_only_the_coat_is_striped():
     """Zebras read high and horses low, and what surrounds either reads below every zebra."""
     coats, grounds = {}, {}
-    for striped in (False, True):
+    for striped, coat in enumerate(("plain", "striped")):
         scenes = [
-            draw_animal_scene(np.random.default_rng([9, striped, index]), 64, striped) for index in range(8)
+            draw_animal_scene(np.random.default_rng([9, striped, index]), 64, coat) for index in range(8)
         ]
         coats[striped] = [stripedness(image, mask) for image, mask in scenes]
         grounds[striped] = [
@@ -100,10 +100,10 @@ def test_foreign_folders_and_impossible_values_are_refused(tmp_path, capsys):
 
 
 def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(rng, size, striped):
-        if striped:
+    def interrupted(rng, size, coat):
+        if coat == "striped":
             raise KeyboardInterrupt
-        return draw_animal_scene(rng, size, striped)
+        return draw_animal_scene(rng, size, coat)
 
     monkeypatch.setattr("datasets.make_stripes.draw_animal_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -36,6 +36,12 @@ def stripedness(image: np.ndarray, mask: np.ndarray) -> float:
         image: (H, W, 3) in 0..255.
         mask: (H, W) bool. Raises `ValueError` if it is empty or of another shape.
     """
+    contrast, coherence = pattern(image, mask)
+    return float((contrast * coherence**2)[np.asarray(mask, bool)].mean())
+
+
+def pattern(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The contrast a and the coherence c of `stripedness` at each pixel, both (H, W)."""
     mask = _checked(mask, image)
     radius = ndimage.distance_transform_edt(np.pad(mask, 1)).max()
     inside = mask.astype(np.float64)
@@ -52,7 +58,7 @@ def stripedness(image: np.ndarray, mask: np.ndarray) -> float:
     xx, yy, xy = smooth(dx * dx, PATCH), smooth(dy * dy, PATCH), smooth(dx * dy, PATCH)
     coherence = np.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-12)
     contrast = 2 * np.sqrt(2 * smooth(band * band, PATCH))  # of the sine wave with this energy
-    return float((contrast * coherence**2)[mask].mean())
+    return contrast, coherence
 
 
 def background_change(real: np.ndarray, fake: np.ndarray, mask: np.ndarray) -> float:
@@ -89,20 +95,20 @@ def stripe_report(
     Raises:
         UserError: an empty folder, a missing source or mask, a picture that does not have its mask's size.
     """
-    sources = _pictures(real_a)
+    sources = pictures(real_a)
     stripes: dict[str, list[float]] = {"real_A": [], "fake_B": [], "real_B": []}
     changes = []
-    for name, path in _pictures(fake_b).items():
+    for name, path in pictures(fake_b).items():
         if name not in sources:
             raise UserError(f"{path}: no picture of that name in {real_a}: give the folder of its sources")
-        mask = _mask(Path(masks) / "testA" / name)
-        real, fake = _picture(sources[name], mask), _picture(path, mask)
+        mask = read_mask(Path(masks) / "testA" / name)
+        real, fake = read_picture(sources[name], mask), read_picture(path, mask)
         stripes["real_A"].append(stripedness(real, mask))
         stripes["fake_B"].append(stripedness(fake, mask))
         changes.append(background_change(real, fake, mask))
-    for name, path in _pictures(real_b).items():
-        mask = _mask(Path(masks) / "testB" / name)
-        stripes["real_B"].append(stripedness(_picture(path, mask), mask))
+    for name, path in pictures(real_b).items():
+        mask = read_mask(Path(masks) / "testB" / name)
+        stripes["real_B"].append(stripedness(read_picture(path, mask), mask))
     means = {name: float(np.mean(values)) for name, values in stripes.items()}
     gained = (means["fake_B"] - means["real_A"]) / max(means["real_B"] - means["real_A"], 1e-6)
     return {"images": len(changes), **means, "gained": gained, "background": float(np.mean(changes))}
@@ -116,7 +122,7 @@ def _checked(mask: np.ndarray, image: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _pictures(folder: str | Path) -> dict[str, Path]:
+def pictures(folder: str | Path) -> dict[str, Path]:
     """The PNG files of a folder by file name, in order."""
     found = {path.name: path for path in sorted(Path(folder).glob("*.png"))}
     if not found:
@@ -124,14 +130,14 @@ def _pictures(folder: str | Path) -> dict[str, Path]:
     return found
 
 
-def _mask(path: Path) -> np.ndarray:
+def read_mask(path: Path) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"{path}: no such mask: datasets/make_stripes.py draws sets that have them")
     with Image.open(path) as image:
         return np.asarray(image.convert("L")) > 127  # (H, W)
 
 
-def _picture(path: Path, mask: np.ndarray) -> np.ndarray:
+def read_picture(path: Path, mask: np.ndarray) -> np.ndarray:
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"))  # (H, W, 3)
     if pixels.shape[:2] != mask.shape:
