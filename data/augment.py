@@ -19,11 +19,43 @@ LUMINANCE = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow's grey
 BRIGHTNESS = CONTRAST = SATURATION = 0.5
 HUE = 0.3
 
+
+def adjust_hue(image: Tensor, turns: float) -> Tensor:
+    """Turn the hues of an image (3, H, W) in [0, 1] by `turns`, in [-0.5, 0.5].
+
+    The arithmetic is that of torchvision's `adjust_hue`, which copies a table from the host at each call and
+    so makes a GPU wait.
+    """
+    red, green, _ = image
+    least, value = image.aminmax(dim=0)
+    spread = value - least
+    grey = spread == 0
+    saturation = spread / torch.where(grey, 1.0, value)
+    below_r, below_g, below_b = (value - image) / torch.where(grey, 1.0, spread)
+    blue_most, green_most = below_g + 4.0 - below_r, below_r + 2.0 - below_b
+    hue = torch.where(value == green, green_most, blue_most)
+    hue = torch.where(value == red, below_b - below_g, hue)
+    hue = ((hue * (1.0 / 6.0) + 1.0).fmod(1.0) + turns).remainder(1.0)
+
+    sector = (6 * hue).floor()
+    part = saturation * (6 * hue - sector)
+    rest = 1.0 - saturation
+    low = (rest * value).clamp(0, 1)
+    falling, rising = ((1.0 - part) * value).clamp(0, 1), ((part + rest) * value).clamp(0, 1)
+    of_sectors = (  # of red, green and blue, in each sixth of the circle of hues
+        (value, falling, low, low, rising, value),
+        (rising, value, value, falling, low, low),
+        (low, low, rising, value, value, falling),
+    )
+    number = sector.long().remainder(6)[None]
+    return torch.cat([torch.stack(planes).gather(0, number) for planes in of_sectors])
+
+
 ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "brightness": functional.adjust_brightness,
     "contrast": functional.adjust_contrast,
     "saturation": functional.adjust_saturation,
-    "hue": functional.adjust_hue,
+    "hue": adjust_hue,
 }
 
 
@@ -70,10 +102,9 @@ def draw_jitter(generator: random.Random) -> Jitter:
 
 
 def jitter(images: Tensor, changes: Sequence[Jitter]) -> Tensor:
-    """Apply `changes[i]` to image i of images (B, C, H, W) in [-1, 1], C 3 or 1; same shape, range and type.
+    """Apply `changes[i]` to image i of images (B, 3, H, W) in [-1, 1]; same shape, range and type.
 
     The arithmetic is torchvision's for float images (the released code rounds to bytes after each change).
-    With one channel, saturation and hue change nothing.
     """
     views = []
     for image, change in zip(images / 2 + 0.5, changes, strict=True):
