@@ -22,7 +22,7 @@ from models import build
 from models.attention.fusion import FUSIONS, normalise_map
 from models.attention.guidance import GuidedModel
 from models.cycle_gan_model import CycleGANModel
-from models.layers.precision import full
+from models.layers import full
 from models.pix2pix_model import Pix2PixModel
 from util.arguments import real_number
 

@@ -11,8 +11,7 @@ from models.attention.discriminator import PostHocAttention, TrainableAttention
 from models.attention.fusion import GuidedResnetGenerator, GuidedUnetGenerator
 from models.discriminator import NLayerDiscriminator, PixelDiscriminator
 from models.generator import ResnetGenerator
-from models.layers.initialisation import INITS, initialise
-from models.layers.normalisation import NORMS
+from models.layers import INITS, NORMS, initialise
 from models.patch_sampler import PatchHeads
 from models.unet import UnetGenerator
 from util.arguments import integer, real_number

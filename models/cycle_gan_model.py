@@ -7,7 +7,7 @@ from argparse import Namespace
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.layers.precision import full
+from models.layers import full
 from models.two_sided import TwoSidedModel
 from util.arguments import real_number
 from util.errors import UserError

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.layers.normalisation import NORMS, conv_has_bias
-from models.layers.resample import BlurDownsample
-from models.layers.tapped import run_layers
+from models.layers import NORMS, BlurDownsample, conv_has_bias, run_layers
 from util.errors import UserError
 
 

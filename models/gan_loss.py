@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.precision import full
+from models.layers import full
 
 # mode -> loss of scores that should look real (True) or fake (False); a scalar
 GAN_LOSSES: dict[str, Callable[[Tensor, bool], Tensor]] = {

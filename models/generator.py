@@ -9,9 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.layers.normalisation import NORMS, conv_has_bias
-from models.layers.resample import BlurDownsample, BlurUpsample
-from models.layers.tapped import run_layers
+from models.layers import NORMS, BlurDownsample, BlurUpsample, conv_has_bias, run_layers
 
 
 class ResnetBlock(nn.Module):

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from models import munit_networks
 from models.base_model import BaseModel
-from models.layers.initialisation import initialise
-from models.layers.precision import full
+from models.layers import full, initialise
 from models.munit_networks import (
     AdaINGenerator,
     MultiScaleDiscriminator,

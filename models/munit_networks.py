@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.gan_loss import GAN_LOSSES
-from models.layers.normalisation import InstanceNorm
-from models.layers.precision import full
+from models.layers import InstanceNorm, full
 from util.errors import UserError
 
 EPS = 1e-5

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.layers.precision import full
+from models.layers import full
 
 
 def random_locations(num_locations: int, num_patches: int, device: torch.device | str) -> Tensor:

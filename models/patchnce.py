@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.precision import full
+from models.layers import full
 
 
 class PatchNCELoss(nn.Module):

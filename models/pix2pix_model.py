@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import build
-from models.layers.precision import full
+from models.layers import full
 from models.one_sided import OneSidedModel
 from util.arguments import real_number
 

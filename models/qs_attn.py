@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.layers.precision import HALVES, full
+from models.layers import HALVES, full
 from models.speed import qs_kernels
 
 # Scores held at a time while entropies are streamed over blocks of queries: 4 MB stay in a processor's cache.

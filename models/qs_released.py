@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.layers.precision import full
+from models.layers import full
 from models.qs_attn import QuerySelection
 from util.errors import UserError
 

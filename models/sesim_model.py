@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from data.augment import draw_jitter, jitter
 from data.transforms import crops
-from models.layers.initialisation import initialise
+from models.layers import initialise
 from models.one_sided import OneSidedModel
 from models.spatial_correlation import MIN_WINDOW, MODES, SelfSimilarity, SpatialCorrelativeLoss
 from models.vgg import LAST_LAYER, LAYERS, RANDOM, load_vgg16, reduction, require_weights

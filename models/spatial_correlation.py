@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import patch_sampler
-from models.layers.precision import full
+from models.layers import full
 
 SCALE = 10.0  # of a correlation inside the tanh
 MODES = ("cos", "l1")

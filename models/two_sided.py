@@ -15,7 +15,7 @@ from models import build
 from models.base_model import BaseModel
 from models.gan_loss import GAN_LOSSES, discriminator_terms, gradient_penalty
 from models.image_pool import ImagePool
-from models.layers.precision import full
+from models.layers import full
 from util.errors import UserError
 
 

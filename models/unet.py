@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.layers.normalisation import NORMS, conv_has_bias
+from models.layers import NORMS, conv_has_bias
 from util.errors import UserError
 
 

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from models import option_defaults
 from models.attention.fusion import GuidedTranslator
 from models.inference import load_generator
-from models.layers.normalisation import InstanceNorm
+from models.layers import InstanceNorm
 from models.munit_networks import EPS, AdaIN, LayerNorm, StyledTranslator
 from models.pretrained import FOLDER
 from models.weights import save_weights

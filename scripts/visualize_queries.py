@@ -24,7 +24,7 @@ from torch import nn
 
 from models.generator import ResnetBlock, ResnetGenerator
 from models.inference import load_generator
-from models.layers.initialisation import initialise
+from models.layers import initialise
 from models.qs_attn import MODES
 from options.saved import options_behind
 from options.train_options import TrainOptions

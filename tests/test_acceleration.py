@@ -137,7 +137,7 @@ def test_bf16_keeps_selection_losses_and_optimiser_state_in_float32(monkeypatch)
 
 
 def test_instance_norm_of_bfloat16_has_float32_statistics():
-    from models.layers.normalisation import InstanceNorm
+    from models.layers import InstanceNorm
 
     x = (torch.randn(2, 3, 64, 64) + 30).bfloat16()  # a mean that bfloat16 sums would get wrong
     exact = x.double()

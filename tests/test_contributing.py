@@ -13,7 +13,7 @@ from textbook import tiny_model
 
 import models
 from models import qs_attn
-from models.layers.precision import full
+from models.layers import full
 from models.qs_model import QSModel
 from models.speed import qs_kernels
 from scripts import visualize_queries

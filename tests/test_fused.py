@@ -20,8 +20,7 @@ from models.attention.discriminator import PostHocAttention, TrainableAttention
 from models.attention.fusion import GuidedResnetGenerator
 from models.discriminator import NLayerDiscriminator
 from models.generator import ResnetGenerator
-from models.layers.normalisation import InstanceNorm
-from models.layers.resample import BlurDownsample, BlurUpsample
+from models.layers import BlurDownsample, BlurUpsample, InstanceNorm
 from models.speed import fused, triton_support
 from models.speed.fused_kernels import Tail, norm_act_resample
 from models.speed.thin_convolution import convolve

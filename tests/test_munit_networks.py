@@ -11,7 +11,7 @@ from munit_golden import (
     weights_before,
 )
 
-from models.layers.initialisation import initialise
+from models.layers import initialise
 from models.munit_networks import (
     AdaINGenerator,
     LayerNorm,

@@ -11,7 +11,7 @@ from golden import DATA, load_golden
 
 from models.discriminator import NLayerDiscriminator
 from models.generator import ResnetGenerator
-from models.layers.resample import BlurDownsample, BlurUpsample
+from models.layers import BlurDownsample, BlurUpsample
 from models.patch_sampler import random_locations
 from models.patchnce import PatchNCELoss
 from models.schedules import Schedule

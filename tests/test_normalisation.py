@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 from textbook import assert_gradients_close, run_steps, tiny_model
 from torch import nn
 
-from models.layers.normalisation import NORMS, BatchNorm, InstanceNorm, with_contiguous_gradient
+from models.layers import NORMS, BatchNorm, InstanceNorm, with_contiguous_gradient
 
 
 def test_instance_norm_is_its_formula():
@@ -77,7 +74,7 @@ def test_gradients_do_not_depend_on_the_strides_they_arrive_with(strides, dtype)
 
 
 @pytest.mark.parametrize("mode", ["global", "local_global", "local"])
-def test_a_step_with_batch_norm_at_batch_one(mode, monkeypatch):
+def test_a_step_with_batch_norm_at_batch_one(float64, mode, monkeypatch):
     """The gradients of whole steps are those of the formula; routing sends strides that PyTorch misreads."""
     found = []
     for norm in (BatchNorm, FormulaNorm):
@@ -87,15 +84,5 @@ def test_a_step_with_batch_norm_at_batch_one(mode, monkeypatch):
         images = torch.rand(2, 1, 3, 32, 48) * 2 - 1
         found.append(next(run_steps(model, model, [{"A": images[0], "B": images[1]}])))
     (losses, grads), (right_losses, right_grads) = found
-    assert losses == pytest.approx(right_losses, rel=1e-5)
-    assert assert_gradients_close(grads, right_grads, 1e-3) > 30
-
-
-def test_the_report_to_pytorch_runs(capsys):
-    """Whether or not this PyTorch has the fault; layer norm and a contiguous gradient are right in any."""
-    script = Path(__file__).parents[1] / "docs" / "pytorch_norm_gradient.py"
-    status = runpy.run_path(str(script))["main"]()
-    rows = [line.split()[-4:] for line in capsys.readouterr().out.splitlines()[2:]]
-    errors = torch.tensor([[float(word) for word in row] for row in rows])
-    assert errors.shape == (4, 4) and errors[0].max() < 1e-12 and errors[:, 3].max() < 1e-12
-    assert status == int(errors.max() > 1e-6)
+    assert losses == pytest.approx(right_losses, rel=1e-9)
+    assert assert_gradients_close(grads, right_grads, 1e-7) > 30

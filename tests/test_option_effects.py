@@ -16,8 +16,7 @@ from models import create_model, cut_model
 from models.gan_loss import GAN_LOSSES, gradient_penalty
 from models.generator import ResnetBlock
 from models.image_pool import ImagePool
-from models.layers.initialisation import initialise
-from models.layers.resample import BlurDownsample, BlurUpsample
+from models.layers import BlurDownsample, BlurUpsample, initialise
 from models.patch_sampler import PatchSelection
 from models.qs_attn import QuerySelection
 from models.qs_released import ReleasedLocalSelection

@@ -19,7 +19,7 @@ from trained_run import make_run
 
 from datasets.make_stripes import draw_animal_scene
 from models.generator import ResnetGenerator
-from models.layers.initialisation import initialise
+from models.layers import initialise
 from models.qs_attn import log_entropy, select_queries
 from scripts import visualize_queries
 from scripts.queries.page import write_page

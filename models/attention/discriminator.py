@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.discriminator import NLayerDiscriminator, check_sides
-from models.layers.precision import full
-from models.layers.tapped import run_layers
+from models.layers import full, run_layers
 
 HALVINGS = 3
 HEAD = 4  # modules behind the last halving: convolution, norm, activation, convolution

@@ -14,9 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.layers.normalisation import InstanceNorm
-from models.layers.precision import to_autocast
-from models.layers.resample import BlurDownsample, BlurUpsample
+from models.layers import BlurDownsample, BlurUpsample, InstanceNorm, to_autocast
 from models.speed.fused_kernels import MOST_IMAGES, MOST_NUMBERS, Tail, norm_act_resample, works_for
 from models.speed.thin_convolution import convolve
 

@@ -7,7 +7,7 @@ and variance over H and W of each channel,
 
     v = (x - mean) / sqrt(var + 1e-5)
     y = act(v) + residual    act(v) = max(v, slope * v)
-    t = tail(y)              nothing, a reflected border, or a resampling by 2 (`models/layers/resample.py`)
+    t = tail(y)              nothing, a reflected border, or a resampling by 2 (`models/layers.py`)
 
 A tail is linear and separable: an output is a weighted sum of at most `_TAPS` inputs per axis, and an input's
 gradient a sum over at most `_TRANSPOSED_TAPS` outputs per axis. These are gathered rather than added
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.layers.normalisation import InstanceNorm
+from models.layers import InstanceNorm
 from models.speed.triton_support import jit, on_device_of, tl, trials, triton
 
 EPS = InstanceNorm.EPS

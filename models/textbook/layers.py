@@ -8,8 +8,7 @@ from itertools import chain
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.normalisation import InstanceNorm, with_contiguous_gradient
-from models.layers.resample import BlurDownsample, BlurUpsample
+from models.layers import BlurDownsample, BlurUpsample, InstanceNorm, with_contiguous_gradient
 from models.munit_networks import AdaIN, LayerNorm
 
 
@@ -30,7 +29,7 @@ class DepthwiseUpsample(BlurUpsample):
 
 
 class TextbookNorm(nn.Module):
-    """`torch.nn.InstanceNorm2d` without a count of channels, its gradient right (layers/normalisation.py)."""
+    """`torch.nn.InstanceNorm2d` without a count of channels, its gradient right (models/layers.py)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return with_contiguous_gradient(F.instance_norm(x))
