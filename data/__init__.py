@@ -12,6 +12,7 @@ preflight   what is wrong with a data set, reported before training
 from __future__ import annotations
 
 import os
+import sys
 from argparse import Namespace
 
 import torch
@@ -19,6 +20,8 @@ import torch
 from data.datasets import AlignedDataset, BaseDataset, SingleDataset, UnalignedDataset
 from data.loader import EpochSampler, Loader
 from data.transforms import Preprocess
+from util.console import say
+from util.image_files import describe_grey_range, parse_grey_range
 
 DATASETS: dict[str, type[BaseDataset]] = {
     "unaligned": UnalignedDataset,
@@ -29,17 +32,15 @@ DATASETS: dict[str, type[BaseDataset]] = {
 
 def create_dataset(opt: Namespace) -> BaseDataset:
     """The data set of the options. Raises `UserError` if it is missing, empty or impossible."""
-    # a training counted in iterations has no epoch from which crops end
-    in_iterations = getattr(opt, "n_iterations", 0) or getattr(opt, "n_iterations_decay", 0)
     preprocess = Preprocess(
         mode=opt.preprocess,
         load_size=opt.load_size,
         crop_size=opt.crop_size,
         flip=not opt.no_flip,
         training=opt.isTrain,
-        n_epochs=opt.n_epochs if opt.isTrain and not in_iterations else None,
+        n_epochs=_last_epoch_of_crops(opt) if opt.isTrain else None,
     )
-    return DATASETS[opt.dataset_mode](
+    dataset = DATASETS[opt.dataset_mode](
         opt.dataroot,
         opt.phase,
         preprocess,
@@ -49,7 +50,17 @@ def create_dataset(opt: Namespace) -> BaseDataset:
         max_dataset_size=opt.max_dataset_size,
         on_bad_image=opt.on_bad_image,
         cache_gb=opt.cache_gb if opt.isTrain else 0.0,  # at test each image is read once
+        grey=parse_grey_range(opt.grey_range),
     )
+    for domain, store in dataset.stores.items():
+        if store.grey:
+            say(f"note: domain {domain}: {describe_grey_range(store.grey)}", file=sys.stderr)
+    return dataset
+
+
+def _last_epoch_of_crops(opt: Namespace) -> int | None:
+    """The epoch after which images are resized to crop_size; None: a training in iterations has none."""
+    return None if opt.crop_late or opt.n_iterations or opt.n_iterations_decay else opt.n_epochs
 
 
 def create_loader(

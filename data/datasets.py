@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data.images import ImageStore
+from data.images import ImageStore, Resize
 from data.transforms import Preprocess
 from util.errors import UserError
-from util.image_files import ImageError, list_images
+from util.image_files import ImageError, grey_range, list_images
 
 MAX_REPLACEMENTS = 100
 NEARLY_ALL = 0.95
@@ -108,6 +108,7 @@ class BaseDataset:
             whether or not the file was known to be bad); at test the error is raised and the loader leaves
             the sample out.
         cache_gb: gigabytes for decoded images.
+        grey: black and white of grey images of more than 8 bits; None: each folder's `grey_range`.
     """
 
     def __init__(
@@ -122,15 +123,21 @@ class BaseDataset:
         max_dataset_size: float = math.inf,
         on_bad_image: str = "stop",
         cache_gb: float = 0.0,
+        grey: tuple[float, float] | None = None,
     ) -> None:
         self.dataroot, self.preprocess, self.seed = Path(dataroot), preprocess, seed
-        self.direction, self.on_bad_image, self.cache_gb = direction, on_bad_image, cache_gb
+        self.direction, self.on_bad_image = direction, on_bad_image
+        self.cache_gb, self.grey = cache_gb, grey
         self.in_order = serial_batches or not preprocess.training
         self.stores = self.open_stores(phase, max_dataset_size)
 
     def open_stores(self, phase: str, limit: float) -> dict[str, ImageStore]:
         """The images of each domain, at most `limit` per folder."""
         raise NotImplementedError
+
+    def open_store(self, paths: list[Path], resize: Resize, gigabytes: float, columns: int = 1) -> ImageStore:
+        grey = self.grey or grey_range(paths)
+        return ImageStore(paths, self.preprocess, resize, gigabytes, columns, grey)
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -197,7 +204,7 @@ class UnalignedDataset(BaseDataset):
         paths = {domain: list_images(folder, limit) for domain, folder in folders.items()}
         share = self.cache_gb / sum(map(len, paths.values()))  # gigabytes per image
         return {
-            domain: ImageStore(files, self.preprocess, self.preprocess.resize, share * len(files))
+            domain: self.open_store(files, self.preprocess.resize, share * len(files))
             for domain, files in paths.items()
         }
 
@@ -225,7 +232,7 @@ class AlignedDataset(BaseDataset):
     def open_stores(self, phase: str, limit: float) -> dict[str, ImageStore]:
         paths = list_images(paired_folder(self.dataroot, phase), limit)
         resize = functools.partial(resize_halves, self.preprocess)
-        pairs = ImageStore(paths, self.preprocess, resize, self.cache_gb, columns=2)
+        pairs = self.open_store(paths, resize, self.cache_gb, columns=2)
         return {"A": pairs, "B": pairs}
 
     def __len__(self) -> int:
@@ -270,7 +277,7 @@ class SingleDataset(BaseDataset):
                 "single is for test.py."
             )
         paths = list_images(self.dataroot, limit)
-        return {"A": ImageStore(paths, self.preprocess, self.preprocess.resize, self.cache_gb)}
+        return {"A": self.open_store(paths, self.preprocess.resize, self.cache_gb)}
 
     def __len__(self) -> int:
         return self.sizes["A"]

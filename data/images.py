@@ -13,6 +13,8 @@ from data.transforms import Preprocess
 from util.errors import UserError
 from util.image_files import ImageError, open_rgb
 
+Resize = Callable[[Image.Image, int], Image.Image]  # the deterministic half of preprocessing
+
 
 class ImageStore:
     """Images by index, each (H, W, 3) uint8.
@@ -25,23 +27,26 @@ class ImageStore:
     Args:
         paths: the files.
         preprocess: the load size of an epoch.
-        resize: the deterministic half of preprocessing, (image, load size) -> image.
+        resize: (image, load size) -> image.
         gigabytes: bound of the cache (1e9 bytes), which keeps the first images that fit. It serves
             resize_and_crop alone, where all images have one size.
         columns: images side by side in one file, 2 for aligned pairs.
+        grey: black and white of grey images of more than 8 bits.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
         preprocess: Preprocess,
-        resize: Callable[[Image.Image, int], Image.Image],
+        resize: Resize,
         gigabytes: float,
         columns: int = 1,
+        grey: tuple[float, float] | None = None,
     ) -> None:
         self.paths = [str(path) for path in paths]
         self._preprocess, self._resize = preprocess, resize
         self._gigabytes, self._columns = gigabytes, columns
+        self.grey = grey
         self._failed: dict[tuple[int, int], ImageError] = {}
         self._set_cache(0, 0)
 
@@ -82,7 +87,7 @@ class ImageStore:
 
     def _decode(self, index: int, load_size: int) -> np.ndarray:
         path = self.paths[index]
-        image = open_rgb(path)
+        image = open_rgb(path, self.grey)
         try:
             return np.asarray(self._resize(image, load_size))
         except UserError as error:

@@ -23,10 +23,20 @@ import numpy as np
 
 from data.datasets import domain_folders, paired_folder
 from data.transforms import MIN_SIDE
-from util.image_files import ImageError, decode, list_images
+from util.image_files import (
+    ImageError,
+    describe_grey_range,
+    grey_range,
+    list_images,
+    parse_grey_range,
+    read_image,
+    to_rgb,
+)
 
 NEAR_CONSTANT = 2.0  # of 255: greatest standard deviation of a colour channel over the image
 SHOWN = 5  # names in a line of the report
+
+Grey = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -42,43 +52,33 @@ class Finding:
 
 
 @dataclass
-class FolderReport:
-    """One folder: the number of its images, and findings on those decoded (all, unless time ran out)."""
-
-    name: str
-    count: int
-    findings: list[Finding] = field(default_factory=list)
-    min_side: int = MIN_SIDE
-
-    @property
-    def readable(self) -> list[Finding]:
-        return [finding for finding in self.findings if not finding.error]
-
-    def problems(self) -> dict[str, list[str]]:
-        """What is wrong -> the files."""
-        reasons: dict[str, list[str]] = defaultdict(list)
-        for finding in self.findings:
-            if finding.error:
-                reasons[f"unusable ({finding.error})"].append(finding.path)
-        small = [finding.path for finding in self.readable if min(finding.size) < self.min_side]
-        constant = [finding.path for finding in self.readable if finding.contrast < NEAR_CONSTANT]
-        kinds = {f"shorter side below {self.min_side} pixels": small, "of nearly one colour": constant}
-        return reasons | {kind: paths for kind, paths in kinds.items() if paths}
-
-
-@dataclass
 class Report:
-    """Folders, and files with the same pixels."""
+    """What was found of the images of each folder: of all, unless time ran out."""
 
-    folders: list[FolderReport]
-    copies: list[dict[str, list[str]]]  # folder -> files, for each picture that occurs more than once
+    counts: dict[str, int]  # images by folder
+    min_side: int = MIN_SIDE
+    greys: dict[str, Grey] = field(default_factory=dict)  # black and white of grey of more than 8 bits
+    findings: dict[str, list[Finding]] = field(default_factory=dict)
+    copies: list[dict[str, list[str]]] = field(default_factory=list)  # folder -> files with the same pixels
+
+    def folder_problems(self, folder: str) -> dict[str, list[str]]:
+        """What is wrong with files of a folder -> their paths."""
+        problems: dict[str, list[str]] = defaultdict(list)
+        for finding in self.findings[folder]:
+            if finding.error:
+                problems[f"unusable ({finding.error})"].append(finding.path)
+            elif min(finding.size) < self.min_side:
+                problems[f"shorter side below {self.min_side} pixels"].append(finding.path)
+            elif finding.contrast < NEAR_CONSTANT:
+                problems["of nearly one colour"].append(finding.path)
+        return problems
 
     def problems(self) -> list[str]:
         """One line each, naming files."""
         lines = [
-            f"{folder.name}: {len(paths)} {what}: {_names(paths)}"
-            for folder in self.folders
-            for what, paths in folder.problems().items()
+            f"{folder}: {len(paths)} {what}: {_names(paths)}"
+            for folder in self.counts
+            for what, paths in self.folder_problems(folder).items()
         ]
         for places in self.copies:
             paths = [path for files in places.values() for path in files]
@@ -86,39 +86,45 @@ class Report:
         return lines
 
     def table(self) -> str:
-        """Counts, sizes and modes by folder, as text."""
+        """Counts, sizes and modes by folder, as text, and what is read in a way that may surprise."""
         rows = [("folder", "images", "decoded", "unreadable", "width x height", "modes")]
-        for folder in self.folders:
-            modes = Counter(finding.mode for finding in folder.readable)
-            bad = len(folder.findings) - len(folder.readable)
-            counts = (str(folder.count), str(len(folder.readable)), str(bad))
-            shown_modes = ", ".join(f"{mode} {count}" for mode, count in modes.most_common())
-            rows.append((folder.name, *counts, _sizes(folder.readable), shown_modes))
+        for folder, count in self.counts.items():
+            readable = self.readable(folder)
+            bad = len(self.findings[folder]) - len(readable)
+            modes = ", ".join(f"{mode} {n}" for mode, n in Counter(f.mode for f in readable).most_common())
+            rows.append((folder, str(count), str(len(readable)), str(bad), _sizes(readable), modes))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines += [f"{folder}: {describe_grey_range(grey)}" for folder, grey in self.greys.items() if grey]
+        return "\n".join(lines)
 
     def as_dict(self) -> dict:
         """The report as plain data, for JSON."""
-        folders = {
-            folder.name: {
-                "images": folder.count,
-                "decoded": len(folder.readable),
-                "sizes": _counted(f"{w}x{h}" for w, h in (finding.size for finding in folder.readable)),
-                "modes": _counted(finding.mode for finding in folder.readable),
-                "problems": folder.problems(),
+        folders = {}
+        for folder, count in self.counts.items():
+            readable = self.readable(folder)
+            folders[folder] = {
+                "images": count,
+                "decoded": len(readable),
+                "sizes": Counter(f"{found.size[0]}x{found.size[1]}" for found in readable),
+                "modes": Counter(found.mode for found in readable),
+                "grey_range": self.greys[folder],
+                "problems": self.folder_problems(folder),
             }
-            for folder in self.folders
-        }
         return {"folders": folders, "copies": self.copies, "problems": self.problems()}
 
+    def readable(self, folder: str) -> list[Finding]:
+        return [finding for finding in self.findings[folder] if not finding.error]
 
-def look_at(path: str | os.PathLike) -> Finding:
+
+def look_at(path: str | os.PathLike, grey: Grey = None) -> Finding:
     """Decode one file and describe it. Files with the same pixels have the same hash in any encoding."""
     name = os.fspath(path)
     try:
-        image, mode = decode(path)
+        image = read_image(path)
     except ImageError as error:
         return Finding(name, error=error.found)
+    mode, image = image.mode, to_rgb(image, grey)
     content = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
     contrast = np.asarray(image).std((0, 1), dtype=np.float32).max()
     return Finding(name, "", image.size, mode, content, float(contrast))
@@ -127,25 +133,31 @@ def look_at(path: str | os.PathLike) -> Finding:
 def inspect(
     folders: Mapping[str, Sequence[Path]],
     min_side: int = MIN_SIDE,
+    grey: Grey = None,
     seconds: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> Report:
-    """Look at the images of each named folder, or at as many as `seconds` on `clock` allow, evenly spread."""
+    """Look at the images of each named folder, or at as many as `seconds` on `clock` allow, evenly spread.
+
+    grey: black and white of grey images of more than 8 bits; None: each folder's `grey_range`.
+    """
     end = clock() + seconds
-    reports = {name: FolderReport(name, len(paths), [], min_side) for name, paths in folders.items()}
-    same: dict[bytes, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    report = Report({name: len(paths) for name, paths in folders.items()}, min_side)
+    report.greys = {name: grey or grey_range(paths) for name, paths in folders.items()}
+    report.findings = {name: [] for name in folders}
     threads = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         for name, batch in _batches(folders, 4 * threads):
             if clock() > end:
                 break
-            reports[name].findings.extend(pool.map(look_at, batch))
-    for report in reports.values():
-        report.findings.sort(key=lambda finding: os.fsencode(finding.path))
-        for finding in report.readable:
-            same[finding.content][report.name].append(finding.path)
-    copies = [dict(places) for places in same.values() if sum(map(len, places.values())) > 1]
-    return Report(list(reports.values()), copies)
+            report.findings[name] += pool.map(look_at, batch, [report.greys[name]] * len(batch))
+    same: dict[bytes, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, findings in report.findings.items():
+        findings.sort(key=lambda finding: os.fsencode(finding.path))
+        for finding in report.readable(name):
+            same[finding.content][name].append(finding.path)
+    report.copies = [dict(places) for places in same.values() if sum(map(len, places.values())) > 1]
+    return report
 
 
 def folders_under(dataroot: str | os.PathLike) -> dict[str, list[Path]]:
@@ -158,7 +170,6 @@ def folders_under(dataroot: str | os.PathLike) -> dict[str, list[Path]]:
 def quick_check(opt: Namespace, seconds: float = 1.0) -> list[str]:
     """Problems in a sample of the images that these options train on, one line each; takes about `seconds`.
 
-    Reads dataroot, phase, direction, dataset_mode, max_dataset_size, preprocess, crop_size and on_bad_image.
     Raises `UserError` if the set is missing, and unless bad images are skipped, for a file that cannot be
     used.
     """
@@ -167,12 +178,13 @@ def quick_check(opt: Namespace, seconds: float = 1.0) -> list[str]:
     else:
         places = (paired_folder(opt.dataroot, opt.phase),)
     folders = {place.name: list_images(place, opt.max_dataset_size) for place in places}
-    report = inspect(folders, opt.crop_size if opt.preprocess == "crop" else MIN_SIDE, seconds)
-    for folder in report.folders:
-        for finding in folder.findings:
-            if finding.error and opt.on_bad_image == "stop":
-                raise ImageError(finding.path, finding.error)
-    return Report(report.folders, []).problems()  # without copies, of which a sample finds only some
+    min_side = opt.crop_size if opt.preprocess == "crop" else MIN_SIDE
+    report = inspect(folders, min_side, parse_grey_range(opt.grey_range), seconds)
+    for finding in sum(report.findings.values(), []):
+        if finding.error and opt.on_bad_image == "stop":
+            raise ImageError(finding.path, finding.error)
+    report.copies = []  # of which a sample finds only some
+    return report.problems()
 
 
 def _batches(folders: Mapping[str, Sequence[Path]], size: int) -> Iterator[tuple[str, Sequence[Path]]]:
@@ -190,14 +202,8 @@ def _names(paths: Sequence[str]) -> str:
 
 
 def _sizes(findings: Sequence[Finding]) -> str:
-    sizes = Counter(finding.size for finding in findings)
-    if not sizes:
-        return "-"
-    if len(sizes) <= 2:
-        return ", ".join(f"{width} x {height}" for width, height in sizes)
+    sizes = {finding.size for finding in findings}
+    if len(sizes) <= 1:
+        return ", ".join(f"{width} x {height}" for width, height in sizes) or "-"
     (low_w, high_w), (low_h, high_h) = ((min(side), max(side)) for side in zip(*sizes, strict=True))
     return f"{low_w}..{high_w} x {low_h}..{high_h}"
-
-
-def _counted(values: Iterator[str]) -> dict[str, int]:
-    return dict(Counter(values).most_common())

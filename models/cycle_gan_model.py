@@ -28,6 +28,7 @@ class CycleGANModel(TwoSidedModel):
     defaults = {
         "n_epochs": 100,
         "n_epochs_decay": 100,
+        "crop_late": True,
         "pool_size": 50,
         "init_type": "normal",
         "no_antialias": True,

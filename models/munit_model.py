@@ -50,6 +50,7 @@ class MUNITModel(BaseModel):
         "init_type": "kaiming",
         "preprocess": "scale_shortside_and_crop",
         "load_size": 256,
+        "crop_late": True,
     }
     first_iteration = 2  # the released code steps its schedule before an iteration's updates
     styled = True

@@ -36,6 +36,7 @@ class Pix2PixModel(OneSidedModel):
         "no_antialias_up": True,
         "init_type": "normal",
         "gan_mode": "vanilla",
+        "crop_late": True,
         "load_size": 143,
         "crop_size": 128,
         "n_epochs": 100,

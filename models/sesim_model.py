@@ -43,7 +43,7 @@ class SeSimModel(OneSidedModel):
     network_names = ("G", "D", "F")
     groups = {"F": ("F",), "D": ("D",), "G": ("G",)}
     headline = ("G", "G_s")
-    defaults = {"lr": 0.0001, "pool_size": 50}
+    defaults = {"lr": 0.0001, "pool_size": 50, "crop_late": True}
 
     @classmethod
     def add_options(cls, add) -> None:

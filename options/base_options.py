@@ -120,6 +120,12 @@ class BaseOptions:
         add("--load_size", 286, "resize to this many pixels", type=integer(1))
         add("--crop_size", 256, "then crop to this many pixels", type=integer(1))
         add("--no_flip", not self.is_train, "do not mirror images at random")
+        add(
+            "--grey_range",
+            "auto",
+            "LOW,HIGH: what is black and white in grey images of more than 8 bits; auto: 0 and the least of "
+            "1, 255, 1023, 4095, 16383, 65535 that covers a sample of the folder",
+        )
         add("--input_nc", 3, "channels of the source images: 1 or 3", type=integer(1))
         add("--output_nc", 3, "channels of the target images: 1 or 3", type=integer(1))
         group("networks")

@@ -16,7 +16,9 @@ from util.arguments import count_or_inf, integer
 from util.errors import UserError
 
 # Options taken from the run if they are not given, besides those of its model and networks.
-FROM_THE_RUN = "model dataroot dataset_mode direction input_nc output_nc crop_size preprocess eval".split()
+FROM_THE_RUN = (
+    "model dataroot dataset_mode direction input_nc output_nc crop_size preprocess grey_range eval".split()
+)
 
 OF_A_RUN = {"name", "suffix", "checkpoints_dir", "epoch"}  # options that say where a run's weights are
 

@@ -63,6 +63,11 @@ class TrainOptions(BaseOptions):
         group("schedule and optimiser")
         add("--n_epochs", 200, "epochs at the initial learning rate", type=integer(0))
         add("--n_epochs_decay", 200, "epochs of decay to zero", type=integer(0))
+        add(
+            "--crop_late",
+            False,
+            "random crops also after n_epochs; false: images are resized to crop_size then",
+        )
         add("--n_iterations", 0, "length in iterations (steps) instead of epochs", type=integer(0))
         add("--n_iterations_decay", 0, "iterations of decay after them", type=integer(0))
         add("--lr", 0.0002, "initial learning rate of Adam", type=real_number(0, above=True))

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.preflight import folders_under, inspect
 from data.transforms import MIN_SIDE
 from util.errors import entry_point
+from util.image_files import parse_grey_range
 
 
 @entry_point
@@ -26,10 +27,11 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("dataroot", help="the data set: a folder with trainA, trainB, testA, testB (or train, test of pairs)")
     add("--min_side", type=int, default=MIN_SIDE, metavar="PIXELS", help="least shorter side (%(default)s)")
+    add("--grey_range", default="auto", help="as of train.py: LOW,HIGH or auto (%(default)s)")
     add("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(argv)
 
-    report = inspect(folders_under(options.dataroot), options.min_side)
+    report = inspect(folders_under(options.dataroot), options.min_side, parse_grey_range(options.grey_range))
     problems = report.problems()
     if options.json:
         print(json.dumps(report.as_dict(), indent=2))

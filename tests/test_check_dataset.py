@@ -52,8 +52,8 @@ def test_every_problem_is_found_and_named(clean, capsys):
     problems = out[out.index("4 problems:") :].splitlines()[1:]
     assert [line.split(":")[0] for line in problems[:1]] == ["trainB"] and "1.png" in problems[0]
     assert "damaged or cut short" in problems[0]
-    assert "testB: 1 shorter side below 16 pixels: " in problems[1] and "small.png" in problems[1]
-    assert "testB: 1 of nearly one colour: " in problems[2] and "flat.png" in problems[2]
+    assert "testB: 1 of nearly one colour: " in problems[1] and "flat.png" in problems[1]
+    assert "testB: 1 shorter side below 16 pixels: " in problems[2] and "small.png" in problems[2]
     assert "trainA and testA: the same picture 2 times: " in problems[3] and "copy.bmp" in problems[3]
 
 
@@ -99,10 +99,10 @@ def test_a_short_look_keeps_to_its_time_and_samples_every_folder(tmp_path, monke
         for number in range(1, 300):
             (tmp_path / folder / f"{number}.png").symlink_to(tmp_path / folder / "0.png")
     looked = []
-    monkeypatch.setattr(preflight, "look_at", lambda path: looked.append(path) or look_at(path))
+    monkeypatch.setattr(preflight, "look_at", lambda path, _: looked.append(path) or look_at(path))
     folders = {name: list_images(tmp_path / name) for name in ("trainA", "trainB")}
     report = preflight.inspect(folders, seconds=20, clock=lambda: float(len(looked)))
-    assert all(0 < len(folder.findings) < 300 for folder in report.folders)
+    assert all(0 < len(findings) < 300 for findings in report.findings.values())
     # 4 to 32 images are decoded between two looks at the clock
     assert 20 < len(looked) <= 20 + 2 * 32
 
@@ -117,6 +117,7 @@ def test_before_training_a_broken_file_stops_unless_such_are_skipped(clean):
         preprocess="resize_and_crop",
         crop_size=16,
         on_bad_image="stop",
+        grey_range="auto",
     )
     assert quick_check(opt) == []
     spoil(clean)
@@ -128,3 +129,16 @@ def test_before_training_a_broken_file_stops_unless_such_are_skipped(clean):
     opt.dataroot += "/nowhere"
     with pytest.raises(UserError, match="make_stripes"):
         quick_check(opt)
+
+
+def test_how_deep_grey_is_read_is_said(tmp_path, capsys):
+    for folder in ("trainA", "trainB"):
+        (tmp_path / folder).mkdir()
+        for name in range(2):
+            ramp = np.linspace(0, 4095 - name, 40 * 40).reshape(40, 40).astype(np.uint16)
+            Image.fromarray(ramp).save(tmp_path / folder / f"{folder}{name}.png")
+    main([str(tmp_path)])
+    said = "trainA: grey images of more than 8 bits are read with 0 as black and 4095 as white (--grey_range"
+    assert said in capsys.readouterr().out
+    main([str(tmp_path), "--grey_range", "0,65535"])
+    assert "65535 as white" in capsys.readouterr().out

@@ -16,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from data import create_loader
+from data import create_dataset, create_loader
 from data.datasets import UnalignedDataset
 from data.loader import EpochSampler, Loader
 from data.transforms import Preprocess
+from options.train_options import TrainOptions
 from util.errors import UserError
 from util.image_files import ImageError
 
@@ -62,6 +63,10 @@ def options(dataroot: Path, **changed) -> Namespace:
         isTrain=True,
         cache_gb=0.1,
         on_bad_image="stop",
+        grey_range="auto",
+        crop_late=False,
+        n_iterations=0,
+        n_iterations_decay=0,
     )
     return Namespace(**(values | changed))
 
@@ -93,6 +98,17 @@ def test_batches_have_the_public_form(images):
         assert batch["A"].shape == (2, 1, 16, 16) and batch["B"].shape == (2, 3, 16, 16)
         assert batch["B"].dtype == torch.float32 and batch["B"].min() >= -1 and batch["B"].max() <= 1
         assert all(Path(path).parent.name == "trainA" for path in batch["A_paths"])
+
+
+@pytest.mark.parametrize("model", ["qs", "cut", "dcl", "cycle_gan", "asgit", "asgit_supervised", "sesim"])
+def test_random_crops_end_where_the_release_of_the_model_ends_them(images, model):
+    words = f"--model {model} --n_epochs 2 --dataset_mode unaligned --gpu_ids -1 --vgg_weights random"
+    words = words if model == "sesim" else words.removesuffix(" --vgg_weights random")
+    opt = TrainOptions().parse([*words.split(), "--dataroot", str(images)])
+    preprocess = create_dataset(opt).preprocess
+    ends = model in ("qs", "cut", "dcl")
+    assert preprocess.load_size_at(2) == opt.load_size
+    assert preprocess.load_size_at(3) == (opt.crop_size if ends else opt.load_size)
 
 
 @pytest.mark.parametrize("preprocess", ["resize_and_crop", "crop", "scale_shortside_and_crop"])
@@ -271,7 +287,7 @@ def test_dropping_a_loader_ends_its_workers(images):
 SCRIPT = """
 import json, resource, signal, sys
 from argparse import Namespace
-from data import create_loader
+from data import create_dataset, create_loader
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

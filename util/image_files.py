@@ -3,28 +3,45 @@ error.
 
 Cameras, scanners and annotation tools leave grey, palette, 16-bit, CMYK, transparent and rotated images in a
 data set, and downloads leave broken ones. `open_rgb` converts the former and raises `ImageError` for the
-latter.
+latter; `read_image` leaves an image in the mode of its file, as label maps and masks need it.
 """
 
 from __future__ import annotations
 
+import functools
+import io
 import math
 import os
 import stat
+import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
 from util.errors import UserError
 
-# Compared in lower case.
-IMAGE_EXTENSIONS = frozenset(".jpg .jpeg .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm".split())
-
 # Only these decoders are tried, whatever a file is called: others of Pillow's start external programs (EPS).
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+FORMATS = ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000"]
+
+# Compared in lower case.
+_ALWAYS = ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .jp2 .tga"
+HEIC_EXTENSIONS = [".heic", ".heif"]
+IMAGE_EXTENSIONS = set(_ALWAYS.split())
+if features.check("avif"):
+    FORMATS.append("AVIF")
+    IMAGE_EXTENSIONS.add(".avif")
+try:
+    import pillow_heif
+except ImportError:  # an optional package
+    pass
+else:
+    pillow_heif.register_heif_opener()
+    FORMATS.append("HEIF")
+    IMAGE_EXTENSIONS.update(HEIC_EXTENSIONS)
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it only warns: 256 MiB of RGB
 MAX_SIDE = 65_535
@@ -37,8 +54,13 @@ REMEDY = "Replace or remove the file; training can also continue without it: --o
 
 # What phones write, which Pillow cannot decode by itself: the brand at byte 8 of an ISO media file.
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-HEIC_EXTENSIONS = (".heic", ".heif")
-HEIC_REMEDY = "Convert it to JPEG or PNG, for example with ImageMagick: magick photo.heic photo.jpg"
+HEIC_REMEDY = (
+    "Install the package that reads it (pip install pillow-heif), or convert it to JPEG or PNG, for example "
+    "with ImageMagick: magick photo.heic photo.jpg"
+)
+
+WHITES = (1, 255, 1023, 4095, 16383, 65535)  # of floats, and of sensors with 8 to 16 bits
+SAMPLED = 32  # files that `grey_range` reads
 
 
 class ImageError(UserError):
@@ -54,12 +76,30 @@ class ImageError(UserError):
         return f"cannot use the image {self.path!r}: {self.found}. {self.remedy}."
 
 
+def has_image_extension(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+_said: set[str] = set()
+
+
+def name_others(folder: str | os.PathLike, others: Iterable[str]) -> None:
+    """Say once on stderr which files beside the images of a folder or archive are left out."""
+    kinds = Counter(os.path.splitext(name)[1].lower() or "no extension" for name in others)
+    found = ", ".join(f"{count} of {kind!r}" for kind, count in kinds.most_common(5))
+    line = f"note: {str(folder)!r}: left out, since they are no images that can be read: {found}"
+    if kinds and line not in _said:
+        _said.add(line)
+        print(line, file=sys.stderr)
+
+
 def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path]:
     """The image files under `folder`, in the order of their names' bytes, at most `limit` of them.
 
     Nested folders and symlinks are followed, each real folder once, so a link to a parent folder ends the
-    descent. Hidden names and names without an image extension are skipped. A dangling or circular link counts
-    as a file; opening it raises. Raises `UserError` when the folder is missing, unreadable or without images.
+    descent. Hidden names are skipped; names without an image extension too, and counted in one note on
+    stderr. A dangling or circular link counts as a file; opening it raises. Raises `UserError` when the
+    folder is missing, unreadable or without images.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -71,7 +111,7 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
         raise UserError(f"{found}. Check its permissions.") from error
 
     images: list[Path] = []
-    others: Counter[str] = Counter()
+    others: list[str] = []
     visited: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=stop):
         status = os.stat(parent)
@@ -80,46 +120,43 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
             continue
         visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=os.fsencode)
-        for name in files:
-            extension = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                continue
-            if extension in IMAGE_EXTENSIONS:
-                images.append(Path(parent, name))
-            else:
-                others[extension or "no extension"] += 1
+        shown = [name for name in files if not name.startswith(".")]
+        images += [Path(parent, name) for name in shown if has_image_extension(name)]
+        others += [name for name in shown if not has_image_extension(name)]
     if not images:
-        found = ", ".join(f"{count} of {kind!r}" for kind, count in others.most_common(5)) or "nothing"
+        kinds = Counter(os.path.splitext(name)[1].lower() or "no extension" for name in others)
+        found = ", ".join(f"{count} of {kind!r}" for kind, count in kinds.most_common(5)) or "nothing"
         remedy = f"Put images into it; known are {' '.join(sorted(IMAGE_EXTENSIONS))}."
-        if others.keys() & set(HEIC_EXTENSIONS):
+        if kinds.keys() & set(HEIC_EXTENSIONS):
             remedy += f" HEIC cannot be read. {HEIC_REMEDY}."
         raise UserError(f"no images in the folder {str(folder)!r} (found there: {found}). {remedy}")
+    name_others(folder, others)
     images.sort(key=os.fsencode)
     return images if limit == math.inf else images[: int(limit)]
 
 
-def open_rgb(path: str | os.PathLike) -> Image.Image:
-    """An image file as 8-bit RGB, upright; see `decode`."""
-    return decode(path)[0]
+def read_image(path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
+    """An image file in its own mode and colours, decoded and upright (EXIF); of an animation the first frame.
 
-
-def decode(path: str | os.PathLike) -> tuple[Image.Image, str]:
-    """Decode an image file to 8-bit RGB, upright. Returns the image and Pillow's name for the file's mode.
-
-    EXIF orientation is applied; transparency is composited over white; 16-bit, 32-bit and float grey are
-    scaled to 0..255, not clipped; an animation gives its first frame. Raises nothing but `ImageError`.
+    content: the file's bytes, where it is in an archive; `path` then only names it. Raises nothing but
+    `ImageError`.
     """
-    _require_file(path)
+    if content is None:
+        _require_file(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        # Almost any bytes can be taken for a TGA file, which has no signature.
+        formats = [*FORMATS, "TGA"] if os.fspath(path).lower().endswith(".tga") else FORMATS
+        with Image.open(path if content is None else io.BytesIO(content), formats=formats) as image:
             _require_size(path, *image.size)
             ImageOps.exif_transpose(image, in_place=True)
-            return to_rgb(image), image.mode
+            image.load()
+        if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+            raise ImageError(path, "it holds infinite or undefined values")
+        return image
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        with open(path, "rb") as file:
-            start = file.read(12)
+        start = content[:12] if content is not None else _first_bytes(path)
         if start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS:
             raise ImageError(path, "it is a HEIC image, which cannot be read", HEIC_REMEDY) from error
         raise ImageError(path, f"it is not an image of a known format (it begins with {start!r})") from error
@@ -131,38 +168,130 @@ def decode(path: str | os.PathLike) -> tuple[Image.Image, str]:
         raise ImageError(path, f"it is damaged or cut short ({type(error).__name__}: {error})") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as 8-bit RGB: transparency over white, deep grey scaled to 0..255."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+def open_rgb(path: str | os.PathLike, grey: tuple[float, float] | None = None) -> Image.Image:
+    """An image file as 8-bit sRGB, upright: `read_image`, then `to_rgb`. Raises nothing but `ImageError`."""
+    return to_rgb(read_image(path), grey)
+
+
+def to_rgb(image: Image.Image, grey: tuple[float, float] | None = None) -> Image.Image:
+    """Any Pillow image as 8-bit RGB: colours as sRGB, transparency over white, deep grey scaled to 0..255.
+
+    grey: black and white of grey images of more than 8 bits; None: as `likely_range` says of each image.
+    """
+    if is_deep(image):
+        return Image.fromarray(_eight_bits(np.asarray(image), grey)).convert("RGB")
     if image.has_transparency_data:
         image = to_rgba(image)
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return _as_srgb(image, "RGB")
 
 
 def to_rgba(image: Image.Image) -> Image.Image:
-    """An 8-bit Pillow image of any mode with its alpha channel."""
+    """An 8-bit Pillow image of any mode as sRGB with its alpha channel."""
     if image.mode in ("La", "RGBa"):  # premultiplied alpha, which Pillow does not convert to RGBA in one step
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    return image.convert("RGBA")
+    return _as_srgb(image, "RGBA")
 
 
-def _eight_bits(grey: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits (H, W) as uint8.
+def _as_srgb(image: Image.Image, mode: str) -> Image.Image:
+    """An 8-bit image as `mode`, RGB or RGBA, with the colours that its profile says."""
+    plain = image if image.mode == mode else image.convert(mode)
+    source, transform = _profile_transform(image.info.get("icc_profile"))
+    is_grey = image.mode in ("1", "L", "LA")
+    if source is None or (source == "CMYK") != (image.mode == "CMYK") or (source == "L" and not is_grey):
+        return plain
+    colours = ImageCms.applyTransform(image.convert(source), transform)
+    if mode == "RGBA":
+        colours.putalpha(plain.getchannel("A"))
+    colours.info.pop("icc_profile", None)
+    return colours
 
-    White is 65535 for integers, for floats the least of 1, 255 and 65535 that no value exceeds. Values
-    outside these ranges are stretched from their least to their greatest.
+
+@functools.lru_cache(maxsize=32)
+def _profile_transform(profile: bytes | None):
+    """The mode that a profile describes and its transform to sRGB; (None, None): there is nothing to do."""
+    if not profile:
+        return None, None
+    try:
+        described = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(described.profile.xcolor_space)
+        if mode is None or "sRGB" in ImageCms.getProfileDescription(described):
+            return None, None
+        return mode, ImageCms.buildTransform(described, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):  # a broken profile: viewers show such images without it
+        return None, None
+
+
+# ---- grey of more than 8 bits ----
+
+
+def is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def likely_range(low: float, high: float) -> tuple[float, float]:
+    """What is black and white in images whose values lie within `low` and `high`.
+
+    Black is 0 and white the least of `WHITES` that no value exceeds by more than 1 %. Where values are below
+    0 or above all of these, black and white are `low` and `high`.
     """
-    whites = (65535.0,) if np.issubdtype(grey.dtype, np.integer) else (1.0, 255.0, 65535.0)
-    grey = grey.astype(np.float64)
-    low, high = grey.min(), grey.max()
-    if not np.isfinite(low + high):
-        raise ValueError("it holds infinite or undefined values")
-    white = next((white for white in whites if low >= 0 and high <= white), None)
-    if white is None:
-        grey, white = grey - low, max(high - low, 1e-30)
-    return np.rint(grey * (255 / white)).astype(np.uint8)
+    white = next((white for white in WHITES if high <= 1.01 * white), None)
+    if white is None or low < -0.01 * white:
+        return low, high
+    return 0.0, float(white)
+
+
+def grey_range(paths: Sequence[str | os.PathLike]) -> tuple[float, float] | None:
+    """The `likely_range` of the files of a data set, by some of them; None if those have 8 bits."""
+    extremes: list[float] = []
+    for path in paths[:: -(-len(paths) // SAMPLED)]:
+        try:
+            _require_file(path)
+            with Image.open(path, formats=FORMATS) as image:
+                values = np.asarray(image) if is_deep(image) else np.zeros(0)
+        except Exception:  # said when the file's turn comes
+            continue
+        if values.size and np.isfinite(values).all():
+            extremes += [float(values.min()), float(values.max())]
+    return likely_range(min(extremes), max(extremes)) if extremes else None
+
+
+def parse_grey_range(text: str) -> tuple[float, float] | None:
+    """The value of `--grey_range`: LOW,HIGH, or None for auto. Raises `UserError`."""
+    if text == "auto":
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise UserError(
+            f"--grey_range {text} is no range: give the values that are black and white, such as 0,4095, or "
+            "auto"
+        )
+    return low, high
+
+
+def describe_grey_range(grey: tuple[float, float]) -> str:
+    return (
+        f"grey images of more than 8 bits are read with {grey[0]:g} as black and {grey[1]:g} as white "
+        "(--grey_range LOW,HIGH)"
+    )
+
+
+def _eight_bits(values: np.ndarray, grey: tuple[float, float] | None) -> np.ndarray:
+    """Grey values of more than 8 bits (H, W) as uint8; what is beyond black and white becomes these."""
+    black, white = grey or likely_range(float(values.min()), float(values.max()))
+    scaled = (values.astype(np.float64) - black) * (255 / max(white - black, 1e-30))
+    return np.rint(scaled).clip(0, 255).astype(np.uint8)
+
+
+# ---- what is refused before it is opened ----
+
+
+def _first_bytes(path: str | os.PathLike) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(12)
 
 
 def _require_file(path: str | os.PathLike) -> None:

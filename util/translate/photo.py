@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from util.image_files import FORMATS, MAX_PIXELS, ImageError, decode, to_rgb, to_rgba
+from util.image_files import MAX_PIXELS, ImageError, is_deep, read_image, to_rgb, to_rgba
 
 MAX_NAME = 255  # bytes of a file's name on all common file systems
 
@@ -36,7 +36,7 @@ def to_photo(image: Image.Image) -> Photo:
     """
     image = ImageOps.exif_transpose(image)
     # Grey of 16 bits has no alpha channel, at most one transparent value.
-    if not image.has_transparency_data or image.mode.startswith("I"):
+    if not image.has_transparency_data or is_deep(image):
         return Photo(np.asarray(to_rgb(image)), None)
     image = to_rgba(image)
     alpha = image.getchannel("A")
@@ -51,9 +51,7 @@ def read_photo(path: Path, shorter_side: int | None = None) -> Photo:
     Args:
         shorter_side: scale it to this many pixels first (bicubic, aspect kept).
     """
-    image = decode(path)[0]  # upright RGB; raises if the file is damaged
-    with Image.open(path, formats=FORMATS) as file:
-        photo = to_photo(file) if file.has_transparency_data else Photo(np.asarray(image), None)
+    photo = to_photo(read_image(path))
     return photo if shorter_side is None else _scaled(photo, shorter_side, path)
 
 
