@@ -23,7 +23,6 @@ from tqdm import tqdm
 from data import create_loader
 from models import MODELS
 from models.inference import Translator, translator_of_run
-from models.pretrained import pretrained_file
 from options.saved import results_folder
 from options.test_options import TestOptions
 from util.errors import UserError, entry_point
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def load(opt: Namespace) -> Translator:
     """The translator of the run or pretrained model; with --verbose its network is printed."""
-    translator = translator_of_run(opt, weights=pretrained_file(opt.pretrained) if opt.pretrained else None)
+    translator = translator_of_run(opt)
     if opt.verbose:
         print(translator.net)
     return translator

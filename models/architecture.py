@@ -11,77 +11,72 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-Architecture = dict[str, object]  # option -> value; "network" says what kind of network it is
+State = Mapping[str, Tensor]
+Architecture = dict[str, object]  # option -> value
 
+# A key that only networks of this kind have, in the order in which they are tried.
 KINDS = {
-    "resnet": "a ResNet generator (--netG resnet_9blocks and its siblings)",
-    "unet": "a U-Net generator (--netG unet_256 or unet_128)",
-    "patchgan": "a PatchGAN discriminator (--netD basic or n_layers)",
-    "pixel": "a per-pixel discriminator (--netD pixel)",
-    "posthoc": "a PatchGAN discriminator with post hoc attention (--netD posthoc_attn)",
-    "trainable": "a PatchGAN discriminator with trainable attention (--netD trainable_attn)",
-    "heads": "heads of features (netF)",
-    "maps": "convolutions of self-similarity maps (netF of --model sesim --learned_attn)",
-    "munit_generator": "a generator of MUNIT (--model munit)",
-    "munit_discriminator": "a discriminator of MUNIT (--model munit)",
-    "unknown": "no network of this project",
+    "a generator of MUNIT": r"enc_content\.model\.\d+\.conv\.weight",
+    "a discriminator of MUNIT": r"cnns\.\d+\.\d+\.conv\.weight",
+    "heads of features (netF)": r"(mlp|conv)_\d+\.0\.weight",
+    "a U-Net generator": r"model\.model\.\d+\.weight",
+    "a ResNet generator": r"model\.\d+\.conv_block\.\d+\.weight",
+    "a PatchGAN discriminator": r"model\.\d+\.weight",
+    "a per-pixel discriminator": r"net\.\d+\.weight",
+    "a discriminator with attention": r"model_p1\.\d+\.weight|mask_brunch\.d1\.weight",
 }
+MOST_KEYS = 4  # that a message lists
 
 
-def architecture(state: Mapping[str, Tensor]) -> Architecture:
-    """The options that built the network of a state dict with the released key names.
+def kind(state: State) -> str:
+    """What network a state dict with the released key names belongs to, in words."""
+    matches = (words for words, key in KINDS.items() if any(re.fullmatch(key, name) for name in state))
+    return next(matches, "no network of this project")
 
-    For any other state dict it is {"network": "unknown"}.
-    """
-    patterns = {
-        "munit_generator": r"enc_content\.model\.\d+\.conv\.weight",
-        "munit_discriminator": r"cnns\.\d+\.\d+\.conv\.weight",
-        "heads": r"mlp_\d+\.0\.weight",
-        "maps": r"conv_\d+\.0\.weight",
-        "pixel": r"net\.\d+\.weight",
-        "unet": r"model\.model\.\d+\.weight",
-        "resnet": r"model\.\d+\.conv_block\.\d+\.weight",
-        "patchgan": r"model\.\d+\.weight",
-        "posthoc": r"model_p1\.\d+\.weight",
-        "trainable": r"mask_brunch\.d1\.weight",
-    }
-    network = next(
-        (kind for kind, name in patterns.items() if any(re.fullmatch(name, key) for key in state)), "unknown"
-    )
+
+def architecture(state: State) -> Architecture:
+    """The options that built the network of a state dict, as far as its weights show them; {} if unknown."""
     readers = {
-        "resnet": _resnet,
-        "unet": _unet,
-        "patchgan": _patchgan,
-        "pixel": _pixel,
-        "posthoc": _posthoc,
-        "trainable": _trainable,
-        "heads": _heads,
-        "munit_generator": _munit_generator,
-        "munit_discriminator": _munit_discriminator,
+        "a generator of MUNIT": _munit_generator,
+        "a U-Net generator": _unet,
+        "a ResNet generator": _resnet,
+        "a PatchGAN discriminator": _patchgan,
     }
     try:
-        details = readers[network](state) if network in readers else {}
-    except (KeyError, IndexError):  # similar names, but other modules
-        network, details = "unknown", {}
-    return {"network": network, **details}
+        return readers[kind(state)](state)
+    except (KeyError, IndexError, ValueError):  # similar names, but other modules
+        return {}
 
 
-def differences(found: Architecture, asked: Architecture) -> list[str]:
-    """One sentence per difference between a checkpoint and the options, with the option that removes it."""
-    if found["network"] != asked["network"]:
-        return [
-            f"the file holds {KINDS[found['network']]}, but what is asked for is {KINDS[asked['network']]}"
-        ]
-    return [
-        f"the checkpoint has {_words(option, found[option])}, but {_flag(option, asked[option])} asks for "
-        f"{_words(option, asked[option])}: give {_flag(option, found[option])}"
-        for option in asked
-        if found[option] != asked[option]
+def explain(state: State, own: State) -> str:
+    """Why a state dict does not fit a network, given the network's own."""
+    if kind(state) != kind(own):
+        return f"the file holds {kind(state)}, but these options build {kind(own)}"
+    found, asked = architecture(state), architecture(own)
+    names = [name for name in {**asked, **found} if found.get(name) != asked.get(name)]
+    if found and names:
+        return f"these options are {_flags(asked, names)}; give those of its training, {_flags(found, names)}"
+    missing, unknown = ([k for k in a if k not in b] for a, b in ((own, state), (state, own)))
+    shapes = [
+        f"{key} has shape {tuple(state[key].shape)} in place of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
     ]
+    lists = {"it lacks": missing, "it has besides": unknown, "other shapes:": shapes}
+    return "; ".join(f"{words} {_shortened(keys)}" for words, keys in lists.items() if keys)
 
 
-def _resnet(state: Mapping[str, Tensor]) -> Architecture:
-    blocks = sorted({int(match[1]) for key in state if (match := re.match(r"model\.(\d+)\.conv_block", key))})
+def _flags(options: Architecture, names: list[str]) -> str:
+    return " ".join(f"--{name} {str(options.get(name)).lower()}" for name in names)
+
+
+def _shortened(keys: list[str]) -> str:
+    more = f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""
+    return ", ".join(keys[:MOST_KEYS]) + more
+
+
+def _resnet(state: State) -> Architecture:
+    blocks = _numbers(state, r"model\.(\d+)\.conv_block\..*")
     first, last = blocks[0], blocks[-1]
     convolutions = _convolutions(state)
     after = min(number for number in convolutions if number > last)
@@ -97,7 +92,7 @@ def _resnet(state: Mapping[str, Tensor]) -> Architecture:
     }
 
 
-def _unet(state: Mapping[str, Tensor]) -> Architecture:
+def _unet(state: State) -> Architecture:
     depth = max(key.count("model.") for key in state) - 1  # the way into the U-Net itself is one more
     down = state["model.model.0.weight"]
     return {
@@ -111,15 +106,17 @@ def _unet(state: Mapping[str, Tensor]) -> Architecture:
 
 def _input(channels: int) -> Architecture:
     """Images have 1 or 3 channels; a generator that takes attention as a channel has one more."""
-    alpha = channels % 2 == 0
-    return {"input_nc": channels - alpha, "attention_fusion": "alpha" if alpha else None}
+    if channels % 2 == 0:
+        return {"input_nc": channels - 1, "attention_fusion": "alpha"}
+    return {"input_nc": channels}
 
 
-def _patchgan(state: Mapping[str, Tensor]) -> Architecture:
+def _patchgan(state: State) -> Architecture:
     convolutions = _convolutions(state)
-    second = sorted(convolutions)[1]
+    second, layers = sorted(convolutions)[1], len(convolutions) - 2
     return {
-        "n_layers_D": len(convolutions) - 2,
+        "netD": "basic" if layers == 3 else "n_layers",
+        "n_layers_D": layers,
         "ndf": convolutions[0].shape[0],
         "output_nc": convolutions[0].shape[1],
         "normD": _norm(state, f"model.{second}.bias"),
@@ -127,42 +124,9 @@ def _patchgan(state: Mapping[str, Tensor]) -> Architecture:
     }
 
 
-def _posthoc(state: Mapping[str, Tensor]) -> Architecture:
-    return _attending(state, state["model_p1.0.weight"], "model_p1")
-
-
-def _trainable(state: Mapping[str, Tensor]) -> Architecture:
-    body = {
-        key: value for key, value in state.items() if "mask_brunch" not in key
-    }  # whose norms are batch norms
-    return _attending(body, state["fe.0.weight"], "trunk_brunch")
-
-
-def _attending(state: Mapping[str, Tensor], first: Tensor, part: str) -> Architecture:
-    """A PatchGAN in parts: its first kernel, and the part that ends with the last two halvings."""
-    last, before = sorted(_convolutions(state, part), reverse=True)[:2]
-    return {
-        "ndf": first.shape[0],
-        "output_nc": first.shape[1],
-        "normD": _norm(state, f"{part}.{last}.bias"),
-        "no_antialias": last - before == 3,  # a BlurDownsample stands between them
-    }
-
-
-def _pixel(state: Mapping[str, Tensor]) -> Architecture:
-    ndf, channels = state["net.0.weight"].shape[:2]
-    return {"ndf": ndf, "output_nc": channels, "normD": _norm(state, "net.2.bias")}
-
-
-def _heads(state: Mapping[str, Tensor]) -> Architecture:
-    numbers = sorted(int(match[1]) for key in state if (match := re.fullmatch(r"mlp_(\d+)\.0\.weight", key)))
-    first = [state[f"mlp_{number}.0.weight"] for number in numbers]
-    return {"nce_layers": [weight.shape[1] for weight in first], "netF_nc": first[0].shape[0]}
-
-
-def _munit_generator(state: Mapping[str, Tensor]) -> Architecture:
+def _munit_generator(state: State) -> Architecture:
     first = state["enc_content.model.0.conv.weight"]
-    layers = sorted(_numbers(state, r"dec\.model\.(\d+)\.conv\.weight"))
+    layers = _numbers(state, r"dec\.model\.(\d+)\.conv\.weight")
     mlp = state["mlp.model.0.fc.weight"]
     return {
         "ngf": first.shape[0],
@@ -175,76 +139,20 @@ def _munit_generator(state: Mapping[str, Tensor]) -> Architecture:
     }
 
 
-def _munit_discriminator(state: Mapping[str, Tensor]) -> Architecture:
-    first = state["cnns.0.0.conv.weight"]
-    return {
-        "ndf": first.shape[0],
-        "input_nc": first.shape[1],
-        "n_layer": len(_numbers(state, r"cnns\.0\.(\d+)\.conv\.weight")),
-        "num_scales": len(_numbers(state, r"cnns\.(\d+)\.0\.conv\.weight")),
-    }
+def _numbers(state: State, pattern: str) -> list[int]:
+    """The numbers of modules in the keys that match `pattern`, which has one group, ascending."""
+    return sorted({int(match[1]) for key in state if (match := re.fullmatch(pattern, key))})
 
 
-def _numbers(state: Mapping[str, Tensor], pattern: str) -> set[int]:
-    """The numbers of modules in the keys that match `pattern`, which has one group."""
-    return {int(match[1]) for key in state if (match := re.fullmatch(pattern, key))}
+def _convolutions(state: State) -> dict[int, Tensor]:
+    """The kernels in the network's list of modules, by module number."""
+    numbers = _numbers(state, r"model\.(\d+)\.weight")
+    kernels = {number: state[f"model.{number}.weight"] for number in numbers}
+    return {number: kernel for number, kernel in kernels.items() if kernel.ndim == 4}
 
 
-def _convolutions(state: Mapping[str, Tensor], part: str = "model") -> dict[int, Tensor]:
-    """The kernels in the network's list of modules `part`, by module number."""
-    matches = ((re.fullmatch(rf"{part}\.(\d+)\.weight", key), value) for key, value in state.items())
-    return {int(match[1]): value for match, value in matches if match and value.ndim == 4}
-
-
-def _norm(state: Mapping[str, Tensor], bias: str) -> str:
+def _norm(state: State, bias: str) -> str:
     """The normalisation: only instance norm follows convolutions with a bias; only batch norm has state."""
     if any(key.endswith("running_mean") for key in state):
         return "batch"
     return "instance" if bias in state else "none"
-
-
-def _words(option: str, value: object) -> str:
-    """A value of an option as a thing a network has."""
-    if option == "netG":
-        if value.startswith("unet_"):
-            return f"a U-Net for multiples of {value.removeprefix('unet_')} pixels"
-        return f"{value.removeprefix('resnet_').removesuffix('blocks')} residual blocks"
-    if option == "nce_layers":
-        return f"{len(value)} heads, for layers of {', '.join(map(str, value))} channels"
-    if option == "attention_fusion":
-        return "an input channel for attention" if value else "no input channel for attention"
-    if option.startswith("no_"):
-        thing = {
-            "no_dropout": "dropout",
-            "no_antialias": "blurred downsampling",
-            "no_antialias_up": "blurred upsampling",
-        }
-        return f"{'no ' if value else ''}{thing[option]}"
-    things = {
-        "ngf": "{} channels after its first convolution",
-        "ndf": "{} channels after its first convolution",
-        "input_nc": "{} input channels",
-        "output_nc": "{} channels of translated images",
-        "normG": "{} normalisation",
-        "normD": "{} normalisation",
-        "n_layers_D": "{} halvings",
-        "netF_nc": "heads of width {}",
-        "mlp_dim": "an MLP of width {}",
-        "style_dim": "styles of {} numbers",
-        "n_downsample": "{} halvings of its content",
-        "n_res": "{} residual blocks",
-        "n_layer": "{} halvings",
-        "num_scales": "{} scales",
-    }
-    return things[option].format("no" if value == "none" else value)
-
-
-def _flag(option: str, value: object) -> str:
-    """The option as it is typed."""
-    if option == "n_layers_D":
-        return "--netD basic" if value == 3 else f"--netD n_layers --n_layers_D {value}"
-    if option == "attention_fusion":
-        return "--attention_fusion alpha" if value else "another --attention_fusion"
-    if option == "nce_layers":
-        return f"--nce_layers with {len(value)} such layers (and the --ngf it was trained with)"
-    return f"--{option} {str(value).lower()}"

@@ -31,21 +31,23 @@ from torch import Tensor, nn
 from data.augment import to_input
 from data.transforms import MIN_SIDE
 from models import MODELS, create_model, option_defaults, require_model
-from models.architecture import KINDS, architecture
+from models.architecture import architecture, kind
 from models.attention.fusion import GuidedTranslator
 from models.build import build_generator, size_multiple
 from models.munit_model import munit_generator
 from models.munit_networks import StyledTranslator
-from models.pretrained import find_pretrained, pretrained_options
-from models.weights import bare_generator, checkpoint_file, load_weights, read_weights, weights_file
+from models.weights import bare_generator, checkpoint_file, find_run, load_weights, weights_file
 from util.errors import UserError
 from util.host_copy import HostCopy
 from util.images import to_pixels
 from util.run.saved_options import saved_options
 from util.translate.photo import finished, to_photo
+from util.weight_files import read_tensors
 
 Style = int | Image.Image | Tensor | Sequence[float]
 
+# Options of translating that every model has, and what they are where a run does not say.
+COMMON = {"direction": "AtoB", "input_nc": 3, "output_nc": 3, "eval": True}
 WEIGHTS_FILE = re.compile(r"(.+)_net_(\w+)\.pth")  # epoch, network
 
 
@@ -188,13 +190,11 @@ def load_generator(
     device: torch.device | str | None = None,
     direction: str | None = None,
 ) -> Translator:
-    """The translator of a run, of a pretrained model, or of a generator's weights file (`*.pth`).
+    """The translator of a run, of a model in `pretrained/`, or of a generator's weights file (`*.pth`).
 
-    A name that no run has can be that of a model in `pretrained/`.
-    A `*.pt` file holds both generators of MUNIT, as its released code saves them.
-
-    The file may come from the released code, CUT or CycleGAN. A run is built by its saved options; without
-    options the architecture is read from the weights.
+    The file may come from the released code, CUT or CycleGAN; a `*.pt` file holds both generators of MUNIT,
+    as its released code saves them. A run is built by its saved options; without options the architecture is
+    read off the weights.
 
     Args:
         device: None for a GPU if there is one.
@@ -204,62 +204,52 @@ def load_generator(
         UserError: there is no such run or file, or it holds no generator.
     """
     device = torch.device(device) if device is not None else _best_device()
-    pretrained = find_pretrained(name_or_path, checkpoints_dir, epoch)
-    path = pretrained or Path(name_or_path)
-    folder, network = Path(checkpoints_dir) / path, None
-    if path.suffix == ".pth":
-        folder = path.parent
-        match = WEIGHTS_FILE.fullmatch(path.name)
-        epoch, network = match.groups() if match else (epoch, None)
+    path, epoch = Path(name_or_path), str(epoch)
     if path.suffix == ".pt":
-        return _munit_of_weights({"gen_a": (path, "a"), "gen_b": (path, "b")}, direction or "AtoB", device)
-    saved = pretrained_options(pretrained) if pretrained else saved_options(folder)
-    if path.suffix == ".pth" and not (saved and (pretrained or network)):
-        return _translator_of_weights(path, device)
-    if saved is None:  # of the released code
-        network = bare_generator(folder, str(epoch), direction or "AtoB")
-        return _translator_of_weights(
-            checkpoint_file(checkpoints_dir, str(path), str(epoch), network), device
-        )
-    require_model(saved["model"], pretrained or folder)
-    opt = Namespace(**{**option_defaults(saved["model"]), "eval": True, **saved})
+        return _munit({"gen_a": (path, "a"), "gen_b": (path, "b")}, direction or "AtoB", device)
+    file = path.suffix == ".pth"
+    folder, network = (path.parent if file else find_run(path, checkpoints_dir)), None
+    if file and (match := WEIGHTS_FILE.fullmatch(path.name)):
+        epoch, network = match.groups()
+    saved = saved_options(folder)
+    if not saved or (file and not network):
+        if not file:
+            network = bare_generator(folder, epoch, direction or "AtoB")
+            path = checkpoint_file(folder.parent, folder.name, epoch, network)
+        return _of_weights(path, device)
+    require_model(saved["model"], folder)
+    opt = Namespace(**{**option_defaults(saved["model"]), **COMMON, **saved})
     opt.isTrain, opt.gpu_ids, opt.precision, opt.channels_last = False, [], "fp32", False
-    opt.checkpoints_dir, opt.name, opt.epoch = str(folder.parent), folder.name, str(epoch)
+    opt.checkpoints_dir, opt.name, opt.epoch = str(folder.parent), folder.name, epoch
     opt.trained_direction, opt.direction = opt.direction, direction or opt.direction
-    if pretrained:
-        return translator_of_run(opt, device, pretrained)
-    if network is not None:  # a file of a run that learns both directions says which one it is for
-        directions = [d for d in ("AtoB", "BtoA") if _generator_name(opt, d) == network]
+    if file:  # that of a run which learns both directions says which one it is for
+        directions = [d for d in (opt.direction, "AtoB", "BtoA") if _translating(opt, d)[0] == network]
         if not directions:
-            return _translator_of_weights(path, device)
-        opt.direction = opt.direction if opt.direction in directions else directions[0]
+            return _of_weights(path, device)
+        opt.direction = directions[0]
     return translator_of_run(opt, device)
 
 
-def _generator_name(opt: Namespace, direction: str) -> str:
-    return MODELS[opt.model].translating(Namespace(**{**vars(opt), "direction": direction}))[0]
+def _translating(opt: Namespace, direction: str) -> tuple[str, ...]:
+    return MODELS[opt.model].translating(Namespace(**{**vars(opt), "direction": direction}))
 
 
-def translator_of_run(
-    opt: Namespace, device: torch.device | None = None, weights: Path | None = None
-) -> Translator:
+def both_directions(opt: Namespace) -> list[str]:
+    """The networks that translating takes, in the direction of training or the other."""
+    opt = Namespace(**{**vars(opt), "trained_direction": opt.direction})
+    return sorted({*_translating(opt, "AtoB"), *_translating(opt, "BtoA")})
+
+
+def translator_of_run(opt: Namespace, device: torch.device | None = None) -> Translator:
     """The translator that the options of test.py name; `--eval false` leaves its networks in training mode.
-
-    Args:
-        weights: the file of the generator; None: the run's of `--epoch`.
 
     Raises:
         UserError: there is no such checkpoint, or the options ask for another architecture or direction than
             it has.
     """
     model = create_model(opt)
-    if weights:
-        _check_sole_generator(opt, list(model.networks), weights)
     for name, net in model.networks.items():
-        if weights:
-            load_weights(net, weights)
-        else:
-            load_weights(net, checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, name), opt)
+        load_weights(net, checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, name), opt)
     return Translator(
         model.translator().train(not opt.eval).requires_grad_(False).to(device or model.device),
         device or model.device,
@@ -270,63 +260,37 @@ def translator_of_run(
     )
 
 
-def _check_sole_generator(opt: Namespace, networks: list[str], weights: Path) -> None:
-    """UserError where translating takes more networks than the one in a file, or another one."""
-    if len(networks) > 1:
-        raise UserError(
-            f"{weights} holds one network, but --model {opt.model} translates with {' and '.join(networks)}: "
-            "name a run that has them"
-        )
-    if networks[0] != _generator_name(opt, opt.trained_direction):
-        raise UserError(
-            f"{weights} holds the generator for --direction {opt.trained_direction} alone: leave --direction "
-            "out"
-        )
-
-
-def _translator_of_weights(path: Path, device: torch.device) -> Translator:
+def _of_weights(path: Path, device: torch.device) -> Translator:
     """A generator whose options are read off its weights, in evaluation mode."""
-    found = architecture(read_weights(path))
-    if found["network"] == "munit_generator":
-        return _munit_of_single_file(path, device)
+    state = read_tensors(path)
+    found = architecture(state)
+    if "style_dim" in found:  # MUNIT translates with the other domain's generator too
+        match = WEIGHTS_FILE.fullmatch(path.name)
+        epoch, network = match.groups() if match else ("latest", "gen_b")
+        files = {name: (weights_file(path.parent, epoch, name), None) for name in ("gen_a", "gen_b")}
+        if missing := [str(file) for file, _ in files.values() if not file.is_file()]:
+            raise UserError(f"{path} translates with the other domain's generator too: there is no {missing[0]}")
+        return _munit(files, "BtoA" if network == "gen_a" else "AtoB", device)
     if "netG" not in found:
-        raise UserError(f"{path} holds {KINDS[found['network']]}, not a generator: give a ..._net_G.pth")
+        raise UserError(f"{path} holds {kind(state)}, not a generator: give a ..._net_G.pth")
     opt = Namespace(**{"no_dropout": True, **found}, init_type="xavier", init_gain=0.02)
-    fusion = found[
-        "attention_fusion"
-    ]  # alpha shows in the weights; another fusion is known from a run's options only
-    net = build_generator(opt, **({"fusion": fusion, "stage": "F0"} if fusion else {}))
+    # alpha shows in the weights; another fusion is known from a run's options only
+    guided = {"fusion": "alpha", "stage": "F0"} if "attention_fusion" in found else {}
+    net = build_generator(opt, **guided)
     load_weights(net, path)
-    net = GuidedTranslator(net) if fusion else net
+    net = GuidedTranslator(net) if guided else net
     net.to(device).eval().requires_grad_(False)
     return Translator(net, device, multiple=size_multiple(opt.netG), input_nc=opt.input_nc)
 
 
-def _munit_of_single_file(path: Path, device: torch.device) -> Translator:
-    """MUNIT's translator into the domain of one generator's file; the other generator's lies beside it."""
-    match = WEIGHTS_FILE.fullmatch(path.name)
-    epoch, network = match.groups() if match else ("", "")
-    files = {name: (weights_file(path.parent, epoch, name), None) for name in ("gen_a", "gen_b")}
-    if network not in files or not all(file.is_file() for file, _ in files.values()):
-        raise UserError(
-            f"{path} holds one generator of MUNIT, which translates with the other one: keep both in a "
-            "folder, as EPOCH_net_gen_a.pth and EPOCH_net_gen_b.pth"
-        )
-    return _munit_of_weights(files, "AtoB" if network == "gen_b" else "BtoA", device)
-
-
-def _munit_of_weights(
-    files: dict[str, tuple[Path, str | None]], direction: str, device: torch.device
-) -> Translator:
+def _munit(files: dict[str, tuple[Path, str | None]], direction: str, device: torch.device) -> Translator:
     """MUNIT's translator from the files (and parts of them) of "gen_a" and "gen_b", options read off them."""
     nets = []
     for name in ("gen_a", "gen_b") if direction == "AtoB" else ("gen_b", "gen_a"):
         path, part = files[name]
-        found = architecture(read_weights(path, part))
-        if found["network"] != "munit_generator":
-            raise UserError(
-                f"{path} holds {KINDS[found['network']]}, not the generators a and b of MUNIT's released code"
-            )
+        found = architecture(read_tensors(path, part))
+        if "style_dim" not in found:
+            raise UserError(f"{path} holds no generator of MUNIT's released code")
         nets.append(munit_generator(Namespace(**found)))
         load_weights(nets[-1], path, part=part)
     source, target = nets

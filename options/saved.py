@@ -8,8 +8,7 @@ from argparse import Namespace
 from collections.abc import Collection
 from pathlib import Path
 
-from models.pretrained import find_pretrained, pretrained_options
-from models.weights import saved_weights
+from models.weights import find_run, saved_weights
 from util.arguments import ArgumentParser
 from util.errors import UserError
 from util.files import write_atomically
@@ -66,9 +65,7 @@ def read_saved_options(folder: Path, parser: ArgumentParser) -> dict[str, object
 
 def options_behind(name: str, checkpoints_dir: str, parser: ArgumentParser) -> dict[str, object]:
     """The options of what `load_generator` is given: a run, a weights file or a pretrained model; or {}."""
-    if path := find_pretrained(name, checkpoints_dir):
-        return pretrained_options(path) or {}
-    folder = Path(name).parent if name.endswith(".pth") else Path(checkpoints_dir, name)
+    folder = Path(name).parent if name.endswith(".pth") else find_run(name, checkpoints_dir)
     return read_saved_options(folder, parser) or {}
 
 

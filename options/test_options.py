@@ -8,12 +8,12 @@ from pathlib import Path
 
 from models import MODELS, option_defaults, require_model
 from models.architecture import architecture
-from models.pretrained import pretrained_file, pretrained_options
-from models.weights import bare_generator, read_weights, weights_file
+from models.weights import PRETRAINED, ROOT, bare_generator, pretrained_names, weights_file
 from options.base_options import BaseOptions, model_name
 from options.saved import read_saved_options
 from util.arguments import count_or_inf, integer
 from util.errors import UserError
+from util.weight_files import read_tensors
 
 # Options taken from the run if they are not given, besides those of its model and networks.
 FROM_THE_RUN = (
@@ -39,7 +39,7 @@ class TestOptions(BaseOptions):
         super().declare()
         add, group = self.parser.add, self.parser.group
         group("testing")
-        add("--pretrained", None, "translate with a model in pretrained/, or a .pth file, instead of a run")
+        add("--pretrained", None, "a run that comes with the code, in pretrained/")
         add("--results_dir", "./results/", "where results/NAME/PHASE_EPOCH/ is written")
         add("--num_test", math.inf, "translate at most this many images", type=count_or_inf)
         group("styles, of a model that has them (munit)")
@@ -70,15 +70,17 @@ class TestOptions(BaseOptions):
                 raise UserError(
                     f"--{place[0]} names a run, and --pretrained a model instead: leave one of them out"
                 )
-            given = {"name": f"pretrained/{pretrained_file(given['pretrained']).stem}", **given}
+            name = given["pretrained"]
+            if name not in pretrained_names():
+                raise UserError(
+                    f"there is no pretrained model {name}: there are {', '.join(pretrained_names())}; "
+                    "a run of yours is named by --name"
+                )
+            given = {"checkpoints_dir": str(ROOT), "name": f"{PRETRAINED}/{name}", **given}
         return super().resolve(given)
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
-        if base["pretrained"]:
-            path = pretrained_file(base["pretrained"])
-            saved = pretrained_options(path) or architecture(read_weights(path))
-        else:
-            saved = read_saved_options(folder, self.parser) or _options_of_weights(folder, base)
+        saved = read_saved_options(folder, self.parser) or _options_of_weights(folder, base)
         if "model" in saved:
             require_model(saved["model"], base["name"])
         self.trained_direction = saved.get("direction", base["direction"])
@@ -112,8 +114,8 @@ def _options_of_weights(folder: Path, options: dict[str, object]) -> dict[str, o
     """The generator's options that the weights of a folder without saved options imply (CycleGAN's, say)."""
     network = bare_generator(folder, str(options["epoch"]), str(options["direction"]))
     path = weights_file(folder, str(options["epoch"]), network)
-    found = architecture(read_weights(path)) if path.is_file() else {}
-    if found.get("network") == "munit_generator":
+    found = architecture(read_tensors(path)) if path.is_file() else {}
+    if "style_dim" in found:
         return {**found, "model": "munit", "direction": "AtoB"}
     if "netG" not in found:
         return {}

@@ -32,8 +32,7 @@ from PIL import Image
 from datasets.unpack_dataset import check_archive
 from models import MODELS, option_defaults
 from models.inference import Translator, load_generator
-from models.pretrained import FOLDER, pretrained_options
-from models.weights import weights_file
+from models.weights import PRETRAINED, ROOT, weights_file
 from scripts.queries.page import write_page
 from scripts.queries.view import view_queries
 from scripts.visualize_queries import DEFAULTS, to_input
@@ -45,6 +44,7 @@ from util.run.saved_options import saved_options
 from util.translate.photo import finished, output_names, read_photo
 from util.translate.translate_files import Job, translate_files
 
+FOLDER = Path(ROOT, PRETRAINED)
 SIZES = (256, 384, 512, 768, 1024)  # of the shorter side, to choose from beside the trained one
 AS_IT_IS, AS_TRAINED = "as it is", "as in training"
 MOST_POSITIONS = 128 * 128  # of a feature map whose queries are shown: photographs of about 512 x 512 pixels
@@ -106,9 +106,10 @@ class Entry:
 
 def find_models(checkpoints_dir: str | Path, pretrained_dir: str | Path) -> dict[str, Entry]:
     """What can be chosen, by label: the weights files of `pretrained_dir`, then the runs, newest first."""
-    files = sorted(Path(pretrained_dir).glob("*.pth"))
+    files = sorted(Path(pretrained_dir).glob("*/latest_net_G.pth"))
     entries = [
-        Entry(f"{path.stem} (pretrained)", str(path), ("",), saved=_options_beside(path)) for path in files
+        Entry(f"{path.parent.name} (pretrained)", str(path), ("",), saved=_options_beside(path))
+        for path in files
     ]
     folders = {path.parent for path in Path(checkpoints_dir).rglob("*_net_G*.pth")}
     for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True):
@@ -120,7 +121,7 @@ def find_models(checkpoints_dir: str | Path, pretrained_dir: str | Path) -> dict
 def _options_beside(path: Path) -> dict[str, object] | None:
     """The options of a pretrained file; None without them, or where they cannot be used."""
     try:
-        saved = pretrained_options(path)
+        saved = saved_options(path.parent)
     except UserError:  # load_generator says what is wrong
         return None
     return saved if saved and saved["model"] in MODELS else None
@@ -242,8 +243,8 @@ class Studio:
         if entry.saved is None and not entry.is_file:
             return ""
         model = ["--pretrained" if entry.is_file else "--name", entry.name]
-        if entry.is_file and Path(entry.name).parent == FOLDER:
-            model[1] = Path(entry.name).stem
+        if entry.is_file:
+            model[1] = Path(entry.name).parent.name
         words = ["python", "test.py", *model, "--input", path.name]
         words += ["--epoch", epoch] * (epoch not in ("", "latest"))
         words += ["--load_size", str(side)] * (side is not None)

@@ -2,16 +2,15 @@
 
     python scripts/export.py --name NAME --format onnx          NAME_latest.onnx, for ONNX Runtime
     python scripts/export.py --name NAME --format torch_export  NAME_latest.pt2, for torch.export.load
-    python scripts/export.py --name NAME --format pretrained    pretrained/NAME.pth, for test.py --pretrained
+    python scripts/export.py --name NAME --format pretrained    pretrained/NAME/, for test.py --pretrained
 
-The last holds the weights in float16, half the size of a checkpoint, and beside them NAME.json, the options
-that build the network. The first two hold a network that takes `image` (B, input_nc, H, W) float32 in
-[-1, 1] and returns `translation` (B, output_nc, H, W) in [-1, 1], for any B, H and W, where H and W are
-multiples of 4 and at least 16 (for unet_128 multiples of 128 and at least 256, for unet_256 multiples of 256
-and at least 512; at least 24 where a discriminator guides the generator, which the exported network then
-holds too). A model with styles (munit) has a second input, `style` (B, style_dim): numbers from the standard
-normal distribution, or the style of an image. Dropout is off and batch norm uses its running statistics, as
-with test.py --eval true, which is not every model's default.
+The last is a run folder that only translates, with the weights in float16. The first two hold a network that
+takes `image` (B, input_nc, H, W) float32 in [-1, 1] and returns `translation` (B, output_nc, H, W) in
+[-1, 1], for any B, H and W, where H and W are multiples of 4 and at least 16 (for unet_128 multiples of 128
+and at least 256, for unet_256 multiples of 256 and at least 512; at least 24 where a discriminator guides the
+generator, which the exported network then holds too). A model with styles (munit) has a second input, `style`
+(B, style_dim): numbers from the standard normal distribution, or the style of an image. Dropout is off and
+batch norm uses its running statistics, as with test.py --eval true, which is not every model's default.
 """
 
 from __future__ import annotations
@@ -35,21 +34,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from models import option_defaults
 from models.attention.fusion import GuidedTranslator
-from models.inference import load_generator
+from models.inference import both_directions, load_generator
 from models.layers import InstanceNorm
-from models.munit_networks import EPS, AdaIN, LayerNorm, StyledTranslator
-from models.pretrained import FOLDER
-from models.weights import save_weights
+from models.munit_networks import EPS, AdaIN, LayerNorm
+from models.weights import PRETRAINED, ROOT, checkpoint_file, save_tensors, weights_file
 from options.saved import read_saved_options
 from options.test_options import FROM_THE_RUN
 from options.train_options import TrainOptions
 from util.arguments import ArgumentParser, real_number
 from util.errors import UserError, entry_point
 from util.files import write_atomically
+from util.run.saved_options import FILE
+from util.weight_files import read_tensors
 
 OPSET = 18
 MOST_IMAGES = 2**20  # of a batch; torch 2.6 cannot trace one without a limit
-SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "pretrained": ".pth"}
+SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "pretrained": ""}
 TOLERANCES = {"onnx": 1e-3, "torch_export": 1e-3, "pretrained": 0.05}  # the last for weights in float16
 Run = Callable[..., np.ndarray]
 
@@ -94,13 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if opt.format == "pretrained":
-            run = write_pretrained(translator.net, options_to_build(opt), path)
+            run = pack(opt, path)
         else:
             program = trace(net, channels, smallest, multiple, style_dim)
             run = {"onnx": write_onnx, "torch_export": write_torch_export}[opt.format](program, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error}): give another --output") from None
-    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+    size = sum(file.stat().st_size for file in (path.glob("*") if path.is_dir() else [path]))
+    print(f"{path}: {size / 2**20:.1f} MiB")
     # Batch, and by how many multiples height and width exceed the smallest.
     steps = [(1, 0, 0), (2, 1, 3), (3, 5, 2)]
     shapes = [(b, channels, smallest + multiple * h, smallest + multiple * w) for b, h, w in steps]
@@ -126,7 +127,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         shown="that of its training",
     )
     parser.add("--format", "onnx", "what to write", choices=tuple(SUFFIXES))
-    shown = "NAME_EPOCH.onnx or .pt2, pretrained/NAME.pth"
+    shown = "NAME_EPOCH.onnx or .pt2, pretrained/NAME"
     parser.add("--output", None, "file to write", shown=shown)
     largest = "largest difference allowed, of values in [-1, 1]"
     shown = "0.001, for pretrained 0.05"
@@ -148,7 +149,7 @@ def default_output(opt: Namespace) -> Path:
     """Where the file is written if `--output` does not say."""
     name, suffix = Path(opt.name).name.removesuffix(".pth"), SUFFIXES[opt.format]
     if opt.format == "pretrained":
-        return FOLDER / f"{name}{suffix}"
+        return Path(ROOT, PRETRAINED, name)
     return Path("_".join([name, opt.epoch, *([opt.direction] if opt.direction else [])]) + suffix)
 
 
@@ -212,43 +213,27 @@ def upsample(module: nn.Upsample, x: Tensor) -> Tensor:
 PLAIN_FORMS = {InstanceNorm: instance_norm, AdaIN: adain, LayerNorm: layer_norm, nn.Upsample: upsample}
 
 
-def options_to_build(opt: Namespace) -> dict[str, object]:
-    """What test.py takes from a run, except where its data lay; empty for a run without saved options."""
-    saved = read_saved_options(Path(opt.checkpoints_dir, opt.name), TrainOptions().parser)
-    if not saved:
-        return {}
-    saved = {"model": "qs", "direction": "AtoB", **saved}
-    if opt.direction:
-        saved["direction"] = opt.direction
-    names = {*FROM_THE_RUN, *option_defaults(saved["model"])} - {"dataroot"}
-    return {name: value for name, value in sorted(saved.items()) if name in names}
+def pack(opt: Namespace, folder: Path) -> Run:
+    """Write a run folder that only translates: the generators in float16, and the options.
 
-
-def write_pretrained(net: nn.Module, options: dict[str, object], path: Path) -> Run:
-    """Write the weights in float16 and the options beside them; returns the network read back from them.
-
-    Raises:
-        UserError: translating needs more than one network, a file is there already, or the path does not end
-            in .pth.
+    Returns the network read back from it. Raises `UserError` for a folder that is there, and for a run
+    without saved options.
     """
-    if isinstance(net, GuidedTranslator) and net.discriminator is None:
-        net = net.generator
-    if isinstance(net, (GuidedTranslator, StyledTranslator)):
-        raise UserError(
-            "--format pretrained holds one generator, but this model translates with two networks: give "
-            "--format onnx, which holds both"
-        )
-    beside = path.with_suffix(".json")
-    if path.suffix != ".pth":
-        raise UserError(f"--output {path} does not end in .pth, as a pretrained model's weights do")
-    for file in (path, beside):
-        if file.exists():
-            raise UserError(f"{file} exists already: remove it, or give another --output")
-    if options:
-        text = json.dumps(options, indent=1) + "\n"
-        write_atomically(beside, lambda file: file.write_text(text, encoding="utf-8"))
-    save_weights(net, path, torch.float16)
-    loaded = load_generator(path, device="cpu").net.eval()
+    run = Path(opt.checkpoints_dir, opt.name)
+    saved = read_saved_options(run, TrainOptions().parser)
+    if not saved:
+        raise UserError(f"{run} has no train_opt.json: --format pretrained packs a run of train.py")
+    if folder.exists():
+        raise UserError(f"{folder} exists already: remove it, or give another --output")
+    names = {*FROM_THE_RUN, *option_defaults(saved["model"])} - {"dataroot"}
+    options = {name: value for name, value in sorted(saved.items()) if name in names}
+    folder.mkdir(parents=True)
+    text = json.dumps(options, indent=1) + "\n"
+    write_atomically(folder / FILE, lambda file: file.write_text(text, encoding="utf-8"))
+    for network in both_directions(Namespace(**saved)):
+        state = read_tensors(checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, network))
+        save_tensors(state, weights_file(folder, "latest", network), torch.float16)
+    loaded = load_generator(folder.name, folder.parent, device="cpu", direction=opt.direction).net.eval()
     return lambda *inputs: loaded(*inputs).numpy()
 
 

@@ -13,12 +13,13 @@ from trained_run import draw, make_run, picture
 
 import test as translation
 from models.inference import Translator, load_generator
-from models.weights import read_weights, save_weights
+from models.weights import save_weights
 from util.errors import UserError
 from util.image_files import list_images
 from util.images import to_pixels
 from util.translate.photo import output_names, read_photo, to_photo
 from util.translate.translate_files import Job, translate_files
+from util.weight_files import read_tensors
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +331,7 @@ def test_wrong_inputs_end_with_status_2_and_say_what_to_do(command, runs, tmp_pa
     (tmp_path / "file").write_text("")
     assert "is a file" in refused("--input", folder, "--output", tmp_path / "file")
     assert "cannot be made" in refused("--input", folder, "--output", tmp_path / "file" / "x")
-    assert "give --netG resnet_4blocks" in refused("--input", folder, "--netG", "resnet_6blocks")
+    assert "give those of its training, --netG resnet_4blocks" in refused("--input", folder, "--netG", "resnet_6blocks")
     assert "--epoch can be latest" in refused("--input", folder, "--epoch", "9")
     Image.open(folder / "a.png").save(folder / "a.jpg")  # beside its output's name, another input
     assert command("--input", folder, "--output", folder / "out") == 0
@@ -341,7 +342,7 @@ def test_wrong_inputs_end_with_status_2_and_say_what_to_do(command, runs, tmp_pa
 def test_batch_norm_uses_running_statistics_everywhere_unless_eval_false(tmp_path, command):
     """test.py and load_generator agree; `--eval false`, as released, takes each image's own statistics."""
     folder = make_run(tmp_path / "ck", "--normG", "batch")
-    state = read_weights(folder / "latest_net_G.pth")
+    state = read_tensors(folder / "latest_net_G.pth")
     for name, value in state.items():
         if name.endswith("running_mean"):
             value += 3

@@ -211,7 +211,7 @@ def test_pretrained_weights_of_other_options_are_explained(dataroot, tmp_path, c
     ]
     assert train.main(argv) == 2
     assert (
-        "the checkpoint has 4 residual blocks, but --netG resnet_6blocks asks for 6"
+        "give those of its training, --netG resnet_4blocks"
         in capsys.readouterr().err
     )
 

@@ -13,9 +13,9 @@ from trained_run import draw, make_run
 
 import test as translation
 from models.inference import load_generator
-from models.weights import read_weights
 from options.test_options import TestOptions
 from util.image_files import open_rgb
+from util.weight_files import read_tensors
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_direction_other_phases_and_epochs(command, runs, dataset, tmp_path):
 def test_every_way_to_translate_treats_batch_norm_as_the_run_says(command, dataset, tmp_path, trained_with):
     """By running statistics, or by those of each image where the run was trained with --eval false."""
     folder = make_run(tmp_path / "runs", "--normG", "batch", *trained_with)
-    state = read_weights(folder / "latest_net_G.pth")
+    state = read_tensors(folder / "latest_net_G.pth")
     for name, value in state.items():
         if name.endswith("running_mean"):
             value += 3
@@ -175,10 +175,8 @@ def test_what_is_missing_or_does_not_fit_is_named_with_status_2(command, runs, d
     for words, message in {
         ("--name", "walk"): "walk/latest_net_G.pth: --name can be run",
         ("--epoch", "12"): "12_net_G.pth: --epoch can be latest",
-        ("--ngf", "8"): "give --ngf 4",
-        (
-            "--no_antialias",
-        ): "--no_antialias true asks for no blurred downsampling: give --no_antialias false",
+        ("--ngf", "8"): "give those of its training, --ngf 4",
+        ("--no_antialias",): "give those of its training, --no_antialias false",
         ("--dataroot", tmp_path / "none"): "datasets/download_qsattn_dataset.sh",
     }.items():
         assert command(*words) == 2

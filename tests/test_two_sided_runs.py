@@ -16,10 +16,11 @@ import test as translation
 import train
 from models import MODELS
 from models.inference import load_generator
-from models.weights import read_weights, save_weights
+from models.weights import save_weights
 from scripts import export
 from util.errors import UserError
 from util.image_files import open_rgb
+from util.weight_files import read_tensors
 
 WORDS = {
     "cycle_gan": "--model cycle_gan",
@@ -120,7 +121,7 @@ def test_either_direction_is_translated(trained, dataroot, tmp_path, direction, 
 
     by_name = load_generator("run", trained.folder.parent, device="cpu", direction=direction)
     by_path = load_generator(trained.folder / f"latest_net_{network}.pth", device="cpu")
-    state = read_weights(trained.folder / f"latest_net_{network}.pth")
+    state = read_tensors(trained.folder / f"latest_net_{network}.pth")
     for translate in (by_name, by_path):
         assert all(torch.equal(value, state[key]) for key, value in translate.net.state_dict().items())
     made = np.asarray(by_name(Image.open(photo))).astype(int)
@@ -165,7 +166,7 @@ def weights_of(translate):
 
 def test_files_of_cyclegans_code_load_from_python(pretrained):
     saved = {
-        name: read_weights(pretrained / "cyclegan" / f"latest_net_{name}.pth") for name in ("G_A", "G_B")
+        name: read_tensors(pretrained / "cyclegan" / f"latest_net_{name}.pth") for name in ("G_A", "G_B")
     }
     for place, name in {
         ("pretrained", None): "G_A",
@@ -197,7 +198,7 @@ def test_given_options_are_held_against_the_weights(pretrained, dataroot, tmp_pa
     words = f"--gpu_ids -1 --checkpoints_dir {pretrained} --name pretrained --input {dataroot}/testA"
     words = [*words.split(), "--output", f"{tmp_path}/out"]
     assert translation.main([*words, "--ngf", "8"]) == 2
-    assert "give --ngf 4" in capsys.readouterr().err
+    assert "give those of its training, --ngf 4" in capsys.readouterr().err
 
 
 def test_a_file_of_another_network_is_named(pretrained, dataroot, tmp_path, capsys):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from models import MODELS
-from models.pretrained import pretrained_file
 from models.weights import weights_file
 from options.saved import run_folder
 from util.errors import UserError
@@ -44,9 +43,7 @@ def checkpoints(opt: Namespace) -> dict[str, Path]:
 
 
 def weights_of(opt: Namespace, epoch: str) -> Path:
-    """The file of the network that translates, at an epoch of the run; or the pretrained one."""
-    if opt.pretrained:
-        return pretrained_file(opt.pretrained)
+    """The file of the network that translates, at an epoch of the run."""
     return weights_file(run_folder(vars(opt)), epoch, MODELS[opt.model].translating(opt)[0])
 
 
