@@ -269,7 +269,9 @@ def _of_weights(path: Path, device: torch.device) -> Translator:
         epoch, network = match.groups() if match else ("latest", "gen_b")
         files = {name: (weights_file(path.parent, epoch, name), None) for name in ("gen_a", "gen_b")}
         if missing := [str(file) for file, _ in files.values() if not file.is_file()]:
-            raise UserError(f"{path} translates with the other domain's generator too: there is no {missing[0]}")
+            raise UserError(
+                f"{path} translates with the other domain's generator too: there is no {missing[0]}"
+            )
         return _munit(files, "BtoA" if network == "gen_a" else "AtoB", device)
     if "netG" not in found:
         raise UserError(f"{path} holds {kind(state)}, not a generator: give a ..._net_G.pth")

@@ -210,10 +210,7 @@ def test_pretrained_weights_of_other_options_are_explained(dataroot, tmp_path, c
         "second",
     ]
     assert train.main(argv) == 2
-    assert (
-        "give those of its training, --netG resnet_4blocks"
-        in capsys.readouterr().err
-    )
+    assert "give those of its training, --netG resnet_4blocks" in capsys.readouterr().err
 
 
 def test_another_run_is_not_written_over(dataroot, tmp_path, capsys):
