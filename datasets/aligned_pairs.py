@@ -48,13 +48,23 @@ def _png(name: str) -> PurePosixPath:
     return PurePosixPath(name).with_suffix(".png")
 
 
+def _by_result(source: ImageSource) -> dict[PurePosixPath, str]:
+    """The images of a source by the name of their pair."""
+    names = {_png(name): name for name in source.images}
+    for name in source.images:
+        if names[_png(name)] != name:
+            twice = f"{name} and {names[_png(name)]}"
+            raise UserError(f"{source.path}: {twice} would be one pair: rename one of them")
+    return names
+
+
 def split_pairs(pairs: str | Path, out: str | Path) -> int:
     """Write `out`/{phase}{A,B} from `pairs`/{phase}; returns how many files were made. Raises `UserError`."""
     sources = {phase: ImageSource(Path(pairs) / phase) for phase in PHASES if (Path(pairs) / phase).is_dir()}
     conversions = [
         Conversion(Path(out) / f"{phase}{side}" / _png(name), partial(_half, source, name, side))
         for phase, source in sources.items()
-        for name in source.images()
+        for name in source.images
         for side in "AB"
     ]
     if not conversions:
@@ -70,8 +80,7 @@ def join_pairs(folders: str | Path, out: str | Path) -> int:
         if not any(root.is_dir() for root in roots):
             continue
         a, b = (ImageSource(root) for root in roots)
-        partners = {_png(name): name for name in b.images()}
-        names = {_png(name): name for name in a.images()}
+        names, partners = _by_result(a), _by_result(b)
         alone = sorted(names.keys() ^ partners.keys())
         if alone:
             example = alone[0].with_suffix("")

@@ -8,66 +8,69 @@ that are missing. Images are read from a folder or directly from a zip archive.
 from __future__ import annotations
 
 import argparse
-import io
 import os
+import sys
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
 from util.errors import UserError
-from util.image_files import FORMATS, IMAGE_EXTENSIONS, ImageError, open_rgb, to_rgb
+from util.image_files import (
+    describe_grey_range,
+    grey_range,
+    has_image_extension,
+    list_images,
+    name_others,
+    read_image,
+    to_rgb,
+)
 
 
 class ImageSource:
     """The files below a folder or inside a zip archive.
 
-    `names` are their paths in it, sorted, with forward slashes. Raises `UserError` if `path` is neither.
+    `names` are their paths in it, sorted, with forward slashes, `images` those of images. Hidden files and
+    what macOS adds to archives are left out; other files that are no images are counted on stderr. Raises
+    `UserError` if `path` is neither or has no images.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path, self.grey = Path(path), None
         self._archive = None
-        if self.path.is_dir():
-            walk = os.walk(self.path, followlinks=True)
-            files = (Path(parent, name) for parent, _, names in walk for name in names)
-            self.names = sorted(file.relative_to(self.path).as_posix() for file in files)
-        elif zipfile.is_zipfile(self.path):
+        if zipfile.is_zipfile(self.path):
             self._archive = zipfile.ZipFile(self.path)
-            self.names = sorted(name for name in self._archive.namelist() if not name.endswith("/"))
+            members = sorted(name for name in self._archive.namelist() if not name.endswith("/"))
+            hidden = (".", "__MACOSX/")
+            self.names = [name for name in members if not any(f"/{name}".count(f"/{h}") for h in hidden)]
+            self.images = [name for name in self.names if has_image_extension(name)]
+            name_others(self.path, set(self.names) - set(self.images))
+        elif self.path.is_dir():
+            files = list_images(self.path)
+            self.images = self.names = [file.relative_to(self.path).as_posix() for file in files]
+            self.grey = grey_range(files)
+            if self.grey:
+                print(f"note: {self.path}: {describe_grey_range(self.grey)}", file=sys.stderr)
         elif self.path.exists():
             raise UserError(f"{self.path} is neither a folder nor a whole zip archive: download it again")
         else:
             raise UserError(f"{self.path} does not exist: give a folder or a zip archive")
 
-    def images(self) -> list[str]:
-        """The names with an image's suffix, without hidden files and those that macOS adds."""
-        shown = (name for name in self.names if not any(part[0] in "._" for part in name.split("/")))
-        return [name for name in shown if PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS]
-
-    def read(self, name: str) -> Image.Image:
-        """Image `name` as 8-bit RGB. Raises `UserError`, which names it, if it cannot be read."""
+    def read(self, name: str, size: tuple[int, int] | None = None, resample=None) -> Image.Image:
+        """Image `name` as 8-bit RGB, resized to `size` (width, height). `UserError` if it cannot be read."""
         try:
-            if self._archive is None:
-                return open_rgb(self.path / name)
-            with Image.open(io.BytesIO(self._archive.read(name)), formats=FORMATS) as image:
-                image.load()
-                return to_rgb(image)
-        except Exception as error:  # decoders raise exceptions of every type for damaged data
-            found = error.found if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
-            problem = f"{self.path}: {name} is not a usable image ({found})"
-            raise UserError(f"{problem}. Repair or remove it, then run this again") from error
-
-    def read_resized(self, name: str, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-        """Image `name` as RGB, resized to `size` (width, height) pixels unless it has that size."""
-        image = self.read(name)
-        return image if image.size == size else image.resize(size, resample)
+            content = None if self._archive is None else self._archive.read(name)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise UserError(f"{self.path}: {name} cannot be unpacked ({error}): download it again") from None
+        image = to_rgb(read_image(self.path / name, content), self.grey)
+        return image if size in (None, image.size) else image.resize(size, resample)
 
 
 @dataclass(frozen=True)
@@ -87,16 +90,11 @@ class Conversion:
     def is_done(self) -> bool:
         if not self.destination.is_file():
             return False
-        if self.size is None:
-            return True
-        with Image.open(self.destination) as image:
-            return image.size == self.size
+        return self.size in (None, read_image(self.destination).size)
 
     def run(self) -> None:
-        image = self.make()
-        assert self.size is None or image.size == self.size
         unfinished = self.destination.with_name(f".{self.destination.name}.partial")
-        image.save(unfinished, format="PNG")
+        self.make().save(unfinished, format="PNG")
         os.replace(unfinished, self.destination)
 
 
@@ -108,7 +106,7 @@ def resize_all(images: Sequence[Resizing], out: str | Path, size: int, descripti
     if size < 4:
         raise UserError(f"--size is {size}: it must be at least 4")
     conversions = [
-        Conversion(Path(out, place), partial(source.read_resized, name, (size, size), resample), (size, size))
+        Conversion(Path(out, place), partial(source.read, name, (size, size), resample), (size, size))
         for source, name, place, resample in images
     ]
     return convert_all(conversions, description)
@@ -135,10 +133,12 @@ def convert_all(conversions: Sequence[Conversion], description: str, workers: in
     for folder in {conversion.destination.parent for conversion in conversions}:
         folder.mkdir(parents=True, exist_ok=True)
     todo = [conversion for conversion in conversions if not conversion.is_done()]
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+    done = len(conversions) - len(todo)
+    with (
+        ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool,
+        tqdm(total=len(conversions), initial=done, desc=description, unit="image") as bar,
+    ):
         running = [pool.submit(conversion.run) for conversion in todo]
-        done = len(conversions) - len(todo)
-        bar = tqdm(total=len(conversions), initial=done, desc=description, unit="image")
         try:
             for future in as_completed(running):
                 future.result()
@@ -146,6 +146,4 @@ def convert_all(conversions: Sequence[Conversion], description: str, workers: in
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-        finally:
-            bar.close()
     return len(todo)

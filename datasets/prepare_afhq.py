@@ -31,7 +31,7 @@ def prepare_afhq(afhq: str | Path, out: str | Path, size: int = 256) -> int:
     """
     source = ImageSource(afhq)
     folders: dict[str, list[str]] = {f"{phase}{side}": [] for phase in ("train", "test") for side in "AB"}
-    for name in source.images():
+    for name in source.images:
         phase, domain = ("", "", *PurePosixPath(name).parts[:-1])[-2:]
         if phase in PHASES and domain in DOMAINS:
             folders[PHASES[phase] + DOMAINS[domain]].append(name)

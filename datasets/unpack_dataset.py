@@ -2,16 +2,15 @@
 
     python datasets/unpack_dataset.py horse2zebra.zip datasets/horse2zebra [--folders trainA trainB ...]
 
-Checked first: that every checksum is right and no member would be written outside the folder. The archive is
-then unpacked into a hidden folder beside it, which is renamed once the image folders are there and not empty.
-This needs the standard library only, so that it runs before anything is installed.
+The archive is unpacked into a hidden folder beside it, which is renamed once every checksum was right and the
+image folders are there and not empty. Refused are archives that would write outside this folder or need more
+room than there is. This needs the standard library only, so that it runs before anything is installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import os
+import errno
 import re
 import shutil
 import stat
@@ -19,76 +18,73 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a file, a script sees only its own folder
 
 from util.errors import UserError, entry_point
 
 FOLDERS = ("trainA", "trainB", "testA", "testB")
-ENCRYPTED = 1  # bit of a member's flags
-MAX_NAME = 255  # bytes of a file's name
-DAMAGE = (zlib.error, EOFError, NotImplementedError)  # besides what the archive modules define
+# What the archive modules raise for damaged and, zipfile, for encrypted archives; gzip and bz2 also OSError
+# without a number.
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
-class Member(NamedTuple):
-    """A file or folder in an archive; `problem` says why it must not be unpacked."""
+def extract(archive: str | Path, folder: str | Path) -> None:
+    """Unpack a zip or tar archive into `folder`.
 
-    name: str
-    is_dir: bool
-    problem: str = ""
-
-
-def check_archive(archive: Path) -> None:
-    """Raise `UserError` unless `archive` is a whole zip or tar file whose members stay inside its target."""
+    Raises:
+        UserError: the archive is damaged or hostile.
+        OSError: there is no room for it, or `folder` cannot be written.
+    """
+    archive, folder = Path(archive), Path(folder)
     try:
-        members = list(_tar_members(archive) if tarfile.is_tarfile(archive) else _zip_members(archive))
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, *DAMAGE) as error:
-        raise UserError(
-            f"{archive} is not a whole zip or tar archive ({error}): download it again"
-        ) from error
+        with tarfile.open(archive) if tarfile.is_tarfile(archive) else zipfile.ZipFile(archive) as opened:
+            _check_members(archive, opened)
+            _check_room(opened, folder)
+            if hasattr(tarfile, "data_filter"):
+                opened.extraction_filter = tarfile.data_filter
+            opened.extractall(folder)
+            while isinstance(opened, tarfile.TarFile) and opened.fileobj.read(1 << 20):
+                pass  # to the end, where gzip compares its checksum
+    except DAMAGE as error:
+        raise UserError(f"{archive} is not a whole zip or tar archive ({error}): download it again") from None
     except OSError as error:
-        raise UserError(f"{archive} cannot be read ({error.strerror}): give an archive") from error
-    paths = [PurePosixPath(member.name.replace("\\", "/")) for member in members]
-    files = {path for member, path in zip(members, paths, strict=True) if not member.is_dir}
-    for (name, is_dir, problem), path in zip(members, paths, strict=True):
+        if error.errno is None:
+            problem = f"{archive} is not a whole zip or tar archive ({error}): download it again"
+            raise UserError(problem) from None
+        raise
+
+
+def _members(opened: zipfile.ZipFile | tarfile.TarFile) -> list:
+    return opened.infolist() if isinstance(opened, zipfile.ZipFile) else opened.getmembers()
+
+
+def _check_members(archive: Path, opened: zipfile.ZipFile | tarfile.TarFile) -> None:
+    for member in _members(opened):
+        if isinstance(member, zipfile.ZipInfo):
+            name, is_link = member.filename, stat.S_ISLNK(member.external_attr >> 16)
+        else:
+            name, is_link = member.name, not (member.isfile() or member.isdir())
+        path = PurePosixPath(name.replace("\\", "/"))
+        if is_link:
+            raise UserError(f"{archive}: {name!r} is a link or a device; not unpacked")
         if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", path.as_posix()):
-            problem = "would be written outside the data set"
-        elif max(map(len, map(os.fsencode, path.parts)), default=0) > MAX_NAME:
-            problem = f"has a name of more than {MAX_NAME} bytes"
-        elif not files.isdisjoint(path.parents) or (is_dir and path in files):
-            problem = "would be in a folder that is also a file"
-        if problem:
-            raise UserError(f"{archive}: {name!r} {problem}; not unpacked")
+            raise UserError(f"{archive}: {name!r} would be written outside the data set; not unpacked")
 
 
-def _zip_members(archive: Path) -> Iterator[Member]:
-    """The members, and then a read of every byte."""
-    with zipfile.ZipFile(archive) as opened:
-        for member in opened.infolist():
-            link, encrypted = stat.S_ISLNK(member.external_attr >> 16), member.flag_bits & ENCRYPTED
-            problem = "is a symbolic link" if link else "is encrypted" if encrypted else ""
-            yield Member(member.filename, member.is_dir(), problem)
-            if problem:
-                return
-        damaged = opened.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"damaged at {damaged}")
+def _check_room(opened: zipfile.ZipFile | tarfile.TarFile, folder: Path) -> None:
+    is_zip = isinstance(opened, zipfile.ZipFile)
+    needed = sum(member.file_size if is_zip else member.size for member in _members(opened))
+    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        sizes = f"unpacked it has {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        raise OSError(errno.ENOSPC, sizes)
 
 
-def _tar_members(archive: Path) -> Iterator[Member]:
-    """The members, and then a read of every byte."""
-    with tarfile.open(archive) as opened:
-        for member in opened:
-            problem = "" if member.isfile() or member.isdir() else "is a link or a device"
-            yield Member(member.name, member.isdir(), problem)
-        while opened.fileobj.read(1 << 20):  # to the end, where gzip compares its checksum
-            pass
-
-
-def find_data_set(root: Path, folders: tuple[str, ...]) -> Path:
+def find_data_set(root: Path, folders: Sequence[str]) -> Path:
     """`root`, or the folder directly in it, with all of `folders`, none empty; `UserError` without one."""
     candidates = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
     for candidate in candidates:
@@ -102,26 +98,18 @@ def find_data_set(root: Path, folders: tuple[str, ...]) -> Path:
     raise UserError(f"the archive lacks some of the folders {' '.join(folders)} (folders found: {listed})")
 
 
-def unpack(archive: str | Path, out: str | Path, folders: tuple[str, ...] = FOLDERS) -> None:
-    """Unpack `archive` as `out`, which must not exist yet. On an error, nothing is left behind.
-
-    Raises:
-        UserError: the archive cannot be used, or `out` exists.
-        OSError: `out` cannot be written.
-    """
-    archive, out = Path(archive), Path(out)
+def unpack(archive: str | Path, out: str | Path, folders: Sequence[str] = FOLDERS) -> None:
+    """`extract` an archive as `out`, which must not exist yet. On an error, nothing is left behind."""
+    out = Path(out)
     if out.exists():
         raise UserError(f"{out} exists already: move it away to unpack {archive} there")
-    check_archive(archive)
+    if not Path(archive).is_file():
+        raise UserError(f"there is no archive {archive}")
     unpacking = out.parent / f".{out.name}.unpacking"
     shutil.rmtree(unpacking, ignore_errors=True)  # of a run that was killed
     try:
-        unpacking.mkdir(parents=True)
-        with tarfile.open(archive) if tarfile.is_tarfile(archive) else zipfile.ZipFile(archive) as opened:
-            if hasattr(tarfile, "data_filter"):
-                opened.extraction_filter = tarfile.data_filter
-            opened.extractall(unpacking / "all")
-        find_data_set(unpacking / "all", tuple(folders)).rename(out)
+        extract(archive, unpacking / "all")
+        find_data_set(unpacking / "all", folders).rename(out)
     finally:
         shutil.rmtree(unpacking, ignore_errors=True)
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from PIL import Image
 
-from datasets.unpack_dataset import check_archive
+from datasets.unpack_dataset import extract
 from models import MODELS, option_defaults
 from models.inference import Translator, load_generator
 from models.weights import PRETRAINED, ROOT, weights_file
@@ -335,9 +335,7 @@ def _weights(place: Path, epoch: str) -> list[Path]:
 
 def _unpacked(archive: Path, folder: Path) -> list[Path]:
     """The image files of a ZIP archive, unpacked into `folder`. UserError if it is damaged or hostile."""
-    check_archive(archive)
-    with zipfile.ZipFile(archive) as opened:
-        opened.extractall(folder)
+    extract(archive, folder)
     return list_images(folder)
 
 

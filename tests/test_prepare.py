@@ -52,16 +52,23 @@ def test_conversion_goes_on_where_it_stopped(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n}.png" for n in range(5)]
 
 
-def test_a_source_is_a_folder_or_an_archive(tmp_path):
+def test_a_source_is_a_folder_or_an_archive(tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", (8, 5)).save(tmp_path / "set/_c.jpe", exif=exif, format="PNG")
     picture(tmp_path / "set/a.png", mode="RGBA", colour=(1, 2, 3, 255))
     (tmp_path / "set/b.JPG").write_bytes(b"broken")
     (tmp_path / "set/.hidden.png").write_bytes(b"")
     (tmp_path / "set/notes.txt").write_text("")
     zipped(tmp_path / "set", tmp_path / "set.zip")
-    for source, prefix in ((ImageSource(tmp_path / "set"), ""), (ImageSource(tmp_path / "set.zip"), "set/")):
-        assert source.images() == [f"{prefix}a.png", f"{prefix}b.JPG"]
+    sources = {"": ImageSource(tmp_path / "set"), "set/": ImageSource(tmp_path / "set.zip")}
+    assert capsys.readouterr().err.count("1 of '.txt'") == 2
+    for prefix, source in sources.items():
+        assert source.images == [f"{prefix}_c.jpe", f"{prefix}a.png", f"{prefix}b.JPG"]
         assert source.read(f"{prefix}a.png").getpixel((0, 0)) == (1, 2, 3)
-        with pytest.raises(UserError, match="b.JPG is not a usable image"):
+        assert source.read(f"{prefix}_c.jpe").size == (5, 8)  # upright
+        with pytest.raises(UserError, match="b.JPG': it is not an image"):
             source.read(f"{prefix}b.JPG")
     with pytest.raises(UserError, match="does not exist"):
         ImageSource(tmp_path / "no")
@@ -156,6 +163,20 @@ def test_split_and_join_undo_each_other(tmp_path):
     assert (pixels(tmp_path / "folders/trainB/deep/1.png") == pair[:, 8:]).all()
     assert join_pairs(tmp_path / "folders", tmp_path / "again") == 1
     assert (pixels(tmp_path / "again/train/deep/1.png") == pair).all()
+
+
+def test_no_picture_is_lost_or_changed_in_silence_by_joining(tmp_path, capsys):
+    for side in "AB":
+        picture(tmp_path / f"train{side}/_DSC0001.png", mode="I;16", colour=2000)
+        Image.fromarray(np.array([[0, 4095]], np.uint16)).save(tmp_path / f"train{side}/_DSC0002.tif")
+        (tmp_path / f"train{side}/_DSC0003.psd").write_bytes(b"")
+    assert join_pairs(tmp_path, tmp_path / "pairs") == 2
+    assert (pixels(tmp_path / "pairs/train/_DSC0001.png") == round(2000 * 255 / 4095)).all()
+    said = capsys.readouterr().err
+    assert said.count("4095 as white") == 2 and said.count("left out") == 2 and "1 of '.psd'" in said
+    picture(tmp_path / "trainA/_DSC0002.jpg")
+    with pytest.raises(UserError, match="_DSC0002.jpg and _DSC0002.tif would be one pair"):
+        join_pairs(tmp_path, tmp_path / "pairs")
 
 
 def test_pairs_that_are_none(tmp_path):
