@@ -6,6 +6,8 @@ its translation, on features of VGG-16. With `--learned_attn` (LSeSim) these fea
 and of the image in other colours than to those of another image.
 
 A step takes each image through VGG-16 once. The gradient passes through VGG-16 for the translation alone.
+Terms of the released code whose weight is 0 unless asked for are left out: identity (of pixels and of
+self-similarity), perceptual and style distances, a gradient penalty of D.
 """
 
 from __future__ import annotations
@@ -17,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from data.augment import draw_jitter, jitter
-from data.transforms import crops
 from models.layers import initialise
 from models.one_sided import OneSidedModel
-from models.spatial_correlation import MIN_WINDOW, MODES, SelfSimilarity, SpatialCorrelativeLoss
+from models.spatial_correlation import LEAST_MAP, MIN_WINDOW, MODES, SelfSimilarity, SpatialCorrelativeLoss
 from models.vgg import LAST_LAYER, LAYERS, RANDOM, load_vgg16, reduction, require_weights
 from util import distributed
 from util.arguments import integer, layer_list, real_number
@@ -28,7 +29,6 @@ from util.device import get_device
 from util.errors import UserError
 
 WINDOW, LEARNED_WINDOW = 64, 32  # --patch_size of FSeSim and of LSeSim
-LEAST_MAP = 2  # positions per side that a self-similarity map needs
 
 
 class SeSimModel(OneSidedModel):
@@ -84,15 +84,15 @@ class SeSimModel(OneSidedModel):
                 f"--attn_layers names {opt.attn_layers[-1]}, but VGG-16 has ReLUs 0 to {LAST_LAYER}: name "
                 "some of these"
             )
-        least = least_side(opt)
-        if crops(opt.preprocess) and opt.crop_size < least:
-            raise UserError(
-                f"--crop_size {opt.crop_size} is too small for --attn_layers {opt.attn_layers[-1]}, which "
-                f"needs {least} pixels"
-            )
         if opt.patch_size is None:
             opt.patch_size = LEARNED_WINDOW if opt.learned_attn else WINDOW
         require_weights(opt.vgg_weights)
+
+    @classmethod
+    def size_limits(cls, opt: Namespace) -> tuple[int, int]:
+        """Also what `--attn_layers` need: the deepest must have a map to compare."""
+        multiple, smallest = super().size_limits(opt)
+        return multiple, max(smallest, LEAST_MAP * reduction(opt.attn_layers[-1]))
 
     def __init__(self, opt: Namespace):
         self.augments = opt.isTrain and opt.learned_attn and opt.augment
@@ -126,12 +126,10 @@ class SeSimModel(OneSidedModel):
             UserError: the images of A and B differ in size, or are too small for `--attn_layers`.
         """
         super().set_input(batch)
+        _, smallest = self.size_limits(self.opt)
         height, width = self.batch["A"].shape[2:]
-        if min(height, width) < least_side(self.opt):
-            raise UserError(
-                f"an image has {width} x {height} pixels, but --attn_layers {self.opt.attn_layers[-1]} needs "
-                f"{least_side(self.opt)}"
-            )
+        if min(height, width) < smallest:
+            raise UserError(f"an image has {width} x {height} pixels, but this training needs {smallest}")
         if self.augments and "A_aug" not in self.batch:
             self.make_views()
 
@@ -177,10 +175,8 @@ class SeSimModel(OneSidedModel):
         """Update F: maps of A belong to those of its translation and of its view, not to those of B."""
         sources, targets, others = real["A"], [features.detach() for features in fake_features], real["B"]
         if self.augments:
-            sources, targets, others = (
-                [torch.cat(layer) for layer in zip(plain, views, strict=True)]
-                for plain, views in ((sources, real["A"]), (targets, real["A_aug"]), (others, real["B_aug"]))
-            )
+            sources = _stacked(sources, real["A"])
+            targets, others = _stacked(targets, real["A_aug"]), _stacked(others, real["B_aug"])
         with self.autocast():
             self.losses["spatial"] = self.spatial.contrast(sources, targets, others)
         self.update("F", self.losses["spatial"], ["spatial"])
@@ -202,6 +198,6 @@ class SeSimModel(OneSidedModel):
         self.freeze("D", False)
 
 
-def least_side(opt: Namespace) -> int:
-    """The least height and width of an image in pixels, so that the deepest of `--attn_layers` has a map."""
-    return LEAST_MAP * reduction(opt.attn_layers[-1])
+def _stacked(one: list[Tensor], other: list[Tensor]) -> list[Tensor]:
+    """Features of two batches, layer by layer, as those of one batch."""
+    return [torch.cat(layers) for layers in zip(one, other, strict=True)]

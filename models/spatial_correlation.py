@@ -33,7 +33,7 @@ from models.layers import full
 SCALE = 10.0  # of a correlation inside the tanh
 MODES = ("cos", "l1")
 KEPT = 4  # the loss compares the largest quarter of each map
-MIN_WINDOW = 2  # fewer than four keys have no quarter
+MIN_WINDOW = LEAST_MAP = 2  # per side: fewer than four keys have no quarter
 MIN_HIDDEN, REDUCTION = 32, 4  # channels of the learned convolutions: C / REDUCTION, but at least MIN_HIDDEN
 
 
@@ -49,8 +49,6 @@ class SelfSimilarity(nn.Module):
 
     def __init__(self, channels: Sequence[int] = (), window: int = 64, use_norm: bool = False):
         super().__init__()
-        if window < MIN_WINDOW:
-            raise ValueError(f"SelfSimilarity: window is {window}, but must be at least {MIN_WINDOW}")
         self.window, self.use_norm, self.learned = window, use_norm, bool(channels)
         for number, c in enumerate(channels):
             hidden = max(MIN_HIDDEN, c // REDUCTION)
@@ -67,6 +65,8 @@ class SelfSimilarity(nn.Module):
 class SpatialCorrelativeLoss:
     """The losses over all layers, each at queries of its own: mean over layers, images and queries.
 
+    Features are lists of one tensor (B, C, H, W) per layer.
+
     Args:
         similarity: makes the maps.
         num_queries: N random queries per layer; 0 or less takes all positions as queries and as keys.
@@ -75,21 +75,15 @@ class SpatialCorrelativeLoss:
     """
 
     def __init__(
-        self,
-        similarity: SelfSimilarity,
-        num_queries: int = 256,
-        mode: str = "cos",
-        temperature: float = 0.07,
+        self, similarity: SelfSimilarity, num_queries: int = 256, mode: str = "cos", temperature: float = 0.07
     ):
-        _check_mode(mode)
         self.similarity, self.num_queries = similarity, num_queries
         self.mode, self.temperature = mode, temperature
 
     def __call__(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """The spatially-correlative loss between features (B, C, H, W) of images and of their translations.
+        """The spatially-correlative loss between features of images and of their translations.
 
-        One tensor per layer on each side. Queries are drawn anew for every layer. For the update of the
-        generator; freeze the learned convolutions around it.
+        For the update of the generator; freeze the learned convolutions around it.
         """
 
         def compare(source: Tensor, target: Tensor) -> Tensor:
@@ -100,7 +94,7 @@ class SpatialCorrelativeLoss:
     def contrast(
         self, sources: Sequence[Tensor], targets: Sequence[Tensor], others: Sequence[Tensor]
     ) -> Tensor:
-        """The contrastive loss that the learned convolutions train by, from features (B, C, H, W) per layer.
+        """The contrastive loss that the learned convolutions train by.
 
         `targets` are other views of the sources, `others` are other images. The same queries serve all three.
         """
@@ -113,32 +107,25 @@ class SpatialCorrelativeLoss:
     def _mean(self, loss: Callable[..., Tensor], *sides: Sequence[Tensor]) -> Tensor:
         losses = []
         for number, layer in enumerate(zip(*sides, strict=True)):
-            queries = self._draw(layer[0])
+            height, width = layer[0].shape[2:]
+            queries = None
+            if self.num_queries > 0:
+                queries = patch_sampler.random_locations(height * width, self.num_queries, layer[0].device)
             losses.append(loss(*(self.similarity(number, features, queries) for features in layer)))
         return torch.stack(losses).mean()
-
-    def _draw(self, features: Tensor) -> Tensor | None:
-        if self.num_queries <= 0:
-            return None
-        height, width = features.shape[2:]
-        return patch_sampler.random_locations(height * width, self.num_queries, features.device)
 
 
 def self_similarity(features: Tensor, queries: Tensor | None, window: int, use_norm: bool = False) -> Tensor:
     """Similarity of each query's feature to those of its keys: (B, N, M), in [-1, 1], at least float32.
 
     Args:
-        features: (B, C, H, W).
+        features: (B, C, H, W), at least four positions.
         queries: (N,) int64, row * W + column, the same in all images; None for all L positions in order.
         window: P. The keys are the P x P square that begins P // 2 above and left of the query, moved inside
             the map. They are all L positions where P reaches H or W, or where `queries` is None.
         use_norm: cosine similarity; else tanh(f_i . f_j / (10 C)).
-
-    Raises ValueError for a map of fewer than four positions.
     """
     b, c, h, w = features.shape
-    if h * w < KEPT:
-        raise ValueError(f"self_similarity: a map of {h} x {w} positions, but at least {KEPT} are needed")
     features = full(features)
     features = (features - features.mean((2, 3), keepdim=True)).flatten(2)  # (B, C, L)
     features = F.normalize(features, dim=1) if use_norm else features / c**0.5
@@ -167,7 +154,6 @@ def correlation_loss(source: Tensor, target: Tensor, mode: str = "cos", use_norm
     elsewhere. "cos" compares each query's cosine similarity of the two maps with 1; "l1" compares the maps
     themselves, times M / (M // 4). The criterion is the L1 distance for normalised features, else smooth L1.
     """
-    _check_mode(mode)
     keys = target.shape[-1]
     threshold = target.detach().topk(keys // KEPT + 1).values[..., -1:]  # (B, N, 1)
     kept = target >= threshold
@@ -188,17 +174,9 @@ def contrastive_loss(source: Tensor, target: Tensor, other: Tensor, temperature:
     """
     source, target, other = (F.normalize(maps, dim=-1) for maps in (source, target, other))
     b, n, _ = source.shape
-    with torch.autocast(
-        source.device.type, enabled=False
-    ):  # 1 / T would amplify the rounding of half precision
+    # 1 / T would amplify the rounding of half precision
+    with torch.autocast(source.device.type, enabled=False):
         pairs = ((source, target), (source, other), (target, other))
         logits = torch.cat([left @ right.transpose(1, 2) for left, right in pairs], 2)  # (B, N, 3 N)
     own = torch.arange(n, device=source.device).repeat(b)
     return F.cross_entropy(logits.flatten(0, 1) / temperature, own)
-
-
-def _check_mode(mode: str) -> None:
-    if mode not in MODES:
-        raise ValueError(
-            f"spatially-correlative loss: mode is {mode!r}, but must be one of {', '.join(MODES)}"
-        )
