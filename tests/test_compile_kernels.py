@@ -1,67 +1,75 @@
-"""Kernels compiled for GPUs that are not there: which ones a training launches, and whether they fit."""
+"""Every kernel that a default training step launches compiles for GPUs that are not there, and fits them."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+from unittest.mock import patch
+
 import pytest
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-pytest.importorskip("triton")
+from models import create_model
+from models.speed import qs_kernels, triton_support
+from options.train_options import TrainOptions
 
-from models.speed import qs_kernels
-from models.speed.triton_support import trials
-from scripts.gpu import compile_kernels
-from scripts.gpu.compile_kernels import SHARED_MEMORY, TRAININGS, launches, main
+triton = pytest.importorskip("triton")
 
-BETWEEN_CONVOLUTIONS = {
-    "_moments_kernel", "_merge_kernel", "_apply_kernel",
-    "_gather_gradient_kernel", "_sum_kernel", "_apply_gradient_kernel",
-}  # fmt: skip
+SHARED_MEMORY = {80: 163, 90: 227}  # compute capability -> KiB that a program can have
+RANKING = {"global": {"_global_states", "_merge_splits"}, "local": {"_local_log_entropy"}}
+OTHERS = {"_spread_kernel", "_collect_kernel", "_moments_kernel", "_merge_kernel", "_apply_kernel"}
+OTHERS |= {"_gather_gradient_kernel", "_sum_kernel", "_apply_gradient_kernel"}
+
+
+def launches_of_a_step(words, capability):
+    """The launches of a step on a GPU of `capability`: kernel, arguments (types for tensors), settings."""
+    launches = []
+    rank_globally = qs_kernels.rank_globally
+
+    def note(kernel, *arguments, grid, warmup, **settings):
+        kinds = tuple(a.dtype if isinstance(a, Tensor) else a for a in arguments)
+        launches.append((kernel, kinds, settings))
+
+    def rank_as_there(features):
+        with patch.object(Tensor, "is_cuda", True), patch.object(qs_kernels, "on_device_of", nullcontext):
+            return rank_globally(features)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(triton_support, "works", lambda device: True)
+        patched.setattr(qs_kernels, "works", lambda device: True)
+        patched.setattr(torch.cuda, "get_device_capability", lambda device: divmod(capability, 10))
+        patched.setattr(triton.JITFunction, "run", note)
+        patched.setattr(qs_kernels, "rank_globally", rank_as_there)
+        for name in ("passed", "failed"):
+            patched.setattr(triton_support.trials, name, set())
+        options = f"--gpu_ids -1 --channels_last --crop_size 64 --load_size 64 {words}"
+        model = create_model(TrainOptions().parse(options.split()))
+        with FakeTensorMode(allow_non_fake_inputs=True):  # tensors with shapes and without numbers
+            model.set_input({domain: torch.zeros(1, 3, 64, 64) for domain in "AB"})
+            model.optimize_parameters()
+        assert not triton_support.trials.failed
+    return launches
 
 
 @pytest.mark.parametrize(
-    "training, ranking",
-    [("bf16, global", {"_global_states", "_merge_splits"}), ("float32, local", {"_local_log_entropy"})],
+    "mode, words, capability",
+    [("global", "--precision bf16", 80), ("global", "--precision bf16", 90), ("local", "", 80)],
 )
-def test_the_launches_are_those_of_a_training(training, ranking) -> None:
-    known = set(trials.passed), set(trials.failed)
-    found = launches(TRAININGS[training], 86)
-    names = {launch.kernel.__name__ for launch in found}
-    assert names >= BETWEEN_CONVOLUTIONS | {"_spread_kernel", "_collect_kernel"} | ranking
-    types = {launch.arguments[0] for launch in found if launch.kernel.__name__ == "_apply_kernel"}
-    assert types == {torch.bfloat16 if training.startswith("bf16") else torch.float32}
-    assert (trials.passed, trials.failed) == known  # nothing has run
-
-
-@pytest.mark.parametrize("capability, block", [(86, 64), (90, 256)])
-def test_blocks_are_those_of_the_gpu(capability, block) -> None:
-    found = launches(TRAININGS["bf16, global"], capability)
-    ranking = [launch for launch in found if launch.kernel is qs_kernels._global_states]
-    assert {launch.options["BLOCK_K"] for launch in ranking} == {block}
-
-
-def test_a_kernel_that_is_not_launched_is_an_error(monkeypatch) -> None:
-    monkeypatch.setattr(qs_kernels, "_global_config", lambda *arguments: {})
-    with (
-        pytest.warns(RuntimeWarning, match="KeyError: 'BLOCK_Q'"),
-        pytest.raises(RuntimeError, match="not launched, since their trials failed: global ranking"),
-    ):
-        launches(TRAININGS["bf16, global"], 86)
-
-
-def test_what_does_not_fit_or_compile_is_named(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(compile_kernels, "TRAININGS", {"bf16, global": TRAININGS["bf16, global"]})
-    words = ["--targets=86", "--kernels=_global_states,_merge_splits"]
-    assert main(words) == 0
-    said = capsys.readouterr().out
-    assert "| sm_86 | 99 | bf16, global | 2 | _global_states" in said and "All compile and fit." in said
-
-    monkeypatch.setitem(SHARED_MEMORY, 86, 4)
-    assert main(words) == 1
-    said = capsys.readouterr().out
-    assert "sm_86, bf16, global: _global_states: " in said and "but there are 4096" in said
-
-    config = {"BLOCK_Q": 100, "BLOCK_K": 64, "BLOCK_C": 16, "INPUT_PRECISION": "ieee"}  # no power of 2
-    monkeypatch.setattr(qs_kernels, "_global_config", lambda *arguments: config)
-    assert main(words) == 1
-    said = capsys.readouterr().out
-    assert "_global_states: CompilationError" in said and "tl.arange(0, BLOCK_Q)" in said
+def test_the_kernels_of_a_step_compile_and_fit(mode, words, capability):
+    launches = launches_of_a_step(f"--QS_mode {mode} {words}", capability)
+    assert {kernel.__name__ for kernel, *_ in launches} == OTHERS | RANKING[mode]
+    paths = {}  # one launch of each path through each kernel
+    for kernel, kinds, settings in launches:
+        path = [(name, value) for name, value in settings.items() if isinstance(value, bool | float)]
+        paths[kernel.__name__, settings.get("TAIL"), str(path)] = kernel, kinds, settings
+    driver = SimpleNamespace(
+        get_current_target=lambda: triton.backends.compiler.GPUTarget("cuda", capability, 32),
+        get_current_device=lambda: f"sm_{capability}",
+        get_current_stream=lambda device: 0,
+    )
+    with patch("triton.runtime.jit.driver", SimpleNamespace(active=driver)):
+        for kernel, kinds, settings in paths.values():
+            made = kernel.warmup(*kinds, grid=(1,), **settings)
+            assert made.metadata.shared <= 1024 * SHARED_MEMORY[capability], (kernel.__name__, settings)

@@ -35,7 +35,7 @@ Products of bfloat16 or float16 features are exact in float32, and run on tensor
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -57,55 +57,82 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PRECISIONS = ("tf32x3", "ieee")
 
 
-def log_entropy(features: Tensor, mode: str, window: int) -> Tensor | None:
-    """log H of every row, "global" or "local", as `qs_attn.log_entropy`; None where kernels do not run."""
-    if not works(features.device) or features.dtype not in DTYPES:
-        return None
-    call = functools.partial(local_log_entropy, window=window) if mode == "local" else global_log_entropy
-    variant = (features.dtype, features.device, features.shape[1:], features.stride(), window)
-    return call(features) if trials.allows(f"{mode} ranking", variant, lambda: call(features)) else None
-
-
-def global_log_entropy(features: Tensor, input_precision: str | None = None) -> Tensor:
-    """log H of the attention row of every position over all positions, without gradient.
+def global_log_entropy(features: Tensor) -> Tensor | None:
+    """log H of every attention row over all positions, or None where the kernels do not run.
 
     Args:
-        features: (B, C, H, W) float32, bfloat16 or float16, contiguous or channels-last (neither is copied).
-        input_precision: of float32 products, "tf32x3" or "ieee" (above); None: the best for the device.
+        features: (B, C, H, W), contiguous or channels-last (neither is copied).
 
     Returns (B, H*W) float32, in [-inf, log log L]; -inf where H*W is 1. Memory is O(L) beside the features.
-    The first call for a shape compiles, so make one before a CUDA graph is captured. Raises ValueError.
+    The first call for a shape compiles, so make one before a CUDA graph is captured.
     """
-    _check(features)
-    if input_precision not in (None, *PRECISIONS):
-        allowed = ", ".join(PRECISIONS)
-        raise ValueError(f"input_precision is {input_precision!r}, but must be one of {allowed} or None")
-    return torch.ops.qs_attn.global_log_entropy(features.detach(), input_precision)
+    return _if_it_works("global ranking", rank_globally, features)
 
 
-def local_log_entropy(features: Tensor, window: int) -> Tensor:
-    """log H of the attention row of every position over the window around it, without gradient.
-
-    Args:
-        features: (B, C, H, W) float32, bfloat16 or float16, contiguous or channels-last (neither is copied).
-        window: k, odd: keys are the k x k positions around the query; outside the image they are 0.
-
-    Returns (B, H*W) float32, in [-inf, log log k^2]; -inf where k is 1. Compilation and errors as above.
-    """
-    _check(features)
-    if window < 1 or window % 2 == 0:
-        raise ValueError(f"window is {window}, but must be odd and positive, to have its query in the middle")
-    return torch.ops.qs_attn.local_log_entropy(features.detach(), window)
+def local_log_entropy(features: Tensor, window: int) -> Tensor | None:
+    """The same over the `window` x `window` positions around each; those outside the image are zeros."""
+    return _if_it_works("local ranking", rank_locally, features, window)
 
 
-def _check(features: Tensor) -> None:
-    if not installed():
-        raise ValueError("the kernels need the package triton, which is not installed")
-    if features.ndim != 4 or features.dtype not in DTYPES:
-        raise ValueError(
-            f"features are {tuple(features.shape)} {features.dtype}, "
-            "but must be (B, C, H, W) of float32 or shorter"
+def _if_it_works(name: str, rank: Callable, features: Tensor, *window: int) -> Tensor | None:
+    if not works(features.device) or features.dtype not in DTYPES:
+        return None
+    variant = (features.dtype, features.device, features.shape[1:], features.stride(), *window)
+    if not trials.allows(name, variant, lambda: rank(features, *window)):
+        return None
+    return rank(features, *window)
+
+
+def rank_globally(features: Tensor, input_precision: str | None = None) -> Tensor:
+    """`global_log_entropy` by the kernels; products of float32 by one of PRECISIONS, or the device's best."""
+    if not features.is_cuda:
+        features = features.float()  # the interpreter's dot takes bfloat16 for integers
+    vectors = features.flatten(2)  # (B, C, L), a view in both memory formats
+    B, C, L = vectors.shape
+    config = _global_config(features, input_precision)
+    # One image has few query blocks, so the keys are split too: about 500 programs fill the largest GPUs.
+    # This depends on L alone, so that an image's result does not depend on its batch.
+    query_blocks, key_blocks = triton.cdiv(L, config["BLOCK_Q"]), triton.cdiv(L, config["BLOCK_K"])
+    blocks_per_split = triton.cdiv(key_blocks, triton.cdiv(512, query_blocks))
+    splits = triton.cdiv(key_blocks, blocks_per_split)
+    states = features.new_empty((B, splits, 4, L), dtype=torch.float32)
+    log_entropy = features.new_empty((B, L), dtype=torch.float32)
+    with on_device_of(features):
+        _global_states[(query_blocks, splits, B)](
+            vectors, states, L, *vectors.stride(), C=C, KEY_BLOCKS=blocks_per_split, **config
         )
+        _merge_splits[(triton.cdiv(L, 128), B)](states, log_entropy, L, SPLITS=splits, BLOCK_Q=128)
+    return log_entropy
+
+
+def rank_locally(features: Tensor, window: int) -> Tensor:
+    """`local_log_entropy` by the kernel."""
+    B, C, H, W = features.shape
+    vectors = features.flatten(2)  # (B, C, L), a view in both memory formats
+    log_entropy = features.new_empty((B, H * W), dtype=torch.float32)
+    # 4096 numbers a tile are 32 registers a thread for the queries and as many for the keys
+    block_c = triton.next_power_of_2(C)
+    block_q = min(128, max(1, 4096 // block_c))
+    with on_device_of(features):
+        _local_log_entropy[(triton.cdiv(H * W, block_q), B)](
+            vectors, log_entropy, C, H, W, *vectors.stride(),
+            WINDOW=window, BLOCK_Q=block_q, BLOCK_C=block_c, num_warps=4
+        )  # fmt: skip
+    return log_entropy
+
+
+def _global_config(features: Tensor, input_precision: str | None) -> dict[str, int | str]:
+    """Block shapes without register spills; those for bfloat16 are the fastest of 30 tried on an H200."""
+    has_tf32 = features.is_cuda and not torch.version.hip
+    major = torch.cuda.get_device_capability(features.device)[0] if has_tf32 else 0
+    if input_precision is None:
+        input_precision = "tf32x3" if major >= 8 else "ieee"
+    blocks = {"BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_C": 16}
+    if features.dtype != torch.float32 or input_precision == "tf32x3":  # on tensor cores
+        blocks["BLOCK_C"] = 32
+        if major in (9, 10):  # where accumulators spread over warp groups, or leave the registers
+            blocks["BLOCK_K"] = 128 if features.dtype == torch.float32 else 256
+    return {**blocks, "INPUT_PRECISION": input_precision, "num_warps": 8, "num_stages": 3}
 
 
 @jit
@@ -238,66 +265,3 @@ def _local_log_entropy(
         score = tl.sum(query * key.to(tl.float32), 1)
         top, second, total, excess = _merge(top, second, total, excess, score, ABSENT, 0.0, 0.0)
     tl.store(log_entropy + batch * H * W + queries, _log_entropy(top, second, total, excess), mask=y < H)
-
-
-def _global_config(features: Tensor, input_precision: str | None) -> dict[str, int | str]:
-    """Block shapes without register spills; those for bfloat16 are the fastest of 30 tried on an H200."""
-    has_tf32 = features.is_cuda and not torch.version.hip
-    major = torch.cuda.get_device_capability(features.device)[0] if has_tf32 else 0
-    if input_precision is None:
-        input_precision = "tf32x3" if major >= 8 else "ieee"
-    blocks = {"BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_C": 16}
-    if features.dtype != torch.float32 or input_precision == "tf32x3":  # on tensor cores
-        blocks["BLOCK_C"] = 32
-        if major in (9, 10):  # where accumulators spread over warp groups, or leave the registers
-            blocks["BLOCK_K"] = 128 if features.dtype == torch.float32 else 256
-    return {**blocks, "INPUT_PRECISION": input_precision, "num_warps": 8, "num_stages": 3}
-
-
-@torch.library.custom_op(
-    "qs_attn::global_log_entropy", mutates_args=(), schema="(Tensor features, str? input_precision) -> Tensor"
-)
-def _global_op(features: Tensor, input_precision: str | None) -> Tensor:
-    if not features.is_cuda:
-        features = features.float()  # the interpreter's dot takes bfloat16 for integers
-    vectors = features.flatten(2)  # (B, C, L), a view in both memory formats
-    B, C, L = vectors.shape
-    config = _global_config(features, input_precision)
-    # One image has few query blocks, so the keys are split too: about 500 programs fill the largest GPUs.
-    # This depends on L alone, so that an image's result does not depend on its batch.
-    query_blocks, key_blocks = triton.cdiv(L, config["BLOCK_Q"]), triton.cdiv(L, config["BLOCK_K"])
-    blocks_per_split = triton.cdiv(key_blocks, triton.cdiv(512, query_blocks))
-    splits = triton.cdiv(key_blocks, blocks_per_split)
-    states = features.new_empty((B, splits, 4, L), dtype=torch.float32)
-    log_entropy = features.new_empty((B, L), dtype=torch.float32)
-    with on_device_of(features):
-        _global_states[(query_blocks, splits, B)](
-            vectors, states, L, *vectors.stride(), C=C, KEY_BLOCKS=blocks_per_split, **config
-        )
-        _merge_splits[(triton.cdiv(L, 128), B)](states, log_entropy, L, SPLITS=splits, BLOCK_Q=128)
-    return log_entropy
-
-
-@torch.library.custom_op(
-    "qs_attn::local_log_entropy", mutates_args=(), schema="(Tensor features, int window) -> Tensor"
-)
-def _local_op(features: Tensor, window: int) -> Tensor:
-    B, C, H, W = features.shape
-    vectors = features.flatten(2)  # (B, C, L), a view in both memory formats
-    log_entropy = features.new_empty((B, H * W), dtype=torch.float32)
-    # 4096 numbers a tile are 32 registers a thread for the queries and as many for the keys
-    block_c = triton.next_power_of_2(C)
-    block_q = min(128, max(1, 4096 // block_c))
-    with on_device_of(features):
-        _local_log_entropy[(triton.cdiv(H * W, block_q), B)](
-            vectors, log_entropy, C, H, W, *vectors.stride(),
-            WINDOW=window, BLOCK_Q=block_q, BLOCK_C=block_c, num_warps=4
-        )  # fmt: skip
-    return log_entropy
-
-
-@_global_op.register_fake
-@_local_op.register_fake
-def _(features: Tensor, _option: str | int | None) -> Tensor:
-    B, _, H, W = features.shape
-    return features.new_empty((B, H * W), dtype=torch.float32)

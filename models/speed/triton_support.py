@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -32,30 +31,6 @@ def installed() -> bool:
     return triton is not None
 
 
-@functools.cache
-def works(device: torch.device) -> bool:
-    """Whether kernels run on this CUDA device, by trial: Triton may lack a C compiler or support for the GPU.
-
-    If they do not, one warning gives the reason, and plain PyTorch is used.
-    """
-    if not installed() or device.type != "cuda":
-        return False
-    number = torch.zeros(1, device=device)
-    try:
-        with on_device_of(number):
-            _trial[(1,)](number)
-        return number.item() == 1
-    except Exception as error:  # whatever a compiler may raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        warnings.warn(
-            "Triton does not work on this machine, and slower code takes its place. "
-            f"{type(error).__name__}: {reason[0]}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return False
-
-
 class Trials:
     """Which kernels work on this machine, tried at their first use; one warning for each that fails.
 
@@ -69,7 +44,10 @@ class Trials:
         self.failed: set[str] = set()
 
     def allows(self, name: str, variant: tuple, trial: Callable[[], object]) -> bool:
-        """Whether the kernels `name` work; `trial` runs them, once for each `variant` (sizes, types)."""
+        """Whether the kernels `name` work; `trial` runs them, once for each `variant` (sizes, types).
+
+        Lack of memory says nothing about them, and is raised.
+        """
         if name in self.failed:
             return False
         if (name, variant) in self.passed:
@@ -77,6 +55,8 @@ class Trials:
         try:
             trial()
         except Exception as error:  # a compiler may raise anything
+            if "out of memory" in str(error):
+                raise
             self.failed.add(name)
             reason = str(error).strip().splitlines() or [type(error).__name__]
             warnings.warn(
@@ -93,6 +73,19 @@ class Trials:
 trials = Trials()
 
 
+def works(device: torch.device) -> bool:
+    """Whether kernels run on this CUDA device at all: Triton may lack a C compiler or support for the GPU."""
+
+    def trial() -> None:
+        number = torch.zeros(1, device=device)
+        with on_device_of(number):
+            _write_one[(1,)](number)
+        if number.item() != 1:
+            raise RuntimeError("a kernel of Triton has no effect")
+
+    return installed() and device.type == "cuda" and trials.allows("all layers", (device,), trial)
+
+
 @jit
-def _trial(number):
+def _write_one(number):
     tl.store(number, 1.0)
