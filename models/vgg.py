@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from util.errors import UserError
-from util.metrics.features import fill_network, read_state_dict, require_file
+from util.metrics.published import Published
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
-LABEL = "torchvision's VGG-16"
-OPTION = "--vgg_weights"
+VGG16 = Published("torchvision's VGG-16", "--vgg_weights", VGG16_URL)
 RANDOM = "random"  # in place of a file
 
 WIDTHS = tuple(cfgs["D"])  # channels of each convolution and its ReLU; "M": a 2 x 2 maximum
@@ -75,7 +73,7 @@ class VGG16Features(nn.Module):
 def require_weights(weights: str | Path | None) -> None:
     """UserError where `weights` is neither "random" nor a file, without reading the file."""
     if str(weights) != RANDOM:
-        require_file(weights, OPTION, LABEL, VGG16_URL)
+        VGG16.find(weights)
 
 
 def load_vgg16(
@@ -83,7 +81,7 @@ def load_vgg16(
 ) -> VGG16Features:
     """VGG-16 ready for use: frozen, in evaluation mode, on `device`.
 
-    weights: torchvision's file vgg16-397923af.pth, or "random" for weights from a fixed seed (tests only: the
+    weights: torchvision's file vgg16-397923af.pth (None: that of torch's cache), or "random" for weights from a fixed seed (tests only: the
     loss then says nothing about structure as people see it). Raises `UserError` for a missing file and for
     one that holds anything else.
     """
@@ -91,15 +89,11 @@ def load_vgg16(
     if str(weights) == RANDOM:
         draw_weights(network)
     else:
-        state = read_state_dict(weights, OPTION, LABEL, VGG16_URL)
-        wanted = network.state_dict()
+        path = VGG16.find(weights)
+        state, wanted = VGG16.read(path), network.state_dict()
         # without deeper layers and the classifier, where the file has the others
         fits = all(key in state and state[key].shape == value.shape for key, value in wanted.items())
-        used = {key: state[key] for key in wanted} if fits else state
-        fill_network(network, used, weights, LABEL, VGG16_URL)
-        # torchvision's other VGG-16 file expects other inputs (unscaled); its unused classifier is NaN
-        if not all(value.isfinite().all() for value in state.values()):
-            raise UserError(f"{OPTION}: {weights} holds numbers that are not finite. Fetch {VGG16_URL}")
+        VGG16.fill(network, path, {key: state[key] for key in wanted} if fits else state)
     return network.eval().requires_grad_(False).to(device)
 
 

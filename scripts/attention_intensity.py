@@ -32,7 +32,7 @@ from models import MODELS, create_model
 from models.attention.guidance import GuidedModel
 from models.weights import checkpoint_file, load_weights
 from options.test_options import TestOptions
-from scripts.evaluation.sweep import checkpoints
+from scripts.evaluate import checkpoints
 from scripts.measuring import markdown_table
 from util.arguments import integer
 from util.errors import UserError, entry_point

@@ -40,8 +40,8 @@ from models.qs_attn import QuerySelection
 from models.textbook import TEXTBOOKS, textbook_step
 from models.textbook import cut as textbook_cut
 from options.train_options import TrainOptions
+from scripts.configurations import CONFIGS
 from scripts.measuring import StageClock, format_spread, markdown_table, peak_memory, seconds, spread
-from scripts.study.configurations import CONFIGS
 from util.arguments import ArgumentParser, integer
 from util.errors import UserError, entry_point
 from util.metrics.receipt import versions_and_hardware

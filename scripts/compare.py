@@ -19,9 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.study.configurations import CONFIGS, DEFAULT, NEED_VGG
-from scripts.study.options import StudyOptions
-from scripts.study.study import Study, run_study
+from scripts.configurations import CONFIGS, DEFAULT, NEED_VGG, StudyOptions
+from scripts.study import Study, run_study
 from util.arguments import ArgumentParser, integer
 from util.errors import entry_point
 
@@ -47,7 +46,7 @@ def parse(argv: Sequence[str]) -> Namespace:
     options = StudyOptions(parser, "./datasets/stripes", "0,1,2")
     opt = options.parse(argv)
     opt.out = opt.out or Path("results/study")
-    opt.queries = options.listed("--queries", opt.queries, integer(1)) if opt.queries else [None]
+    opt.queries = options.listed("--queries", opt.queries, integer(1, 1_000_000)) if opt.queries else [None]
     if "num_patches" in opt.train and opt.queries != [None]:
         options.refuse_shared("num_patches")
     if opt.configs == "all":

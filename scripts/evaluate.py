@@ -1,8 +1,8 @@
 """Judge translations by FID, KID, SWD, a classifier's distances, stripes, structure or Cityscapes scores.
 
-    python scripts/evaluate.py --name NAME --inception_weights FILE                results of test.py
-    python scripts/evaluate.py --name NAME --inception_weights FILE --epochs all   last and best checkpoint
-    python scripts/evaluate.py --fake DIR --real DIR                               any two folders
+    python scripts/evaluate.py --name NAME                          results of test.py
+    python scripts/evaluate.py --name NAME --epochs all             each saved checkpoint: last and best
+    python scripts/evaluate.py --fake DIR --real DIR                any two folders
     python scripts/evaluate.py --metrics segmentation --pred DIR --label DIR       Cityscapes label maps
 
 docs/evaluation.md states the protocol. Every evaluation leaves a receipt: a JSON file with the numbers and
@@ -11,74 +11,242 @@ all that is needed to reproduce them.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from options.saved import option_values, results_folder
-from scripts.evaluation.judge import Judge, print_numbers, warn
-from scripts.evaluation.options import EvaluateOptions
-from scripts.evaluation.sweep import checkpoints, draw_sweep, last_and_best, weights_of
+from models import MODELS
+from models.pretrained import pretrained_file
+from models.weights import weights_file
+from options.saved import option_values, results_folder, run_folder
+from options.test_options import TestOptions
+from scripts.judging import METRICS, Judge, add_judging, higher_is_better, print_numbers, warn
+from util.arguments import integer
 from util.device import get_device
 from util.errors import UserError, entry_point
-from util.metrics.evaluation import Evaluation
-from util.metrics.features import sha256
-from util.metrics.receipt import make_receipt, write_receipt
+from util.metrics.networks import INCEPTION, classifier_weights
+from util.metrics.published import sha256
+from util.metrics.receipt import make_receipt, require_writable, write_receipt
 from util.metrics.segmentation import CLASSES, score_label_folders
+from util.metrics.structure import DINO
+
+Row = dict[str, Any]  # {"epoch": "100", "numbers": {"FID": 45.5, ...}, ...}
+
+# The options of test.py that --help lists; the others are taken as well.
+LISTED = set(
+    "name suffix checkpoints_dir pretrained results_dir dataroot phase direction epoch gpu_ids seed eval "
+    "num_test max_dataset_size batch_size num_threads preprocess load_size crop_size precision".split()
+)
+
+
+def option_words(options: Mapping[str, object]) -> list[str]:
+    """Options as words of a command line: --NAME=VALUE, lists with commas; None is left out."""
+    words = []
+    for name, value in options.items():
+        if value is not None:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words.append(f"--{name}={text}")
+    return words
+
+
+class EvaluateOptions(TestOptions):
+    """python scripts/evaluate.py [options]"""
+
+    prog = "scripts/evaluate.py"
+    description = __doc__.splitlines()[0]
+
+    def declare(self) -> None:
+        add, group = self.parser.add, self.parser.group
+        group("what is judged, if not results/NAME/PHASE_EPOCH against the data set")
+        add("--epochs", None, "all, or a list as 100,200,latest: translate with each checkpoint and judge it")
+        add("--fake", None, "a folder of translations", type=Path)
+        add("--real", None, "a folder of real images to compare with", type=Path)
+        add("--pred", None, "a folder of predicted Cityscapes label maps", type=Path)
+        add("--label", None, "a folder of true label maps", type=Path)
+        group("how it is judged")
+        add("--metrics", None, f"a list of {', '.join(METRICS)}", shown="swd, and all whose files are there")
+        add_judging(add)
+        add("--kid_subsets", 100, "random subsets of KID and KD", type=integer(1, 10_000))
+        images = integer(2, 1_000_000)
+        add("--kid_subset_size", None, "images in each", type=images, shown="1000, or the smaller set")
+        size = "side in pixels for SWD, 16 * 2^k"
+        add("--swd_size", None, size, type=integer(16, 2048), shown="256, or what fits")
+        add("--masks", None, "masks for stripes", type=Path, shown="DATAROOT/masks")
+        inputs = "images that were translated, for structure"
+        add("--inputs", None, inputs, type=Path, shown="real_A beside the translations")
+        add("--feature_batch_size", 32, "images at a time; changes no number", type=integer(1, 4096))
+        receipt = "beside the results, or evaluation.json"
+        add("--receipt", None, "file to write the receipt to", type=Path, shown=receipt)
+        self.own = set(self.parser.defaults)
+        super().declare()
+        for action in self.parser._actions:
+            if action.dest not in self.own | LISTED | {"help", "version"}:
+                action.help = argparse.SUPPRESS
+        self.parser.epilog = "All other options of test.py are taken too: python test.py --help lists them."
+
+    def check(self, opt: Namespace) -> None:
+        super().check(opt)
+        error = self.parser.error
+        if opt.input:
+            error("--input belongs to test.py: a folder of translations is given with --fake")
+        if opt.pretrained and opt.epochs:
+            error("--pretrained is one checkpoint, --epochs names several of a run: give one")
+        if bool(opt.pred) != bool(opt.label):
+            error("--pred and --label go together: predicted and true label maps")
+        if opt.fake and not opt.real:
+            error("--fake needs the real images to compare with: --real DIR")
+        if opt.fake and opt.epochs:
+            error("--epochs makes translations with checkpoints, --fake names existing ones")
+        opt.masks = opt.masks or Path(opt.dataroot, "masks")
+        striped = opt.masks.is_dir() and not opt.real and opt.direction == "AtoB"
+        has_inputs = bool(opt.inputs) or not opt.fake
+        if opt.metrics is None:
+            opt.metrics = self._possible_metrics(opt, striped, has_inputs)
+            return
+        opt.metrics = [metric.strip().lower() for metric in opt.metrics.split(",") if metric.strip()]
+        for metric in opt.metrics:
+            if metric not in METRICS:
+                error(f"--metrics {metric} is unknown; there are {', '.join(METRICS)}")
+        if ("segmentation" in opt.metrics) != bool(opt.pred) or (opt.pred and len(opt.metrics) > 1):
+            error("--metrics segmentation stands alone, and it alone takes --pred DIR --label DIR")
+        if "class" in opt.metrics and opt.class_index is None:
+            error("--metrics class needs --class_index N, such as 340, ImageNet's zebra")
+        if "stripes" in opt.metrics and not striped:
+            error(f"--metrics stripes needs a run AtoB on a set with masks, no --real; masks: {opt.masks}")
+        if "structure" in opt.metrics and not has_inputs:
+            error("--metrics structure compares translations with what was translated: give --inputs DIR")
+
+    @staticmethod
+    def _possible_metrics(opt: Namespace, striped: bool, has_inputs: bool) -> list[str]:
+        """The metrics whose weights are given or in torch's cache."""
+        if opt.pred:
+            return ["segmentation"]
+        classifier = bool(opt.classifier_weights) or classifier_weights(opt.classifier).cached.is_file()
+        metrics = ["swd"]
+        metrics += ["fid", "kid"] if opt.inception_weights or INCEPTION.cached.is_file() else []
+        metrics += ["fd", "kd"] if classifier else []
+        metrics += ["class"] if classifier and opt.class_index is not None else []
+        metrics += ["stripes"] if striped else []
+        metrics += ["structure"] if has_inputs and (opt.dino_weights or DINO.cached.is_file()) else []
+        return metrics
+
+    def words_for_test(self, opt: Namespace, epoch: str) -> list[str]:
+        """The command line of test.py that translates with another checkpoint of the same run."""
+        values = {name: getattr(opt, name) for name in opt.given if name not in self.own}
+        values |= {"name": opt.name, "suffix": "", "epoch": epoch, "gpu_ids": opt.gpu_ids or [-1]}
+        return option_words(values)
+
+
+# ---- what is judged ----
 
 
 @entry_point
 def main(argv: Sequence[str] | None = None) -> None:
     options = EvaluateOptions()
     opt = options.parse(argv)
-    evaluate(opt, options)
-
-
-def evaluate(opt: Namespace, options: EvaluateOptions) -> None:
-    """Judge what the options name, print the numbers and write the receipt."""
-    run = Path(opt.results_dir, opt.name)
+    receipt = opt.receipt or Path("evaluation.json")
+    if opt.epochs:
+        receipt = opt.receipt or Path(opt.results_dir, opt.name, f"evaluation_{opt.phase}.json")
+    elif not opt.fake and not opt.pred:
+        receipt = opt.receipt or results_folder(opt, opt.epoch) / "evaluation.json"
+        require_translations(opt)
+    require_writable(receipt)
     if opt.pred:
-        receipt, results = Path("evaluation.json"), evaluate_labels(opt)
+        results = evaluate_labels(opt)
     else:
         judge = Judge(opt)
         if opt.epochs:
-            receipt, results = run / f"evaluation_{opt.phase}.json", evaluate_sweep(opt, options, judge)
+            results = evaluate_sweep(opt, options, judge)
         elif opt.fake:
-            receipt, results = Path("evaluation.json"), judge.evaluate(opt.fake)
+            results = judge.evaluate(opt.fake)
         else:
-            receipt = results_folder(opt, opt.epoch) / "evaluation.json"
             results = evaluate_run(opt, judge)
         results |= judge.record()
-    receipt = opt.receipt or receipt
     write_receipt(receipt, make_receipt(option_values(opt), results, get_device(opt.gpu_ids)))
-    print(f"receipt: {receipt}")
     if opt.epochs:
         draw_sweep(results["checkpoints"], receipt.with_suffix(".png"))
-        print(f"plot: {receipt.with_suffix('.png')}")
+        print_sweep(results["numbers"])
+    else:
+        print_numbers(results)
+    print(f"receipt: {receipt}")
+
+
+def fake_folder(opt: Namespace, epoch: str) -> Path:
+    """Where test.py writes the translations of a checkpoint."""
+    return results_folder(opt, epoch) / "images" / "fake_B"
+
+
+def require_translations(opt: Namespace) -> None:
+    """UserError where test.py has not translated with the checkpoint that the options name."""
+    folder = fake_folder(opt, opt.epoch)
+    if folder.is_dir():
+        return
+    run = f"--pretrained {opt.pretrained}" if opt.pretrained else f"--name {opt.name} --epoch {opt.epoch}"
+    if styles := sorted(folder.parent.glob("fake_B_style*")):
+        raise UserError(
+            f"{folder.parent} has translations in {len(styles)} styles, but a run is judged in one: "
+            f"translate with python test.py {run}, or judge each with --fake {styles[0]} --real FOLDER"
+        )
+    raise UserError(f"there are no translations in {folder}; make them: python test.py {run}")
 
 
 def evaluate_run(opt: Namespace, judge: Judge) -> dict[str, Any]:
     """What test.py made of one checkpoint."""
     folder, checkpoint = fake_folder(opt, opt.epoch), weights_of(opt, opt.epoch)
-    if not folder.is_dir():
-        run = f"--name {opt.name} --epoch {opt.epoch}"
-        command = f"python test.py {f'--pretrained {opt.pretrained}' if opt.pretrained else run}"
-        if styles := sorted(folder.parent.glob("fake_B_style*")):
-            raise UserError(
-                f"{folder.parent} has translations in {len(styles)} styles, but a run is judged in one: "
-                f"translate with {command}, or judge each style with --fake {styles[0]} --real FOLDER"
-            )
-        raise UserError(f"there are no translations in {folder}; make them: {command}")
     results = judge.evaluate(folder)
     if checkpoint.is_file():
         results["checkpoint"] = {"file": checkpoint.name, "sha256": sha256(checkpoint)}
         if min(path.stat().st_mtime for path in folder.iterdir()) < checkpoint.stat().st_mtime:
             warn(f"{folder} is older than {checkpoint}: if training continued since, run test.py again")
     return results
+
+
+def evaluate_labels(opt: Namespace) -> dict[str, Any]:
+    """Cityscapes scores of label maps, in per cent."""
+    scores, pairs = score_label_folders(opt.label, opt.pred)
+    numbers = {"mean IoU": scores.mean_iou, "pixel accuracy": scores.pixel_accuracy}
+    numbers["class accuracy"] = scores.class_accuracy
+    iou = {name: 100 * share for (name, _, _), share in zip(CLASSES, scores.class_iou, strict=True)}
+    compared = f"{opt.pred}: {pairs} label maps against {opt.label}, in %"
+    folders = {"pred": str(opt.pred), "label": str(opt.label), "pairs": pairs, "compared": compared}
+    return {"numbers": {name: 100 * share for name, share in numbers.items()}, "class_iou": iou, **folders}
+
+
+# ---- the checkpoints of a run ----
+
+
+def weights_of(opt: Namespace, epoch: str) -> Path:
+    """The file of the network that translates, at an epoch of the run; or the pretrained one."""
+    if opt.pretrained:
+        return pretrained_file(opt.pretrained)
+    return weights_file(run_folder(vars(opt)), epoch, MODELS[opt.model].translating(opt)[0])
+
+
+def checkpoints(opt: Namespace) -> dict[str, Path]:
+    """The generators that --epochs names, oldest first.
+
+    `all` includes latest only if it differs from the last numbered one.
+    """
+    if opt.epochs != "all":
+        names = [name.strip() for name in opt.epochs.split(",")]
+    else:
+        pattern = weights_of(opt, "*")
+        end = pattern.name.removeprefix("*")
+        names = [path.name.removesuffix(end) for path in pattern.parent.glob(pattern.name)]
+        names = sorted((name for name in names if name.isdigit()), key=int)
+        last, latest = (weights_of(opt, name) for name in (names[-1] if names else "", "latest"))
+        if latest.is_file() and not (last.is_file() and sha256(last) == sha256(latest)):
+            names.append("latest")
+    found = {name: weights_of(opt, name) for name in names}
+    missing = [path for path in found.values() if not path.is_file()]
+    if missing or not found:
+        raise UserError(f"--epochs {opt.epochs}: there is no {(missing or [weights_of(opt, '*')])[0]}")
+    return found
 
 
 def evaluate_sweep(opt: Namespace, options: EvaluateOptions, judge: Judge) -> dict[str, Any]:
@@ -92,31 +260,51 @@ def evaluate_sweep(opt: Namespace, options: EvaluateOptions, judge: Judge) -> di
             raise UserError(f"test.py did not translate every image with {checkpoint}: see its message above")
         identity = {"file": checkpoint.name, "sha256": sha256(checkpoint)}
         rows.append({"epoch": epoch, "checkpoint": identity, **judge.evaluate(fake_folder(opt, epoch))})
-    numbers = last_and_best(rows)
+        print_numbers(rows[-1])
+    return {"numbers": last_and_best(rows), "checkpoints": rows}
+
+
+def last_and_best(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """The last and the best number of each metric, of rows in order of training.
+
+    Returns:
+        {"last": {"epoch", metric: number}, "best": {metric: {"epoch", "number"}}}.
+    """
+    best = {}
+    for name in rows[-1]["numbers"]:
+        choose = max if higher_is_better(name) else min
+        row = choose(rows, key=lambda row, name=name: row["numbers"][name])
+        best[name] = {"epoch": row["epoch"], "number": row["numbers"][name]}
+    return {"last": {"epoch": rows[-1]["epoch"], **rows[-1]["numbers"]}, "best": best}
+
+
+def print_sweep(numbers: Mapping[str, Mapping[str, Any]]) -> None:
+    """A table of `last_and_best`."""
     last = numbers["last"]
     print(f"\n{'':26}last ({last['epoch']})    best, chosen by the test images themselves")
     for name, best in numbers["best"].items():
         print(f"  {name:22}{last[name]:12.4f}    {best['number']:.4f} ({best['epoch']})")
-    return {"numbers": numbers, "checkpoints": rows}
 
 
-def evaluate_labels(opt: Namespace) -> dict[str, Any]:
-    """Cityscapes scores of label maps, in per cent."""
-    scores, pairs = score_label_folders(opt.label, opt.pred)
-    result = Evaluation()
-    result.add("mean IoU", 100 * scores.mean_iou)
-    result.add("pixel accuracy", 100 * scores.pixel_accuracy)
-    result.add("class accuracy", 100 * scores.class_accuracy)
-    print(f"{opt.pred}: {pairs} label maps against {opt.label}, in %")
-    print_numbers(result)
-    iou = {name: 100 * share for (name, _, _), share in zip(CLASSES, scores.class_iou, strict=True)}
-    folders = {"pred": str(opt.pred), "label": str(opt.label), "pairs": pairs}
-    return {"numbers": result.numbers, "class_iou": iou, **folders}
+def draw_sweep(rows: Sequence[Row], path: Path) -> None:
+    """Write a PNG with a panel for each metric: its course, with the last and the best marked."""
+    from scripts.plots import COLOURS, panels, save
 
-
-def fake_folder(opt: Namespace, epoch: str) -> Path:
-    """Where test.py writes the translations of a checkpoint."""
-    return results_folder(opt, epoch) / "images" / "fake_B"
+    best = last_and_best(rows)["best"]
+    epochs = [row["epoch"] for row in rows]
+    last, step = len(rows) - 1, max(1, len(rows) // 8)
+    titles = [f"{name} ({'higher' if higher_is_better(name) else 'lower'} is better)" for name in best]
+    figure, axes = panels(titles)
+    for panel, (name, found) in zip(axes, best.items(), strict=True):
+        numbers = [row["numbers"][name] for row in rows]
+        panel.plot(numbers, color=COLOURS[0], marker="o", markersize=3)
+        panel.plot(last, numbers[last], "s", color=COLOURS[0], label=f"last: {numbers[last]:.4g}")
+        place = epochs.index(found["epoch"])
+        panel.plot(place, found["number"], "*", color=COLOURS[1], ms=12, label=f"best: {found['number']:.4g}")
+        panel.set_xticks(range(0, len(epochs), step), epochs[::step])
+        panel.set_xlabel("checkpoint")
+        panel.legend(frameon=False)
+    save(figure, path, dpi=150)
 
 
 if __name__ == "__main__":

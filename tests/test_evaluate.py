@@ -1,4 +1,4 @@
-"""Feature networks, and scripts/evaluate.py on folders, runs and sweeps: numbers, receipts, refusals."""
+"""scripts/evaluate.py on folders, runs and sweeps: numbers, receipts, refusals."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import torch
 import torchvision
 from PIL import Image
 
-from scripts import evaluate
-from scripts.evaluation import judge
+from scripts import evaluate, judging
+from scripts.judging import Judge
 from util.image_files import open_rgb
-from util.metrics import features
-from util.metrics.dino import DinoNetwork, VisionTransformer
-from util.metrics.evaluation import Evaluator
-from util.metrics.image_set import ImageSet
-from util.metrics.structure import structure_distance
+from util.metrics.published import sha256
+from util.metrics.structure import DinoKeys, structure_distance
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch) -> None:
+    """No weights in torch's cache, whatever this machine's user has there."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (32, 32), seed: int = 0) -> Path:
@@ -52,63 +55,35 @@ def read(path: str | Path) -> dict:
     return json.loads(Path(path).read_text())
 
 
-# Feature networks
+# The judge
 
 
-def test_classifier_features_are_what_the_last_layer_sees(squeezenet) -> None:
-    """For squeezenet1_1 the mean over space of its 512 feature maps, preprocessed as by torchvision."""
-    network = features.load_classifier("squeezenet1_1", squeezenet)
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
-    found, classes = features.extract(network, [image])
-    model = torchvision.models.squeezenet1_1()
-    model.load_state_dict(torch.load(squeezenet, weights_only=True))
-    prepared = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()(image)[None]
-    with torch.no_grad():
-        expected, logits = model.features(prepared).mean(dim=(2, 3)), model.eval()(prepared)
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
-    assert classes.tolist() == logits.argmax(1).tolist()
-    assert (network.frechet_label, network.kernel_label) == ("FD-squeezenet1_1", "KD-squeezenet1_1")
-
-
-def test_features_do_not_depend_on_the_batch_size(squeezenet) -> None:
-    network = features.load_classifier("squeezenet1_1", squeezenet)
-    rng = np.random.default_rng(0)
-    sizes = [(40, 40), (30, 50), (64, 20), (40, 41), (33, 33)]
-    images = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
-    one, classes = features.extract(network, images, batch_size=1)
-    for batch_size in (2, 5, 100):
-        several, same = features.extract(network, images, batch_size)
-        np.testing.assert_allclose(several, one, rtol=1e-4, atol=1e-5)
-        assert same.tolist() == classes.tolist()
-
-
-# Sets and their evaluation
+def judged(*words: str, folder: str = "fake") -> dict:
+    """What a judge with these options says of the folders fake and real."""
+    opt = evaluate.EvaluateOptions().parse(["--fake=fake", "--real=real", "--gpu_ids=-1", *words])
+    return Judge(opt).evaluate(Path(folder))
 
 
 def test_evaluation_takes_equally_many_images_for_swd(folders) -> None:
-    fake, real = (ImageSet(folder, progress=False) for folder in folders)
-    result = Evaluator(real, swd_size=32).evaluate(fake)
-    assert result.details["SWD"]["images_per_side"] == 6
-    assert list(result.details["SWD"]["levels"]) == ["32", "16"]
-    assert result.numbers["SWD"] == pytest.approx(np.mean(list(result.details["SWD"]["levels"].values())))
-    assert Evaluator(real, swd_size=32).evaluate(fake).numbers == result.numbers
-    assert Evaluator(real, swd_size=32, seed=1).evaluate(fake).numbers != result.numbers
+    found = judged("--swd_size=32")
+    details = found["numbers_from"]["SWD"]
+    assert details["images_per_side"] == 6 and list(details["levels"]) == ["32", "16"]
+    assert found["numbers"]["SWD"] == pytest.approx(np.mean(list(details["levels"].values())))
+    assert judged("--swd_size=32")["numbers"] == found["numbers"]
+    assert judged("--swd_size=32", "--seed=1")["numbers"] != found["numbers"]
 
 
 def test_evaluation_does_not_depend_on_the_batch_size(folders, squeezenet) -> None:
-    fake, real = (ImageSet(folder, progress=False) for folder in folders)
-    network = features.load_classifier("squeezenet1_1", squeezenet)
-    wanted = {"frechet": [network], "kernel": [network], "classes": [(network, 5)], "swd_size": 16}
-    one, several = (Evaluator(real, **wanted, batch_size=size).evaluate(fake) for size in (1, 4))
-    for name, number in one.numbers.items():
-        assert several.numbers[name] == pytest.approx(number, rel=1e-3, abs=1e-6), name
+    words = [f"--classifier_weights={squeezenet}", "--class_index=5", "--swd_size=16"]
+    one, several = (judged(*words, f"--feature_batch_size={n}")["numbers"] for n in (1, 4))
+    assert set(one) == {"SWD", "FD-squeezenet1_1", "KD-squeezenet1_1", "class-5-squeezenet1_1"}
+    for name, number in one.items():
+        assert several[name] == pytest.approx(number, rel=1e-3, abs=1e-6), name
 
 
 def test_an_image_set_against_itself_is_zero(folders, squeezenet) -> None:
     """Only the kernel distance is below 0: it is unbiased for two draws, not for one set taken twice."""
-    same = ImageSet(folders[0], progress=False)
-    network = features.load_classifier("squeezenet1_1", squeezenet)
-    numbers = Evaluator(same, frechet=[network], kernel=[network], swd_size=32).evaluate(same).numbers
+    numbers = judged(f"--classifier_weights={squeezenet}", folder="real")["numbers"]
     assert numbers["FD-squeezenet1_1"] == pytest.approx(0, abs=1e-6)
     assert numbers["SWD"] == 0
     assert numbers["KD-squeezenet1_1"] <= 0
@@ -146,10 +121,10 @@ def test_two_folders_leave_a_receipt(folders, squeezenet, capsys) -> None:
     assert receipt["fake"]["sizes"] == {"32x32": 6}
     assert receipt["numbers_from"]["SWD"]["images_per_side"] == 6
     assert receipt["numbers_from"]["SWD"]["size"] == 32
-    assert receipt["networks"]["squeezenet1_1"]["sha256"] == features.sha256(squeezenet)
+    assert receipt["networks"]["squeezenet1_1"]["sha256"] == sha256(squeezenet)
     assert receipt["seed"] == receipt["options"]["seed"] == 3
     assert receipt["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert receipt["device"] == "cpu" and receipt["date"] and "evaluation 1" in receipt["protocol"]
+    assert receipt["device"] == "cpu" and receipt["date"] and "evaluation 2" in receipt["protocol"]
     printed = capsys.readouterr().out
     assert "6 translations against 8 images" in printed and "6 images per side" in printed
     assert "FID" not in printed
@@ -255,18 +230,20 @@ def test_label_maps_are_scored(tmp_path, monkeypatch, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--metrics", "fid"], "--inception_weights: not given"),
-        (["--metrics", "fd"], "--classifier_weights: not given"),
+        (["--metrics", "fid"], "--inception_weights: no file"),
+        (["--metrics", "fd"], "--classifier_weights: no file"),
         (["--metrics", "lpips"], "there are fid, kid"),
         (["--metrics", "class"], "needs --class_index"),
         (["--metrics", "stripes"], "set with masks"),
         (["--metrics", "structure"], "give --inputs DIR"),
-        (["--metrics", "structure", "--inputs", "real"], "--dino_weights: not given"),
+        (["--metrics", "structure", "--inputs", "real"], "--dino_weights: no file"),
         (["--metrics", "segmentation"], "--pred DIR --label DIR"),
         (["--epochs", "all"], "--fake names existing ones"),
         (["--pred", "fake"], "--pred and --label go together"),
         (["--swd_size", "100"], "must be 16, 32, 64"),
         (["--metrics", "swd", "--kid_subsets", "0"], "at least 1"),
+        (["--kid_subsets", "1000000000000"], "at most 10000"),
+        (["--receipt", "real/0.png/receipt.json"], "0.png"),
         (["--metrix", "swd"], "did you mean --metrics"),
         (["--real", "nowhere"], "does not exist"),
     ],
@@ -282,14 +259,20 @@ def test_wrong_calls_are_refused(folders, options, message, capsys) -> None:
     assert message in error and "Traceback" not in error
 
 
+def test_a_class_that_does_not_exist_is_refused(folders, squeezenet, capsys) -> None:
+    words = ["--fake", "fake", "--real", "real", "--gpu_ids", "-1", "--classifier_weights", str(squeezenet)]
+    assert evaluate.main([*words, "--class_index", "99999"]) == 2
+    assert "--class_index 99999: squeezenet1_1 has classes 0 to 999" in capsys.readouterr().err
+
+
 def test_structure_compares_each_translation_with_its_input(tmp_path, monkeypatch, capsys) -> None:
     """Those of a run lie beside its translations; with equal images the distance is 0."""
-    network = VisionTransformer(width=16, depth=2, heads=2, patch=8, side=32)
     torch.manual_seed(0)
-    for parameter in network.parameters():
+    dino = DinoKeys(layers=2, heads=2, width=16).eval().requires_grad_(False)
+    for parameter in dino.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    dino = DinoNetwork(network.eval().requires_grad_(False), {"weights": "dino.pth"})
-    monkeypatch.setattr(judge, "load_dino", lambda weights, device: dino)
+    (tmp_path / "dino.pth").touch()
+    monkeypatch.setattr(judging, "load_dino", lambda path, device: (dino, {"weights": path.name}))
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "set" / "testA", 3, size=(40, 40))
     write_images(tmp_path / "set" / "testB", 3, seed=1)

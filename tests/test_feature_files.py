@@ -1,9 +1,13 @@
-"""Weights files of feature networks: FID's Inception as in pytorch-fid, and files that are refused."""
+"""Feature networks and their weights files: numbers as the libraries', files found, fetched and refused."""
 
 from __future__ import annotations
 
+import hashlib
 import sys
-import types
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +16,23 @@ import torchvision
 from PIL import Image
 
 from util.errors import UserError
-from util.metrics import features
+from util.metrics import networks
+from util.metrics.networks import classifier_weights, extract, load_classifier, load_inception
+from util.metrics.published import Published
+
+
+@pytest.fixture(scope="module")
+def squeezenet(tmp_path_factory) -> Path:
+    """A weights file of torchvision's squeezenet1_1, with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "squeezenet1_1.pth"
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
+    return path
+
+
+def pictures(*sizes: tuple[int, int]) -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
 
 
 def test_inception_is_that_of_pytorch_fid(tmp_path, monkeypatch) -> None:
@@ -27,66 +47,142 @@ def test_inception_is_that_of_pytorch_fid(tmp_path, monkeypatch) -> None:
             torch.nn.init.kaiming_normal_(value, nonlinearity="relu")
     path = tmp_path / "pt_inception.pth"
     torch.save(state, path)
-    network = features.load_inception(path)
+    network = load_inception(path)
     monkeypatch.setattr(library, "load_state_dict_from_url", lambda *_, **__: dict(state))
     reference = library.InceptionV3().eval()
 
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), dtype=np.uint8)
-    found, _ = features.extract(network, [Image.fromarray(image) for image in pixels])
+    images = pictures((40, 50), (40, 50))
+    found, _ = extract(network, images)
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
     with torch.no_grad():
-        expected = reference(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)[0].flatten(1)
+        expected = reference(pixels.permute(0, 3, 1, 2) / 255)[0].flatten(1)
     assert found.shape == (2, 2048)
     assert expected.std() > 0.1
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
-    assert (network.frechet_label, network.kernel_label) == ("FID", "KID")
+    assert (network.label("frechet"), network.label("kernel")) == ("FID", "KID")
+    clean = networks.clean(network)
+    assert clean.label("frechet") == "FID-clean" and clean.module is network.module
 
-    with pytest.raises(UserError, match=r"inception_v3, but of an Inception v3 network with 1008 classes"):
-        features.load_classifier("inception_v3", path)
+    with pytest.raises(UserError, match=r"torchvision's inception_v3: \d+ of its \d+ tensors fit"):
+        load_classifier("inception_v3", path)
 
 
-def test_inception_refuses_other_weights_and_needs_its_package(tmp_path, monkeypatch) -> None:
-    pytest.importorskip("pytorch_fid.inception")
-    squeezenet = tmp_path / "squeezenet.pth"
-    torch.save(torchvision.models.squeezenet1_1().state_dict(), squeezenet)
+def test_clean_resizing_by_loops() -> None:
+    """Each channel by itself as floats, by Pillow's bicubic filter (a = -0.5), widened when it shrinks."""
+
+    def weights(before: int) -> np.ndarray:
+        scale = max(before / 299, 1)
+        places = (np.arange(299)[:, None] + 0.5) * before / 299 - 0.5 - np.arange(before)  # (299, before)
+        x = np.abs(places) / scale
+        kernel = np.where(x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * (x**3 - 5 * x**2 + 8 * x - 4))
+        kernel = np.where(x < 2, kernel, 0)
+        return kernel / kernel.sum(axis=1, keepdims=True)
+
+    (image,) = pictures((350, 40))
+    pixels = np.asarray(image).astype(float)  # (350, 40, 3)
+    expected = np.einsum("yh,xw,hwc->cyx", weights(350), weights(40), pixels).clip(0, 255)
+    np.testing.assert_allclose(networks.prepare_clean(image), (expected - 128) / 128, atol=1e-4)
+
+
+def test_classifier_features_are_what_the_last_layer_sees(squeezenet) -> None:
+    """For squeezenet1_1 the mean over space of its 512 feature maps, preprocessed as by torchvision."""
+    network = load_classifier("squeezenet1_1", squeezenet)
+    (image,) = pictures((70, 90))
+    found, classes = extract(network, [image])
+    model = torchvision.models.squeezenet1_1()
+    model.load_state_dict(torch.load(squeezenet, weights_only=True))
+    prepared = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()(image)[None]
+    with torch.no_grad():
+        expected, logits = model.features(prepared).mean(dim=(2, 3)), model.eval()(prepared)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
+    assert classes.tolist() == logits.argmax(1).tolist() and network.module.classes == 1000
+    assert (network.label("frechet"), network.label("kernel")) == ("FD-squeezenet1_1", "KD-squeezenet1_1")
+
+
+def test_features_do_not_depend_on_the_batch_size(squeezenet) -> None:
+    network = load_classifier("squeezenet1_1", squeezenet)
+    images = pictures((40, 40), (30, 50), (64, 20), (40, 41), (33, 33))
+    one, classes = extract(network, images, batch_size=1)
+    for batch_size in (2, 5, 100):
+        several, same = extract(network, images, batch_size)
+        np.testing.assert_allclose(several, one, rtol=1e-4, atol=1e-5)
+        assert same.tolist() == classes.tolist()
+    with pytest.raises(UserError, match="without images"):
+        extract(network, [])
+
+
+def test_wrong_weights_are_named(squeezenet, tmp_path, monkeypatch) -> None:
     with pytest.raises(
-        UserError, match=r"FID Inception network, but of a SqueezeNet with 1000 classes: 0 of"
+        UserError, match=r"torchvision's resnet18: \d+ of its \d+ tensors fit. Fetch https://"
     ):
-        features.load_inception(squeezenet)
+        load_classifier("resnet18", squeezenet)
+    with pytest.raises(UserError, match="not a torchvision classifier; there are alexnet"):
+        load_classifier("inception_v9", squeezenet)
+    (tmp_path / "page.pth").write_bytes(b"<html>404</html>")
+    with pytest.raises(UserError, match="page.pth: it is a web page"):
+        load_classifier("squeezenet1_1", tmp_path / "page.pth")
     monkeypatch.setitem(sys.modules, "pytorch_fid", None)
     with pytest.raises(UserError, match="pip install pytorch-fid"):
-        features.load_inception(squeezenet)
+        load_inception(squeezenet)
 
 
-def test_missing_weights_say_what_to_fetch(tmp_path) -> None:
-    with pytest.raises(
-        UserError, match=r"no file .*none.pth .* Fetch https://github.com/mseitzer/pytorch-fid"
-    ):
-        features.load_inception(tmp_path / "none.pth")
-    with pytest.raises(UserError, match=r"--classifier_weights: not given.*Fetch https://.*/resnet18-"):
-        features.load_classifier("resnet18", None)
-    with pytest.raises(UserError, match="not a torchvision classifier; there are alexnet"):
-        features.load_classifier("inception_v9", tmp_path / "none.pth")
+def test_flipped_bits_and_numbers_that_are_not_finite_are_refused(squeezenet, tmp_path) -> None:
+    """Damage that torch.load does not notice would give other numbers in silence."""
+    content = bytearray(squeezenet.read_bytes())
+    content[len(content) // 2] ^= 16  # within the numbers of a tensor
+    damaged = tmp_path / "damaged.pth"
+    damaged.write_bytes(content)
+    torch.load(damaged, weights_only=True)
+    with pytest.raises(UserError, match="damaged"):
+        load_classifier("squeezenet1_1", damaged)
+    state = torch.load(squeezenet, weights_only=True)
+    state["classifier.1.bias"][7] = float("nan")
+    torch.save(state, damaged)
+    with pytest.raises(UserError, match="not finite"):
+        load_classifier("squeezenet1_1", damaged)
 
 
-def test_wrong_weights_are_named(tmp_path) -> None:
-    torch.save(torchvision.models.resnet18(num_classes=7).state_dict(), tmp_path / "resnet.pth")
-    with pytest.raises(UserError, match=r"torchvision's squeezenet1_1, but of a ResNet with 7 classes"):
-        features.load_classifier("squeezenet1_1", tmp_path / "resnet.pth")
-    with pytest.raises(
-        UserError, match=r"torchvision's resnet50, but of a ResNet .*: \d+ of the \d+ tensors fit"
-    ):
-        features.load_classifier("resnet50", tmp_path / "resnet.pth")
-    torch.save({"model.12.conv_block.1.weight": torch.zeros(1)}, tmp_path / "latest_net_G.pth")
-    with pytest.raises(UserError, match="a generator of this project"):
-        features.load_classifier("squeezenet1_1", tmp_path / "latest_net_G.pth")
+# Files that are not given lie in torch's cache, or are fetched to there.
 
 
-def test_files_that_hold_no_state_dict_are_refused(tmp_path) -> None:
-    """Among them a pickle that could run code, which weights_only prevents."""
-    (tmp_path / "page.pth").write_bytes(b"<html>404</html>")
-    (tmp_path / "empty.pth").touch()
-    torch.save(types.SimpleNamespace(a=1), tmp_path / "object.pth")
-    torch.save({"epoch": 3}, tmp_path / "other.pth")
-    for name in ("page", "empty", "object", "other"):
-        with pytest.raises(UserError, match=rf"{name}.pth (is not|does not hold) a state dict"):
-            features.load_classifier("squeezenet1_1", tmp_path / f"{name}.pth")
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A folder on a web server, and its address; torch's cache is an empty folder."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "server"
+    folder.mkdir()
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *args: None)
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+
+
+def test_weights_are_fetched_to_torchs_cache_and_found_there(server, tmp_path) -> None:
+    folder, address = server
+    digits = hashlib.sha256(b"weights").hexdigest()[:8]
+    (folder / f"net-{digits}.pth").write_bytes(b"weights")
+    published = Published("a network", "--net_weights", f"{address}/net-{digits}.pth")
+    with pytest.raises(UserError, match=rf"--net_weights: no file .*net-{digits}.pth .*--download_weights"):
+        published.find()
+    path = published.find(download=True)
+    assert path == tmp_path / "torch" / "hub" / "checkpoints" / f"net-{digits}.pth" == published.find()
+    assert path.read_bytes() == b"weights"
+    assert published.find(folder / f"net-{digits}.pth") != path
+
+
+def test_what_cannot_be_fetched_is_said_in_one_line(server) -> None:
+    """A file that is not there, one with another checksum, no network: nothing is left in the cache."""
+    folder, address = server
+    (folder / "net-01234567.pth").write_bytes(b"other weights")
+    for url in (f"{address}/none.pth", f"{address}/net-01234567.pth", "http://127.0.0.1:9/net.pth"):
+        published = Published("a network", "--net_weights", url)
+        with pytest.raises(UserError, match="cannot fetch http://127.*put it at .*checkpoints") as error:
+            published.find(download=True)
+        assert "\n" not in str(error.value) and not published.cached.exists()
+
+
+def test_published_addresses_have_the_digits_of_their_files() -> None:
+    assert networks.INCEPTION.url.endswith(f"-{networks.INCEPTION_SHA256}.pth")
+    assert classifier_weights("squeezenet1_1").cached.name == "squeezenet1_1-b8a52dc0.pth"

@@ -17,8 +17,7 @@ from models.inference import load_generator
 from options.test_options import TestOptions
 from scripts import evaluate, export, visualize_queries
 from scripts.attention_intensity import IntensityOptions
-from scripts.evaluation.options import EvaluateOptions
-from scripts.evaluation.sweep import weights_of
+from scripts.evaluate import EvaluateOptions, weights_of
 from util.weight_files import read_tensors
 
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
-PROTOCOL = "qs-attn evaluation 1 (docs/evaluation.md)"
-PACKAGES = ("torch", "torchvision", "triton", "numpy", "scipy", "pillow", "pytorch-fid")
+from util.errors import UserError
+
+PROTOCOL = "qs-attn evaluation 2 (docs/evaluation.md)"
+PACKAGES = ("torch", "torchvision", "triton", "numpy", "scipy", "pillow", "pytorch-fid", "lpips")
 
 
 def make_receipt(options: dict[str, Any], results: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -27,9 +29,20 @@ def make_receipt(options: dict[str, Any], results: dict[str, Any], device: torch
     }
 
 
-def write_receipt(path: str | Path, receipt: dict[str, Any]) -> None:
+def require_writable(path: Path) -> None:
+    """Make the file's folder. `UserError`, before the long work, where the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): name another file") from None
+
+
+def write_receipt(path: Path, receipt: dict[str, Any]) -> None:
     """Write the JSON file, creating its folder. NaN becomes null."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_without_nan(receipt), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 

@@ -1,67 +1,124 @@
 """DINO structure distance: how much a translation changes the layout of its input.
 
 As published by Splice (Tumanyan et al., CVPR 2022, sec. 3) and reported for unpaired translation by
-img2img-turbo (Parmar et al., 2024): with k_1 ... k_T the keys of the last attention layer of DINO ViT-B/8,
-all heads side by side, the class token among them,
+img2img-turbo (Parmar et al., 2024): with k_1 ... k_T the keys of the last attention layer of DINO's ViT-B/8
+(Caron et al., ICCV 2021), all heads side by side, the class token among them,
 
     S_ij = cos(k_i, k_j)        distance = mean_ij (S_ij(input) - S_ij(translation))^2
 
-Preprocessing, the same for both: RGB; the shorter side scaled to 224 pixels, bilinear with antialiasing as
-Pillow does, the longer one in proportion and rounded down; [0, 1]; minus the ImageNet mean (0.485, 0.456,
-0.406), divided by the ImageNet standard deviation (0.229, 0.224, 0.225). Of sides that are not multiples of 8
-the rest is cut off. 0 is equal structure; img2img-turbo's tables print 100 times the mean over images.
+Preprocessing, the same for both: RGB, 224 x 224 bilinear with antialiasing as Pillow does, [0, 1],
+ImageNet's mean and standard deviation. 0 is equal structure; img2img-turbo's tables print 100 times the mean
+over images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Iterable, Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import transforms
+from torchvision.models import VisionTransformer
 
 from util.errors import UserError
-from util.metrics.dino import SIDE, DinoNetwork
-from util.metrics.features import exact_convolutions
+from util.metrics.networks import exact_convolutions
+from util.metrics.published import Published
+from util.weight_files import read_tensors
+
+DINO = Published(
+    "DINO's ViT-B/8",
+    "--dino_weights",
+    "https://dl.fbaipublicfiles.com/dino/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth",
+)
+SIDE = 224  # pixels, of the images that DINO's position embedding belongs to
+
+# DINO's names of parameters, and those of torchvision's vision transformer.
+NAMES = [
+    ("cls_token", "class_token"), ("pos_embed", "encoder.pos_embedding"), ("patch_embed.proj", "conv_proj"),
+    ("blocks.", "encoder.layers.encoder_layer_"), ("norm1.", "ln_1."), ("norm2.", "ln_2."),
+    ("attn.qkv.", "self_attention.in_proj_"), ("attn.proj.", "self_attention.out_proj."),
+    ("mlp.fc1.", "mlp.0."), ("mlp.fc2.", "mlp.3."),
+]  # fmt: skip
 
 prepare = transforms.Compose(
     [
-        transforms.Resize(SIDE, transforms.InterpolationMode.BILINEAR, antialias=True),
+        transforms.Resize((SIDE, SIDE), transforms.InterpolationMode.BILINEAR, antialias=True),
         transforms.ToTensor(),
         transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ]
 )
 
 
+class DinoKeys(nn.Module):
+    """A vision transformer with patches of 8 pixels: images (B, 3, 224, 224) -> keys (B, 1 + 28 * 28, D)."""
+
+    def __init__(self, layers: int = 12, heads: int = 12, width: int = 768) -> None:
+        super().__init__()
+        self.network = VisionTransformer(SIDE, 8, layers, heads, width, 4 * width)
+        self.network.heads = nn.Identity()  # DINO has no classes
+        self.last = self.network.encoder.layers[-1]
+        self.last.ln_1.register_forward_hook(lambda _, inputs, output: setattr(self, "seen", output))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.network(images)
+        (_, weight, _), (_, bias, _) = (
+            values.chunk(3)  # of queries, keys, values
+            for values in (self.last.self_attention.in_proj_weight, self.last.self_attention.in_proj_bias)
+        )
+        return F.linear(self.seen, weight, bias)
+
+
+def load_dino(path: str | Path, device: torch.device | str = "cpu") -> tuple[DinoKeys, dict[str, str]]:
+    """DINO's ViT-B/8 from its official file, ready for use, and what a receipt says of it.
+
+    Raises `UserError` for other weights.
+    """
+    keys = DinoKeys()
+    state = {torchvision_name(name): value for name, value in read_tensors(path).items()}
+    record = DINO.fill(keys.network, Path(path), state)
+    return keys.eval().requires_grad_(False).to(device), record
+
+
+def torchvision_name(name: str) -> str:
+    """The name that torchvision's vision transformer gives to a parameter of DINO's."""
+    for theirs, ours in NAMES:
+        name = name.replace(theirs, ours)
+    return f"encoder.ln.{name.removeprefix('norm.')}" if name.startswith("norm.") else name
+
+
 @torch.inference_mode()
 def structure_distance(
     inputs: Iterable[Image.Image],
     translations: Iterable[Image.Image],
-    network: DinoNetwork,
+    network: nn.Module,
     batch_size: int = 4,
 ) -> list[float]:
     """The distance of each input from its translation, RGB images in the same order; each in [0, 4].
 
     Computed in float32 without TF32, each pair apart from the others: `batch_size` (pairs) moves only the
-    rounding. Raises `UserError` where the numbers of images differ, where a translation's shape differs from
-    its input's after preprocessing, and where a distance is not finite.
+    rounding. Raises `UserError` where a distance is not finite.
     """
-    device = next(network.module.parameters()).device
+    device = next(network.parameters()).device
     distances: list[float] = []
+    pairs = zip(inputs, translations, strict=True)
     with exact_convolutions():
-        for pairs in _batches(_prepared(inputs, translations), batch_size):
-            keys = network.module.keys(pairs.flatten(0, 1).to(device))  # (2 n, T, D)
+        while batch := [prepare(image) for pair in islice(pairs, batch_size) for image in pair]:
+            keys = network(torch.stack(batch).to(device))  # (2 n, T, D)
             maps = key_similarity(keys).unflatten(0, (-1, 2))  # (n, 2, T, T)
             distances += (maps[:, 0] - maps[:, 1]).square().mean((1, 2)).tolist()
     if not all(distance < float("inf") for distance in distances):
-        raise UserError(
-            "the structure distance is not finite: are the weights given with --dino_weights damaged?"
-        )
+        raise UserError("the structure distance is not finite: are the weights of --dino_weights damaged?")
     return distances
+
+
+def key_similarity(keys: Tensor) -> Tensor:
+    """Cosine similarity of all pairs of keys (B, T, D): (B, T, T)."""
+    keys = F.normalize(keys, dim=-1)
+    return keys @ keys.transpose(1, 2)
 
 
 def check_pairs(inputs: Sequence[Path], translations: Sequence[Path]) -> None:
@@ -73,40 +130,3 @@ def check_pairs(inputs: Sequence[Path], translations: Sequence[Path]) -> None:
                 "structure distance: each translation needs the input of its name, but here "
                 f"{found[0]} meets {found[1]}"
             )
-
-
-def key_similarity(keys: Tensor) -> Tensor:
-    """Cosine similarity of all pairs of keys (B, T, D): (B, T, T)."""
-    keys = F.normalize(keys, dim=-1)
-    return keys @ keys.transpose(1, 2)
-
-
-def _prepared(inputs: Iterable[Image.Image], translations: Iterable[Image.Image]) -> Iterator[Tensor]:
-    """Input and translation, ready for the network: (2, 3, h, w)."""
-    for number, (image, translation) in enumerate(zip_longest(inputs, translations), 1):
-        if image is None or translation is None:
-            more, fewer = ("inputs", "translations") if translation is None else ("translations", "inputs")
-            raise UserError(
-                f"structure distance: there are more {more} than {fewer} ({number - 1}); each input needs "
-                "one translation"
-            )
-        pair = [prepare(image), prepare(translation)]
-        if pair[0].shape != pair[1].shape:
-            sizes = (f"{picture.width} x {picture.height}" for picture in (image, translation))
-            raise UserError(
-                f"structure distance: input {number} is {' and its translation '.join(sizes)} pixels; their "
-                "aspect ratios must agree. Compare with the input as it was translated, after --preprocess."
-            )
-        yield torch.stack(pair)
-
-
-def _batches(pairs: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
-    """Up to `batch_size` successive pairs of one shape stacked: (n, 2, 3, h, w)."""
-    waiting: list[Tensor] = []
-    for pair in pairs:
-        if waiting and (len(waiting) == batch_size or pair.shape != waiting[0].shape):
-            yield torch.stack(waiting)
-            waiting.clear()
-        waiting.append(pair)
-    if waiting:
-        yield torch.stack(waiting)

@@ -1,18 +1,24 @@
-"""The command line of a study: data, budget, runs, judging, and after -- options of train.py."""
+"""The options of a study, and the systems and presets that it takes by name, which are plain files."""
 
 from __future__ import annotations
 
-import importlib.util
+import shlex
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from models import MODELS
 from options.train_options import TrainOptions
-from scripts.evaluation.options import add_judging
-from scripts.study.configurations import PRESETS, read_preset
+from scripts.judging import add_judging
 from util.arguments import ArgumentParser, gpu_list, integer, real_number
-from util.errors import UserError
+
+HERE = Path(__file__).parent
+LINES = (shlex.split(line, comments=True) for line in (HERE / "systems.txt").read_text("utf-8").splitlines())
+CONFIGS = {line[0]: tuple(line[1:]) for line in LINES if line}
+DEFAULT = ("qs_global", "qs_local", "qs_local_global", "cut", "fastcut")
+NEED_VGG = {name for name, words in CONFIGS.items() if "--model=sesim" in words}
+PRESETS = {path.stem: path for path in (HERE / "presets").glob("*.txt")}
 
 # Options of train.py that the study itself sets, as its own options or for each run.
 SET_HERE = set(
@@ -20,6 +26,32 @@ SET_HERE = set(
     "gpu_ids n_epochs n_epochs_decay n_iterations n_iterations_decay epoch_count epoch pretrained_name "
     "lr_policy phase direction display_id vgg_weights".split()
 )
+
+
+def read_preset(name: str) -> list[str]:
+    """The words for train.py in scripts/presets/NAME.txt."""
+    return shlex.split(PRESETS[name].read_text(encoding="utf-8"), comments=True)
+
+
+def run_options(
+    options: TrainOptions, config: Sequence[str], preset: Mapping[str, object], more: Mapping[str, object]
+) -> dict[str, object]:
+    """The options of a configuration: of a preset, its own, and `more`; the later ones override.
+
+    The preset and `more` are for all configurations of a study. Options of theirs that have no effect in this
+    one, such as --nce_layers on a model without a contrastive loss, are left out.
+    """
+    own = options.parser.parse_given(config)
+    given = {**preset, **own, **more}
+    model = MODELS[given.get("model", options.parser.defaults["model"])]
+    values = {**options.parser.defaults, **model.defaults, **given}
+    lacking = set(getattr(model, "lacking", ()))
+
+    def acts(name: str) -> bool:
+        conditions = options.parser.conditions.get(name, {})
+        return name not in lacking and all(values[other] in of for other, of in conditions.items())
+
+    return {name: value for name, value in given.items() if name in own or acts(name)}
 
 
 class StudyOptions:
@@ -43,11 +75,11 @@ class StudyOptions:
         add("--n_epochs", 200, "epochs at the initial learning rate", type=integer(0))
         add("--n_epochs_decay", 200, "epochs of decay to zero", type=integer(0))
         minutes = "training time instead, at a constant learning rate"
-        add("--minutes", None, minutes, type=real_number(0, above=True))
+        add("--minutes", None, minutes, type=real_number(0, 1e6, above=True))
         group("how it is done")
         add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
-        add("--jobs", 1, "trainings at a time, which share the cores and the GPU", type=integer(1))
-        add("--samples", 6, "test images on the page", type=integer(1))
+        add("--jobs", 1, "trainings at a time, which share the cores and the GPU", type=integer(1, 256))
+        add("--samples", 6, "test images on the page", type=integer(1, 10_000))
         group("how it is judged (see scripts/evaluate.py; always SWD, and stripes if the set has masks)")
         before = set(parser.defaults)
         add_judging(add)
@@ -58,9 +90,6 @@ class StudyOptions:
 
         A wrong call exits with status 2.
         """
-        for library in ("matplotlib", "dominate"):
-            if importlib.util.find_spec(library) is None:
-                raise UserError(f"the page needs {library}, which is not installed: pip install {library}")
         words = list(argv)
         split = words.index("--") if "--" in words else len(words)
         given = self.parser.parse_given(words[:split])
@@ -69,7 +98,7 @@ class StudyOptions:
         budget = {name: preset.pop(name) for name in ("n_epochs", "n_epochs_decay") if name in preset}
         opt = Namespace(**{**self.parser.defaults, **budget, **given})
         opt.preset_options, opt.train = preset, of_training.parse_given(words[split + 1 :])
-        opt.seeds = self.listed("--seeds", opt.seeds, integer(0))
+        opt.seeds = self.listed("--seeds", opt.seeds, integer(0, 2**32 - 1))
         opt.judging = {name: getattr(opt, name) for name in self.judging}
         if opt.minutes and {"n_epochs", "n_epochs_decay"} & set(given):
             self.parser.error("--minutes and --n_epochs are two budgets: give one of them")

@@ -1,8 +1,8 @@
-"""A study: the folder of its runs, how each is trained and judged, and what is kept of it.
+"""A study: every configuration trained with every seed, judged, and shown on one page. What it leaves in OUT:
 
 runs/       trainings: checkpoints, logs, and compare.json, the record of what is done
 results/    translations and receipts; NAME/test_latest_BtoA has those of the other direction, if any
-logs/       what train.py, test.py and evaluate.py printed
+logs/       what train.py and evaluate.py printed
 study.json, index.html, untranslated.json
 """
 
@@ -14,30 +14,26 @@ import os
 import shlex
 import signal
 import statistics
+import subprocess
 import sys
 import time
-import traceback
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from data.datasets import domain_folders
 from models import create_model
 from options.train_options import TrainOptions
-from scripts.study.command import run_command
-from scripts.study.configurations import run_options
-from scripts.study.page import write_page
-from scripts.study.statistics import study_results
-from scripts.words import option_words
+from scripts import evaluate
+from scripts.configurations import run_options
+from scripts.significance import study_results
+from scripts.study_page import write_page
 from util.device import get_device
 from util.errors import UserError
 from util.files import write_atomically
-from util.metrics.receipt import make_receipt, write_receipt
+from util.metrics.receipt import make_receipt, require_writable, write_receipt
 from util.run.checkpoint import STATE_FILE
 from util.run.stop_signal import StopSignal
 from util.watch.loss_log import read_loss_records
@@ -46,10 +42,10 @@ from util.watch.loss_log import read_loss_records
 ENDED_BY_US = (128 + signal.SIGTERM, -signal.SIGTERM)
 TESTS = {"AtoB": "test_latest", "BtoA": "test_latest_BtoA"}  # direction -> folder in results/NAME
 ENDLESS = 10**6  # epochs, if --minutes ends the training
+ROOT = Path(__file__).resolve().parent.parent
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One training: a configuration and a seed."""
 
     label: str
@@ -84,7 +80,6 @@ class Study:
         self.opt, self.title, self.directions = opt, title, directions
         self.published = {"numbers": published or {}, "source": source}
         self.runs = [Run(label, seed) for label in configs for seed in opt.seeds]
-        self.console = sys.stdout  # while a run is judged, standard output goes to its log
         self.gpu = "--gpu_ids=" + (",".join(map(str, opt.gpu_ids)) or "-1")
         options = TrainOptions()
         self.given = {
@@ -98,7 +93,7 @@ class Study:
         self.options = {
             run.label: TrainOptions().parse([*self.train_words(run), self.gpu]) for run in self.runs
         }
-        self.judge_words = option_words(opt.judging)
+        self.judge_words = evaluate.option_words(opt.judging)
 
     def train_words(self, run: Run) -> list[str]:
         """What defines a training, as words for train.py: not its folder, nor the device."""
@@ -106,64 +101,70 @@ class Study:
         budget = (opt.n_epochs, opt.n_epochs_decay) if opt.minutes is None else (ENDLESS, 0)
         words = [f"--dataroot={opt.dataroot}", f"--seed={run.seed}"]
         words += [f"--n_epochs={budget[0]}", f"--n_epochs_decay={budget[1]}"]
-        return words + option_words(self.given[run.label])
+        return words + evaluate.option_words(self.given[run.label])
 
     # ---- all runs ----
 
     def work(self, stop: StopSignal) -> dict[str, str]:
         """Train and judge what is not done yet; returns failures by the run's name."""
-        domain_folders(self.opt.dataroot, "test")  # refuse a set without test images before hours of training
-        (self.opt.out / "logs").mkdir(parents=True, exist_ok=True)
+        require_writable(self.opt.out / "study.json")
+        (self.opt.out / "logs").mkdir(exist_ok=True)
         for run in self.runs:
             self.check_record(run)
+        # What cannot be judged, for want of test images or weights, is found before hours of training.
+        self.untranslated = self.judge_sources()
         failures: dict[str, str] = {}
         with ThreadPoolExecutor(self.opt.jobs) as pool:
-            trainings = {pool.submit(self.train, run, stop): run for run in self.runs}
-            for number, future in enumerate(as_completed(trainings), 1):
-                run = trainings[future]
-                if failure := future.result() or (None if stop.received else self.judge(run)):
+            runs = {pool.submit(self.complete, run, stop): run for run in self.runs}
+            for number, future in enumerate(as_completed(runs), 1):
+                run = runs[future]
+                if failure := future.result():
                     failures[run.name] = failure
-                    self.say(f"failed: {run.name}: {failure}")
-                elif self.read_record(run)["judged"] is not None:
-                    self.say(f"{run.name}: done ({number} of {len(self.runs)})")
+                    say(f"failed: {run.name}: {failure}")
+                elif self.is_judged(run):
+                    say(f"{run.name}: done ({number} of {len(self.runs)})")
         return failures
 
-    def report(self, failures: dict[str, str]) -> None:
-        """Write study.json and the page of the runs done so far."""
-        rows = []
-        for run in self.runs:
-            record = self.read_record(run)
-            judged = record["judged"] is not None and self.has_receipts(run)
-            row = {"name": run.name, "label": run.label, "seed": run.seed, "train": record["train"]}
-            row |= {"images": trained_images(self.folder(run))}
-            row["seconds"] = record["seconds"]
-            row |= {"memory": peak_of(self.memory(run)), "step_ms": self.step_ms(run)}
-            row |= self.numbers(run) if judged else {"numbers": None, "deviations": {}}
-            row["failure"] = failures.get(run.name)
-            rows.append(row)
-        results = {"runs": rows, "untranslated": self.untranslated(), **study_results(rows)}
-        results |= {"parameters": self.parameters(), "published": self.published}
-        words = {
-            name: option_words(getattr(self.opt, name)) for name in ("preset_options", "train", "judging")
-        }
-        device = get_device(self.opt.gpu_ids)
-        receipt = make_receipt({**vars(self.opt), **words}, results, device)
-        write_receipt(self.opt.out / "study.json", receipt)
-        write_page(self.opt.out, self.title, results, self.facts(str(device)), self.opt.samples)
-        self.say(f"{self.opt.out / 'index.html'}")
-
-    def untranslated(self) -> dict[str, float]:
+    def judge_sources(self) -> dict[str, float]:
         """The numbers of the source images themselves, which a translation must improve on."""
-        receipt, log = self.opt.out / "untranslated.json", self.opt.out / "logs" / "untranslated.log"
-        numbers: dict[str, float] = {}
+        receipt, numbers = self.opt.out / "untranslated.json", {}
         for direction in self.directions:
             sources, targets = domain_folders(self.opt.dataroot, "test", direction)
             words = [f"--fake={sources}", f"--real={targets}", f"--receipt={receipt}", self.gpu]
-            if not call_here("evaluate", words + self.judge_words, log):
-                raise UserError(f"the source images cannot be judged: {last_line(log)}")
-            numbers |= in_direction(json.loads(receipt.read_text())["numbers"], direction)
+            with (
+                open(self.opt.out / "logs" / "untranslated.log", "a", encoding="utf-8") as log,
+                contextlib.redirect_stdout(log),
+            ):
+                if evaluate.main(words + self.judge_words):
+                    raise UserError("the test images cannot be judged as they are: see the line above")
+            numbers |= in_direction(json.loads(receipt.read_text("utf-8"))["numbers"], direction)
         masks = Path(self.opt.dataroot, "masks").is_dir()
         return numbers | ({"stripes-gained": 0.0, "stripes-background": 0.0} if masks else {})
+
+    def report(self, failures: Mapping[str, str]) -> None:
+        """Write study.json and the page of the runs done so far."""
+        opt, rows = self.opt, []
+        for run in self.runs:
+            record = self.read_record(run)
+            row = {"name": run.name, "label": run.label, "seed": run.seed, "train": record["train"]}
+            row |= {"seconds": record["seconds"], **self.progress(run), "failure": failures.get(run.name)}
+            row |= self.numbers(run) if self.is_judged(run) else {"numbers": None, "deviations": {}}
+            rows.append(row)
+        results = {"runs": rows, "untranslated": self.untranslated, **study_results(rows)}
+        results |= {"parameters": self.parameters(), "published": self.published}
+        words = {
+            name: evaluate.option_words(getattr(opt, name)) for name in ("preset_options", "train", "judging")
+        }
+        device = get_device(opt.gpu_ids)
+        write_receipt(opt.out / "study.json", make_receipt({**vars(opt), **words}, results, device))
+        epochs = f"{opt.n_epochs} + {opt.n_epochs_decay} epochs"
+        facts = {"data": str(opt.dataroot), "seeds": ", ".join(map(str, opt.seeds))}
+        facts["budget of each run"] = f"{opt.minutes:g} minutes" if opt.minutes else epochs
+        facts["device"] = f"{device}, {opt.jobs} trainings at a time" if opt.jobs > 1 else str(device)
+        facts |= {"preset": opt.preset} if opt.preset else {}
+        facts |= {"options of every run": shlex.join(words["train"])} if opt.train else {}
+        write_page(opt.out, self.title, results, facts, opt.samples)
+        say(f"{opt.out / 'index.html'}")
 
     def parameters(self) -> dict[str, dict[str, int]]:
         """How many parameters each network has, by configuration."""
@@ -173,43 +174,37 @@ class Study:
             counts[label] = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
         return counts
 
-    def facts(self, device: str) -> dict[str, str]:
-        """The named values at the head of the page."""
-        opt = self.opt
-        epochs = f"{opt.n_epochs} + {opt.n_epochs_decay} epochs"
-        facts = {"data": str(opt.dataroot)}
-        shared = " of a shared machine" if opt.jobs > 1 else ""
-        facts["budget of each run"] = f"{opt.minutes:g} minutes{shared}" if opt.minutes else epochs
-        facts["seeds"] = ", ".join(map(str, opt.seeds))
-        facts["device"] = device
-        facts["device"] += f", {opt.jobs} trainings at a time" if opt.jobs > 1 else ""
-        facts |= {"preset": opt.preset} if opt.preset else {}
-        return facts | ({"options of every run": shlex.join(option_words(opt.train))} if opt.train else {})
-
-    def say(self, text: str) -> None:
-        # One write for text and line end, since several threads print.
-        self.console.write(f"{text}\n")
-        self.console.flush()
-
     # ---- one run ----
 
-    def train(self, run: Run, stop: StopSignal) -> str | None:
-        """Train to the end of the budget, from where the run stands. None, or what went wrong."""
+    def complete(self, run: Run, stop: StopSignal) -> str | None:
+        """Train, translate and judge, as far as that is not done. None, or what went wrong."""
         record = self.read_record(run)
-        if record["trained"] or stop.received:
+        if not record["trained"] and not stop.received:
+            say(f"{run.name}: training")
+            if failure := self.train(run, record, stop):
+                return failure
+        if not record["trained"] or stop.received or self.is_judged(run):
             return None
-        self.say(f"{run.name}: training")
+        say(f"{run.name}: translating and judging")
+        for direction, receipt in self.receipts(run).items():
+            words = [*self.place(run), f"--results_dir={self.opt.out / 'results'}", f"--receipt={receipt}"]
+            words += [f"--direction={direction}", "--epochs=latest", "--num_threads=0", *self.judge_words]
+            status, _ = self.run_script("scripts/evaluate.py", words, run, stop)
+            if status:
+                return None if stop.received else f"evaluate.py failed: {last_line(self.log(run))}"
+        self.write_record(run, {**record, "judged": self.judge_words})
+        return None
+
+    def train(self, run: Run, record: dict[str, Any], stop: StopSignal) -> str | None:
+        """Train from where the run stands, and keep the `record`. None, or what went wrong."""
         state = self.folder(run) / STATE_FILE
-        script = Path(__file__).with_name("training.py")
-        words = [sys.executable, str(script), str(self.memory(run)), *self.train_words(run)]
-        words += [self.gpu, "--display_id=0"]
-        words += [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}"]
+        words = [*self.train_words(run), *self.place(run), "--display_id=0"]
         words += ["--continue_train"] if state.is_file() else []
         if "num_threads" not in self.given[run.label]:  # batches do not depend on it
             words += [f"--num_threads={min(self.options[run.label].num_threads, self.cores())}"]
         limit = None if self.opt.minutes is None else 60 * self.opt.minutes - record["seconds"]
         began = time.monotonic()
-        status, out_of_time = run_command(words, self.log(run), stop, limit, self.environment())
+        status, out_of_time = self.run_script("train.py", words, run, stop, limit)
         record["seconds"] += time.monotonic() - began
         record["trained"] = status == 0 or (out_of_time and status in ENDED_BY_US and state.is_file())
         self.write_record(run, record)
@@ -217,10 +212,13 @@ class Study:
             return None
         return f"training ended with status {status}: {last_line(self.log(run))}"
 
-    def environment(self) -> dict[str, str]:
-        """The environment of a training; trainings side by side share the cores equally."""
+    def run_script(
+        self, script: str, words: Sequence[str], run: Run, stop: StopSignal, limit: float | None = None
+    ) -> tuple[int, bool]:
+        """Run a script, its output in the run's log; trainings side by side share the cores."""
         threads = {"OMP_NUM_THREADS": str(self.cores())} if self.opt.jobs > 1 else {}
-        return {**threads, **os.environ}
+        command = [sys.executable, str(ROOT / script), *words]
+        return run_command(command, self.log(run), stop, limit, {**threads, **os.environ})
 
     def cores(self) -> int:
         """A training's share of the cores that this process may use."""
@@ -228,26 +226,14 @@ class Study:
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         return max(1, cores // self.opt.jobs)
 
-    def judge(self, run: Run) -> str | None:
-        """Translate the test images and evaluate them, unless that is done. None, or what went wrong."""
-        record = self.read_record(run)
-        if not record["trained"] or (record["judged"] == self.judge_words and self.has_receipts(run)):
-            return None
-        self.say(f"{run.name}: translating and judging")
-        where = [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}", self.gpu]
-        for direction in self.directions:
-            place = [f"--results_dir={self.opt.out / 'results'}", f"--direction={direction}"]
-            words = [*where, *place, "--num_threads=0"]
-            for script, more in {"test": [], "evaluate": self.judge_words}.items():
-                if not call_here(script, words + more, self.log(run)):
-                    return f"{script}.py failed: {last_line(self.log(run))}"
-        self.write_record(run, {**record, "judged": self.judge_words})
-        return None
-
     # ---- what is kept of a run ----
 
     def folder(self, run: Run) -> Path:
         return self.opt.out / "runs" / run.name
+
+    def place(self, run: Run) -> list[str]:
+        """Where the run lies and computes, as words."""
+        return [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}", self.gpu]
 
     def log(self, run: Run) -> Path:
         return self.opt.out / "logs" / f"{run.name}.log"
@@ -257,44 +243,50 @@ class Study:
         results = self.opt.out / "results" / run.name
         return {direction: results / TESTS[direction] / "evaluation.json" for direction in self.directions}
 
-    def has_receipts(self, run: Run) -> bool:
-        return all(file.is_file() for file in self.receipts(run).values())
+    def is_judged(self, run: Run) -> bool:
+        """Whether its numbers by the options of judging are there."""
+        judged = self.read_record(run)["judged"] == self.judge_words
+        return judged and all(file.is_file() for file in self.receipts(run).values())
 
     def numbers(self, run: Run) -> dict[str, dict[str, float]]:
         """The "numbers" of its evaluations, and the "deviations" of those that are means over subsets."""
         found: dict[str, dict[str, float]] = {"numbers": {}, "deviations": {}}
         for direction, file in self.receipts(run).items():
-            receipt = json.loads(file.read_text())
+            (judged,) = json.loads(file.read_text("utf-8"))["checkpoints"]
             # Subsets that are the whole set differ by rounding only.
             deviations = {
                 name: of["std"]
-                for name, of in receipt["numbers_from"].items()
-                if of.get("std", 0) > 1e-9 * abs(receipt["numbers"][name])
+                for name, of in judged["numbers_from"].items()
+                if of.get("std", 0) > 1e-9 * abs(judged["numbers"][name])
             }
-            found["numbers"] |= in_direction(receipt["numbers"], direction)
+            found["numbers"] |= in_direction(judged["numbers"], direction)
             found["deviations"] |= in_direction(deviations, direction)
         return found
 
-    def memory(self, run: Run) -> Path:
-        """The peak memory of each session of its training, in bytes, one per line."""
-        return self.folder(run) / "peak_memory.txt"
-
-    def step_ms(self, run: Run) -> float | None:
-        """The median time of a step in milliseconds, waiting for data included, as logged."""
-        times = [record["seconds_per_image"] for record in read_loss_records(self.folder(run))]
-        return 1e3 * self.options[run.label].batch_size * statistics.median(times) if times else None
+    def progress(self, run: Run) -> dict[str, float | None]:
+        """By its log: `images` trained on, and `step_ms`, the median time of a step, waiting included."""
+        records = list(read_loss_records(self.folder(run)))
+        times = [record["seconds_per_image"] for record in records]
+        step = 1e3 * self.options[run.label].batch_size * statistics.median(times) if times else None
+        return {"images": records[-1]["images"] if records else 0, "step_ms": step}
 
     def read_record(self, run: Run) -> dict[str, Any]:
-        path = self.folder(run) / "compare.json"
-        found = json.loads(path.read_text()) if path.is_file() else {}
-        return {**self.new_record(run), **found}
+        """compare.json: the training's options and minutes, its seconds so far, and what is done."""
+        path, record = self.folder(run) / "compare.json", self.new_record(run)
+        if not path.is_file():
+            return record
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            return {**{name: found[name] for name in record}, "seconds": float(found["seconds"])}
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{path} is damaged: remove the folder {path.parent} to train it anew") from None
 
     def new_record(self, run: Run) -> dict[str, Any]:
         words = shlex.join(self.train_words(run))
         record = {"train": words, "minutes": self.opt.minutes, "seconds": 0.0}
         return {**record, "trained": False, "judged": None}
 
-    def write_record(self, run: Run, record: dict[str, Any]) -> None:
+    def write_record(self, run: Run, record: Mapping[str, Any]) -> None:
         self.folder(run).mkdir(parents=True, exist_ok=True)
         text = json.dumps(record, indent=1) + "\n"
         write_atomically(self.folder(run) / "compare.json", lambda path: path.write_text(text))
@@ -316,12 +308,39 @@ def run_study(study: Study) -> int:
     with StopSignal() as stop:
         failures = study.work(stop)
         if stop.received:
-            study.say("Stopped. The same command continues from here.")
+            say("Stopped. The same command continues from here.")
             return stop.exit_status
     study.report(failures)
     for name, failure in failures.items():
         print(f"failed: {name}: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def run_command(
+    words: Sequence[str],
+    log: Path,
+    stop: StopSignal,
+    limit: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, bool]:
+    """Run `words` to the end; on `stop` or after `limit` seconds send SIGTERM once, and wait for the end.
+
+    The command and its output are appended to `log`. Returns the exit status, negative for the signal that
+    killed the program, and whether it ran out of time.
+    """
+    began, out_of_time, asked = time.monotonic(), False, False
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"\n$ {shlex.join(words)}\n")
+        file.flush()
+        # In a session of its own: Ctrl-C in the terminal reaches it only once, from here.
+        process = subprocess.Popen(words, stdout=file, stderr=file, env=environment, start_new_session=True)
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=0.2), out_of_time
+            out_of_time = out_of_time or (limit is not None and time.monotonic() - began > limit)
+            if not asked and (stop.received or out_of_time):
+                process.terminate()
+                asked = True
 
 
 def in_direction(numbers: Mapping[str, float], direction: str) -> dict[str, float]:
@@ -331,43 +350,13 @@ def in_direction(numbers: Mapping[str, float], direction: str) -> dict[str, floa
     }
 
 
-def trained_images(folder: Path) -> int:
-    """How many images the run in `folder` was trained on, by its saved state; 0 without a readable one."""
-    try:
-        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
-        return state["progress"]["images"]
-    except Exception:  # torch raises exceptions of every type; train.py reports a damaged state
-        return 0
-
-
-def peak_of(file: Path) -> int | None:
-    """The largest of the numbers in a file, one per line; None without any."""
-    lines = file.read_text(encoding="ascii").split() if file.is_file() else []
-    return max(map(int, lines), default=None)
-
-
-def call_here(script: str, words: Sequence[str], log: Path) -> bool:
-    """Call test.py or scripts/evaluate.py in this process, its output in the log; whether it succeeded."""
-    import test as translation  # the project's test.py, which comes before Python's own on the path
-    from scripts import evaluate
-
-    main = {"test": translation.main, "evaluate": evaluate.main}[script]
-    with (
-        open(log, "a", encoding="utf-8") as file,
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
-    ):
-        print(f"\n$ {script}.py {shlex.join(words)}")
-        try:
-            return not main(words)
-        except SystemExit as end:
-            return not end.code
-        except Exception:  # reported as any failure, with its traceback in the log
-            traceback.print_exc()
-            return False
-
-
 def last_line(log: Path) -> str:
     """The last line of a log, and which log that is."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     return f"{[line for line in lines if line][-1][:300]} ({log})"
+
+
+def say(text: str) -> None:
+    # One write for text and line end, since several threads print.
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import ttest_ind_from_stats
@@ -28,8 +28,7 @@ RULE = (
 BEYOND, HINT, WITHIN = "exceeds the spread", "hint", "within the spread"
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """The numbers of one configuration: mean, sample standard deviation (n - 1; NaN for one seed), count."""
 
     mean: float
@@ -117,6 +116,6 @@ def study_results(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 values.setdefault(metric, {}).setdefault(run["label"], []).append(value)
     summaries, compared = {}, {}
     for metric, by_label in values.items():
-        summaries[metric] = {label: asdict(summarise(numbers)) for label, numbers in by_label.items()}
+        summaries[metric] = {label: summarise(numbers)._asdict() for label, numbers in by_label.items()}
         compared[metric] = [asdict(pair) | {"verdict": pair.verdict} for pair in differences(by_label)]
     return {"summaries": summaries, "differences": compared, "rule": RULE}

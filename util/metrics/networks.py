@@ -1,0 +1,181 @@
+"""Networks that describe an image by features: FID's Inception, or a torchvision classifier.
+
+The features are the input of the network's last layer, averaged over space (2048 numbers for Inception, 512
+for squeezenet1_1). Only the numbers of the Inception network may be called FID and KID; a classifier's are
+`FD-name` and `KD-name`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import functional
+
+from util.errors import UserError
+from util.metrics.published import Published
+
+INCEPTION = Published(
+    "the FID Inception network",
+    "--inception_weights",
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth",
+)
+INCEPTION_SHA256 = "6726825d"  # its first digits, as in the file's name
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureNetwork:
+    """A loaded network: an RGB image -> `prepare` -> (3, S, S) -> `module` -> features (B, D), logits."""
+
+    name: str  # "inception", "inception-clean", or the classifier's
+    module: nn.Module
+    prepare: Callable[[Image.Image], Tensor]
+    record: dict[str, str] = field(repr=False)  # for the receipt: file, sha256, preprocessing
+
+    def label(self, distance: str) -> str:
+        """The name of a "frechet" or "kernel" distance of its features."""
+        if self.name.startswith("inception"):
+            return {"frechet": "FID", "kernel": "KID"}[distance] + self.name.removeprefix("inception")
+        return {"frechet": "FD", "kernel": "KD"}[distance] + f"-{self.name}"
+
+
+class PenultimateFeatures(nn.Module):
+    """A classifier and the input of its last layer: images (B, 3, H, W) -> features (B, D), logits (B, K)."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+        last = [module for module in classifier.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
+        self.classes = last.weight.shape[0]
+        last.register_forward_pre_hook(lambda _, inputs: setattr(self, "seen", inputs[0]))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.classifier(images)
+        features = self.seen.mean(dim=(2, 3)) if self.seen.dim() == 4 else self.seen  # (B, D)
+        return features, logits
+
+
+def load_inception(path: str | Path, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """The FID Inception network and the preprocessing of pytorch-fid, from its weights file.
+
+    The image in RGB, scaled to 299 x 299 bilinearly without antialiasing, in [-1, 1]; 2048 features. Raises
+    `UserError` for another network's weights, or if pytorch-fid is not installed.
+    """
+    try:
+        from pytorch_fid import inception as blocks
+    except ImportError as error:
+        raise UserError("FID and KID need the package pytorch-fid: pip install pytorch-fid") from error
+    bare = {"weights": None, "init_weights": False}
+    network = torchvision.models.inception_v3(**bare, num_classes=1008, aux_logits=False)
+    # The TensorFlow graph that defines FID pools differently from torchvision's network in nine blocks.
+    network.Mixed_5b = blocks.FIDInceptionA(192, pool_features=32)
+    network.Mixed_5c = blocks.FIDInceptionA(256, pool_features=64)
+    network.Mixed_5d = blocks.FIDInceptionA(288, pool_features=64)
+    for name, width in {"Mixed_6b": 128, "Mixed_6c": 160, "Mixed_6d": 160, "Mixed_6e": 192}.items():
+        setattr(network, name, blocks.FIDInceptionC(768, channels_7x7=width))
+    network.Mixed_7b = blocks.FIDInceptionE_1(1280)
+    network.Mixed_7c = blocks.FIDInceptionE_2(2048)
+    record = INCEPTION.fill(network, Path(path))
+    record["preprocessing"] = "RGB, 299 x 299 bilinear without antialiasing, [-1, 1] (as pytorch-fid)"
+    record["features"] = "2048, after the last average pooling"
+    return FeatureNetwork("inception", _ready(network, device), _prepare_inception, record)
+
+
+def clean(inception: FeatureNetwork) -> FeatureNetwork:
+    """The same network with the preprocessing of clean-fid (Parmar et al., 2022, arXiv 2104.11222)."""
+    words = "RGB, 299 x 299 bicubic with antialiasing in float, (x - 128) / 128 (as clean-fid's mode clean)"
+    record = {**inception.record, "preprocessing": words}
+    return replace(inception, name="inception-clean", prepare=prepare_clean, record=record)
+
+
+def classifier_weights(name: str) -> Published:
+    """The published weights of a classifier. `UserError` for an unknown name."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise UserError(f"--classifier {name} is not a torchvision classifier; there are {', '.join(known)}")
+    url = torchvision.models.get_model_weights(name).DEFAULT.url
+    return Published(f"torchvision's {name}", "--classifier_weights", url)
+
+
+def load_classifier(name: str, path: str | Path, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """A torchvision classifier, such as "squeezenet1_1", from its weights file, with its own preprocessing.
+
+    Raises `UserError` for an unknown name or another network's weights.
+    """
+    published = classifier_weights(name)
+    extra = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
+    network = torchvision.models.get_model(name, weights=None, **extra)
+    transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    record = published.fill(network, Path(path))
+    record["preprocessing"] = " ".join(repr(transform).split())
+    record["features"] = "the input of the last layer, averaged over space"
+    return FeatureNetwork(name, _ready(network, device), transform, record)
+
+
+@torch.inference_mode()
+def extract(
+    network: FeatureNetwork, images: Iterable[Image.Image], batch_size: int = 32
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, D) float64 and most likely class (N,) int64 of RGB images of any size, in order.
+
+    Computed in float32 without TF32, each image independently: the batch size changes only rounding. Raises
+    `UserError` for no images and for features that are not finite.
+    """
+    device = next(network.module.parameters()).device
+    features, classes, images = [], [], iter(images)
+    with exact_convolutions():
+        while batch := [network.prepare(image) for image in islice(images, batch_size)]:
+            rows, logits = network.module(torch.stack(batch).to(device))
+            features.append(rows.cpu().double())
+            classes.append(logits.argmax(dim=1).cpu())
+    if not features:
+        raise UserError("feature extraction: a set without images")
+    features = torch.cat(features)
+    if not features.isfinite().all():
+        raise UserError(f"the features of {network.name} are not finite: are its weights damaged?")
+    return features.numpy(), torch.cat(classes).numpy()
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """CUDA convolutions in full float32 instead of TF32, torch's default. Torch 2.9 renamed the switch."""
+    if hasattr(torch.backends.cudnn, "conv"):
+        switch, name, exact = torch.backends.cudnn.conv, "fp32_precision", "ieee"
+    else:
+        switch, name, exact = torch.backends.cudnn, "allow_tf32", False
+    before = getattr(switch, name)
+    setattr(switch, name, exact)
+    try:
+        yield
+    finally:
+        setattr(switch, name, before)
+
+
+def prepare_clean(image: Image.Image) -> Tensor:
+    """An RGB image as clean-fid gives it to Inception: each channel resized as floats, then clipped."""
+    channels = [
+        channel.convert("F").resize((299, 299), Image.Resampling.BICUBIC) for channel in image.split()
+    ]
+    pixels = np.stack([np.asarray(channel) for channel in channels]).clip(0, 255)  # (3, 299, 299)
+    return (torch.from_numpy(pixels) - 128) / 128
+
+
+def _prepare_inception(image: Image.Image) -> Tensor:
+    scaled = F.interpolate(
+        functional.to_tensor(image)[None], size=(299, 299), mode="bilinear", align_corners=False
+    )
+    return 2 * scaled[0] - 1
+
+
+def _ready(network: nn.Module, device: torch.device | str) -> nn.Module:
+    return PenultimateFeatures(network).eval().requires_grad_(False).to(device)

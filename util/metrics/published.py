@@ -1,0 +1,80 @@
+"""Weights files that others publish: where they lie, how they are fetched, and how they fill a network."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from util.errors import UserError
+from util.weight_files import read_tensors
+
+
+@dataclass(frozen=True)
+class Published:
+    """The weights of a network: in torch's cache, where its own downloads lie, or wherever `option` says."""
+
+    network: str  # in words
+    option: str
+    url: str
+
+    @property
+    def cached(self) -> Path:
+        """Where torch keeps this file."""
+        return Path(torch.hub.get_dir(), "checkpoints", self.url.rpartition("/")[2])
+
+    def find(self, given: str | Path | None = None, download: bool = False) -> Path:
+        """The file: `given`, or torch's copy, which is fetched first if it is missing and `download` says so.
+
+        Raises `UserError` with the address where there is no file, or where it cannot be fetched.
+        """
+        path = Path(given) if given else self.cached
+        if given is None and download and not path.is_file():
+            self._download()
+        if not path.is_file():
+            raise UserError(
+                f"{self.option}: no file {path} with the weights of {self.network}. Fetch {self.url} "
+                f"to there, or give --download_weights, or name a file with {self.option} FILE"
+            )
+        return path
+
+    def _download(self) -> None:
+        print(f"fetching {self.url} to {self.cached}")
+        self.cached.parent.mkdir(parents=True, exist_ok=True)
+        checked = re.search(r"-([0-9a-f]{8,})\.", self.cached.name)  # the beginning of the file's sha256
+        try:
+            torch.hub.download_url_to_file(self.url, str(self.cached), checked and checked[1])
+        except (OSError, RuntimeError) as error:  # no network; another hash
+            raise UserError(
+                f"cannot fetch {self.url} ({error}): fetch it elsewhere and put it at {self.cached}"
+            ) from None
+
+    def fill(self, network: nn.Module, path: Path, state: dict[str, Tensor] | None = None) -> dict[str, str]:
+        """Load the file at `path`, or `state` made from it, strictly; returns what a receipt says of it."""
+        state = read_tensors(path) if state is None else state
+        # Counters of batch norms are ignored: older files lack them, and nothing here reads them.
+        wanted, found = (
+            {key: value.shape for key, value in tensors.items() if "num_batches_tracked" not in key}
+            for tensors in (network.state_dict(), state)
+        )
+        if wanted != found:
+            fitting = sum(found.get(key) == shape for key, shape in wanted.items())
+            raise UserError(
+                f"{path} does not hold the weights of {self.network}: {fitting} of its {len(wanted)} tensors "
+                f"fit. Fetch {self.url}"
+            )
+        network.load_state_dict(state, strict=False)
+        return {"weights": path.name, "sha256": sha256(path)}
+
+
+def sha256(path: str | Path) -> str:
+    """The checksum of a file, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
