@@ -191,9 +191,8 @@ def test_quickstart_refuses_the_result_of_another_preset(quickstart, tmp_path):
 
 def test_quickstart_trains_with_its_preset(quickstart, tmp_path):
     """It gives train.py the words that scripts/compare.py --preset quickstart reads, and they exist."""
-    from scripts.study.configurations import read_preset
-
     from options.train_options import TrainOptions
+    from scripts.configurations import read_preset
 
     quickstart()
     (call,) = (line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("train.py"))

@@ -20,8 +20,7 @@ import test as translation
 import train
 from models.base_model import BaseModel
 from models.inference import load_generator
-from scripts import compare, export
-from scripts.study import configurations, study
+from scripts import compare, configurations, export, study
 from util.arguments import real_number
 from util.watch.report import Report
 
@@ -201,11 +200,11 @@ def test_it_is_compared(dataroot, tmp_path, monkeypatch, capsys):
     """With a configuration of its own beside CUT; its trainings are processes, which need the entry too."""
     start = f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(train.__file__).parent)]!r}; "
     start += "import test_toy_model; test_toy_model.register(); "
-    start += "from scripts.study.training import main; sys.exit(main(sys.argv[1:]))"
+    start += "import runpy; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
     run_command = study.run_command
 
     def with_the_entry(command, *rest):
-        return run_command([sys.executable, "-c", start, *command[2:]], *rest)
+        return run_command([sys.executable, "-c", start, *command[1:]], *rest)
 
     monkeypatch.setattr(study, "run_command", with_the_entry)
     monkeypatch.setitem(configurations.CONFIGS, "toy", ("--model=toy",))

@@ -53,9 +53,16 @@ class Published:
                 f"cannot fetch {self.url} ({error}): fetch it elsewhere and put it at {self.cached}"
             ) from None
 
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """The state dict in a file; `UserError` with the address where it is damaged or holds none."""
+        try:
+            return read_tensors(path)
+        except UserError as error:
+            raise UserError(f"{error}. {self.network} is published at {self.url}") from None
+
     def fill(self, network: nn.Module, path: Path, state: dict[str, Tensor] | None = None) -> dict[str, str]:
         """Load the file at `path`, or `state` made from it, strictly; returns what a receipt says of it."""
-        state = read_tensors(path) if state is None else state
+        state = self.read(path) if state is None else state
         # Counters of batch norms are ignored: older files lack them, and nothing here reads them.
         wanted, found = (
             {key: value.shape for key, value in tensors.items() if "num_batches_tracked" not in key}

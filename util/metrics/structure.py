@@ -27,7 +27,6 @@ from torchvision.models import VisionTransformer
 from util.errors import UserError
 from util.metrics.networks import exact_convolutions
 from util.metrics.published import Published
-from util.weight_files import read_tensors
 
 DINO = Published(
     "DINO's ViT-B/8",
@@ -78,7 +77,7 @@ def load_dino(path: str | Path, device: torch.device | str = "cpu") -> tuple[Din
     Raises `UserError` for other weights.
     """
     keys = DinoKeys()
-    state = {torchvision_name(name): value for name, value in read_tensors(path).items()}
+    state = {torchvision_name(name): value for name, value in DINO.read(Path(path)).items()}
     record = DINO.fill(keys.network, Path(path), state)
     return keys.eval().requires_grad_(False).to(device), record
 
