@@ -21,7 +21,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from models import MODELS
-from models.pretrained import pretrained_file
 from models.weights import weights_file
 from options.saved import option_values, results_folder, run_folder
 from options.test_options import TestOptions
@@ -221,9 +220,7 @@ def evaluate_labels(opt: Namespace) -> dict[str, Any]:
 
 
 def weights_of(opt: Namespace, epoch: str) -> Path:
-    """The file of the network that translates, at an epoch of the run; or the pretrained one."""
-    if opt.pretrained:
-        return pretrained_file(opt.pretrained)
+    """The file of the network that translates, at an epoch of the run."""
     return weights_file(run_folder(vars(opt)), epoch, MODELS[opt.model].translating(opt)[0])
 
 
