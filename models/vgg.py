@@ -81,9 +81,9 @@ def load_vgg16(
 ) -> VGG16Features:
     """VGG-16 ready for use: frozen, in evaluation mode, on `device`.
 
-    weights: torchvision's file vgg16-397923af.pth (None: that of torch's cache), or "random" for weights from a fixed seed (tests only: the
-    loss then says nothing about structure as people see it). Raises `UserError` for a missing file and for
-    one that holds anything else.
+    weights: torchvision's file vgg16-397923af.pth (None: that of torch's cache), or "random" for weights from
+    a fixed seed (tests only: the loss then says nothing about structure as people see it). Raises `UserError`
+    for a missing file and for one that holds anything else.
     """
     network = VGG16Features(layers)
     if str(weights) == RANDOM:
