@@ -17,7 +17,7 @@ from argparse import Namespace
 
 import torch
 
-from data.datasets import AlignedDataset, BaseDataset, SingleDataset, UnalignedDataset
+from data.datasets import AlignedDataset, BaseDataset, DomainsDataset, SingleDataset, UnalignedDataset
 from data.loader import EpochSampler, Loader
 from data.transforms import Preprocess
 from util.console import say
@@ -27,6 +27,7 @@ DATASETS: dict[str, type[BaseDataset]] = {
     "unaligned": UnalignedDataset,
     "aligned": AlignedDataset,
     "single": SingleDataset,
+    "multi": DomainsDataset,
 }
 
 
@@ -40,6 +41,7 @@ def create_dataset(opt: Namespace) -> BaseDataset:
         training=opt.isTrain,
         n_epochs=_last_epoch_of_crops(opt) if opt.isTrain else None,
     )
+    many = {"domains": opt.domains, "own_domain": opt.own_domain} if opt.dataset_mode == "multi" else {}
     dataset = DATASETS[opt.dataset_mode](
         opt.dataroot,
         opt.phase,
@@ -51,6 +53,7 @@ def create_dataset(opt: Namespace) -> BaseDataset:
         on_bad_image=opt.on_bad_image,
         cache_gb=opt.cache_gb if opt.isTrain else 0.0,  # at test each image is read once
         grey=parse_grey_range(opt.grey_range),
+        **many,
     )
     for domain, store in dataset.stores.items():
         if store.grey:

@@ -63,6 +63,38 @@ def _phase_with(dataroot: str | Path, phase: str, domain: str) -> str:
     )
 
 
+def domain_folder(dataroot: str | Path, phase: str, domain: str) -> Path:
+    """The folder of one of many domains: PHASE/DOMAIN or PHASEDOMAIN; test falls back to val."""
+    phases = ("test", "val") if phase == "test" else (phase,)
+    places = [Path(dataroot, folder) for name in phases for folder in (f"{name}/{domain}", f"{name}{domain}")]
+    for place in places:
+        if place.is_dir():
+            return place
+    there = sorted(path.name for path in Path(dataroot).glob("*") if path.is_dir())[:12]
+    raise UserError(
+        f"there is no folder {places[0]} or {places[1]} of the domain {domain}; {str(dataroot)!r} has "
+        f"{', '.join(there) or 'no folders'}: check --dataroot and --domains"
+    )
+
+
+def find_domains(dataroot: str | Path, phase: str) -> list[str]:
+    """The names of a set's domains, sorted: the folders of PHASE/, else what follows PHASE in folders' names.
+
+    Raises:
+        UserError: there are fewer than two, or a name holds a comma.
+    """
+    folders = [path.name for path in Path(dataroot).glob("*") if path.is_dir()]
+    found = [path.name for path in Path(dataroot, phase).glob("*") if path.is_dir()]
+    found = sorted(found or [name.removeprefix(phase) for name in folders if name.startswith(phase)])
+    if len(found) < 2 or any("," in name for name in found):
+        raise UserError(
+            f"{str(dataroot)!r} has {', '.join(map(repr, found)) or 'no folders'} for the phase {phase}, but "
+            "at least two domains are needed, without commas in their names: lay them out as "
+            f"{phase}/cat, {phase}/dog or {phase}A, {phase}B, or name some with --domains"
+        )
+    return found
+
+
 # ---- samples ----
 
 
@@ -78,7 +110,8 @@ class View(NamedTuple):
     """What a sample shows of one image.
 
     pixels: (h, w, 3) uint8, not mirrored yet. part: top, left, height and width as fractions of the image,
-    and 1 if mirrored. replaced: the errors of files in whose place this one came.
+    and 1 if mirrored. replaced: the errors of files in whose place this one came. domain: its number, in a
+    set of many domains.
     """
 
     pixels: np.ndarray
@@ -86,6 +119,7 @@ class View(NamedTuple):
     part: tuple[float, float, float, float, float]
     path: str
     replaced: tuple[ImageError, ...] = ()
+    domain: int | None = None
 
 
 class BaseDataset:
@@ -181,12 +215,19 @@ class BaseDataset:
             "See what is wrong with the data set: python scripts/check_dataset.py DATAROOT"
         )
 
-    def view(self, pixels: np.ndarray, path: str, window: tuple[int, int, bool], replaced=()) -> View:
+    def view(
+        self,
+        pixels: np.ndarray,
+        path: str,
+        window: tuple[int, int, bool],
+        replaced=(),
+        domain: int | None = None,
+    ) -> View:
         """A window (top, left, mirrored) of an image (H, W, 3)."""
         (rows, columns), (top, left, mirrored) = pixels.shape[:2], window
         height, width = self.preprocess.input_size(rows, columns)
         part = (top / rows, left / columns, height / rows, width / columns, float(mirrored))
-        return View(pixels[top : top + height, left : left + width], mirrored, part, path, replaced)
+        return View(pixels[top : top + height, left : left + width], mirrored, part, path, replaced, domain)
 
 
 class UnalignedDataset(BaseDataset):
@@ -286,6 +327,53 @@ class SingleDataset(BaseDataset):
         pixels, path, replaced = self.read(self.stores["A"], key.index, key.epoch, generator)
         window = self.preprocess.draw_window(generator, *pixels.shape[:2])
         return {"A": self.view(pixels, path, window, replaced)}
+
+
+class DomainsDataset(BaseDataset):
+    """Many domains: A of one, B of the domain to translate it to; both tell theirs.
+
+    A training epoch is N times the largest of N domains, each a source equally often whatever its size; the
+    target and its image are drawn. At test it is every image of every domain once, as "A" alone.
+
+    Args:
+        domains: their names, in order. own_domain: whether a target may be the source's own domain.
+    """
+
+    def __init__(self, *args, domains: list[str], own_domain: bool = False, **settings) -> None:
+        self.domains, self.own_domain = domains, own_domain
+        super().__init__(*args, **settings)
+
+    def open_stores(self, phase: str, limit: float) -> dict[str, ImageStore]:
+        paths = {name: list_images(domain_folder(self.dataroot, phase, name), limit) for name in self.domains}
+        share = self.cache_gb / sum(map(len, paths.values()))  # gigabytes per image
+        return {
+            name: self.open_store(files, self.preprocess.resize, share * len(files))
+            for name, files in paths.items()
+        }
+
+    def __len__(self) -> int:
+        sizes = self.sizes.values()
+        return len(sizes) * max(sizes) if self.preprocess.training else sum(sizes)
+
+    def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
+        count, sizes = len(self.domains), list(self.sizes.values())
+        if not self.preprocess.training:
+            source, index = 0, key.index
+            while index >= sizes[source]:
+                index -= sizes[source]
+                source += 1
+            return {"A": self.see(source, index, key, generator)}
+        source = key.index % count
+        views = {"A": self.see(source, key.index // count % sizes[source], key, generator)}
+        target = (source + generator.randrange(0 if self.own_domain else 1, count)) % count
+        views["B"] = self.see(target, generator.randrange(sizes[target]), key, generator)
+        return views
+
+    def see(self, domain: int, index: int, key: SampleKey, generator: random.Random) -> View:
+        """A window of the image at `index` of a domain."""
+        pixels, path, replaced = self.read(self.stores[self.domains[domain]], index, key.epoch, generator)
+        window = self.preprocess.draw_window(generator, *pixels.shape[:2])
+        return self.view(pixels, path, window, replaced, domain)
 
 
 # ---- whether a resumed training sees the same files ----

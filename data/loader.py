@@ -33,7 +33,8 @@ from util.image_files import ImageError
 from util.run.stop_signal import SIGNALS
 
 # "A", "B": (B, C, h, w) float32 in [-1, 1]; "A_paths", "B_paths": list[str];
-# "A_windows", "B_windows": (B, 5) float32, each row the `part` of a `data.datasets.View`
+# "A_windows", "B_windows": (B, 5) float32, each row the `part` of a `data.datasets.View`;
+# in a set of many domains "A_domain", "B_domain": (B,) int64
 Batch = dict[str, Any]
 
 
@@ -110,6 +111,7 @@ class Stack(NamedTuple):
     mirrored: list[bool]
     parts: list[tuple[float, ...]]
     paths: list[str]
+    domains: list[int | None]
 
 
 def stack(views: list[View]) -> Stack:
@@ -122,8 +124,8 @@ def stack(views: list[View]) -> Stack:
                 f"({width} x {height}) differ in size and cannot be in one batch. Use --batch_size 1 or a "
                 "--preprocess that crops."
             )
-    pixels, mirrored, parts, paths, _ = map(list, zip(*views, strict=True))
-    return Stack(np.stack(pixels), mirrored, parts, paths)
+    pixels, mirrored, parts, paths, _, domains = map(list, zip(*views, strict=True))
+    return Stack(np.stack(pixels), mirrored, parts, paths, domains)
 
 
 def make_batch(
@@ -322,13 +324,22 @@ class Loader:
     def _on_device(self, stacks: dict[str, Stack]) -> Batch:
         batch: Batch = {}
         for domain, stack in stacks.items():
-            tensors = torch.from_numpy(stack.pixels), torch.tensor(stack.mirrored), torch.tensor(stack.parts)
+            tensors = [
+                torch.from_numpy(stack.pixels),
+                torch.tensor(stack.mirrored),
+                torch.tensor(stack.parts),
+            ]
+            if stack.domains[0] is not None:
+                tensors.append(torch.tensor(stack.domains))
             if self._stream is not None:
                 tensors = [tensor.pin_memory() for tensor in tensors]
-            pixels, mirrored, parts = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
+            tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+            pixels, mirrored, parts, *domains = tensors
             batch[domain] = to_input(pixels, mirrored, self.channels[domain])
             batch[f"{domain}_windows"] = parts
             batch[f"{domain}_paths"] = stack.paths
+            if domains:
+                batch[f"{domain}_domain"] = domains[0]
         return batch
 
     def _arrived(self, batch: Batch, event: torch.cuda.Event | None) -> Batch:

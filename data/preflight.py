@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.datasets import domain_folders, paired_folder
+from data.datasets import domain_folder, domain_folders, paired_folder
 from data.transforms import MIN_SIDE
 from util.image_files import (
     ImageError,
@@ -161,9 +161,13 @@ def inspect(
 
 
 def folders_under(dataroot: str | os.PathLike) -> dict[str, list[Path]]:
-    """The image folders of a data set: trainA ... valB, or train, val, test of pairs, else `dataroot`."""
-    names = [phase + domain for phase in ("train", "val", "test") for domain in ("A", "B", "")]
-    there = [name for name in names if Path(dataroot, name).is_dir()]
+    """The image folders of a data set: trainA ... valB, train ... or the folders in them, else `dataroot`."""
+    there = []
+    for phase in ("train", "val", "test"):
+        inner = sorted(path.name for path in Path(dataroot, phase).glob("*") if path.is_dir())
+        beside = sorted(path.name for path in Path(dataroot).glob(f"{phase}?*") if path.is_dir())
+        there += beside + ([f"{phase}/{name}" for name in inner] or [phase])
+    there = [name for name in there if Path(dataroot, name).is_dir()]
     return {name: list_images(Path(dataroot, name)) for name in there} or {".": list_images(dataroot)}
 
 
@@ -173,7 +177,9 @@ def quick_check(opt: Namespace, seconds: float = 1.0) -> list[str]:
     Raises `UserError` if the set is missing, and unless bad images are skipped, for a file that cannot be
     used.
     """
-    if opt.dataset_mode == "unaligned":
+    if opt.dataset_mode == "multi":
+        places = [domain_folder(opt.dataroot, opt.phase, domain) for domain in opt.domains]
+    elif opt.dataset_mode == "unaligned":
         places = domain_folders(opt.dataroot, opt.phase, opt.direction)
     else:
         places = (paired_folder(opt.dataroot, opt.phase),)

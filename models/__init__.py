@@ -10,10 +10,12 @@ from models.base_model import BaseModel
 from models.cut_model import CUTModel, FastCUTModel
 from models.cycle_gan_model import CycleGANModel
 from models.dcl_model import DCLModel
+from models.multi_model import CUTMultiModel, QSMultiModel
 from models.munit_model import MUNITModel
 from models.qs_dual_model import QSDualModel
 from models.qs_model import QSModel
 from models.sesim_model import SeSimModel
+from models.stargan_model import StarGANModel
 from util.errors import UserError
 
 MODELS: dict[str, type[BaseModel]] = {
@@ -27,6 +29,9 @@ MODELS: dict[str, type[BaseModel]] = {
     "asgit": ASGITModel,
     "asgit_supervised": ASGITSupervisedModel,
     "munit": MUNITModel,
+    "qs_multi": QSMultiModel,
+    "cut_multi": CUTMultiModel,
+    "stargan": StarGANModel,
 }
 
 

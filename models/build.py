@@ -10,6 +10,7 @@ from torch import nn
 from models.attention.discriminator import PostHocAttention, TrainableAttention
 from models.attention.fusion import GuidedResnetGenerator, GuidedUnetGenerator
 from models.discriminator import NLayerDiscriminator, PixelDiscriminator
+from models.domain_networks import DomainResnetGenerator
 from models.generator import ResnetGenerator
 from models.layers import INITS, NORMS, initialise
 from models.patch_sampler import PatchHeads
@@ -93,7 +94,7 @@ def check_guidance(opt: Namespace, **guidance: str) -> None:
         _generator(opt, **guidance)
 
 
-def _generator(opt: Namespace, backwards: bool = False, **guidance: str) -> nn.Module:
+def _generator(opt: Namespace, backwards: bool = False, domains: int = 0, **guidance) -> nn.Module:
     channels = (opt.output_nc, opt.input_nc) if backwards else (opt.input_nc, opt.output_nc)
     settings = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout, **guidance}
     if opt.netG.startswith("unet"):
@@ -101,13 +102,26 @@ def _generator(opt: Namespace, backwards: bool = False, **guidance: str) -> nn.M
         return unet(*channels, num_downs=_unet_depth(opt.netG), **settings)
     blocks = int(opt.netG.removeprefix("resnet_").removesuffix("blocks"))
     antialias = {"antialias": not opt.no_antialias, "antialias_up": not opt.no_antialias_up}
+    if domains:
+        return DomainResnetGenerator(*channels, domains=domains, n_blocks=blocks, **settings, **antialias)
     resnet = GuidedResnetGenerator if guidance else ResnetGenerator
     return resnet(*channels, n_blocks=blocks, **settings, **antialias)
 
 
-def build_discriminator(opt: Namespace, channels: int | None = None) -> nn.Module:
-    """`--netD` with fresh weights, for images of so many channels (None: `--output_nc`)."""
-    return initialise(_discriminator(opt, channels), opt.init_type, opt.init_gain)
+def conditional_generator(opt: Namespace, domains: int, device: str = "cpu") -> DomainResnetGenerator:
+    """`--netG`, a ResNet, with fresh weights and a decoder that knows the target domain."""
+    with torch.device(device):
+        net = _generator(opt, domains=domains, domain_dim=opt.domain_dim)
+        return initialise(net, opt.init_type, opt.init_gain)
+
+
+def build_discriminator(opt: Namespace, channels: int | None = None, scores: int = 1) -> nn.Module:
+    """`--netD` with fresh weights, for images of so many channels (None: `--output_nc`).
+
+    Args:
+        scores: of a PatchGAN for each patch.
+    """
+    return initialise(_discriminator(opt, channels, scores), opt.init_type, opt.init_gain)
 
 
 def generator_mixes(opt: Namespace) -> bool:
@@ -120,14 +134,14 @@ def discriminator_mixes(opt: Namespace) -> bool:
     return opt.normD == "batch" or opt.netD == "trainable_attn"
 
 
-def _discriminator(opt: Namespace, channels: int | None = None) -> nn.Module:
+def _discriminator(opt: Namespace, channels: int | None = None, scores: int = 1) -> nn.Module:
     channels = opt.output_nc if channels is None else channels
     if opt.netD in ATTENDING:
         return ATTENDING[opt.netD](channels, opt.ndf, opt.normD, not opt.no_antialias)
     if opt.netD == "pixel":
         return PixelDiscriminator(channels, opt.ndf, opt.normD)
     layers = 3 if opt.netD == "basic" else opt.n_layers_D
-    return NLayerDiscriminator(channels, opt.ndf, layers, opt.normD, not opt.no_antialias)
+    return NLayerDiscriminator(channels, opt.ndf, layers, opt.normD, not opt.no_antialias, scores)
 
 
 def build_heads(opt: Namespace, netG: nn.Module) -> nn.Module:

@@ -85,7 +85,7 @@ class CUTModel(ContrastModel, OneSidedModel):
         real = torch.cat([self.batch["A"], self.batch["B"]]) if self.contrast_B else self.batch["A"]
         with self.autocast():
             mirrored = opt.flip_equivariance and torch.rand(()).item() < 0.5
-            fake, sources = self.netG(real.flip(3) if mirrored else real, opt.nce_layers)
+            fake, sources = self.generate(real.flip(3) if mirrored else real)
             if mirrored or opt.normG == "batch" or not opt.no_dropout:
                 sources = self.encode(real)  # features of the images as they are
         with self.beside_D:
@@ -135,6 +135,10 @@ class CUTModel(ContrastModel, OneSidedModel):
             targets = self.prepared([features.flip(3) for features in targets] if mirrored else targets)
             queries = self.embed(self.netF, chosen, targets)
             return self.patchnce.of_layers(queries, keys).mean(0), (chosen, keys)
+
+    def generate(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Translations of images (B or 2B, C, H, W), and their features at `--nce_layers`."""
+        return self.netG(images, self.opt.nce_layers)
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """Encoder features at `--nce_layers` of images of one domain, or of both stacked."""

@@ -23,6 +23,7 @@ class NLayerDiscriminator(nn.Module):
         n_layers: int = 3,
         norm: str = "instance",
         antialias: bool = True,
+        output_nc: int = 1,
     ):
         super().__init__()
         # Each halving rounds down, the last two convolutions take one position each, one score must be left.
@@ -44,7 +45,7 @@ class NLayerDiscriminator(nn.Module):
             layers += block(c_in, c_out, stride)
             layers += [BlurDownsample(c_out)] if antialias else []
         layers += block(channels[-2], channels[-1], stride=1)
-        layers.append(nn.Conv2d(channels[-1], 1, 4, stride=1, padding=1))
+        layers.append(nn.Conv2d(channels[-1], output_nc, 4, stride=1, padding=1))
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

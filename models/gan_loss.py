@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import full
+from util import distributed
 
 # mode -> loss of scores that should look real (True) or fake (False); a scalar
 GAN_LOSSES: dict[str, Callable[[Tensor, bool], Tensor]] = {
@@ -38,9 +39,15 @@ def discriminator_terms(
     return [loss(full(of_batch), real) for of_batch, (_, real) in zip(scores, batches, strict=True)]
 
 
+def random_shares(count: int, device: torch.device | str) -> Tensor:
+    """Shares (count, 1, 1, 1) in [0, 1) of real images in mixtures. They are drawn here alone."""
+    return torch.rand(count, 1, 1, 1, device=device)
+
+
 def gradient_penalty(netD: nn.Module, real: Tensor, fake: Tensor, weight: float = 10.0) -> Tensor:
     """WGAN-GP (Gulrajani et al., 2017, eq. 3): weight * (|dD/dx| - 1)^2 at random points between both."""
-    share = torch.rand(real.shape[0], 1, 1, 1, device=real.device)
+    shares = random_shares(len(real) * distributed.world_size(), real.device)  # of all processes
+    share = shares[distributed.rank() * len(real) :][: len(real)]
     between = (share * real + (1 - share) * fake).detach().requires_grad_()
     (slope,) = torch.autograd.grad(netD(between).sum(), between, create_graph=True)
     return weight * (slope.flatten(1).norm(dim=1) - 1).square().mean()

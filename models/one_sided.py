@@ -44,6 +44,10 @@ class OneSidedModel(BaseModel):
     def netD(self) -> nn.Module:
         return self.networks["D"]
 
+    def judge(self, images: Tensor) -> Tensor:
+        """D's scores of images (B or 2B, C, H, W)."""
+        return self.netD(images)
+
     def step_D(self, real: Tensor, fake: Tensor) -> Tensor:
         """Update and freeze D; return lambda_GAN times G's adversarial loss under the new D."""
         with self.autocast():
@@ -57,13 +61,13 @@ class OneSidedModel(BaseModel):
         """Half the sum of D's terms for translations, or earlier ones from the pool, and for real images."""
         fake, one_pass = self.pool(fake), not build.discriminator_mixes(self.opt)
         self.losses["D_fake"], self.losses["D_real"] = discriminator_terms(
-            self.gan_loss, self.netD, [(fake, False), (real, True)], one_pass
+            self.gan_loss, self.judge, [(fake, False), (real, True)], one_pass
         )
         loss = (self.losses["D_fake"] + self.losses["D_real"]) * 0.5
         if self.opt.gan_mode == "wgangp":
-            loss = loss + gradient_penalty(self.netD, real, fake)
+            loss = loss + gradient_penalty(self.judge, real, fake)
         return loss
 
     def adversarial(self, fake: Tensor) -> Tensor:
         """G's loss of translations (B, C, H, W) under D."""
-        return self.gan_loss(full(self.netD(fake)), True)
+        return self.gan_loss(full(self.judge(fake)), True)

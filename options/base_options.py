@@ -218,7 +218,7 @@ class BaseOptions:
         chosen = {**known, **options}
         own = {**MODELS[chosen["model"]].defaults, **build.network_defaults(chosen["netG"])}
         if {"n_epochs", "n_epochs_decay"} & options.keys():  # a length in epochs replaces the model's default
-            own.pop("n_iterations", None)
+            own = {name: value for name, value in own.items() if not name.startswith("n_iterations")}
         return {**known, **{name: value for name, value in own.items() if name in known}, **options}
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:

@@ -1,0 +1,237 @@
+"""Many domains: golden steps of qs_multi, cut_multi and stargan, properties of the networks, the data set."""
+
+from __future__ import annotations
+
+import ast
+
+import numpy as np
+import pytest
+import torch
+from golden import DATA, under
+from PIL import Image
+from textbook import run_steps
+
+from data.datasets import find_domains
+from models import create_model, gan_loss
+from models.domain_networks import StarGANDiscriminator, StarGANGenerator
+from models.generator import ResnetGenerator
+from options.train_options import TrainOptions
+from util.errors import UserError
+
+TINY = "--gpu_ids -1 --ngf 4 --ndf 4 --netG resnet_4blocks --nce_layers 0,4,8,12 --netF_nc 8 --num_patches 8"
+
+
+def golden(name):
+    """Numbers in float64, labels as int64, and the settings."""
+    with np.load(DATA / "multi" / f"{name}.npz") as file:
+        arrays = {key: file[key] for key in file.files if file[key].dtype.kind in "fiu"}
+        settings = ast.literal_eval(str(file["meta.settings"]))
+    tensors = {
+        key: torch.from_numpy(value.astype(np.int64 if value.dtype.kind in "iu" else np.float64))
+        for key, value in arrays.items()
+    }
+    return tensors, settings
+
+
+def model_of(words):
+    torch.manual_seed(0)
+    return create_model(TrainOptions().parse(words.split()))
+
+
+def load(model, arrays):
+    for name, net in model.networks.items():
+        net.load_state_dict(under(arrays, f"before.{name}."), strict=False)
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def contrast_words(settings, model):
+    names = "ngf ndf n_layers_D nce_layers num_patches netF_nc domain_dim nce_T lambda_GAN lambda_NCE"
+    names += " lr netG batch_size"
+    names += " qs_layers QS_mode" * (model == "qs_multi")
+    names += " qs_window" * (model == "qs_multi" and settings["QS_mode"] != "global")
+    text = lambda value: ",".join(map(str, value)) if isinstance(value, list) else value  # noqa: E731
+    words = [f"--{name} {text(settings[name])}" for name in names.split()]
+    letters = ",".join("abcdef"[: settings["domains"]])
+    return f"--model {model} --domains {letters} --gpu_ids -1 --netD n_layers {' '.join(words)}"
+
+
+@pytest.mark.parametrize("name", ["qs_multi_step", "qs_multi_step_batch1"])
+def test_two_steps_of_many_domains(float64, name):
+    arrays, settings = golden(name)
+    model = model_of(contrast_words(settings, "qs_multi"))
+    load(model, arrays)
+    batches = [{key: arrays[f"step{n}.{key}"] for key in ("A", "B", "A_domain", "B_domain")} for n in (1, 2)]
+    drawn = [
+        [arrays[f"step{n}.ids_{d}_layer{layer}"] for layer in settings["nce_layers"][:3] for d in "AB"]
+        for n in (1, 2)
+    ]
+    for number, (losses, gradients) in enumerate(run_steps(model, model, batches, drawn), 1):
+        for loss, value in under(arrays, f"step{number}.loss_").items():
+            assert losses[loss] == pytest.approx(value.item(), rel=1e-6), loss
+        close(model.results["fake_B"], arrays[f"step{number}.fake_B"])
+        close(model.results["idt_B"], arrays[f"step{number}.idt_B"])
+        if number == 1:
+            for key, value in under(arrays, "grad1.").items():
+                close(gradients[key], value)
+    source = arrays["step1.A"][:1].expand(settings["domains"], -1, -1, -1)
+    close(model.netG(source, torch.arange(settings["domains"])), arrays["final.to_all_of_step1_A0"])
+    close(model.netD(arrays["step1.A"][:1]), arrays["final.D_of_A0_all_heads"])
+    for key, value in under(arrays, "after.").items():
+        net, _, parameter = key.partition(".")
+        close(model.networks[net].state_dict()[parameter], value)
+
+
+def test_the_same_step_with_random_patches(float64):
+    arrays, settings = golden("qs_multi_step")
+    model = model_of(contrast_words(settings, "cut_multi"))
+    load(model, arrays)
+    batch = {key: arrays[f"step1.{key}"] for key in ("A", "B", "A_domain", "B_domain")}
+    drawn = [[arrays[f"step1.ids_{d}_layer{layer}"] for layer in settings["nce_layers"] for d in "AB"]]
+    ((losses, _),) = run_steps(model, model, [batch], drawn)
+    for loss, value in under(arrays, "cut.step1.loss_").items():
+        assert losses[loss] == pytest.approx(value.item(), rel=1e-6)
+
+
+def test_the_released_networks_of_stargan(float64):
+    arrays, settings = golden("stargan_networks")
+    netG = StarGANGenerator(3, 3, settings["c_dim"], settings["g_conv_dim"], settings["g_repeat_num"])
+    halvings, side = settings["d_repeat_num"], settings["image_size"]
+    netD = StarGANDiscriminator(3, settings["c_dim"], settings["d_conv_dim"], halvings, side)
+    netG.load_state_dict(under(arrays, "before.G."))
+    netD.load_state_dict(under(arrays, "before.D."))
+    close(netG(arrays["x"], arrays["labels"]), arrays["y"])
+    close(netG(arrays["x"][:1].expand(3, -1, -1, -1), torch.arange(3)), arrays["to_all"])
+    scores, classes = netD(arrays["d.x"])
+    close(scores, arrays["d.out_src"])
+    close(classes, arrays["d.out_cls"])
+
+
+def test_four_steps_of_the_released_stargan(float64, monkeypatch):
+    arrays, s = golden("stargan_step")
+    words = {
+        **{"ngf": s["g_conv_dim"], "ndf": s["d_conv_dim"], "crop_size": s["image_size"], "lr": s["g_lr"]},
+        **{name: s[name] for name in ("batch_size", "n_critic", "g_repeat_num", "d_repeat_num")},
+        "load_size": s["image_size"],
+        "n_iterations": s["num_iters"] - s["num_iters_decay"],
+        "n_iterations_decay": s["num_iters_decay"] - 1,
+    }
+    words = " ".join(f"--{name} {value}" for name, value in words.items())
+    model = model_of(f"--model stargan --domains a,b,c --gpu_ids -1 {words}")
+    load(model, arrays)
+    for number in range(1, 5):
+        step = under(arrays, f"step{number}.")
+        monkeypatch.setattr(gan_loss, "random_shares", lambda count, device, step=step: step["alpha"])
+        model.set_input(
+            {"A": step["x"], "B": step["x"], "A_domain": step["labels"], "B_domain": step["targets"]}
+        )
+        assert model.learning_rate == pytest.approx(step["lr_D"].item(), rel=1e-12)
+        model.optimize_parameters()
+        losses = model.get_current_losses()
+        for loss, value in under(arrays, f"step{number}.loss_").items():
+            assert losses[loss] == pytest.approx(value.item(), rel=1e-6), (number, loss)
+        if "fake" in step:
+            close(model.results["fake_B"], step["fake"])
+    fake = model.networks["G"](arrays["step1.x"], torch.full((3,), 2))
+    close(fake, arrays["final.fake_of_step1"])
+    scores, classes = model.networks["D"](fake)
+    close(scores, arrays["final.D_src"])
+    close(classes, arrays["final.D_cls"])
+    assert model.counter.state_dict()["_extra_state"] == 4
+
+
+def test_zero_maps_are_the_plain_generator(float64):
+    model = model_of(f"--model qs_multi --domains a,b,c {TINY}")
+    plain = ResnetGenerator(ngf=4, n_blocks=4)
+    plain.load_state_dict(
+        {k: v for k, v in model.netG.state_dict().items() if "affine" not in k and k[:3] != "dom"}
+    )
+    for name, parameter in model.netG.named_parameters():
+        if "affine" in name:
+            torch.nn.init.zeros_(parameter)
+    images, domains = torch.rand(3, 3, 16, 24) * 2 - 1, torch.tensor([2, 0, 1])
+    close(model.netG(images, domains), plain(images))
+    one_by_one = [
+        model.netG(image[None], domain[None]) for image, domain in zip(images, domains, strict=True)
+    ]
+    close(model.netG(images, domains), torch.cat(one_by_one))
+
+
+def test_only_the_targets_of_a_batch_learn(float64):
+    model = model_of(f"--model qs_multi --domains a,b,c,d {TINY}")
+    batch = {domain: torch.rand(2, 3, 24, 24) * 2 - 1 for domain in "AB"}
+    batch |= {"A_domain": torch.tensor([1, 3]), "B_domain": torch.tensor([0, 2])}
+    ((_, gradients),) = run_steps(model, model, [batch])
+    for name in ("G.domains.weight", f"D.model.{len(model.netD.model) - 1}.weight"):
+        reached = gradients[name].flatten(1).abs().sum(1) > 0
+        assert reached.tolist() == [True, False, True, False], name
+
+
+def test_renumbered_domains_are_the_same_training(float64):
+    order = torch.tensor([2, 0, 1])
+    losses = []
+    for renumbered in (False, True):
+        model = model_of(f"--model qs_multi --domains a,b,c {TINY}")
+        batch = {d: torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(1)) for d in "AB"}
+        batch |= {"A_domain": torch.tensor([1, 0]), "B_domain": torch.tensor([0, 2])}
+        if renumbered:
+            for weight in (model.netG.domains.weight, model.netD.model[-1].weight, model.netD.model[-1].bias):
+                weight.data[order] = weight.data.clone()
+            batch |= {name: order[batch[name]] for name in ("A_domain", "B_domain")}
+        torch.manual_seed(5)
+        ((found, _),) = run_steps(model, model, [batch])
+        losses.append(found)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+# ---- data and options ----
+
+
+@pytest.fixture(scope="module", params=["folders", "suffixes"])
+def dataroot(request, tmp_path_factory):
+    """Domains A, B, C of 3, 5, 2 images, in either layout."""
+    root, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
+    for phase in ("train", "test"):
+        for name, count in {"A": 3, "B": 5, "C": 2}.items():
+            folder = root / (f"{phase}/{name}" if request.param == "folders" else f"{phase}{name}")
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(rng.integers(0, 256, (30, 30, 3), np.uint8)).save(
+                    folder / f"{name}{number}.png"
+                )
+    return root
+
+
+def test_an_epoch_has_each_domain_equally_often(dataroot):
+    from data import create_loader
+
+    words = f"--model qs_multi --dataroot {dataroot} {TINY} --load_size 28 --crop_size 24 --num_threads 0"
+    opt = TrainOptions().parse([*words.split(), "--batch_size", "3"])
+    assert opt.domains == find_domains(dataroot, "train") == ["A", "B", "C"]
+    batches = list(create_loader(opt, "cpu").epoch(1))
+    sources = torch.cat([batch["A_domain"] for batch in batches])
+    targets = torch.cat([batch["B_domain"] for batch in batches])
+    assert sources.bincount().tolist() == [5, 5, 5] and (sources != targets).all()
+    for domain, numbers in (("A", sources), ("B", targets)):
+        paths = [path for batch in batches for path in batch[f"{domain}_paths"]]
+        assert ["ABC".index(path[-6]) for path in paths] == numbers.tolist()
+
+
+def test_what_cannot_be_is_refused(dataroot, tmp_path):
+    for words, told in {
+        "--nce_layers 0,16": "the last one that works is 14",
+        "--netG unet_128": "give a resnet",
+        "--netD pixel": "give basic or n_layers",
+        "--pool_size 5": "--pool_size 0",
+        "--direction BtoA": "--direction has no effect",
+        "--domains A": "at least two",
+    }.items():
+        options = TrainOptions()
+        given = f"--model qs_multi --domains A,B --gpu_ids -1 --netG resnet_4blocks {words}".split()
+        with pytest.raises((UserError, SystemExit)) as caught:
+            options.resolve(options.parser.parse_given(given))
+        assert told in str(caught.value) or isinstance(caught.value, SystemExit)
+    with pytest.raises(UserError, match="at least two domains"):
+        find_domains(tmp_path, "train")
