@@ -4,14 +4,17 @@
 #   bash datasets/download_qsattn_dataset.sh horse2zebra
 #
 # The same command resumes an interrupted download. The folder appears only once the archive has been checked
-# and unpacked. QSATTN_DATASET_URL gives another address of the archive (a mirror, or file:///...).
+# and unpacked. Where the first address does not answer, the second is tried. QSATTN_DATASET_URL gives other
+# addresses of the archive (a mirror, or file:///...), separated by spaces.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
 cyclegan_sets="apple2orange cezanne2photo facades grumpifycat horse2zebra iphone2dslr_flower maps monet2photo
                summer2winter_yosemite ukiyoe2photo vangogh2photo"
-cyclegan_host=http://efrosgans.eecs.berkeley.edu/cyclegan/datasets
-night2day_archive=http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/night2day.tar.gz # of pix2pix
+cyclegan_hosts=(http://efrosgans.eecs.berkeley.edu/cyclegan/datasets
+                https://people.eecs.berkeley.edu/~taesung_park/CycleGAN/datasets)
+pix2pix_hosts=(http://efrosgans.eecs.berkeley.edu/pix2pix/datasets
+               https://people.eecs.berkeley.edu/~tinghuiz/projects/pix2pix/datasets)
 afhq_archive="https://www.dropbox.com/s/t9l9o3vsx2jai3z/afhq.zip?dl=1" # of StarGAN v2
 
 fail() {
@@ -46,24 +49,34 @@ fetch() { # $1: URL, $2: file; a partial download waits in $2.part
     local url=$1 part=$2.part status=0
     echo "downloading $url"
     if command -v curl >/dev/null; then
-        curl --fail --location --retry 3 --continue-at - --output "$part" "$url" || status=$?
+        curl --fail --location --retry 3 --connect-timeout 30 --continue-at - --output "$part" "$url" || status=$?
         # 22, 33, 36: the server does not offer the rest alone, so the download starts again.
         if [[ $status == 22 || $status == 33 || $status == 36 ]] && [[ -s "$part" ]]; then
             rm -f -- "$part"
             status=0
-            curl --fail --location --retry 3 --output "$part" "$url" || status=$?
+            curl --fail --location --retry 3 --connect-timeout 30 --output "$part" "$url" || status=$?
         fi
     elif command -v wget >/dev/null; then
-        wget --tries=3 --continue --output-document="$part" "$url" || status=$?
+        wget --tries=3 --connect-timeout=30 --continue --output-document="$part" "$url" || status=$?
     else
         fail "neither curl nor wget is installed"
     fi
-    if [[ $status != 0 ]]; then
+    if [[ $status == 0 ]]; then
+        mv -- "$part" "$2"
+    else
         [[ -s "$part" ]] || rm -f -- "$part" # wget creates the file before it has any content
-        fail "the download of $url failed (status $status)" \
-            "Run the same command again to resume it, or set QSATTN_DATASET_URL to a mirror."
+        echo "the download of $url failed (status $status)" >&2
     fi
-    mv -- "$part" "$2"
+    return "$status"
+}
+
+fetch_any() { # $1: file; then URLs, tried in turn
+    local file=$1 url
+    for url in "${@:2}"; do
+        if fetch "$url" "$file"; then return; fi
+    done
+    fail "no address of the archive answers" \
+        "Run the same command again to resume the download, or set QSATTN_DATASET_URL to a mirror."
 }
 
 [[ $# == 1 && -n "$1" ]] || { usage >&2; exit 2; }
@@ -71,18 +84,18 @@ name=$1
 case $name in
     -h | --help) usage; exit ;;
     cityscapes) cityscapes_instructions; exit 2 ;;
-    cat2dog) url=$afhq_archive ;;
-    day2night) url=$night2day_archive ;;
+    cat2dog) urls=("$afhq_archive") ;;
+    day2night) urls=("${pix2pix_hosts[@]/%//night2day.tar.gz}") ;;
     *)
         if [[ $name == *[[:space:]]* || " ${cyclegan_sets//[[:space:]]/ } " != *" $name "* ]]; then
             echo "error: there is no data set $name" >&2
             usage >&2
             exit 2
         fi
-        url=$cyclegan_host/$name.zip
+        urls=("${cyclegan_hosts[@]/%//$name.zip}")
         ;;
 esac
-url=${QSATTN_DATASET_URL:-$url}
+if [[ -n "${QSATTN_DATASET_URL:-}" ]]; then read -ra urls <<<"$QSATTN_DATASET_URL"; fi
 [[ ! -e "$name" ]] || fail "$PWD/$name exists already; move it away to download it again"
 
 python=../.venv/bin/python
@@ -92,7 +105,7 @@ if [[ $name == cat2dog ]] && ! "$python" -c 'import PIL, tqdm' 2>/dev/null; then
 fi
 
 archive=.$name.zip
-[[ -f "$archive" ]] || fetch "$url" "$archive" # it exists if a run was stopped between download and unpacking
+[[ -f "$archive" ]] || fetch_any "$archive" "${urls[@]}" # it exists if a run was stopped between download and unpacking
 
 echo "checking and unpacking"
 status=0
@@ -109,7 +122,7 @@ case $name in
 esac
 if [[ $status == 2 ]]; then # the archive is at fault
     rm -rf -- "$archive" ".$name.partial"
-    fail "the archive from $url cannot be used and was removed"
+    fail "the archive from ${urls[*]} cannot be used and was removed"
 fi
 [[ $status == 0 ]] || exit "$status"
 rm -f -- "$archive"

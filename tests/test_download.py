@@ -211,6 +211,15 @@ def test_download(project, tmp_path):
 
 
 @needs_curl
+def test_a_second_address_is_tried_where_the_first_does_not_answer(project, tmp_path):
+    source = horses(tmp_path / "source.zip")
+    done = download(project, "horse2zebra", url=f"http://127.0.0.1:9/h.zip {source.as_uri()}")
+    assert done.returncode == 0, done.stderr
+    assert "the download of http://127.0.0.1:9/h.zip failed" in done.stderr
+    assert leftovers(project) == ["horse2zebra"]
+
+
+@needs_curl
 def test_day2night_is_a_set_of_pairs(project, tmp_path):
     done = download(project, "day2night", url=pairs(tmp_path / "night2day.tar.gz"))
     assert done.returncode == 0, done.stderr

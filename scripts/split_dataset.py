@@ -1,0 +1,110 @@
+"""Make a data set of two folders of images: python scripts/split_dataset.py HORSES ZEBRAS datasets/mine --test 10%
+
+Copies the images of the first folder into trainA and testA, those of the second into trainB and testB. Which
+ones are for testing is drawn at random; near-duplicates (frames of one scene, copies of another size or
+quality) stay on one side, so that nothing is tested on what it was trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from PIL import Image
+from scipy.sparse.csgraph import connected_components
+
+from util.errors import UserError, entry_point
+from util.image_files import list_images, open_rgb
+
+SIDE = 11  # of the small images that are compared
+NEAR = 0.08  # share of their signs in which near-duplicates may differ; of others about half do
+
+
+def signs(path: Path) -> np.ndarray:
+    """Whether an image becomes brighter from place to place, to the right and downwards: (220,) of -1 and 1."""
+    small = open_rgb(path).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    grey = np.asarray(small, np.int16)
+    rising = np.concatenate([np.diff(grey, axis=1).ravel(), np.diff(grey, axis=0).ravel()]) > 0
+    return np.where(rising, 1, -1).astype(np.float32)
+
+
+def near_duplicates(paths: Sequence[Path]) -> list[list[Path]]:
+    """The images in groups of those that look alike."""
+    with ThreadPoolExecutor() as pool:
+        all_signs = np.stack(list(pool.map(signs, paths)))  # (N, 220)
+    correlation = all_signs @ all_signs.T / all_signs.shape[1]  # (N, N): 1 less twice the share that differs
+    count, labels = connected_components(correlation >= 1 - 2 * NEAR)
+    groups: list[list[Path]] = [[] for _ in range(count)]
+    for path, label in zip(paths, labels, strict=True):
+        groups[label].append(path)
+    return groups
+
+
+def count_of(text: str, images: int) -> int:
+    """How many of `images` are for testing: a number, or a share such as 10%."""
+    try:
+        wanted = float(text.removesuffix("%"))
+    except ValueError:
+        wanted = -1
+    wanted = round(images * wanted / 100) if text.endswith("%") else wanted
+    if not 0 < wanted < images or wanted != int(wanted):
+        raise UserError(f"--test {text} of {images} images: give a number or a share, such as 50 or 10%")
+    return int(wanted)
+
+
+def split(folder: Path, test: str, seed: int) -> dict[str, list[Path]]:
+    """The images of a folder for "train" and "test"."""
+    paths = list_images(folder)
+    wanted = count_of(test, len(paths))
+    groups = near_duplicates(paths)
+    random.Random(seed).shuffle(groups)
+    parts: dict[str, list[Path]] = {"train": [], "test": []}
+    for group in sorted(groups, key=len):  # a large group would make the test set too large
+        part = "test" if len(parts["test"]) + len(group) <= wanted else "train"
+        parts[part] += group
+    counts = ", ".join(f"{len(part)} to {name}" for name, part in parts.items())
+    print(f"{folder}: {counts}, {len(paths) - len(groups)} of them near-duplicates of others")
+    if not parts["test"] or not parts["train"]:
+        raise UserError(f"{folder}: all images look alike, so that none can be kept for testing")
+    return parts
+
+
+@entry_point
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0] + ".")
+    add = parser.add_argument
+    add("a", type=Path, help="folder of images of domain A")
+    add("b", type=Path, help="folder of images of domain B")
+    add("out", type=Path, help="folder to make")
+    add(
+        "--test",
+        default="10%",
+        help="images for testing, of each folder: a number or a share (default: 10%%)",
+    )
+    add("--seed", type=int, default=0, help="another seed draws other test images (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.out.exists():
+        raise UserError(f"{args.out} exists already: give another folder")
+    parts = {side: split(folder, args.test, args.seed) for side, folder in (("A", args.a), ("B", args.b))}
+    unfinished = args.out.with_name(f".{args.out.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for side, folder in (("A", args.a), ("B", args.b)):
+        for part, paths in parts[side].items():
+            for path in paths:
+                target = unfinished / f"{part}{side}" / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, target)
+    unfinished.rename(args.out)
+    print(f"ready: --dataroot {args.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
