@@ -1,4 +1,4 @@
-"""Make a data set of two folders of images: python scripts/split_dataset.py HORSES ZEBRAS datasets/mine --test 10%
+"""Make a data set of two folders of images: python scripts/split_dataset.py HORSES ZEBRAS OUT --test 10%
 
 Copies the images of the first folder into trainA and testA, those of the second into trainB and testB. Which
 ones are for testing is drawn at random; near-duplicates (frames of one scene, copies of another size or
@@ -29,7 +29,7 @@ NEAR = 0.08  # share of their signs in which near-duplicates may differ; of othe
 
 
 def signs(path: Path) -> np.ndarray:
-    """Whether an image becomes brighter from place to place, to the right and downwards: (220,) of -1 and 1."""
+    """Whether an image becomes brighter from place to place, rightwards and downwards: (220,) of -1 and 1."""
     small = open_rgb(path).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     grey = np.asarray(small, np.int16)
     rising = np.concatenate([np.diff(grey, axis=1).ravel(), np.diff(grey, axis=0).ravel()]) > 0
