@@ -79,5 +79,5 @@ def check_sides(x: Tensor, smallest: int) -> None:
     if min(x.shape[2:]) < smallest:
         raise UserError(
             f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, which "
-            f"needs {smallest} x {smallest}: use larger images, or another --netD"
+            f"needs {smallest} x {smallest}: use larger images, or a discriminator with fewer halvings"
         )

@@ -15,14 +15,9 @@ from torch import Tensor, nn
 
 from models import munit_networks
 from models.base_model import BaseModel
+from models.gan_loss import GAN_LOSSES
 from models.layers import full, initialise
-from models.munit_networks import (
-    AdaINGenerator,
-    MultiScaleDiscriminator,
-    StyledTranslator,
-    discriminator_loss,
-    generator_loss,
-)
+from models.munit_networks import AdaINGenerator, MultiScaleDiscriminator, StyledTranslator
 from util import distributed
 from util.arguments import integer, real_number
 from util.errors import UserError
@@ -144,29 +139,37 @@ class MUNITModel(BaseModel):
         with self.autocast():
             codes_a = self.networks["gen_a"].encode(self.batch["A"])
             codes_b = self.networks["gen_b"].encode(self.batch["B"])
-        self.step_dis(codes_a, codes_b)
+        self.step_dis(codes_a[0], codes_b[0])
         self.freeze("dis")
         self.step_gen(codes_a, codes_b)
         self.freeze("dis", False)
 
-    def step_dis(self, codes_a: Codes, codes_b: Codes) -> None:
+    def step_dis(self, content_a: Tensor, content_b: Tensor) -> None:
         """Update the discriminators by gan_w * (dis_a + dis_b), each on translations and real images."""
-        style_a, style_b = self.draw_styles()
+        losses, (style_a, style_b) = self.losses, self.draw_styles()
         # Two autocast contexts: weight casts cached under no_grad would be reused later, without gradient.
         with self.autocast(), torch.no_grad():
-            fake_a = self.networks["gen_a"].decode(codes_b[0], style_a)
-            fake_b = self.networks["gen_b"].decode(codes_a[0], style_b)
+            fake_a = self.networks["gen_a"].decode(content_b, style_a)
+            fake_b = self.networks["gen_b"].decode(content_a, style_b)
         with self.autocast():
-            self.losses["dis_a"] = self.dis_loss("dis_a", fake_a, self.batch["A"])
-            self.losses["dis_b"] = self.dis_loss("dis_b", fake_b, self.batch["B"])
-        self.losses["dis_total"] = self.opt.gan_w * (self.losses["dis_a"] + self.losses["dis_b"])
-        self.update("dis", self.losses["dis_total"], ["dis_a", "dis_b", "dis_total"])
+            losses["dis_a"] = self.dis_loss("dis_a", fake_a, self.batch["A"])
+            losses["dis_b"] = self.dis_loss("dis_b", fake_b, self.batch["B"])
+        losses["dis_total"] = self.opt.gan_w * (losses["dis_a"] + losses["dis_b"])
+        self.update("dis", losses["dis_total"], ["dis_a", "dis_b", "dis_total"])
 
     def dis_loss(self, name: str, fake: Tensor, real: Tensor) -> Tensor:
-        """One pass over both: no norm mixes the images of a batch."""
-        maps = self.networks[name](torch.cat([fake, real]))
-        scores_fake, scores_real = zip(*(scores.chunk(2) for scores in maps), strict=True)
-        return discriminator_loss(scores_fake, scores_real, self.opt.gan_mode)
+        """Sum over scales of mean(D(fake)^2) + mean((D(real) - 1)^2), not halved (`--gan_mode lsgan`).
+
+        One pass over both: no norm mixes the images of a batch.
+        """
+        loss = GAN_LOSSES[self.opt.gan_mode]
+        pairs = [full(scores).chunk(2) for scores in self.networks[name](torch.cat([fake, real]))]
+        return sum(loss(fake, False) + loss(real, True) for fake, real in pairs)
+
+    def gen_loss(self, name: str, fake: Tensor) -> Tensor:
+        """Sum over scales of mean((D(fake) - 1)^2)."""
+        loss = GAN_LOSSES[self.opt.gan_mode]
+        return sum(loss(full(scores), True) for scores in self.networks[name](fake))
 
     def step_gen(self, codes_a: Codes, codes_b: Codes) -> None:
         """Update the generators by the weighted sum of all their terms."""
@@ -181,19 +184,13 @@ class MUNITModel(BaseModel):
             recon_b, fake_b = gen_b.decode(torch.cat([content_b, content_a]), styles_b).chunk(2)
             content_b_again, style_a_again = gen_a.encode(fake_a)
             content_a_again, style_b_again = gen_b.encode(fake_b)
-            losses["gen_adv_a"] = generator_loss(self.networks["dis_a"](fake_a), opt.gan_mode)
-            losses["gen_adv_b"] = generator_loss(self.networks["dis_b"](fake_b), opt.gan_mode)
+            losses["gen_adv_a"] = self.gen_loss("dis_a", fake_a)
+            losses["gen_adv_b"] = self.gen_loss("dis_b", fake_b)
         losses["gen_recon_x_a"], losses["gen_recon_x_b"] = l1(recon_a, a), l1(recon_b, b)
-        losses["gen_recon_s_a"], losses["gen_recon_s_b"] = (
-            l1(style_a_again, style_a),
-            l1(style_b_again, style_b),
-        )
+        losses["gen_recon_s_a"] = l1(style_a_again, style_a)
+        losses["gen_recon_s_b"] = l1(style_b_again, style_b)
         losses["gen_recon_c_a"] = l1(content_a_again, content_a)
         losses["gen_recon_c_b"] = l1(content_b_again, content_b)
-        total = opt.gan_w * self.both("gen_adv")
-        total = total + opt.recon_x_w * self.both("gen_recon_x")
-        total = total + opt.recon_s_w * self.both("gen_recon_s")
-        total = total + opt.recon_c_w * self.both("gen_recon_c")
         images = {"recon_A": recon_a, "fake_B": fake_b, "recon_B": recon_b, "fake_A": fake_a}
         if self.cycles:
             with self.autocast():
@@ -201,14 +198,20 @@ class MUNITModel(BaseModel):
                 images["cycle_B"] = gen_b.decode(content_b_again, own_style_b)
             losses["gen_cycrecon_x_a"] = l1(images["cycle_A"], a)
             losses["gen_cycrecon_x_b"] = l1(images["cycle_B"], b)
-            total = total + opt.recon_x_cyc_w * self.both("gen_cycrecon_x")
-        losses["gen_total"] = total
-        self.update("gen", total, [name for name in self.loss_names if name.startswith("gen_")])
+        weights = {
+            "gen_adv": opt.gan_w,
+            "gen_recon_x": opt.recon_x_w,
+            "gen_recon_s": opt.recon_s_w,
+            "gen_recon_c": opt.recon_c_w,
+        }
+        if self.cycles:
+            weights["gen_cycrecon_x"] = opt.recon_x_cyc_w
+        losses["gen_total"] = sum(
+            weight * (losses[f"{term}_a"] + losses[f"{term}_b"]) for term, weight in weights.items()
+        )
+        names = [name for name in self.loss_names if name.startswith("gen_")]
+        self.update("gen", losses["gen_total"], names)
         self.results = {name: image.detach() for name, image in images.items()}
-
-    def both(self, term: str) -> Tensor:
-        """The sum of a term over the two domains."""
-        return self.losses[f"{term}_a"] + self.losses[f"{term}_b"]
 
     def draw_styles(self) -> tuple[Tensor, Tensor]:
         """Styles (B, style_dim, 1, 1) of A, then of B.

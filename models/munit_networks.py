@@ -12,14 +12,13 @@ Shapes: B images, C channels, H x W positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 
-from models.gan_loss import GAN_LOSSES
+from models.discriminator import check_sides
 from models.layers import InstanceNorm, full
-from util.errors import UserError
 
 EPS = 1e-5
 
@@ -32,41 +31,13 @@ def random_styles(count: int, style_dim: int, device: torch.device | str) -> Ten
     return torch.randn(count, style_dim, 1, 1, device=device)
 
 
-def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+class LayerNorm(nn.Module):
     """gamma (x - mean) / (std + 1e-5) + beta, with mean and unbiased std over C, H and W of each image.
 
     Differs from `torch.nn.functional.layer_norm`: std is unbiased, and 1e-5 is added to std, not to the
     variance. Statistics and output are float32 or wider. A constant image gives beta, with finite gradients.
-
-    Args:
-        x: (B, C, H, W), more than one element per image.
-        gamma, beta: (C,)
+    Gamma (C,) is initialised uniform in [0, 1). (B, C, H, W) -> (B, C, H, W).
     """
-    x = full(x)
-    std, mean = torch.std_mean(x, (1, 2, 3), correction=1, keepdim=True)  # (B, 1, 1, 1)
-    gamma, beta = gamma[:, None, None], beta[:, None, None]  # (C, 1, 1)
-    scale = gamma / (std + EPS)  # (B, C, 1, 1)
-    return torch.addcmul(beta - mean * scale, x, scale)  # one pass; backward saves x alone
-
-
-def adain(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """scale (x - mean) / sqrt(var + 1e-5) + shift, with mean and biased var over H, W per image and channel.
-
-    Adaptive instance normalisation (Huang and Belongie, ICCV 2017). Statistics and output are float32 or
-    wider. `torch.nn.functional.instance_norm` is not used: its gradient can be wrong (see `InstanceNorm`).
-
-    Args:
-        x: (B, C, H, W)
-        shift, scale: (B, C), per image and channel.
-    """
-    x = full(x)
-    variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)  # (B, C, 1, 1)
-    scale = scale[:, :, None, None] * (variance + EPS).rsqrt()
-    return torch.addcmul(shift[:, :, None, None] - mean * scale, x, scale)
-
-
-class LayerNorm(nn.Module):
-    """`layer_norm` with learned gamma and beta (C,). (B, C, H, W). Gamma is initialised uniform in [0, 1)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -74,29 +45,25 @@ class LayerNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return layer_norm(x, self.gamma, self.beta)
+        x = full(x)
+        std, mean = torch.std_mean(x, (1, 2, 3), correction=1, keepdim=True)  # (B, 1, 1, 1)
+        gamma, beta = self.gamma[:, None, None], self.beta[:, None, None]  # (C, 1, 1)
+        scale = gamma / (std + EPS)  # (B, C, 1, 1)
+        return torch.addcmul(beta - mean * scale, x, scale)  # one pass; backward saves x alone
 
 
 class AdaIN(nn.Module):
-    """`adain` as a layer without state: shift and scale are arguments of forward."""
+    """scale (x - mean) / sqrt(var + 1e-5) + shift, with mean and biased var over H, W per image and channel.
+
+    Adaptive instance normalisation (Huang and Belongie, ICCV 2017), without state: shift and scale, (B, C)
+    each, are arguments. Statistics and output are float32 or wider.
+    """
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return adain(x, shift, scale)
-
-
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "instance": lambda channels: InstanceNorm(),
-    "layer": LayerNorm,
-    "adain": lambda channels: AdaIN(),
-    "none": lambda channels: nn.Identity(),
-}
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": lambda: nn.ReLU(True),
-    "lrelu": lambda: nn.LeakyReLU(0.2, True),
-    "tanh": nn.Tanh,
-    "none": nn.Identity,
-}
+        x = full(x)
+        variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)  # (B, C, 1, 1)
+        scale = scale[:, :, None, None] * (variance + EPS).rsqrt()
+        return torch.addcmul(shift[:, :, None, None] - mean * scale, x, scale)
 
 
 class ConvBlock(nn.Module):
@@ -113,13 +80,13 @@ class ConvBlock(nn.Module):
         kernel: int,
         stride: int,
         padding: int,
-        norm: str = "none",
-        activation: str = "relu",
+        norm: nn.Module | None = None,
+        activation: nn.Module | None = None,
     ):
         super().__init__()
-        self.norm = NORMS[norm](c_out)
+        self.norm = nn.Identity() if norm is None else norm
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, padding_mode="reflect")
-        self.activation = ACTIVATIONS[activation]()
+        self.activation = nn.ReLU(True) if activation is None else activation
         self.register_load_state_dict_pre_hook(_drop_unused_statistics)
 
     def forward(self, x: Tensor, *affine: Tensor) -> Tensor:
@@ -131,25 +98,14 @@ def _drop_unused_statistics(module: nn.Module, state_dict: dict, prefix: str, *_
         state_dict.pop(f"{prefix}norm.{name}", None)
 
 
-class LinearBlock(nn.Module):
-    """activation(linear(x)). (B, c_in) -> (B, c_out)."""
-
-    def __init__(self, c_in: int, c_out: int, activation: str = "relu"):
-        super().__init__()
-        self.fc = nn.Linear(c_in, c_out)
-        self.activation = ACTIVATIONS[activation]()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.fc(x))
-
-
 class ResidualBlock(nn.Module):
     """x + conv(relu(norm(conv(x)))) with a norm after each 3x3 convolution. (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, channels: int, norm: str):
+    def __init__(self, channels: int, norm: type[InstanceNorm | AdaIN]):
         super().__init__()
         self.model = nn.ModuleList(
-            ConvBlock(channels, channels, 3, 1, 1, norm, activation) for activation in ("relu", "none")
+            ConvBlock(channels, channels, 3, 1, 1, norm(), activation)
+            for activation in (nn.ReLU(True), nn.Identity())
         )
 
     def forward(self, x: Tensor, *affine: Tensor) -> Tensor:
@@ -161,7 +117,7 @@ class ResidualBlock(nn.Module):
 class ResidualBlocks(nn.Module):
     """`n_res` residual blocks. (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, n_res: int, channels: int, norm: str):
+    def __init__(self, n_res: int, channels: int, norm: type[InstanceNorm | AdaIN]):
         super().__init__()
         self.model = nn.ModuleList(ResidualBlock(channels, norm) for _ in range(n_res))
 
@@ -182,11 +138,11 @@ class ContentEncoder(nn.Module):
 
     def __init__(self, input_nc: int, dim: int, n_downsample: int, n_res: int):
         super().__init__()
-        layers: list[nn.Module] = [ConvBlock(input_nc, dim, 7, 1, 3, "instance")]
+        layers: list[nn.Module] = [ConvBlock(input_nc, dim, 7, 1, 3, InstanceNorm())]
         for _ in range(n_downsample):
-            layers.append(ConvBlock(dim, 2 * dim, 4, 2, 1, "instance"))
+            layers.append(ConvBlock(dim, 2 * dim, 4, 2, 1, InstanceNorm()))
             dim *= 2
-        self.model = nn.Sequential(*layers, ResidualBlocks(n_res, dim, "instance"))
+        self.model = nn.Sequential(*layers, ResidualBlocks(n_res, dim, InstanceNorm))
         self.out_channels = dim
 
     def forward(self, images: Tensor) -> Tensor:
@@ -215,9 +171,12 @@ class MLP(nn.Module):
 
     def __init__(self, style_dim: int, parameters: int, dim: int):
         super().__init__()
-        self.model = nn.Sequential(
-            LinearBlock(style_dim, dim), LinearBlock(dim, dim), LinearBlock(dim, parameters, "none")
-        )
+
+        def linear(c_in: int, c_out: int) -> nn.Module:
+            return nn.Sequential(OrderedDict(fc=nn.Linear(c_in, c_out), activation=nn.ReLU(True)))
+
+        last = nn.Sequential(OrderedDict(fc=nn.Linear(dim, parameters)))
+        self.model = nn.Sequential(linear(style_dim, dim), linear(dim, dim), last)
 
     def forward(self, style: Tensor) -> Tensor:
         return self.model(style.flatten(1))
@@ -229,11 +188,12 @@ class Decoder(nn.Module):
     def __init__(self, output_nc: int, channels: int, n_upsample: int, n_res: int):
         super().__init__()
         self.affine_parameters = n_res * 4 * channels  # shift and scale of two convolutions
-        layers: list[nn.Module] = [ResidualBlocks(n_res, channels, "adain")]
+        layers: list[nn.Module] = [ResidualBlocks(n_res, channels, AdaIN)]
         for _ in range(n_upsample):
-            layers += [nn.Upsample(scale_factor=2), ConvBlock(channels, channels // 2, 5, 1, 2, "layer")]
+            layers.append(nn.Upsample(scale_factor=2))
+            layers.append(ConvBlock(channels, channels // 2, 5, 1, 2, LayerNorm(channels // 2)))
             channels //= 2
-        layers.append(ConvBlock(channels, output_nc, 7, 1, 3, activation="tanh"))
+        layers.append(ConvBlock(channels, output_nc, 7, 1, 3, activation=nn.Tanh()))
         self.model = nn.ModuleList(layers)
 
     def forward(self, content: Tensor, affine: Tensor) -> Tensor:
@@ -317,7 +277,7 @@ class MultiScaleDiscriminator(nn.Module):
     def _one_scale(input_nc: int, dim: int, n_layers: int) -> nn.Sequential:
         widths = [input_nc, *(dim * 2**n for n in range(n_layers))]
         layers: list[nn.Module] = [
-            ConvBlock(c_in, c_out, 4, 2, 1, activation="lrelu")
+            ConvBlock(c_in, c_out, 4, 2, 1, activation=nn.LeakyReLU(0.2, True))
             for c_in, c_out in zip(widths[:-1], widths[1:], strict=True)
         ]
         return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 1))
@@ -328,12 +288,7 @@ class MultiScaleDiscriminator(nn.Module):
         Raises:
             UserError: a side is below `smallest_side`.
         """
-        height, width = images.shape[2:]
-        if min(height, width) < self.smallest_side:
-            raise UserError(
-                f"an image of {width} x {height} pixels is too small for this discriminator, which needs "
-                f"{self.smallest_side} x {self.smallest_side}: use larger images, or fewer scales or layers"
-            )
+        check_sides(images, self.smallest_side)
         scores = []
         for scale, cnn in enumerate(self.cnns):
             if scale > 0:
@@ -361,19 +316,3 @@ class StyledTranslator(nn.Module):
     def style_of(self, images: Tensor) -> Tensor:
         """The styles (B, style_dim) of images (B, C', H, W) of the target, sides of 16 pixels or more."""
         return self.target.enc_style(images).flatten(1)
-
-
-def discriminator_loss(fake: Sequence[Tensor], real: Sequence[Tensor], gan_mode: str = "lsgan") -> Tensor:
-    """Sum over scales of the terms for fake and real, not halved: mean(D(fake)^2) + mean((D(real) - 1)^2).
-
-    Args:
-        fake, real: score maps, one per scale.
-        gan_mode: other objectives of `models.gan_loss` have their terms instead.
-    """
-    loss = GAN_LOSSES[gan_mode]
-    return sum(loss(full(f), False) + loss(full(r), True) for f, r in zip(fake, real, strict=True))
-
-
-def generator_loss(fake: Sequence[Tensor], gan_mode: str = "lsgan") -> Tensor:
-    """Sum over scales of mean((D(fake) - 1)^2)."""
-    return sum(GAN_LOSSES[gan_mode](full(f), True) for f in fake)

@@ -92,7 +92,7 @@ class SeSimModel(OneSidedModel):
     def size_limits(cls, opt: Namespace) -> tuple[int, int]:
         """Also what `--attn_layers` need: the deepest must have a map to compare."""
         multiple, smallest = super().size_limits(opt)
-        return multiple, max(smallest, LEAST_MAP * reduction(opt.attn_layers[-1]))
+        return multiple, max(smallest, _least_side(opt))
 
     def __init__(self, opt: Namespace):
         self.augments = opt.isTrain and opt.learned_attn and opt.augment
@@ -126,10 +126,9 @@ class SeSimModel(OneSidedModel):
             UserError: the images of A and B differ in size, or are too small for `--attn_layers`.
         """
         super().set_input(batch)
-        _, smallest = self.size_limits(self.opt)
-        height, width = self.batch["A"].shape[2:]
-        if min(height, width) < smallest:
-            raise UserError(f"an image has {width} x {height} pixels, but this training needs {smallest}")
+        (height, width), least = self.batch["A"].shape[2:], _least_side(self.opt)
+        if min(height, width) < least:
+            raise UserError(f"an image has {width} x {height} pixels, but --attn_layers needs {least}")
         if self.augments and "A_aug" not in self.batch:
             self.make_views()
 
@@ -201,3 +200,8 @@ class SeSimModel(OneSidedModel):
 def _stacked(one: list[Tensor], other: list[Tensor]) -> list[Tensor]:
     """Features of two batches, layer by layer, as those of one batch."""
     return [torch.cat(layers) for layers in zip(one, other, strict=True)]
+
+
+def _least_side(opt: Namespace) -> int:
+    """The least height and width of an image in pixels, so that the deepest of `--attn_layers` has a map."""
+    return LEAST_MAP * reduction(opt.attn_layers[-1])

@@ -202,7 +202,7 @@ def test_vgg_is_needed_by_name(capsys):
 
 def test_too_small_images_of_any_size_are_named():
     model = model_of("--attn_layers 4,12 --preprocess none --pool_size 0 --netD pixel")
-    with pytest.raises(UserError, match="an image has 48 x 28 pixels, but this training needs 32"):
+    with pytest.raises(UserError, match="an image has 48 x 28 pixels, but --attn_layers needs 32"):
         model.set_input(images(size=(28, 48)))
 
 
