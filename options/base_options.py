@@ -79,6 +79,11 @@ def cut_mode(text: str) -> str:
     return {"cut": "CUT", "fastcut": "FastCUT"}.get(text.lower(), text)
 
 
+# Defaults of a model that hold for a length in iterations: one in epochs, where it is asked for, has the
+# general ones, such as the linear decay over --n_epochs_decay.
+OF_ITERATIONS = ("n_iterations", "n_iterations_decay", "lr_policy", "lr_decay_iters")
+
+
 class BaseOptions:
     """Declares the shared options; `TrainOptions` and `TestOptions` add theirs and read a run's options."""
 
@@ -217,8 +222,9 @@ class BaseOptions:
         known = self.parser.defaults
         chosen = {**known, **options}
         own = {**MODELS[chosen["model"]].defaults, **build.network_defaults(chosen["netG"])}
-        if {"n_epochs", "n_epochs_decay"} & options.keys():  # a length in epochs replaces the model's default
-            own = {name: value for name, value in own.items() if not name.startswith("n_iterations")}
+        if {"n_epochs", "n_epochs_decay"} & options.keys() or options.get("n_iterations") == 0:
+            for name in OF_ITERATIONS:
+                own.pop(name, None)
         return {**known, **{name: value for name, value in own.items() if name in known}, **options}
 
     def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:

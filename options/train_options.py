@@ -73,9 +73,21 @@ class TrainOptions(BaseOptions):
         add("--lr", 0.0002, "initial learning rate of Adam", type=real_number(0, above=True))
         add("--beta1", 0.5, "Adam's first moment", type=real_number(0, 0.999999))
         add("--beta2", 0.999, "Adam's second moment", type=real_number(0, 0.999999))
-        add("--lr_policy", "linear", "how the learning rate decays", choices=POLICIES)
+        add(
+            "--lr_policy",
+            "linear",
+            "how the learning rate decays",
+            choices=POLICIES,
+            shown="linear; step of munit in iterations",
+        )
         step = {"lr_policy": ("step",)}
-        add("--lr_decay_iters", 50, "epochs (or iterations) between decays", type=integer(1), only=step)
+        add(
+            "--lr_decay_iters",
+            50,
+            "epochs between decays, or iterations where the length is in iterations",
+            type=integer(1),
+            only=step,
+        )
         add("--lr_decay_gamma", 0.1, "factor of each decay", type=real_number(0, 1, above=True), only=step)
         add("--gan_mode", "lsgan", "adversarial objective", choices=tuple(GAN_LOSSES))
         add("--pool_size", 0, "past translations kept for the discriminator", type=integer(0))
