@@ -13,7 +13,6 @@ on the animals, or a Cityscapes label map; it is found by the name of its image.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from argparse import Namespace
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from data import create_loader
@@ -32,45 +32,40 @@ from models import MODELS, create_model
 from models.attention.guidance import GuidedModel
 from models.weights import checkpoint_file, load_weights
 from options.test_options import TestOptions
-from scripts.evaluate import checkpoints
+from scripts.evaluate import checkpoints, list_only
 from scripts.measuring import markdown_table
+from scripts.plots import COLOURS, panels, save
 from util.arguments import integer
 from util.errors import UserError, entry_point
-from util.image_files import list_images
+from util.image_files import list_images, open_rgb
 from util.images import to_uint8
 from util.metrics.attention_intensity import class_statistics, intensity
+from util.metrics.receipt import require_writable
 from util.metrics.segmentation import CLASSES, frame_name, nearest_palette_ids, read_label_map
 
-LISTED = set(
-    "name checkpoints_dir results_dir dataroot phase direction gpu_ids eval max_dataset_size load_size "
-    "crop_size".split()
-)
+LISTED = "name checkpoints_dir results_dir dataroot phase direction gpu_ids eval max_dataset_size crop_size"
 Regions = dict[str, np.ndarray]
+WHITE = {(255, 255, 255)}
+BLACK_AND_WHITE = WHITE | {(0, 0, 0)}
 
 
 class IntensityOptions(TestOptions):
     """python scripts/attention_intensity.py [options]"""
 
     prog = "scripts/attention_intensity.py"
-    description = "Where an ASGIT run looks, class by class and epoch by epoch."
+    description = __doc__.splitlines()[0]
 
     def declare(self) -> None:
-        add, group = self.parser.add, self.parser.group
-        group("what is shown")
+        add = self.parser.add
+        self.parser.group("what is shown")
         add("--epochs", "all", "checkpoints: all, or a list as 20,40,60")
-        add(
-            "--labels",
-            None,
-            "folder of label maps; source: the source images",
-            shown="DATAROOT/masks/PHASE + A or B",
-        )
-        add("--pictures", 4, "images in maps.png", type=integer(1))
+        masks = "DATAROOT/masks/PHASE + A or B"
+        add("--labels", None, "folder of label maps; source: the source images", shown=masks)
+        add("--pictures", 4, "images in maps.png", type=integer(1, 100))
         add("--out", None, "folder to write to", type=Path, shown="RESULTS_DIR/NAME/attention_PHASE")
         own = set(self.parser.defaults)
         super().declare()
-        for action in self.parser._actions:
-            if action.dest not in own | LISTED | {"help", "version"}:
-                action.help = argparse.SUPPRESS
+        list_only(self.parser, own | set(LISTED.split()))
 
     def check(self, opt: Namespace) -> None:
         super().check(opt)
@@ -79,14 +74,11 @@ class IntensityOptions(TestOptions):
         opt.out = opt.out or Path(opt.results_dir, opt.name, f"attention_{opt.phase}")
         if "name" not in opt.given:
             if opt.labels in (None, "source"):
-                raise UserError(
-                    "give --name NAME, a run of --model asgit, or --labels DIR for its classes alone"
-                )
+                raise UserError("give --name NAME, a run of --model asgit, or --labels DIR for its classes")
             return
         if not issubclass(MODELS[opt.model], GuidedModel):
             raise UserError(
-                f"--name {opt.name} is a run of --model {opt.model}, which has no attention: "
-                "name one of asgit"
+                f"--name {opt.name} is a run of --model {opt.model}, without attention: name one of asgit"
             )
         if opt.preprocess in ("crop", "scale_width_and_crop", "scale_shortside_and_crop"):
             raise UserError(
@@ -100,6 +92,7 @@ class IntensityOptions(TestOptions):
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and draw."""
     opt = IntensityOptions().parse(argv)
+    require_writable(opt.out / "attention.json")
     if "name" not in opt.given:
         regions = (label_regions(path) for path in list_images(Path(opt.labels)))
         report(opt, {"classes": class_statistics(regions)}, [])
@@ -166,16 +159,14 @@ def labels_by_source(opt: Namespace) -> dict[str, Path] | None:
 
 
 def label_regions(path: Path, size: tuple[int, int] | None = None) -> Regions:
-    """The pixels of each class of a file of labels, scaled to the (width, height) `size`."""
-    with Image.open(path) as image:
-        colours = image.getcolors(2) if image.mode in ("L", "1") else None
-        if (
-            colours
-            and {value for _, value in colours} <= {0, 255}
-            and {255} <= {value for _, value in colours}
-        ):
-            mask = np.asarray(image.resize(size, Image.Resampling.NEAREST) if size else image) > 0
-            return {"animal": mask, "background": ~mask}
+    """The pixels of each class of a file of labels, scaled to the (width, height) `size`.
+
+    A black and white picture is a mask, white on the animals.
+    """
+    image = open_rgb(path)
+    if {colour for _, colour in image.getcolors(2) or ()} in (WHITE, BLACK_AND_WHITE):
+        mask = np.asarray(image.resize(size or image.size, Image.Resampling.NEAREST).convert("L")) > 0
+        return {"animal": mask, "background": ~mask}
     return by_class(read_label_map(path, size))
 
 
@@ -190,67 +181,55 @@ def by_class(ids: np.ndarray) -> Regions:
 
 
 def report(opt: Namespace, numbers: dict[str, Any], rows: list[dict[str, np.ndarray]]) -> None:
-    """Print the numbers, and write them and their drawings."""
-    opt.out.mkdir(parents=True, exist_ok=True)
-    head, lines = ["class", "images that show it", "instances per image"], []
-    for name, found in numbers["classes"].items():
-        line = [name, f"{found['share']:.1%}", f"{found['instances']:.2f}"]
-        for epoch in numbers.get("epochs", {}).values():
-            of_class = epoch.get(name)
-            line.append(f"{of_class['aware']:.1%} ({of_class['attention']:.1%})" if of_class else "-")
-        lines.append(line)
-    print(
-        markdown_table(
-            [*head, *(f"aware (attention), {epoch}" for epoch in numbers.get("epochs", {}))], lines
-        )
-    )
+    """Write the numbers and their drawings, and print the numbers."""
     (opt.out / "attention.json").write_text(json.dumps(numbers, indent=1) + "\n")
     draw(opt.out, numbers, rows)
-    print(f"written to {opt.out}: {', '.join(sorted(path.name for path in opt.out.iterdir()))}")
+    epochs = numbers.get("epochs", {})
+    head = ["class", "images that show it", "instances per image"]
+    lines = []
+    for name, found in numbers["classes"].items():
+        line = [name, f"{found['share']:.1%}", f"{found['instances']:.2f}"]
+        for epoch in epochs.values():
+            seen = epoch.get(name)
+            line.append(f"{seen['aware']:.1%} ({seen['attention']:.1%})" if seen else "-")
+        lines.append(line)
+    print(markdown_table([*head, *(f"aware (attention), {epoch}" for epoch in epochs)], lines))
+    print(f"written to {opt.out}")
 
 
 def draw(folder: Path, numbers: dict[str, Any], rows: list[dict[str, np.ndarray]]) -> None:
     """intensity.png, classes.png and maps.png, each where there is something to draw."""
-    from matplotlib.figure import Figure
-
-    from scripts.plots import COLOURS, panels, save
-
     shown = {name: found for name, found in numbers["classes"].items() if found["share"] > 0}
-    places = range(len(shown))
-    figure, axes = panels(
-        ["share of images that show the class", "instances per image"], 0.25 * len(shown) + 1.5
-    )
+    titles = ["share of images that show the class", "instances per image"]
+    figure, axes = panels(titles, 0.25 * len(shown) + 1.5)
     for panel, key in zip(axes, ("share", "instances"), strict=True):
-        panel.barh(places, [found[key] for found in shown.values()], color=COLOURS[0])
-        panel.set_yticks(places, shown)
+        panel.barh(range(len(shown)), [found[key] for found in shown.values()], color=COLOURS[0])
+        panel.set_yticks(range(len(shown)), shown)
     save(figure, folder / "classes.png", dpi=150)
     if epochs := numbers.get("epochs"):
         figure, axes = panels(["images aware of a class", "share of attention on it (dotted: its area)"], 3.6)
         for number, name in enumerate(shown):
-            style = {
-                "color": COLOURS[number % len(COLOURS)],
-                "marker": "os^v"[number // len(COLOURS) % 4],
-                "ms": 4,
+            colour, marker = COLOURS[number % len(COLOURS)], "os^v"[number // len(COLOURS) % 4]
+            courses = {
+                key: [epoch.get(name, {}).get(key, np.nan) for epoch in epochs.values()]
+                for key in ("aware", "attention", "area")
             }
             for panel, key in zip(axes, ("aware", "attention"), strict=True):
-                values = [epoch.get(name, {}).get(key, np.nan) for epoch in epochs.values()]
-                panel.plot(list(epochs), values, label=name, **style)
+                panel.plot(list(epochs), courses[key], label=name, color=colour, marker=marker, ms=4)
                 panel.set_xlabel("epoch")
-            areas = [epoch.get(name, {}).get("area", np.nan) for epoch in epochs.values()]
-            axes[1].plot(list(epochs), areas, ":", color=style["color"])
+            axes[1].plot(list(epochs), courses["area"], ":", color=colour)
         axes[0].set_ylim(-0.05, 1.05)
         axes[0].legend(frameon=False, fontsize=7, ncols=1 + len(shown) // 8)
         save(figure, folder / "intensity.png", dpi=150)
     if rows:
         columns = list(rows[0])
         figure = Figure(figsize=(1.6 * len(columns), 1.6 * len(rows)), layout="constrained")
-        for line, (row, pictures) in enumerate(
-            zip(figure.subplots(len(rows), len(columns), squeeze=False), rows, strict=True)
-        ):
-            for panel, label in zip(row, columns, strict=True):
+        axes = figure.subplots(len(rows), len(columns), squeeze=False)
+        for line, pictures in zip(axes, rows, strict=True):
+            for panel, label in zip(line, columns, strict=True):
                 panel.imshow(pictures[label])
                 panel.set_axis_off()
-                panel.set_title(label if line == 0 else "", fontsize=8)
+                panel.set_title(label if pictures is rows[0] else "", fontsize=8)
         save(figure, folder / "maps.png", dpi=150)
 
 

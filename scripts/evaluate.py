@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from models.weights import weights_file
 from options.saved import option_values, results_folder, run_folder
 from options.test_options import TestOptions
 from scripts.judging import METRICS, Judge, add_judging, higher_is_better, print_numbers, warn
-from util.arguments import integer
+from util.arguments import ArgumentParser, integer
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.metrics.networks import INCEPTION, classifier_weights
@@ -41,6 +41,13 @@ LISTED = set(
     "name suffix checkpoints_dir pretrained results_dir dataroot phase direction epoch gpu_ids seed eval "
     "num_test max_dataset_size batch_size num_threads preprocess load_size crop_size precision".split()
 )
+
+
+def list_only(parser: ArgumentParser, names: Collection[str]) -> None:
+    """Leave all other options out of --help; they are taken as well."""
+    for action in parser._actions:
+        if action.dest not in {*names, "help", "version"}:
+            action.help = argparse.SUPPRESS
 
 
 def option_words(options: Mapping[str, object]) -> list[str]:
@@ -83,9 +90,7 @@ class EvaluateOptions(TestOptions):
         add("--receipt", None, "file to write the receipt to", type=Path, shown=receipt)
         self.own = set(self.parser.defaults)
         super().declare()
-        for action in self.parser._actions:
-            if action.dest not in self.own | LISTED | {"help", "version"}:
-                action.help = argparse.SUPPRESS
+        list_only(self.parser, self.own | LISTED)
         self.parser.epilog = "All other options of test.py are taken too: python test.py --help lists them."
 
     def check(self, opt: Namespace) -> None:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy.stats import ttest_ind_from_stats
+from scipy.stats import ttest_ind
 
 LEVEL = 0.05
 RULE = (
@@ -28,62 +27,40 @@ RULE = (
 BEYOND, HINT, WITHIN = "exceeds the spread", "hint", "within the spread"
 
 
-class Summary(NamedTuple):
-    """The numbers of one configuration: mean, sample standard deviation (n - 1; NaN for one seed), count."""
-
-    mean: float
-    std: float
-    count: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Two configurations in one metric.
-
-    difference: mean of `first` minus mean of `second`.
-    in_spreads: its size in pooled standard deviations.
-    p: of Welch's t test; p_holm: corrected for the number of pairs.
-    """
-
-    first: str
-    second: str
-    difference: float
-    in_spreads: float
-    t: float
-    p: float
-    p_holm: float = math.nan
-
-    @property
-    def verdict(self) -> str:
-        return BEYOND if self.p_holm < LEVEL else HINT if self.p < LEVEL else WITHIN
-
-
-def summarise(values: Sequence[float]) -> Summary:
-    """Mean and spread of one number per seed. `ValueError` for none."""
-    if not len(values):
-        raise ValueError("no values to summarise")
+def summarise(values: Sequence[float]) -> dict[str, float]:
+    """Of one number per seed: "mean", sample deviation "std" (n - 1; NaN for one seed), "count"."""
     std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return Summary(float(np.mean(values)), std, len(values))
+    return {"mean": float(np.mean(values)), "std": std, "count": len(values)}
 
 
-def differences(values: Mapping[str, Sequence[float]]) -> list[Difference]:
+def differences(values: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     """Every pair of configurations with at least two seeds each, in the order given.
 
     Args:
         values: configuration -> one number per seed of one metric.
+
+    Returns:
+        Of each pair its names "first" and "second", the "difference" of their means, its size "in_spreads",
+        pooled standard deviations, Welch's "t" and "p", "p_holm", corrected for all pairs, and the "verdict".
     """
-    known = {name: summarise(numbers) for name, numbers in values.items() if len(numbers) > 1}
+    known = {name: numbers for name, numbers in values.items() if len(numbers) > 1}
     found = []
     for (first, a), (second, b) in combinations(known.items(), 2):
-        gap, spread = a.mean - b.mean, _pooled(a, b)
+        gap = float(np.mean(a) - np.mean(b))
+        squares = (len(a) - 1) * np.var(a, ddof=1) + (len(b) - 1) * np.var(b, ddof=1)
+        spread = math.sqrt(squares / (len(a) + len(b) - 2))
         if spread:
-            t, p = ttest_ind_from_stats(a.mean, a.std, a.count, b.mean, b.std, b.count, equal_var=False)
-            found.append(Difference(first, second, gap, abs(gap) / spread, float(t), float(p)))
+            t, p = map(float, ttest_ind(a, b, equal_var=False))
+            size = abs(gap) / spread
         else:  # without any spread, unequal means differ with certainty
             t, p = (math.copysign(math.inf, gap), 0.0) if gap else (0.0, 1.0)
-            found.append(Difference(first, second, gap, abs(t), t, p))
-    corrected = holm([pair.p for pair in found])
-    return [replace(pair, p_holm=p_holm) for pair, p_holm in zip(found, corrected, strict=True)]
+            size = abs(t)
+        pair = {"first": first, "second": second, "difference": gap, "in_spreads": size}
+        found.append({**pair, "t": t, "p": p})
+    for pair, p_holm in zip(found, holm([pair["p"] for pair in found]), strict=True):
+        verdict = BEYOND if p_holm < LEVEL else HINT if pair["p"] < LEVEL else WITHIN
+        pair |= {"p_holm": p_holm, "verdict": verdict}
+    return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -98,11 +75,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _pooled(a: Summary, b: Summary) -> float:
-    squares = (a.count - 1) * a.std**2 + (b.count - 1) * b.std**2
-    return math.sqrt(squares / (a.count + b.count - 2))
-
-
 def study_results(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Summaries and differences of every metric, ready for JSON.
 
@@ -114,8 +86,9 @@ def study_results(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for metric, value in (run["numbers"] or {}).items():
             if value is not None and math.isfinite(value):
                 values.setdefault(metric, {}).setdefault(run["label"], []).append(value)
-    summaries, compared = {}, {}
-    for metric, by_label in values.items():
-        summaries[metric] = {label: summarise(numbers)._asdict() for label, numbers in by_label.items()}
-        compared[metric] = [asdict(pair) | {"verdict": pair.verdict} for pair in differences(by_label)]
+    summaries = {
+        metric: {label: summarise(numbers) for label, numbers in by_label.items()}
+        for metric, by_label in values.items()
+    }
+    compared = {metric: differences(by_label) for metric, by_label in values.items()}
     return {"summaries": summaries, "differences": compared, "rule": RULE}

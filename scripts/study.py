@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.datasets import domain_folders
-from models import create_model
 from options.train_options import TrainOptions
 from scripts import evaluate
 from scripts.configurations import run_options
@@ -148,10 +147,9 @@ class Study:
             record = self.read_record(run)
             row = {"name": run.name, "label": run.label, "seed": run.seed, "train": record["train"]}
             row |= {"seconds": record["seconds"], **self.progress(run), "failure": failures.get(run.name)}
-            row |= self.numbers(run) if self.is_judged(run) else {"numbers": None, "deviations": {}}
-            rows.append(row)
+            rows.append({**row, "numbers": self.numbers(run)})
         results = {"runs": rows, "untranslated": self.untranslated, **study_results(rows)}
-        results |= {"parameters": self.parameters(), "published": self.published}
+        results["published"] = self.published
         words = {
             name: evaluate.option_words(getattr(opt, name)) for name in ("preset_options", "train", "judging")
         }
@@ -165,14 +163,6 @@ class Study:
         facts |= {"options of every run": shlex.join(words["train"])} if opt.train else {}
         write_page(opt.out, self.title, results, facts, opt.samples)
         say(f"{opt.out / 'index.html'}")
-
-    def parameters(self) -> dict[str, dict[str, int]]:
-        """How many parameters each network has, by configuration."""
-        counts = {}
-        for label, opt in self.options.items():
-            networks = create_model(Namespace(**{**vars(opt), "gpu_ids": []})).networks
-            counts[label] = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
-        return counts
 
     # ---- one run ----
 
@@ -248,19 +238,14 @@ class Study:
         judged = self.read_record(run)["judged"] == self.judge_words
         return judged and all(file.is_file() for file in self.receipts(run).values())
 
-    def numbers(self, run: Run) -> dict[str, dict[str, float]]:
-        """The "numbers" of its evaluations, and the "deviations" of those that are means over subsets."""
-        found: dict[str, dict[str, float]] = {"numbers": {}, "deviations": {}}
+    def numbers(self, run: Run) -> dict[str, float] | None:
+        """The numbers of its evaluations, those of BtoA with it in the name; None before they are there."""
+        if not self.is_judged(run):
+            return None
+        found = {}
         for direction, file in self.receipts(run).items():
             (judged,) = json.loads(file.read_text("utf-8"))["checkpoints"]
-            # Subsets that are the whole set differ by rounding only.
-            deviations = {
-                name: of["std"]
-                for name, of in judged["numbers_from"].items()
-                if of.get("std", 0) > 1e-9 * abs(judged["numbers"][name])
-            }
-            found["numbers"] |= in_direction(judged["numbers"], direction)
-            found["deviations"] |= in_direction(deviations, direction)
+            found |= in_direction(judged["numbers"], direction)
         return found
 
     def progress(self, run: Run) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""The page of a study: means and spreads, differences, loss curves, and the test images of every run."""
+"""The page of a study: means and spreads, differences, costs, and the test images of every run."""
 
 from __future__ import annotations
 
@@ -16,15 +16,12 @@ from scripts.judging import higher_is_better
 from scripts.plots import COLOURS, GREY, panels, save
 from scripts.significance import BEYOND, HINT
 from util.pages import Page, printable, table, url
-from util.watch.loss_log import read_loss_records
-from util.watch.loss_plot import smooth
 
 STYLE = """
 .grid td,.grid th{padding:.15rem;border:0!important;text-align:center;font-size:.8rem}
 .grid .first{padding-left:.8rem}
 .grid .source{position:sticky;left:0;background:var(--card)}
 .grid img{display:block;width:70px;image-rendering:pixelated;border-radius:3px;background:var(--line)}
-.yes{font-weight:600}.no{color:var(--faint)}
 """
 
 Rows = Sequence[Mapping[str, Any]]  # of runs, as study.json has them
@@ -33,11 +30,11 @@ Rows = Sequence[Mapping[str, Any]]  # of runs, as study.json has them
 def write_page(
     out: Path, title: str, results: Mapping[str, Any], facts: Mapping[str, str], samples: int
 ) -> None:
-    """Write `out`/index.html with curves.svg and seeds.svg beside it.
+    """Write `out`/index.html with seeds.svg beside it.
 
     Args:
         results: what study.json holds: "runs", "summaries", "differences", "rule", "untranslated",
-            "parameters", "published".
+            "published".
         facts: named values for the head of the page.
         samples: how many test images are shown, evenly spaced in the order of their names.
     """
@@ -61,11 +58,6 @@ def write_page(
     _add_differences(page, results)
     page.add_header("What each configuration costs")
     _add_costs(page, results, labels)
-    if curves := plot_losses(out, runs):
-        save(curves, out / "curves.svg", transparent=True)
-        page.add_header("Losses while training")
-        page.add_text("Of each seed, smoothed. Losses of one name can mean different things in two systems.")
-        page.add_plot("curves.svg", "Loss curves of all runs")
     page.add_header("Receipts")
     _add_receipts(page, runs)
     page.save()
@@ -113,16 +105,13 @@ def _add_numbers(page: Page, results: Mapping[str, Any], labels: Sequence[str]) 
         if label in summaries.get(metric, {}):
             seeds = ", ".join(format_number(run["numbers"].get(metric)) for run in mine)
             parts = [format_summary(summaries[metric][label]), tags.small(seeds)]
-            subsets = [run["deviations"][metric] for run in mine if metric in run["deviations"]]
-            if subsets:
-                parts.append(tags.small(f"between subsets ± {', '.join(map(format_number, subsets))}"))
         if metric in published.get(label, {}):
             parts.append(tags.small(f"published: {published[label][metric]}"))
         return tags.td(*parts)
 
     rows = [[label, *(cell(label, metric) for metric in metrics)] for label in labels]
     reference = [format_number(results["untranslated"].get(metric)) for metric in metrics]
-    rows.append([tags.span("not translated", cls="no"), *reference])
+    rows.append(["not translated", *reference])
     page.add(table(["configuration", *(f"{metric} {arrow(metric)}" for metric in metrics)], rows))
     page.add_text(
         "Below each mean the seeds' numbers, in the order of the seeds. The last row judges the source "
@@ -140,13 +129,14 @@ def _add_differences(page: Page, results: Mapping[str, Any]) -> None:
             page.add_text(f"{metric}: fewer than two seeds of each, so there is no spread to compare with.")
             continue
         page.add_text(verdict_sentence(metric, found))
-        rows = []
-        for pair in found:
-            kind = {BEYOND: "yes", HINT: ""}.get(pair["verdict"], "no")
-            cells = [f"{pair['difference']:+.4g}", f"{pair['in_spreads']:.1f}", f"{pair['t']:.2f}"]
-            cells += [f"{pair['p']:.3f}", f"{pair['p_holm']:.3f}", pair["verdict"]]
-            names = f"{pair['first']} − {pair['second']}"
-            rows.append([names, *(tags.td(text, cls=kind) for text in cells)])
+        rows = [
+            [
+                f"{pair['first']} − {pair['second']}",
+                *(f"{pair[name]:.3g}" for name in ("difference", "in_spreads", "t", "p", "p_holm")),
+                pair["verdict"],
+            ]
+            for pair in found
+        ]
         page.add(tags.details(tags.summary(f"pairs in {metric}"), table(head, rows)))
 
 
@@ -154,11 +144,10 @@ def _add_costs(page: Page, results: Mapping[str, Any], labels: Sequence[str]) ->
     rows = []
     for label in labels:
         mine = [run for run in results["runs"] if run["label"] == label]
-        parameters = sum(results["parameters"][label].values())
         minutes = [run["seconds"] / 60 for run in mine]
-        rows.append([label, f"{parameters / 1e6:.3g} M", _over_seeds([run["step_ms"] for run in mine])])
-        rows[-1] += [_over_seeds([run["images"] for run in mine]), _over_seeds(minutes)]
-    page.add(table(["configuration", "parameters", "ms per step", "images trained", "minutes"], rows))
+        numbers = ([run["step_ms"] for run in mine], [run["images"] for run in mine], minutes)
+        rows.append([label, *map(_over_seeds, numbers)])
+    page.add(table(["configuration", "ms per step", "images trained", "minutes"], rows))
     page.add_text(
         "Of several seeds the range. Times are of the wall clock, waiting for data included, and depend on "
         "what else the machine does; a step is the median of the training's log."
@@ -207,38 +196,6 @@ def plot_seeds(runs: Rows, metrics: Sequence[str], reference: Mapping[str, float
             panel.axhline(reference[metric], color=GREY, linestyle=":", linewidth=1)
         panel.set_xticks(range(len(labels)), labels, rotation=20 if len(labels) <= 6 else 60, ha="right")
         panel.set_xlim(-0.6, len(labels) - 0.4)
-    return figure
-
-
-def plot_losses(out: Path, runs: Rows) -> Figure | None:
-    """A panel for each loss, a colour for each configuration, a curve for each seed; None without any log."""
-    labels = list(dict.fromkeys(run["label"] for run in runs))
-    curves: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {}  # loss -> label, images, values
-    for run in runs:
-        points: dict[str, list[tuple[float, float]]] = {}
-        for record in read_loss_records(out / "runs" / run["name"]):
-            for loss, value in record["losses"].items():
-                if value is not None:
-                    points.setdefault(loss, []).append((record["images"], value))
-        for loss, pairs in points.items():
-            images, values = np.array(pairs, float).T
-            curves.setdefault(loss, []).append((run["label"], images, smooth(values)))
-    if not curves:
-        return None
-    figure, axes = panels(list(curves), height=2.6)
-    handles = {}
-    for panel, of_loss in zip(axes, curves.values(), strict=True):
-        for label, images, values in of_loss:
-            colour, alone = COLOURS[labels.index(label) % len(COLOURS)], len(images) == 1
-            style = {"color": colour, "marker": "o" if alone else None, "markersize": 4, "linewidth": 1.2}
-            (handles[label],) = panel.plot(images, values, alpha=0.7, **style)
-        ends = [values[-1] for _, _, values in of_loss]
-        if min(ends) > 0 and max(ends) > 4 * min(ends):
-            panel.set_yscale("log")
-        panel.set_xlabel("images")
-    columns = min(6, len(handles))
-    place = {"frameon": False, "labelcolor": GREY, "ncols": columns, "loc": "outside upper center"}
-    figure.legend(handles.values(), handles.keys(), **place)
     return figure
 
 

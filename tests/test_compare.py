@@ -12,17 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import stats
 
 from datasets.make_stripes import make_stripes
-from models import create_model
 from options.train_options import TrainOptions
 from scripts import compare
 from scripts.configurations import CONFIGS, DEFAULT, NEED_VGG, read_preset, run_options
 from scripts.significance import BEYOND, HINT, WITHIN, differences, holm, study_results, summarise
 from scripts.study import Study, run_command
-from scripts.study_page import format_summary, plot_losses, spaced, verdict_sentence
+from scripts.study_page import format_summary, spaced, verdict_sentence
 from util.run.stop_signal import StopSignal
 
 TINY = (
@@ -36,46 +34,42 @@ TINY = (
 
 def test_summary_is_mean_and_sample_deviation() -> None:
     summary = summarise([1.0, 2.0, 6.0])
-    assert (summary.mean, summary.count) == (3.0, 3)
-    assert summary.std == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
-    assert math.isnan(summarise([5.0]).std)  # one seed has no spread, which is not a spread of 0
-    with pytest.raises(ValueError, match="no values"):
-        summarise([])
+    assert (summary["mean"], summary["count"]) == (3.0, 3)
+    assert summary["std"] == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+    assert math.isnan(summarise([5.0])["std"])  # one seed has no spread, which is not a spread of 0
 
 
 def test_differences_agree_with_welch_on_the_raw_numbers() -> None:
     values = {"a": [1.0, 1.1, 0.9], "b": [1.5, 2.5, 2.0, 2.2], "c": [0.0, 3.0]}
     found = differences(values)
-    assert [(d.first, d.second) for d in found] == list(itertools.combinations("abc", 2))
+    assert [(d["first"], d["second"]) for d in found] == list(itertools.combinations("abc", 2))
     for d in found:
-        expected = stats.ttest_ind(values[d.first], values[d.second], equal_var=False)
-        assert (d.t, d.p) == pytest.approx((expected.statistic, expected.pvalue))
-        assert d.difference == pytest.approx(np.mean(values[d.first]) - np.mean(values[d.second]))
-    assert [d.p_holm for d in found] == holm([d.p for d in found])
+        expected = stats.ttest_ind(values[d["first"]], values[d["second"]], equal_var=False)
+        assert (d["t"], d["p"]) == pytest.approx((expected.statistic, expected.pvalue))
+        assert d["difference"] == pytest.approx(np.mean(values[d["first"]]) - np.mean(values[d["second"]]))
+    assert [d["p_holm"] for d in found] == holm([d["p"] for d in found])
 
 
 def test_difference_in_pooled_deviations() -> None:
     (found,) = differences({"a": [0.0, 2.0], "b": [10.0, 12.0]})  # both variances are 2
-    assert found.in_spreads == pytest.approx(10 / math.sqrt(2))
+    assert found["in_spreads"] == pytest.approx(10 / math.sqrt(2))
 
 
 def test_verdicts() -> None:
     """Far apart; apart only without Holm's correction; within the spread."""
     found = differences({"a": [1.0, 1.01, 0.99], "b": [5.0, 5.01, 4.99], "c": [1.025, 1.05, 1.04]})
-    assert {(d.first, d.second): d.verdict for d in found} == {
+    assert {(d["first"], d["second"]): d["verdict"] for d in found} == {
         ("a", "b"): BEYOND,
         ("a", "c"): BEYOND,
         ("b", "c"): BEYOND,
     }
     found = differences({"a": [1.0, 1.2, 1.1], "b": [1.3, 1.5, 1.4], "c": [1.15, 1.35, 1.2]})
-    assert [d.verdict for d in found] == [HINT, WITHIN, WITHIN]
-    assert verdict_sentence(
-        "SWD", [{"first": d.first, "second": d.second, "verdict": d.verdict} for d in found]
-    ) == ("SWD: beyond the spread: none. Hints: a vs b. (3 pairs)")
+    assert [d["verdict"] for d in found] == [HINT, WITHIN, WITHIN]
+    assert verdict_sentence("SWD", found) == ("SWD: beyond the spread: none. Hints: a vs b. (3 pairs)")
 
 
 def test_one_seed_is_compared_with_nothing() -> None:
-    assert differences({"a": [1.0], "b": [2.0, 3.0], "c": [2.5, 3.5]})[0].first == "b"
+    assert differences({"a": [1.0], "b": [2.0, 3.0], "c": [2.5, 3.5]})[0]["first"] == "b"
     assert differences({"a": [1.0], "b": [2.0]}) == []
 
 
@@ -84,8 +78,8 @@ def test_no_spread_at_all() -> None:
         differences({"a": [1.0, 1.0], "b": [1.0, 1.0]}),
         differences({"a": [1.0, 1.0], "b": [2.0, 2.0]}),
     )
-    assert (same[0].p, same[0].in_spreads) == (1.0, 0.0)
-    assert (other[0].p, other[0].in_spreads) == (0.0, math.inf)
+    assert (same[0]["p"], same[0]["in_spreads"]) == (1.0, 0.0)
+    assert (other[0]["p"], other[0]["in_spreads"]) == (0.0, math.inf)
 
 
 def test_holm() -> None:
@@ -107,7 +101,7 @@ def test_chance_declares_a_difference_in_few_studies() -> None:
     """Five equal configurations, three seeds: at most one study in twenty may declare a difference."""
     rng = np.random.default_rng(1)
     claims = sum(
-        any(d.verdict == BEYOND for d in differences({name: rng.normal(size=3) for name in "abcde"}))
+        any(d["verdict"] == BEYOND for d in differences({name: rng.normal(size=3) for name in "abcde"}))
         for _ in range(200)
     )
     assert claims <= 0.05 * 200
@@ -126,21 +120,6 @@ def test_words() -> None:
     assert format_summary({"mean": 0.5, "std": None}) == "0.5"
     assert spaced(20, 6) == [0, 3, 6, 10, 13, 16]
     assert spaced(2, 6) == [0, 1]
-
-
-def test_a_curve_of_one_point_shows(tmp_path) -> None:
-    """As a dot: the panel holds pixels of its colour."""
-    log = tmp_path / "runs" / "cut_s0" / "log.jsonl"
-    log.parent.mkdir(parents=True)
-    log.write_text(json.dumps({"type": "losses", "images": 100, "losses": {"G": 2.5}}) + "\n")
-    figure = plot_losses(tmp_path, [{"name": "cut_s0", "label": "cut"}])
-    for line in figure.axes[0].lines:
-        assert (list(line.get_xdata()), list(line.get_ydata())) == ([100], [2.5])
-    figure.legends[0].remove()
-    figure.savefig(tmp_path / "losses.png")
-    pixels = np.asarray(Image.open(tmp_path / "losses.png").convert("RGB")).astype(int)
-    blue = (pixels[..., 2] - pixels[..., 0]) > 100
-    assert blue.sum() > 10
 
 
 # The command line
@@ -306,12 +285,9 @@ def test_a_study_is_made_once_and_names_what_fails(stripes, tmp_path, capsys) ->
     page = (out / "index.html").read_text()
     assert "fewer than two seeds" in page and "http" not in re.sub(r"http://www\.w3\.org\S*", "", page)
     shown = re.findall(r'<img[^>]*src="\./([^"]+)"', page)
-    # Two drawings; two test images: source, two translations, a target.
-    assert len(shown) == 2 + 2 * (1 + 2 + 1)
+    # A drawing; two test images: source, two translations, a target.
+    assert len(shown) == 1 + 2 * (1 + 2 + 1)
     assert "<h1>Study of qs_local, cut</h1>" in page
-    networks = create_model(parsed_runs("--configs", "cut", "--", *TINY)["cut"]).networks
-    counted = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
-    assert results["parameters"]["cut"] == counted
     for run in results["runs"]:
         assert run["step_ms"] > 0
         for file in (f"results/{run['name']}/test_latest/evaluation.json", f"logs/{run['name']}.log"):

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from scipy import linalg, ndimage, stats
 
+from scripts import attention_intensity
 from util.errors import UserError
-from util.metrics import segmentation
+from util.metrics import segmentation, stripes
 from util.metrics import sliced_wasserstein as swd
 from util.metrics.frechet import frechet_distance
 from util.metrics.kernel import kernel_inception_distance, polynomial_mmd2
@@ -269,3 +270,22 @@ def test_label_files_of_every_kind_pair_off(tmp_path) -> None:
     Image.fromarray(own_ids).save(prediction / "bonn_2.png")
     with pytest.raises(UserError, match="train ids are 0 to 18"):
         segmentation.score_label_folders(label, prediction)
+
+
+def test_no_file_starts_another_program(tmp_path, monkeypatch) -> None:
+    """An EPS file named .png would be drawn by Ghostscript: label maps, masks and pictures refuse it."""
+
+    def started(*args, **kwargs):
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", started)
+    page = tmp_path / "a.png"
+    page.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    for read in (
+        segmentation.read_label_map,
+        stripes.read_mask,
+        lambda path: stripes.read_picture(path, np.ones((8, 8), bool)),
+        attention_intensity.label_regions,
+    ):
+        with pytest.raises(UserError, match="not an image of a known format"):
+            read(page)

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from util.errors import UserError
-from util.image_files import list_images
+from util.image_files import list_images, read_image
 
 IGNORED = 255
 
@@ -65,11 +65,7 @@ def read_label_map(path: str | Path, size: tuple[int, int] | None = None) -> np.
     `size`: (width, height) to scale it to by the nearest pixel. Raises `UserError` for a file that is not an
     image or holds other ids.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as a label map: {error}") from error
+    image = read_image(path)
     if size is not None and image.size != size:
         image = image.resize(size, Image.Resampling.NEAREST)
     if image.mode not in ("L", "P", "I", "I;16", "1"):

@@ -11,10 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from util.errors import UserError
+from util.image_files import open_rgb
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 # Standard deviations of Gaussians, in units of the animal's radius: that of the largest disc inside its mask.
@@ -133,13 +133,11 @@ def pictures(folder: str | Path) -> dict[str, Path]:
 def read_mask(path: Path) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"{path}: no such mask: datasets/make_stripes.py draws sets that have them")
-    with Image.open(path) as image:
-        return np.asarray(image.convert("L")) > 127  # (H, W)
+    return np.asarray(open_rgb(path).convert("L")) > 127  # (H, W)
 
 
 def read_picture(path: Path, mask: np.ndarray) -> np.ndarray:
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"))  # (H, W, 3)
+    pixels = np.asarray(open_rgb(path))  # (H, W, 3)
     if pixels.shape[:2] != mask.shape:
         sizes = f"{pixels.shape[1]} x {pixels.shape[0]}, its mask {mask.shape[1]} x {mask.shape[0]}"
         raise UserError(f"{path} is {sizes}: translate at the size of the set, without scaling or cropping")
