@@ -14,6 +14,7 @@ Maps are constants: no gradient passes through them.
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +140,18 @@ class ASGITSupervisedModel(GuidedModel, Pix2PixModel):
     """
 
     sources = ("A",)
-    defaults = {**Pix2PixModel.defaults, "netD": "posthoc_attn"}
+    defaults = {
+        **Pix2PixModel.defaults,
+        "netD": "posthoc_attn",
+        "normG": "instance",  # as the supplement says
+        "normD": "instance",
+    }
+
+    @classmethod
+    def defaults_with(cls, options: Mapping[str, object]) -> dict[str, object]:
+        """pix2pix's own norms without attention."""
+        plain = options.get("attention_fusion") == "none"
+        return {**cls.defaults, "normG": "batch", "normD": "batch"} if plain else cls.defaults
 
     @classmethod
     def observer(cls, opt: Namespace) -> str:

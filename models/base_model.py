@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,11 @@ class BaseModel:
     @classmethod
     def add_options(cls, add: Callable) -> None:
         """Declare the model's own options with `add(flag, default, help, ...)` (`util/arguments.py`)."""
+
+    @classmethod
+    def defaults_with(cls, options: Mapping[str, object]) -> dict[str, object]:
+        """`defaults`, where they depend on other options, of those of a call and of its run."""
+        return cls.defaults
 
     @classmethod
     def check(cls, opt: Namespace) -> None:

@@ -304,6 +304,20 @@ def test_the_defaults_are_the_released_ones():
     assert (paired.gan_mode, paired.lambda_GAN, paired.lambda_L1) == ("vanilla", 1, 100)
 
 
+@pytest.mark.parametrize(
+    "words, norms",
+    {
+        "": ("instance", "instance"),  # the supplement's
+        "--attention_fusion none --netD basic": ("batch", "batch"),  # pix2pix's
+        "--normG batch": ("batch", "instance"),
+        "--attention_fusion none --normD instance": ("batch", "instance"),
+    }.items(),
+)
+def test_supervised_norms(words, norms):
+    opt = TrainOptions().parse(["--model", "asgit_supervised", "--gpu_ids", "-1", *words.split()])
+    assert (opt.normG, opt.normD) == norms
+
+
 def test_supervised_runs_on_pairs(tmp_path):
     for phase, count in {"train": 2, "test": 1}.items():
         (tmp_path / "pairs" / phase).mkdir(parents=True)
