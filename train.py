@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from data import create_loader
-from data.datasets import changes, fingerprint
+from data.folders import changes, fingerprint
 from data.loader import Loader
 from data.preflight import quick_check
 from models import MODELS, create_model
@@ -78,7 +78,7 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
         torch.backends.cudnn.benchmark = False
     loader = create_loader(opt, device, rank=distributed.rank(), world_size=distributed.world_size())
     model = create_model(opt)
-    model.expect_images({domain: store.paths for domain, store in loader.dataset.stores.items()})
+    model.expect_images(loader.dataset.files)
     if opt.dry_run:
         print(describe(opt, model, loader))
         return 0
@@ -188,7 +188,7 @@ class Run:
         if self.writes:
             self.monitor = create_monitor(opt, self.folder, len(loader))
             logs["logs"] = (self.monitor.state_dict, self.monitor.load_state_dict)
-        files = fingerprint(loader.dataset)
+        files = fingerprint(loader.dataset.files, opt.dataroot)
         differences: list[str] = []
         data = {"data": (lambda: files, lambda before: differences.extend(changes(before, files)))}
         self.checkpoints = Checkpoints(self.folder, model, {**logs, **data}, self.writes)

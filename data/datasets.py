@@ -1,19 +1,17 @@
-"""Which images make a sample, and where they are under --dataroot."""
+"""Which images make a sample."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
-import os
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from data.folders import domain_folder, domain_folders, paired_folder
 from data.images import ImageStore, Resize
 from data.transforms import Preprocess
 from util.errors import UserError
@@ -21,81 +19,6 @@ from util.image_files import ImageError, grey_range, list_images
 
 MAX_REPLACEMENTS = 100
 NEARLY_ALL = 0.95
-
-HOW_TO_GET_ONE = """To get one:
-  download one      bash datasets/download_qsattn_dataset.sh horse2zebra
-  or draw a small   python datasets/make_stripes.py
-                    and give --dataroot ./datasets/stripes"""
-
-
-# ---- folders ----
-
-
-def domain_folders(dataroot: str | Path, phase: str, direction: str = "AtoB") -> tuple[Path, Path]:
-    """The folders of source and target of an unpaired set: trainA, trainB; testA, testB (else valA, valB).
-
-    direction "BtoA" exchanges them. Raises `UserError` if the source does not exist; the target may not
-    exist.
-    """
-    source, _, target = direction.partition("to")
-    phase = _phase_with(dataroot, phase, source)
-    return Path(dataroot, phase + source), Path(dataroot, phase + target)
-
-
-def paired_folder(dataroot: str | Path, phase: str) -> Path:
-    """The folder of side-by-side pairs: train; test (else val). Raises `UserError` if there is none."""
-    return Path(dataroot, _phase_with(dataroot, phase, ""))
-
-
-def _phase_with(dataroot: str | Path, phase: str, domain: str) -> str:
-    phases = ("test", "val") if phase == "test" else (phase,)
-    for candidate in phases:
-        if Path(dataroot, candidate + domain).is_dir():
-            return candidate
-    names = " or ".join(f"{candidate}{domain}" for candidate in phases)
-    if not Path(dataroot).is_dir():
-        raise UserError(f"no data set at {str(dataroot)!r}: there is no such folder. {HOW_TO_GET_ONE}")
-    there = sorted(path.name for path in Path(dataroot).iterdir() if path.is_dir())[:12]
-    found = ", ".join(map(repr, there)) or "no folders"
-    raise UserError(
-        f"no folder {names} in the data set {str(dataroot)!r}, which has {found}. "
-        f"Check --dataroot, --phase and --dataset_mode. {HOW_TO_GET_ONE}"
-    )
-
-
-def domain_folder(dataroot: str | Path, phase: str, domain: str) -> Path:
-    """The folder of one of many domains: PHASE/DOMAIN or PHASEDOMAIN; test falls back to val."""
-    phases = ("test", "val") if phase == "test" else (phase,)
-    places = [Path(dataroot, folder) for name in phases for folder in (f"{name}/{domain}", f"{name}{domain}")]
-    for place in places:
-        if place.is_dir():
-            return place
-    there = sorted(path.name for path in Path(dataroot).glob("*") if path.is_dir())[:12]
-    raise UserError(
-        f"there is no folder {places[0]} or {places[1]} of the domain {domain}; {str(dataroot)!r} has "
-        f"{', '.join(there) or 'no folders'}: check --dataroot and --domains"
-    )
-
-
-def find_domains(dataroot: str | Path, phase: str) -> list[str]:
-    """The names of a set's domains, sorted: the folders of PHASE/, else what follows PHASE in folders' names.
-
-    Raises:
-        UserError: there are fewer than two, or a name holds a comma.
-    """
-    folders = [path.name for path in Path(dataroot).glob("*") if path.is_dir()]
-    found = [path.name for path in Path(dataroot, phase).glob("*") if path.is_dir()]
-    found = sorted(found or [name.removeprefix(phase) for name in folders if name.startswith(phase)])
-    if len(found) < 2 or any("," in name for name in found):
-        raise UserError(
-            f"{str(dataroot)!r} has {', '.join(map(repr, found)) or 'no folders'} for the phase {phase}, but "
-            "at least two domains are needed, without commas in their names: lay them out as "
-            f"{phase}/cat, {phase}/dog or {phase}A, {phase}B, or name some with --domains"
-        )
-    return found
-
-
-# ---- samples ----
 
 
 class SampleKey(NamedTuple):
@@ -126,7 +49,7 @@ class BaseDataset:
     """Samples by `SampleKey`: the views by domain, "A" (source) and "B" (target).
 
     Random numbers come from a generator seeded by (seed, epoch, position), so a sample does not depend on the
-    worker that makes it or on earlier samples. A subclass defines `open_stores`, `__len__` (images per epoch)
+    worker that makes it or on earlier samples. A subclass defines `find_images`, `__len__` (images per epoch)
     and `make`.
 
     Args:
@@ -144,6 +67,8 @@ class BaseDataset:
         cache_gb: gigabytes for decoded images.
         grey: black and white of grey images of more than 8 bits; None: each folder's `grey_range`.
     """
+
+    columns = 1  # images side by side in one file
 
     def __init__(
         self,
@@ -163,15 +88,11 @@ class BaseDataset:
         self.direction, self.on_bad_image = direction, on_bad_image
         self.cache_gb, self.grey = cache_gb, grey
         self.in_order = serial_batches or not preprocess.training
-        self.stores = self.open_stores(phase, max_dataset_size)
+        self.stores = self.open_stores(self.find_images(phase, max_dataset_size))
 
-    def open_stores(self, phase: str, limit: float) -> dict[str, ImageStore]:
-        """The images of each domain, at most `limit` per folder."""
+    def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
+        """The files of each domain, at most `limit` per folder."""
         raise NotImplementedError
-
-    def open_store(self, paths: list[Path], resize: Resize, gigabytes: float, columns: int = 1) -> ImageStore:
-        grey = self.grey or grey_range(paths)
-        return ImageStore(paths, self.preprocess, resize, gigabytes, columns, grey)
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -184,9 +105,32 @@ class BaseDataset:
         return self.make(key, random.Random(f"sample {self.seed} {key.epoch} {key.position}"))
 
     @property
+    def resize(self) -> Resize:
+        return self.preprocess.resize
+
+    def open_stores(self, files: dict[str, list[Path]]) -> dict[str, ImageStore]:
+        share = self.cache_gb / sum(map(len, files.values()))  # gigabytes per image
+        return {
+            domain: ImageStore(
+                paths,
+                self.preprocess,
+                self.resize,
+                share * len(paths),
+                columns=self.columns,
+                grey=self.grey or grey_range(paths),
+            )
+            for domain, paths in files.items()
+        }
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Images in each domain."""
         return {domain: len(store) for domain, store in self.stores.items()}
+
+    @property
+    def files(self) -> dict[str, list[str]]:
+        """The images of each domain."""
+        return {domain: store.paths for domain, store in self.stores.items()}
 
     @property
     def in_memory(self) -> bool:
@@ -215,19 +159,25 @@ class BaseDataset:
             "See what is wrong with the data set: python scripts/check_dataset.py DATAROOT"
         )
 
-    def view(
+    def see(
         self,
-        pixels: np.ndarray,
-        path: str,
-        window: tuple[int, int, bool],
-        replaced=(),
+        store: ImageStore,
+        index: int,
+        key: SampleKey,
+        generator: random.Random,
         domain: int | None = None,
     ) -> View:
-        """A window (top, left, mirrored) of an image (H, W, 3)."""
+        """A window, drawn here, of the image at `index` of a store."""
+        pixels, path, replaced = self.read(store, index, key.epoch, generator)
+        window = self.preprocess.draw_window(generator, *pixels.shape[:2])
+        return self.view(pixels, window, path, replaced, domain)
+
+    def view(self, pixels: np.ndarray, window: tuple[int, int, bool], *about) -> View:
+        """A window (top, left, mirrored) of an image (H, W, 3); `about` are the last fields of the view."""
         (rows, columns), (top, left, mirrored) = pixels.shape[:2], window
         height, width = self.preprocess.input_size(rows, columns)
         part = (top / rows, left / columns, height / rows, width / columns, float(mirrored))
-        return View(pixels[top : top + height, left : left + width], mirrored, part, path, replaced, domain)
+        return View(pixels[top : top + height, left : left + width], mirrored, part, *about)
 
 
 class UnalignedDataset(BaseDataset):
@@ -238,16 +188,12 @@ class UnalignedDataset(BaseDataset):
     once; B is for comparison, and may be missing.
     """
 
-    def open_stores(self, phase: str, limit: float) -> dict[str, ImageStore]:
-        folders = dict(zip("AB", domain_folders(self.dataroot, phase, self.direction), strict=True))
-        if not self.preprocess.training and not folders["B"].is_dir():
-            del folders["B"]
-        paths = {domain: list_images(folder, limit) for domain, folder in folders.items()}
-        share = self.cache_gb / sum(map(len, paths.values()))  # gigabytes per image
-        return {
-            domain: self.open_store(files, self.preprocess.resize, share * len(files))
-            for domain, files in paths.items()
-        }
+    def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
+        source, target = domain_folders(self.dataroot, phase, self.direction)
+        files = {"A": list_images(source, limit)}
+        if self.preprocess.training or target.is_dir():
+            files["B"] = list_images(target, limit)
+        return files
 
     def __len__(self) -> int:
         return max(self.sizes.values()) if self.preprocess.training else self.sizes["A"]
@@ -258,9 +204,7 @@ class UnalignedDataset(BaseDataset):
             index = key.index % len(store)
             if domain == "B" and not self.in_order:
                 index = generator.randrange(len(store))
-            pixels, path, replaced = self.read(store, index, key.epoch, generator)
-            window = self.preprocess.draw_window(generator, *pixels.shape[:2])
-            views[domain] = self.view(pixels, path, window, replaced)
+            views[domain] = self.see(store, index, key, generator)
         return views
 
 
@@ -270,10 +214,17 @@ class AlignedDataset(BaseDataset):
     An epoch is every file once. direction: "AtoB" (source on the left) or "BtoA" (source on the right).
     """
 
-    def open_stores(self, phase: str, limit: float) -> dict[str, ImageStore]:
-        paths = list_images(paired_folder(self.dataroot, phase), limit)
-        resize = functools.partial(resize_halves, self.preprocess)
-        pairs = self.open_store(paths, resize, self.cache_gb, columns=2)
+    columns = 2
+
+    @property
+    def resize(self) -> Resize:
+        return functools.partial(resize_halves, self.preprocess)
+
+    def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
+        return {"A": list_images(paired_folder(self.dataroot, phase), limit)}
+
+    def open_stores(self, files: dict[str, list[Path]]) -> dict[str, ImageStore]:
+        (pairs,) = super().open_stores(files).values()
         return {"A": pairs, "B": pairs}
 
     def __len__(self) -> int:
@@ -281,11 +232,11 @@ class AlignedDataset(BaseDataset):
 
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
         pixels, path, replaced = self.read(self.stores["A"], key.index, key.epoch, generator)
-        middle = pixels.shape[1] // 2
-        left, right = pixels[:, :middle], pixels[:, middle:]
-        source, target = (left, right) if self.direction == "AtoB" else (right, left)
+        source, target = np.split(pixels, 2, axis=1)
+        if self.direction == "BtoA":
+            source, target = target, source
         window = self.preprocess.draw_window(generator, *source.shape[:2])
-        return {"A": self.view(source, path, window, replaced), "B": self.view(target, path, window)}
+        return {"A": self.view(source, window, path, replaced), "B": self.view(target, window, path)}
 
 
 def resize_halves(preprocess: Preprocess, image: Image.Image, load_size: int) -> Image.Image:
@@ -293,16 +244,9 @@ def resize_halves(preprocess: Preprocess, image: Image.Image, load_size: int) ->
     if image.width % 2:
         raise UserError(f"it is {image.width} pixels wide, and a side-by-side pair has an even width")
     middle = image.width // 2
-    left, right = (
-        preprocess.resize(image.crop((start, 0, start + middle, image.height)), load_size)
-        for start in (0, middle)
-    )
-    return side_by_side(left, right)
-
-
-def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two RGB images of one height in one."""
-    pair = Image.new("RGB", (left.width + right.width, left.height))
+    halves = [image.crop((start, 0, start + middle, image.height)) for start in (0, middle)]
+    left, right = (preprocess.resize(half, load_size) for half in halves)
+    pair = Image.new("RGB", (2 * left.width, left.height))
     pair.paste(left, (0, 0))
     pair.paste(right, (left.width, 0))
     return pair
@@ -311,22 +255,19 @@ def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
 class SingleDataset(BaseDataset):
     """The images under `dataroot` as domain "A", for translating. Raises `UserError` in training."""
 
-    def open_stores(self, phase: str, limit: float) -> dict[str, ImageStore]:
+    def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
         if self.preprocess.training:
             raise UserError(
                 "--dataset_mode single has no domain B to train towards. Train with unaligned or aligned; "
                 "single is for test.py."
             )
-        paths = list_images(self.dataroot, limit)
-        return {"A": self.open_store(paths, self.preprocess.resize, self.cache_gb)}
+        return {"A": list_images(self.dataroot, limit)}
 
     def __len__(self) -> int:
         return self.sizes["A"]
 
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
-        pixels, path, replaced = self.read(self.stores["A"], key.index, key.epoch, generator)
-        window = self.preprocess.draw_window(generator, *pixels.shape[:2])
-        return {"A": self.view(pixels, path, window, replaced)}
+        return {"A": self.see(self.stores["A"], key.index, key, generator)}
 
 
 class DomainsDataset(BaseDataset):
@@ -343,63 +284,23 @@ class DomainsDataset(BaseDataset):
         self.domains, self.own_domain = domains, own_domain
         super().__init__(*args, **settings)
 
-    def open_stores(self, phase: str, limit: float) -> dict[str, ImageStore]:
-        paths = {name: list_images(domain_folder(self.dataroot, phase, name), limit) for name in self.domains}
-        share = self.cache_gb / sum(map(len, paths.values()))  # gigabytes per image
-        return {
-            name: self.open_store(files, self.preprocess.resize, share * len(files))
-            for name, files in paths.items()
-        }
+    def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
+        return {name: list_images(domain_folder(self.dataroot, phase, name), limit) for name in self.domains}
 
     def __len__(self) -> int:
         sizes = self.sizes.values()
         return len(sizes) * max(sizes) if self.preprocess.training else sum(sizes)
 
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
-        count, sizes = len(self.domains), list(self.sizes.values())
+        count, stores = len(self.domains), list(self.stores.values())
+        source, index = 0, key.index
         if not self.preprocess.training:
-            source, index = 0, key.index
-            while index >= sizes[source]:
-                index -= sizes[source]
+            while index >= len(stores[source]):
+                index -= len(stores[source])
                 source += 1
-            return {"A": self.see(source, index, key, generator)}
-        source = key.index % count
-        views = {"A": self.see(source, key.index // count % sizes[source], key, generator)}
+            return {"A": self.see(stores[source], index, key, generator, source)}
+        source, index = index % count, index // count % len(stores[index % count])
+        views = {"A": self.see(stores[source], index, key, generator, source)}
         target = (source + generator.randrange(0 if self.own_domain else 1, count)) % count
-        views["B"] = self.see(target, generator.randrange(sizes[target]), key, generator)
-        return views
-
-    def see(self, domain: int, index: int, key: SampleKey, generator: random.Random) -> View:
-        """A window of the image at `index` of a domain."""
-        pixels, path, replaced = self.read(self.stores[self.domains[domain]], index, key.epoch, generator)
-        window = self.preprocess.draw_window(generator, *pixels.shape[:2])
-        return self.view(pixels, path, window, replaced, domain)
-
-
-# ---- whether a resumed training sees the same files ----
-
-Fingerprint = dict[str, dict[str, object]]  # domain -> {"images": count, "names": hash of the names in order}
-
-
-def fingerprint(dataset: BaseDataset) -> Fingerprint:
-    """The files of each domain: their count, and a hash of their names under the data set's folder."""
-    found = {}
-    for domain, store in dataset.stores.items():
-        names = "\0".join(os.path.relpath(path, dataset.dataroot) for path in store.paths)
-        digest = hashlib.blake2b(os.fsencode(names), digest_size=16).hexdigest()
-        found[domain] = {"images": len(store.paths), "names": digest}
-    return found
-
-
-def changes(before: Mapping[str, Mapping[str, object]], now: Fingerprint) -> list[str]:
-    """One line per domain whose files are not those of `before`."""
-    lines = []
-    for domain in sorted({*before, *now}):
-        there, here = before.get(domain, {}), now.get(domain, {})
-        if there.get("images", 0) != here.get("images", 0):
-            lines.append(
-                f"domain {domain}: {there.get('images', 0)} images there, {here.get('images', 0)} now"
-            )
-        elif there.get("names") != here.get("names"):
-            lines.append(f"domain {domain}: {here['images']} images as there, but with other names")
-    return lines
+        index = generator.randrange(len(stores[target]))
+        return views | {"B": self.see(stores[target], index, key, generator, target)}

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.datasets import domain_folder, domain_folders, paired_folder
+from data.folders import domain_folder, domain_folders, paired_folder
 from data.transforms import MIN_SIDE
 from util.image_files import (
     ImageError,

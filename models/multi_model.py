@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.datasets import find_domains
+from data.folders import find_domains
 from models import build
 from models.base_model import BaseModel
 from models.cut_model import CUTModel

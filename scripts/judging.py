@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data.datasets import domain_folders
+from data.folders import domain_folders
 from util.arguments import integer
 from util.device import get_device
 from util.errors import UserError

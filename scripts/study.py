@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.datasets import domain_folders
+from data.folders import domain_folders
 from options.train_options import TrainOptions
 from scripts import evaluate
 from scripts.configurations import run_options

@@ -11,7 +11,7 @@ from golden import DATA, under
 from PIL import Image
 from textbook import run_steps
 
-from data.datasets import find_domains
+from data.folders import find_domains
 from models import create_model, gan_loss
 from models.domain_networks import StarGANDiscriminator, StarGANGenerator
 from models.generator import ResnetGenerator

@@ -1,0 +1,108 @@
+"""Where the images of a data set are under --dataroot, and whether a resumed training finds the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from util.errors import UserError
+
+HOW_TO_GET_ONE = """To get one:
+  download one      bash datasets/download_qsattn_dataset.sh horse2zebra
+  or draw a small   python datasets/make_stripes.py
+                    and give --dataroot ./datasets/stripes"""
+
+
+def domain_folders(dataroot: str | Path, phase: str, direction: str = "AtoB") -> tuple[Path, Path]:
+    """The folders of source and target of an unpaired set: trainA, trainB; testA, testB (else valA, valB).
+
+    direction "BtoA" exchanges them. Raises `UserError` if the source does not exist; the target may not
+    exist.
+    """
+    source, _, target = direction.partition("to")
+    phase = _phase_with(dataroot, phase, source)
+    return Path(dataroot, phase + source), Path(dataroot, phase + target)
+
+
+def paired_folder(dataroot: str | Path, phase: str) -> Path:
+    """The folder of side-by-side pairs: train; test (else val). Raises `UserError` if there is none."""
+    return Path(dataroot, _phase_with(dataroot, phase, ""))
+
+
+def _phase_with(dataroot: str | Path, phase: str, domain: str) -> str:
+    phases = ("test", "val") if phase == "test" else (phase,)
+    for candidate in phases:
+        if Path(dataroot, candidate + domain).is_dir():
+            return candidate
+    names = " or ".join(f"{candidate}{domain}" for candidate in phases)
+    if not Path(dataroot).is_dir():
+        raise UserError(f"no data set at {str(dataroot)!r}: there is no such folder. {HOW_TO_GET_ONE}")
+    there = sorted(path.name for path in Path(dataroot).iterdir() if path.is_dir())[:12]
+    found = ", ".join(map(repr, there)) or "no folders"
+    raise UserError(
+        f"no folder {names} in the data set {str(dataroot)!r}, which has {found}. "
+        f"Check --dataroot, --phase and --dataset_mode. {HOW_TO_GET_ONE}"
+    )
+
+
+def domain_folder(dataroot: str | Path, phase: str, domain: str) -> Path:
+    """The folder of one of many domains: PHASE/DOMAIN or PHASEDOMAIN; test falls back to val."""
+    phases = ("test", "val") if phase == "test" else (phase,)
+    places = [Path(dataroot, folder) for name in phases for folder in (f"{name}/{domain}", f"{name}{domain}")]
+    for place in places:
+        if place.is_dir():
+            return place
+    there = sorted(path.name for path in Path(dataroot).glob("*") if path.is_dir())[:12]
+    raise UserError(
+        f"there is no folder {places[0]} or {places[1]} of the domain {domain}; {str(dataroot)!r} has "
+        f"{', '.join(there) or 'no folders'}: check --dataroot and --domains"
+    )
+
+
+def find_domains(dataroot: str | Path, phase: str) -> list[str]:
+    """The names of a set's domains, sorted: the folders of PHASE/, else what follows PHASE in folders' names.
+
+    Raises:
+        UserError: there are fewer than two, or a name holds a comma.
+    """
+    folders = [path.name for path in Path(dataroot).glob("*") if path.is_dir()]
+    found = [path.name for path in Path(dataroot, phase).glob("*") if path.is_dir()]
+    found = sorted(found or [name.removeprefix(phase) for name in folders if name.startswith(phase)])
+    if len(found) < 2 or any("," in name for name in found):
+        raise UserError(
+            f"{str(dataroot)!r} has {', '.join(map(repr, found)) or 'no folders'} for the phase {phase}, but "
+            "at least two domains are needed, without commas in their names: lay them out as "
+            f"{phase}/cat, {phase}/dog or {phase}A, {phase}B, or name some with --domains"
+        )
+    return found
+
+
+# ---- whether a resumed training sees the same files ----
+
+Fingerprint = dict[str, dict[str, object]]  # domain -> {"images": count, "names": hash of the names in order}
+
+
+def fingerprint(files: Mapping[str, Sequence[str]], dataroot: str | Path) -> Fingerprint:
+    """The files of each domain: their count, and a hash of their names under `dataroot`."""
+    found = {}
+    for domain, paths in files.items():
+        names = "\0".join(os.path.relpath(path, dataroot) for path in paths)
+        digest = hashlib.blake2b(os.fsencode(names), digest_size=16).hexdigest()
+        found[domain] = {"images": len(paths), "names": digest}
+    return found
+
+
+def changes(before: Mapping[str, Mapping[str, object]], now: Fingerprint) -> list[str]:
+    """One line per domain whose files are not those of `before`."""
+    lines = []
+    for domain in sorted({*before, *now}):
+        there, here = before.get(domain, {}), now.get(domain, {})
+        if there.get("images", 0) != here.get("images", 0):
+            lines.append(
+                f"domain {domain}: {there.get('images', 0)} images there, {here.get('images', 0)} now"
+            )
+        elif there.get("names") != here.get("names"):
+            lines.append(f"domain {domain}: {here['images']} images as there, but with other names")
+    return lines
