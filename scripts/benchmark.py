@@ -34,11 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor, nn
 
-from models import MODELS, create_model
+from models import MODELS, create_model, textbook
 from models.patch_sampler import PatchSelection
 from models.qs_attn import QuerySelection
-from models.textbook import TEXTBOOKS, textbook_step
-from models.textbook import cut as textbook_cut
+from models.textbook import TEXTBOOKS, TextbookStep
 from options.train_options import TrainOptions
 from scripts.configurations import CONFIGS
 from scripts.measuring import StageClock, format_spread, markdown_table, peak_memory, seconds, spread
@@ -72,7 +71,7 @@ class Side:
         self.opt = opt if name == "fast" else Namespace(**{**vars(opt), **PLAIN})
         torch.manual_seed(opt.seed)
         self.model = create_model(self.opt)
-        self.runner = self.model if name == "fast" else textbook_step(self.model)
+        self.runner = self.model if name == "fast" else TextbookStep(self.model)
         self.networks = self.runner.networks
 
     def step(self, batch: dict) -> None:
@@ -160,7 +159,7 @@ def time_stages(side: Side, batches: Iterator[dict], steps: int) -> dict[str, fl
             for method in METHODS
         ),
         ("select", model, "choose_patches"),
-        ("select", textbook_cut, "plain_qs_attn"),
+        ("select", textbook, "plain_qs_attn"),
         ("route", QuerySelection, "route"),
         ("route", PatchSelection, "route"),
         ("backward", Tensor, "backward"),

@@ -11,7 +11,7 @@ from argparse import Namespace
 import pytest
 from test_acceleration import batches, tiny_model
 
-from models.textbook import textbook_step
+from models.textbook import TextbookStep
 from scripts.gpu import agreement, check
 from scripts.gpu.agreement import SEPARATE_STEPS, STEPS, VARIANTS
 from scripts.gpu.sections import LADDER, TEXTBOOK
@@ -54,12 +54,12 @@ def test_agreement_has_time_for_its_runs():
     assert IMPORTS + together + apart <= check.SECTIONS["agreement"]
 
 
-def test_a_step_can_be_captured_beside_the_textbook_step(monkeypatch):
+def test_a_step_can_be_captured_beside_the_TextbookStep(monkeypatch):
     """Autograd would accumulate gradients on the stream that a loss still alive was computed on."""
     model, histories = tiny_model(), []
 
     def noting(model):
-        plain = textbook_step(model)
+        plain = TextbookStep(model)
         step = plain.optimize_parameters
 
         def noted():
@@ -73,7 +73,7 @@ def test_a_step_can_be_captured_beside_the_textbook_step(monkeypatch):
         assert histories and not any(loss() is not None for loss in histories)
         step()
 
-    monkeypatch.setattr(agreement, "textbook_step", noting)
+    monkeypatch.setattr(agreement, "TextbookStep", noting)
     monkeypatch.setattr(model.accelerator, "run", run)
     bench = Namespace(side=lambda words: Namespace(model=model))
     off = agreement._differences_from_the_same_weights(bench, "", batches(2), 2)

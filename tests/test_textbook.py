@@ -7,7 +7,7 @@ import torch
 from golden import load_golden
 from textbook import assert_golden_steps, assert_gradients_close, run_steps, tiny_model
 
-from models.textbook.cut import TextbookCUT, log_of_entropy, plain_entropy, vectors
+from models.textbook import TextbookStep, log_of_entropy, plain_entropy, vectors
 from util.errors import UserError
 
 MODES = [
@@ -23,7 +23,7 @@ MODES = [
 def test_plain_step_is_the_released_one(float64):
     """Two steps of the released code: every loss, every gradient, every weight."""
     model = tiny_model("--QS_mode", "global")
-    assert_golden_steps(TextbookCUT(model), model)
+    assert_golden_steps(TextbookStep(model), model)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -36,7 +36,7 @@ def test_the_step_that_trains_is_the_plain_one(float64, argv, batch):
     first steps have the size of the rate even where a gradient is only rounding.
     """
     model, plain_model = tiny_model(*argv.split()), tiny_model(*argv.split())
-    plain = TextbookCUT(plain_model)
+    plain = TextbookStep(plain_model)
     for number in range(3):
         torch.manual_seed(number)
         images = torch.rand(2, batch, 3, 32, 48) * 2 - 1
@@ -54,7 +54,7 @@ def test_the_step_that_trains_is_the_plain_one(float64, argv, batch):
 def test_plain_step_works_on_the_weights_themselves():
     """Neither copies nor another layout: what the plain step learns, the model knows."""
     model = tiny_model()
-    plain = TextbookCUT(model)
+    plain = TextbookStep(model)
     for net, ours in ((plain.netG, model.netG), (plain.netD, model.netD)):
         assert [id(p) for p in net.parameters()] == [id(p) for p in ours.parameters()]
         x = torch.rand(2, 3, 32, 32)
@@ -74,4 +74,4 @@ def test_plain_log_entropy_is_that_of_long_doubles():
 
 def test_the_plain_step_is_the_papers():
     with pytest.raises(UserError, match="--qs_variant paper"):
-        TextbookCUT(tiny_model("--qs_variant", "released"))
+        TextbookStep(tiny_model("--qs_variant", "released"))

@@ -10,7 +10,6 @@ import torch
 from textbook import assert_golden_steps, tiny_model
 
 from models.qs_attn import MODES
-from models.textbook import textbook_step
 
 
 def test_two_steps_are_the_released_codes(float64):
@@ -58,17 +57,3 @@ def test_a_step_that_is_not_finite_changes_no_weight_of_its_network(poisoned):
     assert failure.step == 1 and f"D_{'fake' if poisoned == 'A' else 'real'}" in failure.names
     for name, net in model.networks.items():
         assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before[name], strict=True)), name
-
-
-@pytest.mark.parametrize("mode", ["global", "local", "local_global"])
-def test_a_step_in_float64_agrees_with_the_textbook_step(float64, mode):
-    """To 1e-9: what the two compute is the same function."""
-    model, plain = (tiny_model("--QS_mode", mode, "--init_gain", "0.2") for _ in range(2))
-    batch = {domain: torch.rand(2, 3, 32, 48) * 2 - 1 for domain in "AB"}
-    steps = [model, textbook_step(plain)]
-    for one, step in zip((model, plain), steps, strict=True):
-        one.set_input(batch)
-        torch.manual_seed(1)
-        step.optimize_parameters()
-    ours, theirs = (step.get_current_losses() for step in steps)
-    assert ours == pytest.approx(theirs, rel=1e-9)

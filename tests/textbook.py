@@ -66,7 +66,7 @@ def run_steps(
     """Losses and gradients (as they stand before each update) of each of a few steps.
 
     Args:
-        step: the model itself, or a `TextbookCUT` on it.
+        step: the model itself, or a `TextbookStep` on it.
         locations: for each step, the random positions to hand out in their order; None: drawn.
     """
     grads: dict[str, Tensor] = {}

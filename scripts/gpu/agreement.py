@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.speed.step_graph import Snapshot
-from models.textbook import textbook_step
+from models.textbook import TextbookStep
 from scripts.gpu.bench import Bench, Report
 from scripts.measuring import release_memory
 
@@ -58,7 +58,7 @@ def agreement(bench: Bench, report: Report) -> None:
 def _curve(bench: Bench, words: str, plain: bool, nudge: float, batches: list[dict], steps: int) -> Tensor:
     """The losses of a run (steps, 3), each weight of G changed by `nudge` at the start, relative."""
     model = bench.side(words).model
-    runner = textbook_step(model) if plain else model
+    runner = TextbookStep(model) if plain else model
     with torch.no_grad():
         # Independent changes: a norm would cancel a common factor.
         for weight in model.netG.parameters() if nudge else ():
@@ -74,7 +74,7 @@ def _curve(bench: Bench, words: str, plain: bool, nudge: float, batches: list[di
 def _differences_from_the_same_weights(bench: Bench, words: str, batches: list[dict], steps: int) -> Tensor:
     """Relative differences (steps,) from the textbook step, each step from the same weights."""
     model = bench.side(words).model
-    plain = textbook_step(model)  # on the same parameters, with its own optimisers
+    plain = TextbookStep(model)  # on the same parameters, with its own optimisers
     expected = []
 
     def both() -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
-"""The textbook step of CUT and QS-Attn, in the released code's order.
+"""The textbook step of CUT and QS-Attn: straight from the definition, in the released code's order.
 
-It shares no shortcut with `models/cut_model.py`: D judges translations and real images in passes of their
-own, each of the four images is encoded in a pass of its own, attention is the full L x L matrix with
-gradient, and local windows are unfolded at every position.
+It is the oracle of the tests and the other side of `scripts/benchmark.py`, and shares no shortcut with
+`models/cut_model.py`: D judges translations and real images in passes of their own, each of the four images
+is encoded in a pass of its own, attention is the full L x L matrix with gradient, local windows are unfolded
+at every position, norms and blurs are torch's own.
 
 One thing is not textbook: queries are ranked by the logarithm of their entropy, because most would tie at
 zero otherwise and the two steps could not be compared. `entropy="plain"` gives the plain formula.
@@ -12,50 +13,51 @@ Shapes as in `models/qs_attn.py`: B images, C channels, L = H*W positions, N que
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Adam
 
 from models import patch_sampler
-from models.base_model import BaseModel
 from models.cut_model import CUTModel
 from models.gan_loss import gradient_penalty
+from models.layers import BlurDownsample, BlurUpsample, InstanceNorm, with_contiguous_gradient
 from models.qs_attn import select_queries
 from models.qs_model import QuerySelected
-from models.textbook.base import TextbookStep
 from util.errors import UserError
 
+TEXTBOOKS = ("qs", "cut", "fastcut")  # the models that have a textbook step
 
-class TextbookContrast(TextbookStep):
-    """A step that contrasts patches at random positions, or chosen and routed by QS-Attn.
+
+class TextbookStep:
+    """The textbook step on the weights of a model, under that model's options. Eager, NCHW.
 
     Args:
-        entropy: "log" or "plain" (float32, with ties at zero).
+        model: gives weights, options and the batch (`model.set_input`); its own optimisers are not used.
+        entropy: "log", or "plain" (with ties at zero).
+
+    Raises:
+        UserError: there is no textbook step of this model.
     """
 
-    def __init__(self, model: BaseModel, entropy: str = "log"):
-        super().__init__(model)
-        self.rank = RANKS[entropy]
-
-    def patches(self, number: int, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The patches of the `number`-th tapped layer of source and target (B, C, H, W): two of (B, N, C)."""
-        opt = self.opt
-        if isinstance(self.model, QuerySelected) and opt.nce_layers[number] in opt.qs_layers:
-            return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window, self.rank)
-        indices = patch_sampler.random_locations(source[0, 0].numel(), opt.num_patches, source.device)
-        return source.flatten(2).mT[:, indices], target.flatten(2).mT[:, indices]
-
-
-class TextbookCUT(TextbookContrast):
-    """CUT's, FastCUT's and QS-Attn's step; see the module's docstring."""
-
     def __init__(self, model: CUTModel, entropy: str = "log"):
-        super().__init__(model, entropy)
-        if model.opt.model == "qs" and model.opt.qs_variant != "paper":
+        opt = model.opt
+        if opt.model not in TEXTBOOKS:
+            raise UserError(f"--model {opt.model} has no textbook step, only {', '.join(TEXTBOOKS)} have one")
+        if opt.qs_variant != "paper":
             raise UserError("the textbook step is the paper's method: give --qs_variant paper")
+        self.model, self.opt, self.rank = model, opt, RANKS[entropy]
+        self.networks = {name: plain_network(net) for name, net in model.networks.items()}
         self.netG, self.netD, self.netF = (self.networks[name] for name in ("G", "D", "F"))
+        self.losses: dict[str, Tensor] = {}
+        self.optimizers = {
+            name: Adam(net.parameters(), **model.optimizer_settings(name))
+            for name, net in self.networks.items()
+            if list(net.parameters())
+        }
 
     def optimize_parameters(self) -> None:
         """One training step on the model's current batch."""
@@ -67,12 +69,20 @@ class TextbookCUT(TextbookContrast):
         fake = self.netG(real.flip(3) if self.mirrored else real)
         fake_B, idt_B = fake[: len(real_A)], fake[len(real_A) :]
 
-        self.freeze("D", False)
-        self.update("D", self.D_loss(fake_B, real_B))
+        self.netD.requires_grad_(True)
+        self.update(["D"], self.D_loss(fake_B, real_B))
 
-        self.freeze("D")
+        self.netD.requires_grad_(False)
         pairs = [(real_A, fake_B)] + [(real_B, idt_B)] * identity
-        self.update("G", self.G_loss(fake_B, pairs))
+        self.update(["G", "F"], self.G_loss(fake_B, pairs))
+
+    def update(self, names: list[str], loss: Tensor) -> None:
+        optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
 
     def D_loss(self, fake_B: Tensor, real_B: Tensor) -> Tensor:
         """Half the sum of D's loss on the translation and on a real B."""
@@ -108,9 +118,29 @@ class TextbookCUT(TextbookContrast):
                 totals[domain] = totals[domain] + self.model.patchnce(queries, keys).mean()
         return [self.opt.lambda_NCE * total / len(layers) for total in totals]
 
+    def patches(self, number: int, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The patches of the `number`-th tapped layer of source and target (B, C, H, W): two of (B, N, C)."""
+        opt = self.opt
+        if isinstance(self.model, QuerySelected) and self.model.selects(number):
+            return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window, self.rank)
+        indices = patch_sampler.random_locations(source[0, 0].numel(), opt.num_patches, source.device)
+        return source.flatten(2).mT[:, indices], target.flatten(2).mT[:, indices]
+
+    def translate(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) translated one after the other by the textbook generator."""
+        with torch.inference_mode():
+            return torch.cat([self.netG(image[None]) for image in images])
+
+    def get_current_losses(self) -> dict[str, float]:
+        """The losses of the last step."""
+        return {name: self.losses[name].item() for name in self.model.loss_names}
+
+
+# ---- the selection ----
+
 
 def plain_qs_attn(
-    source: Tensor, target: Tensor, mode: str, num_queries: int, window: int, rank: Callable[[Tensor], Tensor]
+    source: Tensor, target: Tensor, mode: str, num_queries: int, window: int, rank
 ) -> tuple[Tensor, Tensor]:
     """Source and target (B, C, H, W) through the source's `num_queries` rows of least entropy, (B, N, C).
 
@@ -122,9 +152,9 @@ def plain_qs_attn(
     ranked_by, routed_by = RULES[mode]
     keys = {kind: KEYS[kind](source, window) for kind in RULES[mode]}
     scores = {kind: torch.einsum(SCORE[kind], vectors(source), keys[kind]) for kind in keys}  # (B, L, M)
-    attention = {kind: scores[kind].softmax(-1) for kind in keys}
-    indices = rank(scores[ranked_by].detach()).sort(dim=1, stable=True).indices[:, :num_queries]  # (B, N)
-    chosen = take(attention[routed_by], indices)  # (B, N, M)
+    ranks = rank(scores[ranked_by].detach())  # (B, L)
+    indices = ranks.sort(dim=1, stable=True).indices[:, :num_queries]  # (B, N)
+    chosen = take(scores[routed_by].softmax(-1), indices)  # (B, N, M)
 
     def route(values: Tensor) -> Tensor:
         if routed_by == "local":
@@ -188,3 +218,55 @@ RANKS = {"log": log_of_entropy, "plain": plain_entropy}
 KEYS = {"global": vectors, "local": windows}
 SCORE = {"global": "blc,bmc->blm", "local": "blc,blmc->blm"}
 ROUTE = {"global": "bnm,bmc->bnc", "local": "bnm,bnmc->bnc"}
+
+
+# ---- the networks ----
+
+
+class PlainDownsample(nn.Module):
+    """The blur as its definition has it: a depthwise convolution with `filt`."""
+
+    def __init__(self, blur: BlurDownsample):
+        super().__init__()
+        self.filt = blur.filt
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        return F.conv2d(x, self.filt, stride=2, groups=x.shape[1])
+
+
+class PlainUpsample(nn.Module):
+    """The blur as its definition has it: a depthwise transposed convolution with `filt`, less its border."""
+
+    def __init__(self, blur: BlurUpsample):
+        super().__init__()
+        self.filt = blur.filt
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        return F.conv_transpose2d(x, self.filt, stride=2, padding=2, groups=x.shape[1])[:, :, 1:-1, 1:-1]
+
+
+class PlainNorm(nn.Module):
+    """`torch.nn.InstanceNorm2d` without a count of channels, its gradient right (`models/layers.py`)."""
+
+    def __init__(self, norm: InstanceNorm):
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return with_contiguous_gradient(F.instance_norm(x))
+
+
+PLAIN = {InstanceNorm: PlainNorm, BlurDownsample: PlainDownsample, BlurUpsample: PlainUpsample}
+
+
+def plain_network(net: nn.Module) -> nn.Module:
+    """`net` with the same parameters and buffers, not copies of them, but textbook layers."""
+    shared = {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())}
+    net = copy.deepcopy(net, shared)
+    vars(net).pop("run_layers", None)
+    for parent in list(net.modules()):
+        for name, child in parent.named_children():
+            if type(child) in PLAIN:
+                setattr(parent, name, PLAIN[type(child)](child))
+    return net
