@@ -19,6 +19,7 @@ from data.loader import Loader
 from data.preflight import quick_check
 from models import MODELS, create_model
 from models.base_model import BaseModel
+from models.samples import Samples
 from models.weights import weights_file
 from options.describe import banner, closing, describe
 from options.saved import changed_options, holds_run, refuse_another_run, run_folder, write_options
@@ -90,7 +91,8 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
         progress = run.begin(model, loader, global_batch)
         monitor = run.monitor
         length = Length.of(opt)
-        report = Report(monitor, model, progress, opt, epoch_images, global_batch)
+        samples = Samples(opt, model) if monitor and monitor.watchers else None
+        report = Report(monitor, model, progress, opt, epoch_images, global_batch, samples)
         failures = FailureReport(model, progress)
         if length.reached(progress):
             say(f"The run is complete: {length}. Raise {length.options} to continue.")
@@ -139,7 +141,7 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
                 run.save("latest")
             say(
                 f"End of epoch {epoch} / {report.last_epoch} \t Time Taken: {clock.total:.0f} sec, "
-                f"learning rate now {model.learning_rate:.7f}"
+                f"learning rate now {model.learning_rate:.7f}, {report.time_left} left"
             )
         say(closing(opt, run.folder, complete=True))
         return 0

@@ -11,7 +11,6 @@ from models.image_pool import check_pool
 from util.arguments import ArgumentParser
 from util.errors import UserError
 from util.run.length import Length
-from util.watch.wandb_run import login_obstacle
 
 
 def check_training(opt: Namespace, parser: ArgumentParser) -> None:
@@ -105,5 +104,8 @@ def _check_watchers(opt: Namespace) -> None:
                 f"--{name} needs the package {package}, which cannot be imported ({error}): pip install "
                 f"-r requirements-watch.txt, or leave --{name} out"
             ) from None
-    if opt.use_wandb and (obstacle := login_obstacle()):
-        raise UserError(f"--use_wandb: {obstacle}")
+    if opt.use_wandb:
+        from util.watch.wandb_run import login_obstacle
+
+        if obstacle := login_obstacle():
+            raise UserError(f"--use_wandb: {obstacle}")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
+import subprocess
+import sys
+import threading
 import warnings
 import xml.etree.ElementTree as ElementTree
 from argparse import Namespace
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -17,15 +22,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training_process import make_images, words
+from visdom_server import wait_until
 
 from util import pages
-from util.images import save_png, to_uint8
+from util.images import image_grid, save_png, to_uint8
 from util.pages import Page
+from util.watch import monitor as monitoring
 from util.watch.loss_log import LossLog, LossRecord, read_loss_records
 from util.watch.loss_plot import PANELS, LossHistory, draw_losses, nice_ticks, smooth
 from util.watch.monitor import Monitor, create_monitor
 from util.watch.training_page import TrainingPage
 
+ROOT = Path(__file__).resolve().parents[1]
 LOSSES = {"G_GAN": 0.349, "D_real": 0.303, "D_fake": 0.277, "G": 5.105, "NCE": 4.756, "NCE_Y": 4.581}
 LINE = (
     "(epoch: 1, iters: 100, time: 0.123, data: 0.002) "
@@ -46,8 +55,16 @@ def log(monitor: Monitor, *arguments, **named) -> None:
     monitor.losses(record(*arguments, **named))
 
 
-def with_page(folder: Path, run: str = "run", **settings) -> Monitor:
-    return Monitor(folder, [TrainingPage(folder, run, **settings)])
+def with_page(folder: Path, run: str = "run", epochs: int = 400, **options: str) -> Monitor:
+    return Monitor(folder, [TrainingPage(folder, run, epochs, options)])
+
+
+@contextlib.contextmanager
+def shown(folder: Path, run: str = "run", **settings) -> Iterator[Monitor]:
+    """A monitor with a page, which is whole at the end."""
+    monitor = with_page(folder, run, **settings)
+    yield monitor
+    monitor.close()
 
 
 class Links(HTMLParser):
@@ -207,10 +224,10 @@ def test_losses_of_two_generators_have_their_panels():
 
 
 def test_page_shows_every_epoch_newest_first_with_the_curves(tmp_path):
-    monitor = with_page(tmp_path, "my <run>")
-    for epoch in (1, 2, 10):
-        monitor.images(epoch, {"real_A": GREY, "fake_B": GREY}, save=epoch != 2)
-        log(monitor, 1000 * epoch - 900, epoch)
+    with shown(tmp_path, "my <run>") as monitor:
+        for epoch in (1, 2, 10):
+            monitor.images(epoch, 1000 * epoch, {"real_A": GREY, "fake_B": GREY}, save=epoch != 2)
+            log(monitor, 1000 * epoch - 900, epoch)
     links = Links(tmp_path / "web/index.html")
     assert links.files[:2] == ["./losses.svg"] * 2
     assert links.files[2::2] == [
@@ -222,24 +239,36 @@ def test_page_shows_every_epoch_newest_first_with_the_curves(tmp_path):
     assert not list(tmp_path.glob("web/*.part"))
 
 
+def test_page_shows_the_same_images_over_time(tmp_path):
+    with shown(tmp_path) as monitor:
+        for epoch in range(1, 21):
+            samples = {"sample_inputs": GREY, "samples": GREY}
+            monitor.images(epoch, epoch, {"fake_B": GREY, **samples}, save=True)
+    files = Links(tmp_path / "web/index.html").files[2::2]
+    strips = [int(match[1]) for file in files if (match := re.fullmatch(r".*epoch(\d+)_samples.png", file))]
+    assert strips == [20, 17, 15, 12, 9, 6, 4, 1]
+    assert files[0] == "./images/epoch000_sample_inputs.png"
+    assert len(list((tmp_path / "web/images").glob("*_sample_inputs.png"))) == 1
+
+
 def test_page_of_a_resumed_run_still_shows_earlier_epochs_but_none_of_the_future(tmp_path):
-    first = with_page(tmp_path)
-    log(first, 100)
-    first.images(1, {"real_B": GREY, "fake_B": GREY, "real_A": GREY}, save=True)
-    state = first.state_dict()
-    log(first, 1200, epoch=2)
-    first.images(2, {"fake_B": GREY}, save=True)
-    second = with_page(tmp_path)
-    second.load_state_dict(state)
-    second.close()
+    with shown(tmp_path) as first:
+        log(first, 100)
+        first.images(1, 100, {"real_B": GREY, "fake_B": GREY, "real_A": GREY}, save=True)
+        state = first.state_dict()
+        log(first, 1200, epoch=2)
+        first.images(2, 1200, {"fake_B": GREY}, save=True)
+    with shown(tmp_path) as second:
+        second.load_state_dict(state)
     files = Links(tmp_path / "web/index.html").files[2::2]
     assert files == [f"./images/epoch001_{label}.png" for label in ("fake_B", "real_A", "real_B")]
 
 
 def test_images_stand_in_the_order_of_the_model(tmp_path):
     labels = ["real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B", "idt_B"]
-    with_page(tmp_path).images(1, dict.fromkeys(["old", *labels], GREY), save=True)
-    with_page(tmp_path).images(2, dict.fromkeys(labels, GREY), save=True)  # another session, one label less
+    for epoch, more in ((1, ["old"]), (2, [])):  # in another session there is one label less
+        with shown(tmp_path) as monitor:
+            monitor.images(epoch, epoch, dict.fromkeys(more + labels, GREY), save=True)
     files = Links(tmp_path / "web/index.html").files[2::2]
     assert files == [f"./images/epoch00{e}_{label}.png" for e, more in ((2, []), (1, ["old"]))
                      for label in labels + more]  # fmt: skip
@@ -247,7 +276,8 @@ def test_images_stand_in_the_order_of_the_model(tmp_path):
 
 def test_page_says_how_far_the_run_is_and_what_it_is(tmp_path):
     (tmp_path / "train_opt.txt").write_text("all of them")
-    log(with_page(tmp_path, epochs=400, options={"model": "qs", "lr": 2e-4}), 35_500, epoch=36)
+    with shown(tmp_path, model="qs", lr="0.0002") as monitor:
+        log(monitor, 35_500, epoch=36)
     links = Links(tmp_path / "web/index.html")
     for part in ("epoch36 of 400", "modelqs", "lr0.0002", "time left12:29:39"):  # 364.5 epochs of 123.4 s
         assert part in links.text
@@ -255,33 +285,29 @@ def test_page_says_how_far_the_run_is_and_what_it_is(tmp_path):
     assert record(500).seconds_left(2) == pytest.approx(1500 * 0.1234)
 
 
-def test_without_html_there_is_no_web_folder(tmp_path):
-    monitor = Monitor(tmp_path)
-    log(monitor, 100)
-    monitor.images(1, {"fake_B": GREY}, save=True)
-    monitor.close()
-    assert sorted(os.listdir(tmp_path)) == ["log.jsonl", "loss_log.txt"]
-
-
 def test_the_options_choose_the_watchers(tmp_path):
-    opt = Namespace(name="run", no_html=False, n_epochs=3, n_epochs_decay=1, display_id=0)
-    opt.model, opt.lr, opt.tensorboard, opt.use_wandb = "cut", 2e-4, False, False
+    opt = Namespace(name="run", no_html=False, n_epochs=3, n_epochs_decay=1, display_id=0, model="cut")
+    opt.tensorboard = opt.use_wandb = False
     opt.n_iterations = opt.n_iterations_decay = 0
-    monitor = create_monitor(opt, tmp_path, 10)
-    log(monitor, 1100, epoch=2)
-    text = Links(tmp_path / "web/index.html").text
-    assert "epoch2 of 4" in text and "modelcut" in text and "QS_mode" not in text
-    opt.no_html = True
-    assert [watcher.name for watcher in monitor.watchers] == ["the web page"]
-    assert create_monitor(opt, tmp_path, 10).watchers == []
-
-
-def test_the_page_of_a_training_by_iterations_counts_its_epochs(tmp_path):
-    opt = Namespace(name="run", no_html=False, n_iterations=20, n_iterations_decay=15, display_id=0)
-    opt.tensorboard, opt.use_wandb = False, False
     monitor = create_monitor(opt, tmp_path, epoch_steps=10)
     log(monitor, 1100, epoch=2)
-    assert "epoch2 of 4" in Links(tmp_path / "web/index.html").text
+    monitor.close()
+    text = Links(tmp_path / "web/index.html").text
+    assert "epoch2 of 4" in text and "modelcut" in text and "QS_mode" not in text
+    opt.n_iterations, opt.n_iterations_decay = 20, 15
+    assert create_monitor(opt, tmp_path, epoch_steps=10).watchers[0].watcher.epochs == 4
+
+
+def test_a_training_without_page_and_visdom_imports_neither_of_their_packages(tmp_path):
+    make_images(tmp_path / "data")
+    line = words(tmp_path / "data", tmp_path, "--n_epochs 1 --n_epochs_decay 0", "--no_html --display_id 0")
+    code = (
+        "import sys, train; sys.modules.update(dict.fromkeys(['dominate', 'visdom', 'wandb']));"
+        f"sys.exit(train.main({line!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run" / "web").exists()
 
 
 class Recorder:
@@ -289,23 +315,26 @@ class Recorder:
 
     name, live = "the recorder", True
 
-    def __init__(self, fail: bool = False, block: float = 0.0):
-        self.calls, self.now, self.fail, self.block = [], 0.0, fail, block
+    def __init__(
+        self, fail: Callable[[str], bool] = lambda call: False, block: threading.Event | None = None
+    ):
+        self.calls, self.fail, self.block = [], fail, block
 
     def _called(self, *call):
         self.calls.append(call)
-        self.now += self.block
-        if self.fail:
+        if self.block:
+            self.block.wait()
+        if self.fail(call[0]):
             raise ZeroDivisionError("division by zero")
 
-    def resume(self, records):
-        self._called("resume", [record.images for record in records])
+    def begin(self, records):
+        self._called("begin", [record.images for record in records])
 
     def losses(self, record):
         self._called("losses", record.images)
 
-    def images(self, epoch, images):
-        self._called("images", epoch, *images)
+    def images(self, epoch, step, images):
+        self._called("images", epoch, step, *images)
 
     def close(self):
         self._called("close")
@@ -313,14 +342,14 @@ class Recorder:
 
 def run_through(monitor: Monitor) -> None:
     log(monitor, 100)
-    monitor.load_state_dict(monitor.state_dict())
-    monitor.images(1, {"fake_B": GREY}, save=False)
-    monitor.images(1, {"real_A": GREY, "fake_B": GREY}, save=True)
+    monitor.images(1, 120, {"fake_B": GREY}, save=False)
+    monitor.images(1, 140, {"real_A": GREY, "fake_B": GREY}, save=True)
     monitor.close()
 
 
 ALL_CALLS = [
-    ("losses", 100), ("resume", [100]), ("images", 1, "fake_B"), ("images", 1, "real_A", "fake_B"), ("close",)
+    ("begin", []), ("losses", 100), ("images", 1, 120, "fake_B"), ("images", 1, 140, "real_A", "fake_B"),
+    ("close",),
 ]  # fmt: skip
 
 
@@ -329,21 +358,56 @@ def test_every_watcher_is_told_everything_it_wants(tmp_path):
     keeping.live = False
     run_through(Monitor(tmp_path, [live, keeping]))
     assert live.calls == ALL_CALLS
-    assert keeping.calls == [call for call in ALL_CALLS if call != ("images", 1, "fake_B")]
+    assert keeping.calls == [call for call in ALL_CALLS if call != ALL_CALLS[2]]
+
+
+def test_a_resumed_run_begins_with_its_records(tmp_path):
+    first = Monitor(tmp_path)
+    log(first, 100)
+    watcher = Recorder()
+    second = Monitor(tmp_path, [watcher])
+    second.load_state_dict(first.state_dict())
+    log(second, 200)
+    second.close()
+    assert watcher.calls == [("begin", [100]), ("losses", 200), ("close",)]
 
 
 def test_a_watcher_that_fails_costs_one_warning_and_the_others_nothing(tmp_path):
-    failing, well = Recorder(fail=True), Recorder()
+    failing, well = Recorder(fail=lambda call: True), Recorder()
     with pytest.warns(RuntimeWarning, match="the recorder: division by zero; training continues") as caught:
         run_through(Monitor(tmp_path, [failing, well]))
-    assert len(caught) == 1 and well.calls == failing.calls == ALL_CALLS
+    assert len(caught) == 1 and well.calls == ALL_CALLS and failing.calls == ALL_CALLS[:1]
 
 
-def test_a_watcher_that_blocks_is_dropped(tmp_path):
-    blocking, well = Recorder(block=60), Recorder()
-    with pytest.warns(RuntimeWarning, match="the recorder: a call took more than 10 s") as caught:
-        run_through(Monitor(tmp_path, [blocking, well], clock=lambda: blocking.now))
-    assert len(caught) == 1 and well.calls == ALL_CALLS and blocking.calls == ALL_CALLS[:1]
+def test_a_watcher_that_failed_begins_again_from_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(monitoring, "FIRST_REST", 0.0)
+    failures = iter([True, False, False, True])
+    watcher = Recorder(fail=lambda call: next(failures, False))
+    monitor = Monitor(tmp_path, [watcher])
+    with pytest.warns(RuntimeWarning):
+        for images in (100, 200, 300):
+            log(monitor, images)
+            wait_until(lambda: monitor.watchers[0]._calls.empty())
+        monitor.close()
+    begun, again, *others = watcher.calls
+    assert begun == ("begin", []) and again == ("begin", [100])
+    assert others == [("losses", 200), ("losses", 300), ("begin", [100, 200, 300]), ("close",)]
+
+
+def test_a_watcher_that_blocks_holds_nobody_up_and_memory_is_bounded(tmp_path):
+    go = threading.Event()
+    blocking, well = Recorder(block=go), Recorder()
+    monitor = Monitor(tmp_path, [blocking, well])
+    with pytest.warns(RuntimeWarning, match="the recorder: 100 updates wait to be shown, so some are left"):
+        for images in range(1, 500):
+            log(monitor, images)
+            if images % 50 == 0:
+                wait_until(monitor.watchers[1]._calls.empty)
+    assert monitor.watchers[0]._calls.qsize() == monitoring.MOST_WAITING
+    monitor.watchers[0].close(timeout=0.05)
+    go.set()
+    monitor.close()
+    assert len(blocking.calls) < 110 and len(well.calls) > 110
 
 
 HOSTILE = [
@@ -388,16 +452,25 @@ def test_a_disk_that_refuses_costs_a_warning_each(tmp_path):
 
 def test_watching_is_cheap_at_the_end_of_a_long_run(tmp_path, monkeypatch):
     """A page with 400 epochs of images draws at most 1000 points per curve and builds only the new row."""
-    page = TrainingPage(tmp_path, "run")
+    page = TrainingPage(tmp_path, "run", 400, {})
+    page.begin([record(100 * n + 1, epoch=n // 10 + 1) for n in range(4000)])
     page._labels = {epoch: {"real_A", "fake_B", "real_B", "idt_B"} for epoch in range(1, 401)}
-    page.resume([record(100 * n + 1, epoch=n // 10 + 1) for n in range(4000)])
-    page.images(400, {"fake_B": GREY})
+    page.images(400, 400, {"fake_B": GREY})
     assert len(page._history.rows()) <= 1001
     built, section = [], pages.tags.section
     monkeypatch.setattr(pages.tags, "section", lambda *a, **k: built.append(1) or section(*a, **k))
-    page._labels[401] = {"fake_B"}
-    page.images(401, {"fake_B": GREY})
+    page.images(401, 401, {"fake_B": GREY})
     assert len(built) == 1
+
+
+def test_a_grid_holds_each_image_whole():
+    images = [np.full((8, 12, 3), value, np.uint8) for value in (10, 20, 30)]
+    grid = image_grid(images, columns=2)
+    assert grid.shape == (24, 32, 3) and (grid[0] == 255).all()
+    assert (
+        (grid[2:10, 2:14] == 10).all() and (grid[2:10, 18:30] == 20).all() and (grid[14:22, 2:14] == 30).all()
+    )
+    assert max(image_grid([np.zeros((300, 900, 3), np.uint8)], columns=4).shape) == 260
 
 
 def test_images_become_rounded_uint8():
@@ -422,5 +495,5 @@ def test_nothing_is_said_when_all_goes_well(tmp_path):
         warnings.simplefilter("error")
         monitor = with_page(tmp_path)
         log(monitor, 100)
-        monitor.images(1, {"fake_B": GREY}, save=True)
+        monitor.images(1, 100, {"fake_B": GREY}, save=True)
         monitor.close()

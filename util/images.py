@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +39,23 @@ def save_png(image: np.ndarray, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Training waits for this: weak compression takes a third of the time for a tenth more bytes.
     Image.fromarray(image).save(path, format="PNG", compress_level=1)
+
+
+def image_grid(images: Sequence[np.ndarray], columns: int, side: int = 256) -> np.ndarray:
+    """Images side by side in rows, on white, those larger than `side` reduced to it.
+
+    Args:
+        images: at least one (h, w, 3) uint8, of any sizes.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    pictures = [Image.fromarray(image) for image in images]
+    for picture in pictures:
+        picture.thumbnail((side, side))
+    width, height = (max(picture.size[axis] for picture in pictures) + 4 for axis in (0, 1))
+    columns = min(columns, len(pictures))
+    grid = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height), "white")
+    for number, picture in enumerate(pictures):
+        grid.paste(picture, (number % columns * width + 2, number // columns * height + 2))
+    return np.asarray(grid)

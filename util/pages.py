@@ -1,4 +1,8 @@
-"""Web pages that open from disk, offline: of a training, of the results of test.py, of a study."""
+"""Web pages that open from disk, offline: of a training, of the results of test.py, of a study.
+
+Files are given relative to the page's folder. Names may hold anything a file system allows: they are quoted
+as URLs, and characters that cannot be printed (a newline, a byte that is not UTF-8) are shown as escapes.
+"""
 
 from __future__ import annotations
 
@@ -18,66 +22,67 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{
 --page:#14171c;--card:#1c2128;--text:#e6eaf0;--faint:#9aa4b1;--line:#2a3039;--link:#6cb6ff}}
 *{box-sizing:border-box}
-body{margin:0 auto;padding:1.5rem clamp(1rem,3vw,2.5rem) 4rem;
+body{margin:0 auto;padding:1.5rem clamp(.6rem,3vw,2.5rem) 4rem;max-width:120rem;
 background:var(--page);color:var(--text);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 h1{font-size:1.5rem;line-height:1.25;margin:0 0 1rem;overflow-wrap:anywhere}
 h2{font-size:1.1rem;margin:2rem 0 .75rem;overflow-wrap:anywhere}
 h3{font-size:.95rem;margin:0 0 .6rem;overflow-wrap:anywhere}
+a,summary{color:var(--link)}
+summary{cursor:pointer;margin:.5rem 0}
+p{max-width:60rem;margin:.4rem 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;
 padding:.9rem 1rem;margin:0 0 .9rem}
-.plot{overflow-x:auto}
+.wide{overflow-x:auto}
 .plot img{display:block;width:100%;min-width:48rem;height:auto}
 .facts{display:flex;flex-wrap:wrap;gap:.6rem 2rem}
 .facts div{min-width:4.5rem}
 dt{color:var(--faint);font-size:.8rem}
 dd{margin:0;font-weight:600;font-variant-numeric:tabular-nums}
-.row{display:flex;flex-wrap:wrap;gap:.8rem}
-figure{margin:0;max-width:100%}
-figure img{display:block;max-width:100%;height:auto;aspect-ratio:auto 1;
-background:var(--line);border-radius:3px}
-figcaption{color:var(--faint);font-size:.85rem;margin-top:.25rem;overflow-wrap:anywhere}
-.images{display:inline-block;vertical-align:top;max-width:100%;margin-right:.9rem}
 nav{display:flex;flex-wrap:wrap;gap:.1rem 1rem;max-height:12rem;overflow-y:auto}
-a{color:var(--link)}
-p{max-width:60rem;margin:.4rem 0}
-.wide{overflow-x:auto}
+figure{margin:0;max-width:100%}
+figure img{display:block;width:100%;height:auto;background:var(--line);border-radius:3px}
+figcaption{color:var(--faint);font-size:.85rem;margin-top:.25rem;overflow-wrap:anywhere}
+.row{display:grid;gap:.6rem;grid-template-columns:repeat(auto-fit,minmax(min(14rem,40%),1fr))}
+.row figure{max-width:32rem}
+.strip{display:grid;grid-template-columns:5rem 1fr;align-items:center;gap:.6rem;max-width:44rem;
+margin:0 0 .4rem}
+.strip figcaption{margin:0;order:-1;overflow-wrap:normal}
+.slider{position:relative}
+.slider .over{position:absolute;inset:0;height:100%;clip-path:inset(0 0 0 var(--at,50%))}
+.slider input{position:absolute;inset:0;width:100%;height:100%;margin:0;opacity:0;cursor:ew-resize}
+.slider::after{content:"";position:absolute;top:0;bottom:0;left:var(--at,50%);width:2px;margin-left:-1px;
+background:#fff;box-shadow:0 0 3px #000;pointer-events:none}
+.slider:focus-within{outline:3px solid var(--link)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.35rem .9rem .35rem 0;text-align:left;vertical-align:top;white-space:nowrap}
 thead th{border-bottom:1px solid var(--line);font-weight:600}
 tbody tr+tr td,tbody tr+tr th{border-top:1px solid var(--line)}
 tbody th{font-weight:600}
 td small,th small{display:block;color:var(--faint);font-weight:400}
-details summary{cursor:pointer;color:var(--link)}
 """
 
 
 class Page:
-    """A page put together from top to bottom, then saved as `folder/index.html`.
-
-    Files are given relative to `folder`. Names may hold anything a file system allows: they are quoted as
-    URLs, and characters that cannot be printed (a newline, a byte that is not UTF-8) are shown as escapes.
-    """
+    """A page put together from top to bottom, then saved as `folder/index.html`."""
 
     def __init__(self, folder: str | Path, title: str):
         self.folder = Path(folder)
         self.title = printable(title)
         self._parts: list[str] = []  # finished HTML
+        self._folded = 0  # <details> that are open
 
     def add(self, tag: tags.html_tag) -> None:
         """Any tag of dominate."""
         self._parts.append(tag.render(pretty=False))
 
     def add_header(self, text: str) -> None:
-        """A heading above what follows."""
         self.add(tags.h2(printable(text)))
 
     def add_text(self, text: str) -> None:
-        """A paragraph."""
         self.add(tags.p(printable(text)))
 
     def add_link(self, file: str, text: str) -> None:
-        """A line that links to a file."""
         self.add(tags.p(tags.a(printable(text), href=url(file))))
 
     def add_facts(self, facts: Mapping[str, str]) -> None:
@@ -88,24 +93,34 @@ class Page:
 
     def add_plot(self, file: str, description: str) -> None:
         """A drawing as wide as the page, linked to its file."""
-        image = tags.img(src=url(file), alt=printable(description))
-        self.add(tags.div(tags.a(image, href=url(file)), cls="plot card"))
+        self.add(tags.div(_linked(file, description), cls="plot wide card"))
+
+    def add_strip(self, caption: str, file: str) -> None:
+        """A wide image with its caption beside it."""
+        self.add(tags.figure(_linked(file, caption), tags.figcaption(printable(caption)), cls="strip"))
 
     def add_jump_list(self, captions: Sequence[str]) -> None:
         """Links to the rows of images with these captions."""
         links = [tags.a(printable(caption), href=f"#{_anchor(caption)}") for caption in captions]
         self.add(tags.nav(*links, cls="card"))
 
-    def add_images(self, caption: str, files: Sequence[str], labels: Sequence[str], width: int = 256) -> None:
-        """Images side by side, each linked to its file. Several such rows stand side by side if they fit.
+    def add_images(
+        self, caption: str, files: Sequence[str], labels: Sequence[str], compare: bool = False
+    ) -> None:
+        """Images side by side, each linked to its file.
 
         Args:
             caption: above the row (an epoch, the name of the input).
-            files: one path per image, relative to the page's folder.
+            files: one path per image.
             labels: one text per image, shown below it.
-            width: of an image on the screen, in pixels.
+            compare: begin the row with the second image over the first one, and a slider between them.
         """
-        self._parts.append(_image_row(caption, tuple(files), tuple(labels), width))
+        self._parts.append(_image_row(caption, tuple(files), tuple(labels), compare))
+
+    def fold(self, summary: str) -> None:
+        """Hide what follows, to the end of the page, until the reader opens it."""
+        self._parts.append(f"<details>{tags.summary(printable(summary)).render(pretty=False)}")
+        self._folded += 1
 
     def save(self) -> None:
         """Write the page, replacing an older one in one move. Raises OSError."""
@@ -115,7 +130,8 @@ class Page:
             tags.meta(charset="utf-8")
             tags.meta(name="viewport", content="width=device-width, initial-scale=1")
             tags.style(raw(STYLE))
-        document.body.add(tags.h1(self.title), raw("\n".join(self._parts)))
+        body = "\n".join(self._parts) + "</details>" * self._folded
+        document.body.add(tags.h1(self.title), raw(body))
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = self.folder / "index.html.part"
         unfinished.write_text(document.render(pretty=False), encoding="utf-8")
@@ -124,14 +140,30 @@ class Page:
 
 # Cached because a training page is written again and again with the rows it had.
 @functools.lru_cache(maxsize=10_000)
-def _image_row(caption: str, files: tuple[str, ...], labels: tuple[str, ...], width: int) -> str:
-    figures = []
-    for file, label in zip(files, labels, strict=True):
-        image = tags.img(src=url(file), alt=printable(label), width=width, loading="lazy")
-        figures.append(tags.figure(tags.a(image, href=url(file)), tags.figcaption(printable(label))))
+def _image_row(caption: str, files: tuple[str, ...], labels: tuple[str, ...], compare: bool) -> str:
+    figures = [
+        tags.figure(_linked(file, label), tags.figcaption(printable(label)))
+        for file, label in zip(files, labels, strict=True)
+    ]
+    if compare and len(files) > 1:
+        figures.insert(0, _slider(files, labels))
     heading = tags.h3(printable(caption))
-    row = tags.section(heading, tags.div(*figures, cls="row"), cls="images card", id=_anchor(caption))
+    row = tags.section(heading, tags.div(*figures, cls="row"), cls="card", id=_anchor(caption))
     return row.render(pretty=False)
+
+
+def _linked(file: str, description: str) -> tags.html_tag:
+    return tags.a(tags.img(src=url(file), alt=printable(description), loading="lazy"), href=url(file))
+
+
+def _slider(files: Sequence[str], labels: Sequence[str]) -> tags.html_tag:
+    """The second image over the first, shown to the right of a line that the reader moves."""
+    below, over = (tags.img(src=url(file), alt="", loading="lazy") for file in files[:2])
+    over["class"] = "over"
+    move = "this.parentNode.style.setProperty('--at',this.value+'%')"
+    names = f"{printable(labels[0])} | {printable(labels[1])}"
+    line = tags.input_(type="range", min=0, max=100, value=50, oninput=move, aria_label=names)
+    return tags.figure(tags.div(below, over, line, cls="slider"), tags.figcaption(names))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str | tags.html_tag]]) -> tags.html_tag:

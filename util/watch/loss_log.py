@@ -49,6 +49,15 @@ class LossRecord:
         head += f", time: {self.seconds_per_image:.3f}, data: {self.data_seconds:.3f}) "
         return head + "".join(f"{name}: {value:.3f} " for name, value in self.losses.items())
 
+    def scalars(self) -> dict[str, float]:
+        """What curves show, by tag: finite losses, rate, epoch and speed."""
+        losses = {f"loss/{name}": value for name, value in self.losses.items() if value is not None}
+        return losses | {
+            "training/learning_rate": self.lr,
+            "training/epoch": self.epochs_done,
+            "training/seconds_per_image": self.seconds_per_image,
+        }
+
     def seconds_left(self, epochs: float) -> float:
         """Time until `epochs` epochs are done, at this record's speed."""
         images_per_epoch = self.iters / (self.epochs_done - (self.epoch - 1))

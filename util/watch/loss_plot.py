@@ -85,13 +85,14 @@ def _mean_row(rows: Sequence[Row]) -> Row:
 def smooth(values: np.ndarray) -> np.ndarray:
     """Running mean, twice: (n,) -> (n,).
 
-    At the start the window shrinks on both sides, so that the first, steep fall keeps its height; at the end
+    At the start the window is narrow on both sides, so that the first, steep fall keeps its shape; at the end
     it only shrinks on the right, so that the newest value does not jump.
     """
     n = len(values)
     reach = round(min(max(SMOOTHING * n, 5), n / 8))
     at = np.arange(n)
-    first, last = np.maximum(0, at - reach), np.minimum(n - 1, at + np.minimum(reach, at))
+    reach = np.minimum(reach, at // 4)
+    first, last = at - reach, np.minimum(n - 1, at + reach)
     for _ in range(2):
         sums = np.concatenate([[0.0], np.cumsum(values)])
         values = (sums[last + 1] - sums[first]) / (last + 1 - first)

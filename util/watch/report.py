@@ -21,8 +21,9 @@ class Report:
     """Reports the steps of one training; every process has one, the first alone prints.
 
     Args:
-        monitor: log, page and visdom; None in the other processes.
+        monitor: None in the other processes.
         model: a `BaseModel`.
+        samples: has `pictures()` of the images that every epoch shows.
         epoch_images: images of an epoch.
         global_batch: images of a step over all processes.
     """
@@ -35,8 +36,11 @@ class Report:
         opt: Namespace,
         epoch_images: int,
         global_batch: int,
+        samples=None,
     ):
         self.monitor, self.model, self.progress, self.opt = monitor, model, progress, opt
+        self.samples = samples
+        self.time_left = "unknown time"
         self.epoch_images, self.global_batch = epoch_images, global_batch
         self.length = Length.of(opt)
         self.epochs = self.length.in_epochs(epoch_images // global_batch)
@@ -67,12 +71,15 @@ class Report:
         first = progress.images == self.global_batch  # a new training shows its first losses at once
         if first or progress.crossed(opt.print_freq, self.global_batch):
             self._losses()
-        if self.monitor:
+        if self.monitor and self.monitor.watchers:
             shown = progress.crossed(opt.display_freq, self.global_batch)
             last = progress.position >= self.epoch_images or self.length.reached(progress)
             saved = last or progress.crossed(opt.update_html_freq, self.global_batch)
             if shown or saved:
-                self.monitor.images(progress.epoch, self.model.pictures(), save=saved)
+                images = self.model.pictures()
+                if saved and self.samples:
+                    images |= self.samples.pictures()
+                self.monitor.images(progress.epoch, progress.images, images, save=saved)
 
     def _losses(self) -> None:
         progress = self.progress
@@ -93,8 +100,8 @@ class Report:
         if self.monitor:
             self.monitor.losses(record)
         headline = ", ".join(f"{name} {losses[name]:.3f}" for name in self.model.headline)
-        left = tqdm.format_interval(record.seconds_left(self.epochs))
-        self.bar.set_postfix_str(f"{headline}, {left} left in all", refresh=False)
+        self.time_left = tqdm.format_interval(max(0, record.seconds_left(self.epochs)))
+        self.bar.set_postfix_str(f"{headline}, {self.time_left} left in all", refresh=False)
 
     def save_mean(self) -> None:
         """Put the sum of the headline loss into the progress. All processes call it together.

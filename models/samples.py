@@ -1,0 +1,64 @@
+"""The images that a training shows in every epoch: the first test images, or else training images."""
+
+from __future__ import annotations
+
+import itertools
+from argparse import Namespace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import create_loader
+from models.base_model import BaseModel
+from util.errors import UserError
+from util.images import image_grid, to_uint8
+
+COUNT = 4
+MOST_PIXELS = 512  # a side; of larger images the middle is shown
+
+
+class Samples:
+    """Translates the same images again and again, as test.py would, without a change of the model's state."""
+
+    def __init__(self, opt: Namespace, model: BaseModel):
+        self.model = model
+        self.multiple = model.size_limits(opt)[0]
+        self.images: list[Tensor] = []  # (1, C, H, W) each
+        for phase in ("test", opt.phase):
+            settings = {"isTrain": False, "phase": phase, "batch_size": 1, "num_threads": 0}
+            try:
+                batches = create_loader(Namespace(**{**vars(opt), **settings}), "cpu").epoch(1)
+                self.images = [self._middle(batch["A"]) for batch in itertools.islice(batches, COUNT)]
+                break
+            except UserError:  # there are no such images
+                continue
+
+    @torch.no_grad()
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The images and their translations, each side by side: (H, W, 3) uint8 by label."""
+        if not self.images:
+            return {}
+        net, model = self.model.translator(), self.model
+        training = [module for module in net.modules() if module.training]
+        net.eval()  # batch norm as it is, no dropout
+        try:
+            style = []
+            if model.styled:
+                same = torch.Generator().manual_seed(0)
+                style = [torch.randn(1, net.style_dim, generator=same).to(model.device)]
+            with model.autocast():
+                translations = [net(model.place(image), *style).float() for image in self.images]
+        finally:
+            for module in training:
+                module.training = True
+        images = {"sample_inputs": self.images, "samples": translations}
+        return {name: image_grid([to_uint8(i) for i in many], COUNT) for name, many in images.items()}
+
+    def _middle(self, image: Tensor) -> Tensor:
+        """The middle of an image, of sides that the network takes."""
+        for axis in (2, 3):
+            length = image.shape[axis]
+            side = min(length, MOST_PIXELS) // self.multiple * self.multiple
+            image = image.narrow(axis, (length - side) // 2, side)
+        return image
