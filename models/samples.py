@@ -7,7 +7,7 @@ from argparse import Namespace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data import create_loader
 from models.base_model import BaseModel
@@ -43,17 +43,26 @@ class Samples:
         training = [module for module in net.modules() if module.training]
         net.eval()  # batch norm as it is, no dropout
         try:
-            style = []
-            if model.styled:
-                same = torch.Generator().manual_seed(0)
-                style = [torch.randn(1, net.style_dim, generator=same).to(model.device)]
             with model.autocast():
-                translations = [net(model.place(image), *style).float() for image in self.images]
+                translations = [
+                    net(model.place(image), *self._condition(net, number)).float()
+                    for number, image in enumerate(self.images)
+                ]
         finally:
             for module in training:
                 module.training = True
         images = {"sample_inputs": self.images, "samples": translations}
         return {name: image_grid([to_uint8(i) for i in many], COUNT) for name, many in images.items()}
+
+    def _condition(self, net: nn.Module, number: int) -> list[Tensor]:
+        """What the network takes besides an image: always the same style, or the domains in turn."""
+        if self.model.styled:
+            condition = torch.randn(1, net.style_dim, generator=torch.Generator().manual_seed(0))
+        elif domains := getattr(self.model.opt, "domains", None):
+            condition = torch.tensor([(number + 1) % len(domains)])
+        else:
+            return []
+        return [condition.to(self.model.device)]
 
     def _middle(self, image: Tensor) -> Tensor:
         """The middle of an image, of sides that the network takes."""
