@@ -8,36 +8,26 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from data import create_loader
 from data.folders import changes, fingerprint
-from data.loader import Loader
 from data.preflight import quick_check
 from models import MODELS, create_model
-from models.base_model import BaseModel
 from models.samples import Samples
-from models.weights import weights_file
 from options.describe import banner, closing, describe
-from options.saved import changed_options, holds_run, refuse_another_run, run_folder, write_options
-from options.train_options import OF_THE_CALL, WATCHING, TrainOptions
+from options.train_options import TrainOptions
 from util import distributed
-from util.arguments import ArgumentParser
 from util.console import lasting_output, say, show_warnings_as_lines
 from util.device import get_device
 from util.errors import UserError, entry_point
-from util.run.checkpoint import STATE_FILE, WITHOUT_STATE, Checkpoints, Progress, seed_everything
-from util.run.claim import claim_folder
+from util.run.checkpoint import seed_everything
 from util.run.clock import Clock
-from util.run.failures import FailureReport
 from util.run.length import Length
-from util.run.lock import RunLock
-from util.run.replaced import clear_logs, drop_replaced, has_replaced, put_back, set_aside
+from util.run.recent_steps import RecentSteps
+from util.run.run import Run
 from util.run.stop_signal import StopSignal
-from util.watch.monitor import Monitor, create_monitor
 from util.watch.report import Report
 
 
@@ -53,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{obstacle}, or a single process")  # before the processes connect: each refuses
     try:
         with distributed.session(device), StopSignal() as stop:
-            return train(opt, options.parser, device, stop)
+            return train(opt, options, device, stop)
     except distributed.ProcessLostError as error:
         print(
             f"error: another process of this training was lost ({str(error).splitlines()[0][:200]}). Start "
@@ -64,13 +54,13 @@ def main(argv: list[str] | None = None) -> int:
         os._exit(1)  # a normal exit would wait for work on the GPU that needs the lost process
 
 
-def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: StopSignal) -> int:
+def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: StopSignal) -> int:
     """Train to the last epoch, or until `stop`; return the exit status."""
     # the run's folder; the data is checked first, so that a start without data makes no folder
     if distributed.rank() == 0:
         for problem in quick_check(opt):
             say(f"note: {problem}", file=sys.stderr)
-    run = Run(opt, parser, run_folder(vars(opt)))
+    run = Run(opt, options.parser.options, MODELS[opt.model].translating(opt)[0])
 
     # data and model
     seed_everything(opt.seed)
@@ -88,12 +78,11 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
         # where to begin, and what to show
         global_batch = opt.batch_size * distributed.world_size()
         epoch_images = len(loader) * global_batch  # an incomplete last batch is left out
-        progress = run.begin(model, loader, global_batch)
-        monitor = run.monitor
+        files = fingerprint(loader.dataset.files, opt.dataroot)
+        progress = run.begin(model, files, changes, len(loader), global_batch)
         length = Length.of(opt)
-        samples = Samples(opt, model) if monitor and monitor.watchers else None
-        report = Report(monitor, model, progress, opt, epoch_images, global_batch, samples)
-        failures = FailureReport(model, progress)
+        samples = Samples(opt, model) if run.monitor and run.monitor.watchers else None
+        report = Report(run.monitor, model, progress, opt, epoch_images, global_batch, samples)
         if length.reached(progress):
             say(f"The run is complete: {length}. Raise {length.options} to continue.")
         else:
@@ -108,12 +97,13 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
                 model.optimize_parameters()
                 clock.step_done(global_batch)
                 progress.advance(global_batch)
-                failures.check()
+                recent.check()
+                run.check_folder()
                 report.step()
 
                 stopping, complete = distributed.largest(stop.received), length.reached(progress)
                 if stopping or complete or progress.crossed(opt.save_latest_freq, global_batch):
-                    failures.check(wait=True)  # a resume would otherwise start after the failure
+                    recent.check(wait=True)  # a resume would otherwise start after the failure
                     report.save_mean()
                     names = [f"iter_{progress.images}"] if opt.save_by_iter else []
                     if stopping or complete or not names:
@@ -131,7 +121,7 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
                     say(closing(opt, run.folder, complete=True))
                     return 0
 
-            failures.check(wait=True)
+            recent.check(wait=True)
             model.update_learning_rate(report.mean_headline())
             progress.next_epoch()
             report.end_epoch()
@@ -148,157 +138,6 @@ def train(opt: Namespace, parser: ArgumentParser, device: torch.device, stop: St
     finally:
         loader.close()
         run.close()
-
-
-class Run:
-    """The run's folder: claimed, continued or begun, and saved to. Only the first process writes."""
-
-    def __init__(self, opt: Namespace, parser: ArgumentParser, folder: Path):
-        self.opt, self.parser, self.folder = opt, parser, folder
-        self.writes = distributed.rank() == 0 and not opt.dry_run
-        self.lock: RunLock | None = None
-        self.monitor: Monitor | None = None
-        self.replacing = False  # another run is set aside until this one has saved
-        # --epoch counts only where it was given; otherwise it may be what an earlier call has saved
-        self.epoch = opt.epoch if "epoch" in opt.given else "latest"
-        self.start = "nothing" if opt.dry_run else distributed.from_first(self._claim)
-        if self.start == "weights" and self.epoch.isdecimal() and "epoch_count" not in opt.given:
-            opt.epoch_count = int(self.epoch) + 1
-
-    def _claim(self) -> str:
-        network = MODELS[self.opt.model].translating(self.opt)[0]
-        self.lock, start = claim_folder(
-            self.folder,
-            weights_file(self.folder, self.epoch, network),
-            continues=self.opt.continue_train,
-            default_start=self.epoch == "latest",
-            refuse=lambda: refuse_another_run(self.opt, self.folder, self.parser, OF_THE_CALL),
-        )
-        return start
-
-    def begin(self, model: BaseModel, loader: Loader, global_batch: int) -> Progress:
-        """Where training begins: the exact place where the run stopped, given weights, or a fresh start."""
-        opt, progress = self.opt, Progress(epoch=self.opt.epoch_count)
-        if self.start == "nothing" and opt.pretrained_name:
-            found = model.load_networks(Path(opt.checkpoints_dir) / opt.pretrained_name, opt.epoch)
-            say(f"Starting from the weights of {opt.pretrained_name}, epoch {opt.epoch}: {', '.join(found)}.")
-        elif self.start == "nothing" and opt.continue_train:
-            say(f"Nothing was saved in {self.folder} yet: starting at the beginning.")
-        if self.start == "nothing" and self.writes:
-            self._clear()  # only now: nothing that could fail before the first step has
-        logs = {}
-        if self.writes:
-            self.monitor = create_monitor(opt, self.folder, len(loader))
-            logs["logs"] = (self.monitor.state_dict, self.monitor.load_state_dict)
-        files = fingerprint(loader.dataset.files, opt.dataroot)
-        differences: list[str] = []
-        data = {"data": (lambda: files, lambda before: differences.extend(changes(before, files)))}
-        self.checkpoints = Checkpoints(self.folder, model, {**logs, **data}, self.writes)
-        if self.start == "state":
-            progress = self.checkpoints.resume()
-            self._check_place(progress, len(loader) * global_batch, global_batch, bool(differences))
-            say(f"Continuing in epoch {progress.epoch} after {progress.images} images.")
-            # a killed run may not have come to saving these
-            self._write(lambda: model.save_networks(self.folder, "latest"))
-        elif self.start == "weights":
-            found = model.load_networks(self.folder, self.epoch)
-            say(
-                f"{self.folder} has no exact state of this epoch: continuing from the weights alone "
-                f"({', '.join(found)}) in epoch {progress.epoch}, with fresh optimisers."
-            )
-        model.schedule.begin(progress.epoch, progress.steps)
-        if self.start != "nothing":
-            self._note_changes(differences)
-        if self.writes:
-            write_options(self.folder, opt, self.parser.defaults)
-        self.progress = progress
-        return progress
-
-    def _clear(self) -> None:
-        """Make room for a fresh start: set another run aside, or delete logs of one that saved nothing."""
-        try:
-            if holds_run(self.folder) or has_replaced(self.folder):
-                set_aside(self.folder)
-                self.replacing = True
-            else:
-                clear_logs(self.folder)
-        except OSError as error:
-            raise UserError(
-                f"the run in {self.folder} cannot be set aside: {error}; choose another --name"
-            ) from None
-
-    def _check_place(
-        self, progress: Progress, epoch_images: int, global_batch: int, other_data: bool
-    ) -> None:
-        """UserError where a training cannot continue from where the state was saved."""
-        if progress.position > epoch_images and not other_data:
-            raise UserError(
-                f"{self.folder / STATE_FILE} is damaged (it stands at image {progress.position} of an epoch "
-                f"of {epoch_images}); {WITHOUT_STATE}"
-            )
-        if progress.position % global_batch:
-            raise UserError(
-                f"the run stopped after {progress.position} images of its epoch, which is no multiple of the "
-                f"global batch, {global_batch} (batch size x processes): resume with the global batch it was "
-                "trained with"
-            )
-
-    def _note_changes(self, data: list[str]) -> None:
-        """Say which images and options are no longer those that the run was saved with, and what follows."""
-        if data:
-            say(
-                f"note: the images are not those of the run so far: {'; '.join(data)}. The rest of this "
-                "epoch and later ones use the images there are now, in another order than without the "
-                "change."
-            )
-        if changed := changed_options(self.opt, self.folder, self.parser, (*OF_THE_CALL, *WATCHING)):
-            say(
-                f"note: options are not those of the run so far: {'; '.join(changed)}. Training continues "
-                "with the new values, which are saved with the run; losses before and after may not "
-                "compare."
-            )
-
-    def save(self, *names: str) -> None:
-        """Save the run under `names`. All processes call it together."""
-        self._write(lambda: self._save(*names))
-
-    def _save(self, *names: str) -> None:
-        self.checkpoints.save(self.progress, *names)
-        if self.replacing:
-            drop_replaced(self.folder)
-            self.replacing = False
-
-    def _write(self, save: Callable[[], None]) -> None:
-        """Call `save`; UserError where that fails."""
-        try:
-            if self.writes and not self.lock.path.exists():  # the logs may have made the folder again
-                say(f"warning: {self.folder} has vanished, with all that was in it; making it anew.")
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self.lock.release()
-                self.lock = RunLock(self.folder)
-                write_options(self.folder, self.opt, self.parser.defaults)
-            save()
-        except OSError as error:
-            raise UserError(
-                f"the checkpoint could not be saved in {self.folder}: {error}. The last good one stays; make "
-                "room or repair the folder, then continue with --continue_train"
-            ) from None
-
-    def close(self) -> None:
-        """Finish the page and let others train in the folder. Put a run back that nothing has replaced."""
-        if self.monitor:
-            self.monitor.close()
-        if self.replacing:
-            try:
-                put_back(self.folder)
-                say(f"Nothing was saved: the earlier run is back in {self.folder}.")
-            except OSError as error:
-                say(
-                    f"warning: the earlier run in {self.folder} could not be put back yet ({error}); the "
-                    "next training of this name will do it."
-                )
-        if self.lock:
-            self.lock.release()
 
 
 if __name__ == "__main__":

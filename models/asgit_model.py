@@ -48,6 +48,7 @@ class ASGITModel(GuidedModel, CycleGANModel):
             "where maps come from: D's last look at the image's translation, or D's look at the image itself",
             choices=SOURCES,
             only={"attention_fusion": tuple(FUSIONS)},
+            scope="fixed",
         )
         add("--use_rec", False, "show the discriminators reconstructions too, as fakes")
         add(

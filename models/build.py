@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import partial
 
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ DISCRIMINATORS = ("basic", "n_layers", "pixel", *ATTENDING)
 
 def add_options(add) -> None:
     """Declare the options of the networks that models share, with `add(flag, default, help, ...)`."""
+    add = partial(add, scope="fixed")
     add("--netG", "resnet_9blocks", "generator", choices=GENERATORS)
     add("--ngf", 64, "channels after the generator's first convolution", type=integer(1))
     add("--normG", "instance", "normalisation in the generator", choices=tuple(NORMS))

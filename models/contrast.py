@@ -36,9 +36,23 @@ class ContrastModel(BaseModel):
             "generator layers contrasted; of dcl and qs_dual 4,8,12,16",
             type=layer_list,
             shown="0,4,8,12,16; U-Nets 0,1,2,3,4",
+            scope="fixed",
         )
-        add("--netF", "mlp_sample", "heads of the features; sample: none", choices=("mlp_sample", "sample"))
-        add("--netF_nc", 256, "width of the heads", type=integer(1), only={"netF": ("mlp_sample",)})
+        add(
+            "--netF",
+            "mlp_sample",
+            "heads of the features; sample: none",
+            choices=("mlp_sample", "sample"),
+            scope="fixed",
+        )
+        add(
+            "--netF_nc",
+            256,
+            "width of the heads",
+            type=integer(1),
+            only={"netF": ("mlp_sample",)},
+            scope="fixed",
+        )
         add("--nce_T", 0.07, "temperature of PatchNCE", type=real_number(0, above=True))
         add("--num_patches", 256, "patches (queries) per image and layer", type=integer(1))
 

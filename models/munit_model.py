@@ -58,12 +58,24 @@ class MUNITModel(BaseModel):
         add("--recon_c_w", 1.0, "weight of the reconstruction of content", type=real_number(0))
         add("--recon_x_cyc_w", 10.0, "weight of the cycle; 0: no cycle", type=real_number(0))
         add("--weight_decay", 0.0001, "L2 penalty in Adam, on all parameters", type=real_number(0))
-        add("--mlp_dim", 256, "width of the MLP from styles to AdaIN parameters", type=integer(1))
-        add("--style_dim", 8, "length of a style", type=integer(1))
-        add("--n_downsample", 2, "halvings of the content encoder", type=integer(1, 3))
-        add("--n_res", 4, "residual blocks of the content encoder and of the decoder", type=integer(1))
-        add("--n_layer", 4, "halvings of the discriminator, at each scale", type=integer(1))
-        add("--num_scales", 3, "scales of the discriminator", type=integer(1))
+        add(
+            "--mlp_dim",
+            256,
+            "width of the MLP from styles to AdaIN parameters",
+            type=integer(1),
+            scope="fixed",
+        )
+        add("--style_dim", 8, "length of a style", type=integer(1), scope="fixed")
+        add("--n_downsample", 2, "halvings of the content encoder", type=integer(1, 3), scope="fixed")
+        add(
+            "--n_res",
+            4,
+            "residual blocks of the content encoder and of the decoder",
+            type=integer(1),
+            scope="fixed",
+        )
+        add("--n_layer", 4, "halvings of the discriminator, at each scale", type=integer(1), scope="fixed")
+        add("--num_scales", 3, "scales of the discriminator", type=integer(1), scope="fixed")
 
     @classmethod
     def check(cls, opt: Namespace) -> None:

@@ -55,7 +55,7 @@ class SeSimModel(OneSidedModel):
             None,
             f"torchvision's file vgg16-397923af.pth; {RANDOM}: random weights, for tests",
         )
-        add("--attn_layers", list(LAYERS), "ReLUs of VGG-16 compared, from 0", type=layer_list)
+        add("--attn_layers", list(LAYERS), "ReLUs of VGG-16 compared, from 0", type=layer_list, scope="fixed")
         add("--patch_nums", 256, "queries per image and layer; 0: all positions", type=integer(-1))
         add(
             "--patch_size",
@@ -66,7 +66,7 @@ class SeSimModel(OneSidedModel):
         )
         add("--loss_mode", "cos", "how self-similarity maps are compared", choices=MODES)
         add("--use_norm", False, "compare directions of features instead of inner products")
-        add("--learned_attn", False, "LSeSim: learned convolutions on the features")
+        add("--learned_attn", False, "LSeSim: learned convolutions on the features", scope="fixed")
         add("--augment", True, "contrast views in other colours too", only=learned)
         add("--T", 0.07, "temperature of that contrast", type=real_number(0, above=True), only=learned)
 

@@ -1,7 +1,7 @@
 """The options that training and testing share, and how an option gets its value.
 
 In rising priority: the default, the default of the model or of its generator, the value a run has saved, the
-value given.
+value given. docs/options.md says which options of the released codes have no effect here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import platform
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,13 +18,13 @@ from data import DATASETS
 from data.transforms import MODES as PREPROCESS_MODES
 from models import MODELS, build
 from models.speed.accelerator import choose_speed
-from options.saved import run_folder
 from util.arguments import ArgumentParser, count_or_inf, gpu_list, integer, note_no_effect
 from util.errors import UserError
+from util.run.run import run_folder
 
 VERSION = "1.0.0"
 
-# Options of the released codes' commands that do nothing here (nor there), with the reason that a note gives.
+# Options of the released codes' commands that do nothing here, with the reason that a note gives.
 WITHOUT_EFFECT = {
     "easy_label": "the released code declares it and reads it nowhere",
     "evaluation_freq": "the released code declares it and reads it nowhere",
@@ -57,21 +57,13 @@ ABSENT = {
     "lambda_R1": _SINCUT,
 }
 
-
-def model_name(text: str) -> str:
-    """A name of `MODELS`; other models of CUT's and CycleGAN's documentation are refused with the reason."""
-    if text == "sincut":
-        raise ArgumentTypeError(
-            "sincut (CUT for one single image per domain, with StyleGAN2 networks) is not offered here: "
-            "train it with CUT's own code"
-        )
-    if text == "pix2pix":
-        raise ArgumentTypeError(
-            "pix2pix is --model asgit_supervised --attention_fusion none --netD basic here"
-        )
-    if text == "test":
-        raise ArgumentTypeError("test is CycleGAN's name for translating one folder: it belongs to test.py")
-    return text
+# Models of CUT's and CycleGAN's documentation, with what the refusal says.
+ABSENT_MODELS = {
+    "sincut": "sincut (CUT for one single image per domain, with StyleGAN2 networks) is not offered here: "
+    "train it with CUT's own code",
+    "pix2pix": "pix2pix is --model asgit_supervised --attention_fusion none --netD basic here",
+    "test": "test is CycleGAN's name for translating one folder: it belongs to test.py",
+}
 
 
 def cut_mode(text: str) -> str:
@@ -85,38 +77,55 @@ OF_ITERATIONS = ("n_iterations", "n_iterations_decay", "lr_policy", "lr_decay_it
 
 
 class BaseOptions:
-    """Declares the shared options; `TrainOptions` and `TestOptions` add theirs and read a run's options."""
+    """The table of options that `TrainOptions` and `TestOptions` add to, and their values for a command line.
+
+    Attributes:
+        other_models: names that --model takes besides those of `MODELS`.
+        model_options: the names of the models' own options.
+        without_effect: given options that this command has no use for, with the reason.
+    """
 
     is_train: bool
     prog: str
     description: str
-    other_models: tuple[str, ...] = ()  # names that --model takes besides those of MODELS
-    model_name = staticmethod(model_name)
+    other_models: tuple[str, ...] = ()
 
     def __init__(self):
         self.parser = ArgumentParser(ABSENT, WITHOUT_EFFECT, prog=self.prog, description=self.description)
         versions = f"torch {torch.__version__}, Python {platform.python_version()}"
         self.parser.add_argument("--version", action="version", version=f"QS-Attn {VERSION}, {versions}")
-        self.without_effect: dict[str, str] = {}  # given options that this command has no use for
+        self.without_effect: dict[str, str] = {}
         self.declare()
 
+    def model_name(self, text: str) -> str:
+        """The value of --model; the names of other programs' models are refused with the reason."""
+        if text in ABSENT_MODELS and text not in self.other_models:
+            raise ArgumentTypeError(ABSENT_MODELS[text])
+        return text
+
     def declare(self) -> None:
+        """Add the rows of the table."""
         add, group = self.parser.add, self.parser.group
+        models = (*MODELS, *self.other_models)
         group("run and data")
-        add(
-            "--dataroot", "./datasets/horse2zebra", "folder with trainA, trainB, testA, testB (or valA, valB)"
-        )
-        add("--name", "horse2zebra_qsattn_global", "name of the run: its folder under checkpoints_dir")
-        add("--suffix", "", "added to the name, behind _")
-        add("--checkpoints_dir", "./checkpoints", "where runs are kept")
-        add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
-        add("--seed", 0, "seed of weights, data order, crops and patches", type=integer(0))
-        add("--phase", "train" if self.is_train else "test", "which folders: PHASEA and PHASEB")
-        add("--epoch", "latest", "which checkpoint to load: latest, a number, iter_NUMBER")
+        data = "folder with trainA, trainB, testA, testB (or valA, valB)"
+        add("--dataroot", "./datasets/horse2zebra", data, scope="watch")
+        name = "horse2zebra_qsattn_global"
+        add("--name", name, "name of the run: its folder under checkpoints_dir", scope="call")
+        add("--suffix", "", "added to the name, behind _", scope="call")
+        add("--checkpoints_dir", "./checkpoints", "where runs are kept", scope="call")
+        add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0", scope="call")
+        seed = "seed of weights, data order, crops and patches"
+        add("--seed", 0, seed, type=integer(0, 2**63 - 1), scope="fixed")
+        phase = "train" if self.is_train else "test"
+        add("--phase", phase, "which folders: PHASEA and PHASEB", scope="watch")
+        epoch = "which checkpoint to load: latest, a number, iter_NUMBER"
+        add("--epoch", "latest", epoch, scope="watch")
         add("--dataset_mode", "unaligned", "how images are paired", choices=tuple(DATASETS))
-        add("--direction", "AtoB", "which domain is translated into which", choices=("AtoB", "BtoA"))
+        direction = "which domain is translated into which"
+        add("--direction", "AtoB", direction, choices=("AtoB", "BtoA"), scope="fixed")
         add("--serial_batches", False, "images in order, A and B side by side, instead of at random")
-        add("--num_threads", 4, "loader processes; 0: none", type=integer(0))
+        add("--num_threads", 4, "loader processes; 0: none", type=integer(0), scope="watch")
         add("--batch_size", 1, "images per step (of each process)", type=integer(1))
         add("--max_dataset_size", math.inf, "use at most this many images of each folder", type=count_or_inf)
         add("--on_bad_image", "stop", "an image that cannot be read", choices=("stop", "skip"))
@@ -131,58 +140,46 @@ class BaseOptions:
             "LOW,HIGH: what is black and white in grey images of more than 8 bits; auto: 0 and the least of "
             "1, 255, 1023, 4095, 16383, 65535 that covers a sample of the folder",
         )
-        add("--input_nc", 3, "channels of the source images: 1 or 3", type=integer(1))
-        add("--output_nc", 3, "channels of the target images: 1 or 3", type=integer(1))
+        channels = {"choices": (1, 3), "type": integer(1), "scope": "fixed"}
+        add("--input_nc", 3, "channels of the source images: 1 (grey) or 3 (RGB)", **channels)
+        add("--output_nc", 3, "channels of the target images: 1 (grey) or 3 (RGB)", **channels)
         group("networks")
-        add(
-            "--model",
-            "qs",
-            "what is trained: docs/models.md",
-            type=self.model_name,
-            choices=(*MODELS, *self.other_models),
-        )
-        add(
-            "--CUT_mode",
-            None,
-            "as CUT spells it: CUT is --model cut, FastCUT is --model fastcut",
-            type=cut_mode,
-            choices=("CUT", "FastCUT"),
-        )
+        trained = "what is trained: docs/models.md"
+        add("--model", "qs", trained, type=self.model_name, choices=models, scope="fixed")
+        cut = "as CUT spells it: CUT is --model cut, FastCUT is --model fastcut"
+        add("--CUT_mode", None, cut, type=cut_mode, choices=("CUT", "FastCUT"), scope="call")
         build.add_options(add)
         self._declare_models()
         group("translating")
-        add("--eval", True, "batch norm by its running statistics, no dropout; false: as in training")
+        running = "batch norm by its running statistics, no dropout; false: as in training"
+        add("--eval", True, running, scope="watch")
         group("speed")
-        add(
-            "--precision",
-            "fp32",
-            "of the convolutions; with bf16 also of heads and routing; the rest stays float32",
-            choices=("fp32", "tf32", "bf16"),
-        )
+        precision = "of the convolutions; with bf16 also of heads and routing; the rest stays float32"
+        add("--precision", "fp32", precision, choices=("fp32", "tf32", "bf16"))
         add("--channels_last", False, "keep images as (B, H, W, C) in memory; on CUDA with fused kernels")
         group("display")
-        add("--verbose", False, "print the networks, module by module")
+        add("--verbose", False, "print the networks, module by module", scope="call")
 
     def _declare_models(self) -> None:
-        """The options of every model, grouped by the models that have them."""
-        declared: dict[str, tuple[tuple, dict, list[str]]] = {}
+        """The rows of every model, grouped by the models that have them."""
+        rows: dict[str, tuple[tuple, dict]] = {}
+        owners: dict[str, tuple[str, ...]] = {}
+
+        def collect(name: str) -> Callable:
+            def add(flag: str, *args, **row) -> None:
+                rows[flag] = (args, row) if flag not in rows else rows[flag]
+                owners[flag] = (*owners.get(flag, ()), name)
+
+            return add
+
         for name, model in MODELS.items():
-
-            def add(flag: str, *args, name: str = name, **kwargs) -> None:
-                owners = declared.setdefault(flag, (args, kwargs, []))[2]
-                owners.append(name)
-
-            model.add_options(add)
-        self.model_options = {flag.removeprefix("--") for flag in declared}
-        groups: dict[tuple[str, ...], list[str]] = {}
-        for flag, (_, _, owners) in declared.items():
-            groups.setdefault(tuple(owners), []).append(flag)
-        for owners, flags in groups.items():
-            self.parser.group(f"--model {', '.join(owners)}")
-            for flag in flags:
-                args, kwargs, _ = declared[flag]
-                only = {"model": owners, **kwargs.pop("only", {})}
-                self.parser.add(flag, *args, **kwargs, only=only)
+            model.add_options(collect(name))
+        self.model_options = {flag.removeprefix("--") for flag in rows}
+        for group in dict.fromkeys(owners.values()):
+            self.parser.group(f"--model {', '.join(group)}")
+            for flag, (args, row) in rows.items():
+                if owners[flag] == group:
+                    self.parser.add(flag, *args, **{**row, "only": {"model": group, **row.get("only", {})}})
 
     def parse(self, argv: Sequence[str] | None = None) -> Namespace:
         """The options as a namespace, with `isTrain` and the names `given`. A wrong call exits with status 2.
@@ -208,7 +205,7 @@ class BaseOptions:
                 )
             given["model"] = model
         folder = run_folder(self._with_defaults(given))
-        saved = self.saved_defaults(folder, self._with_defaults(given))
+        saved = self.saved_values(folder, given)
         opt = Namespace(**self._with_defaults({**saved, **given}))
         opt.isTrain = self.is_train
         opt.given = sorted(given)
@@ -227,14 +224,9 @@ class BaseOptions:
                 own.pop(name, None)
         return {**known, **{name: value for name, value in own.items() if name in known}, **options}
 
-    def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
+    def saved_values(self, folder: Path, given: dict[str, object]) -> dict[str, object]:
         """What a run saved in `folder` contributes; by default nothing."""
         return {}
 
     def check(self, opt: Namespace) -> None:
         """UserError for impossible values and contradictions."""
-        for name in ("input_nc", "output_nc"):
-            if getattr(opt, name) not in (1, 3):
-                raise UserError(
-                    f"--{name} is {getattr(opt, name)}, but images have 1 (grey) or 3 (RGB) channels"
-                )

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib
 from argparse import Namespace
+from collections.abc import Mapping
 
 from data.transforms import crops
 from models import MODELS
 from models.image_pool import check_pool
-from util.arguments import ArgumentParser
+from util.arguments import Option
 from util.errors import UserError
 from util.run.length import Length
 
 
-def check_training(opt: Namespace, parser: ArgumentParser) -> None:
+def check_training(opt: Namespace, options: Mapping[str, Option]) -> None:
     """UserError for the first thing that is wrong in the options of a training."""
-    _refuse_without_effect(opt, parser)
+    _refuse_without_effect(opt, options)
     MODELS[opt.model].check(opt)
     _check_schedule(opt)
     _check_start(opt)
@@ -24,15 +25,14 @@ def check_training(opt: Namespace, parser: ArgumentParser) -> None:
     _check_watchers(opt)
 
 
-def _refuse_without_effect(opt: Namespace, parser: ArgumentParser) -> None:
-    """UserError for an option, not at its default, that has no effect with the value of another one."""
-    for name in MODELS[opt.model].lacking:
-        if name in opt.given and getattr(opt, name) != parser.defaults[name]:
-            raise UserError(f"--{name} has no effect with --model {opt.model}: leave it out")
-    for name, conditions in parser.conditions.items():
-        if name not in opt.given or getattr(opt, name) == parser.defaults[name]:
+def _refuse_without_effect(opt: Namespace, options: Mapping[str, Option]) -> None:
+    """UserError for a given option, not at its default, that has no effect with the value of another one."""
+    for name in opt.given:
+        if getattr(opt, name) == options[name].default:
             continue
-        for other, values in conditions.items():
+        if name in MODELS[opt.model].lacking:
+            raise UserError(f"--{name} has no effect with --model {opt.model}: leave it out")
+        for other, values in (options[name].only or {}).items():
             if getattr(opt, other) not in values:
                 raise UserError(
                     f"--{name} has no effect with --{other} {getattr(opt, other)}: leave it out, or give "

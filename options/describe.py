@@ -11,9 +11,9 @@ import torch
 
 from data.loader import Loader
 from models.base_model import BaseModel
-from options.saved import option_values
 from util import distributed
 from util.run.length import Length
+from util.run.saved_options import option_values
 
 
 def describe(opt: Namespace, model: BaseModel, loader: Loader) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 from models import MODELS, option_defaults, require_model
 from models.architecture import architecture
 from models.weights import PRETRAINED, ROOT, bare_generator, pretrained_names, weights_file
-from options.base_options import BaseOptions, model_name
-from options.saved import read_saved_options
+from options.base_options import BaseOptions
 from util.arguments import count_or_inf, integer
 from util.errors import UserError
+from util.run.saved_options import read_saved_options
 from util.weight_files import read_tensors
 
 # Options taken from the run if they are not given, besides those of its model and networks.
@@ -33,7 +33,6 @@ class TestOptions(BaseOptions):
     prog = "test.py"
     description = "Translate the test images of a data set, or any photographs, with a trained generator."
     other_models = (SINGLE,)
-    model_name = staticmethod(lambda text: text if text == SINGLE else model_name(text))
 
     def declare(self) -> None:
         super().declare()
@@ -79,8 +78,9 @@ class TestOptions(BaseOptions):
             given = {"checkpoints_dir": str(ROOT), "name": f"{PRETRAINED}/{name}", **given}
         return super().resolve(given)
 
-    def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
-        saved = read_saved_options(folder, self.parser) or _options_of_weights(folder, base)
+    def saved_values(self, folder: Path, given: dict[str, object]) -> dict[str, object]:
+        base = {**self.parser.defaults, **given}
+        saved = read_saved_options(folder, self.parser.options) or _options_of_weights(folder, base)
         if "model" in saved:
             require_model(saved["model"], base["name"])
         self.trained_direction = saved.get("direction", base["direction"])

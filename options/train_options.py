@@ -9,45 +9,9 @@ from models.gan_loss import GAN_LOSSES
 from models.schedules import POLICIES
 from options.base_options import BaseOptions
 from options.checks import check_training
-from options.saved import read_saved_options
-from util.arguments import integer, real_number
-
-# Options that belong to one call rather than to the run: not taken over by --continue_train, free to change.
-OF_THE_CALL = (
-    "continue_train",
-    "overwrite",
-    "dry_run",
-    "name",
-    "suffix",
-    "checkpoints_dir",
-    "gpu_ids",
-    "isTrain",
-    "verbose",
-)
-
-
-# Options that change neither weights nor losses, so a resume does not report a change.
-WATCHING = (
-    "epoch",
-    "epoch_count",
-    "num_threads",
-    "cache_gb",
-    "save_latest_freq",
-    "save_epoch_freq",
-    "save_by_iter",
-    "print_freq",
-    "display_freq",
-    "display_ncols",
-    "display_id",
-    "display_server",
-    "display_env",
-    "display_port",
-    "update_html_freq",
-    "no_html",
-    "eval",
-    "phase",
-    "dataroot",
-)
+from util.arguments import as_text, integer, real_number
+from util.errors import UserError
+from util.run.run import options_of_training
 
 
 class TrainOptions(BaseOptions):
@@ -90,52 +54,62 @@ class TrainOptions(BaseOptions):
         )
         add("--lr_decay_gamma", 0.1, "factor of each decay", type=real_number(0, 1, above=True), only=step)
         add("--gan_mode", "lsgan", "adversarial objective", choices=tuple(GAN_LOSSES))
-        add("--pool_size", 0, "past translations kept for the discriminator", type=integer(0))
+        pool = "past translations kept for the discriminator"
+        add("--pool_size", 0, pool, type=integer(0), scope="fixed")
         group("saving and resuming")
-        add(
-            "--continue_train", False, "continue exactly where the run of this name stopped, with its options"
-        )
-        add("--overwrite", False, "start afresh over a run of this name")
-        add("--dry_run", False, "print options, networks and data counts, and exit")
-        add("--epoch_count", 1, "number of the first epoch", type=integer(1))
-        add("--pretrained_name", None, "start from the weights of another run (at --epoch)")
-        add("--save_latest_freq", 5000, "images between saves of latest", type=integer(1))
-        add("--save_epoch_freq", 5, "epochs between saves under the epoch's number", type=integer(1))
-        add("--save_by_iter", False, "save under iter_NUMBER instead of latest")
-        add(
-            "--deterministic",
-            False,
-            "deterministic algorithms of torch, where there are any; slower on a GPU",
-        )
+        exactly = "continue exactly where the run of this name stopped, with its options"
+        add("--continue_train", False, exactly, scope="call")
+        add("--overwrite", False, "start afresh; a run of this name is renamed", scope="call")
+        add("--dry_run", False, "print options, networks and data counts, and exit", scope="call")
+        first = "number of the first epoch; with --continue_train of the next one"
+        add("--epoch_count", 1, first, type=integer(1), scope="watch")
+        weights = "start from the weights of another run (at --epoch)"
+        add("--pretrained_name", None, weights, scope="watch")
+        every = {"type": integer(1), "scope": "watch"}
+        add("--save_latest_freq", 5000, "images between saves of latest", **every)
+        add("--save_epoch_freq", 5, "epochs between saves under the epoch's number", **every)
+        add("--save_by_iter", False, "save under iter_NUMBER instead of latest", scope="watch")
+        exact = "deterministic algorithms of torch, where there are any; slower on a GPU"
+        add("--deterministic", False, exact)
         group("watching")
-        add("--print_freq", 100, "images between lines of losses", type=integer(1))
-        add("--display_freq", 400, "images between shown images", type=integer(1))
-        add("--display_ncols", 4, "images per row in visdom; 0: one window each", type=integer(0))
-        add("--display_id", None, "visdom window; <= 0: no visdom", type=int, shown="a random one")
-        add("--display_server", "http://localhost", "visdom server")
-        add("--display_env", "main", "visdom environment")
-        add("--display_port", 8097, "visdom port", type=integer(1, 65535))
-        add("--update_html_freq", 1000, "images between images saved to web/", type=integer(1))
-        add("--no_html", False, "write no web/ page")
-        add("--tensorboard", False, "write curves, images and options for TensorBoard")
-        add("--use_wandb", False, "log to Weights & Biases; WANDB_MODE=offline: to files only")
-        add("--wandb_project_name", "QS-Attn", "project in Weights & Biases", only={"use_wandb": (True,)})
+        add("--print_freq", 100, "images between lines of losses", **every)
+        add("--display_freq", 400, "images between shown images", **every)
+        columns = "images per row in visdom; 0: one window each"
+        add("--display_ncols", 4, columns, type=integer(0), scope="watch")
+        window = "visdom window; <= 0: no visdom"
+        add("--display_id", None, window, type=int, shown="a random one", scope="watch")
+        add("--display_server", "http://localhost", "visdom server", scope="watch")
+        add("--display_env", "main", "visdom environment", scope="watch")
+        add("--display_port", 8097, "visdom port", type=integer(1, 65535), scope="watch")
+        add("--update_html_freq", 1000, "images between images saved to web/", **every)
+        add("--no_html", False, "write no web/ page", scope="watch")
+        add("--tensorboard", False, "write curves, images and options for TensorBoard", scope="watch")
+        wandb = "log to Weights & Biases; WANDB_MODE=offline: to files only"
+        add("--use_wandb", False, wandb, scope="watch")
+        project = {"only": {"use_wandb": (True,)}, "scope": "watch"}
+        add("--wandb_project_name", "QS-Attn", "project in Weights & Biases", **project)
         group("speed of training")
-        add("--cache_gb", 4.0, "memory for decoded images, GB; 0: decode every time", type=real_number(0))
+        cache = "memory for decoded images, GB; 0: decode every time"
+        add("--cache_gb", 4.0, cache, type=real_number(0), scope="watch")
         add("--cuda_graph", False, "capture the whole step in one CUDA graph")
-        add("--fast", False, "the options fastest on this device, but for those given; the mathematics stays")
+        fast = "the options fastest on this device, but for those given; the mathematics stays"
+        add("--fast", False, fast, scope="call")
 
-    def saved_defaults(self, folder: Path, base: dict[str, object]) -> dict[str, object]:
-        """With --continue_train: the run's own options, but those of the call."""
-        if not base["continue_train"]:
+    def saved_values(self, folder: Path, given: dict[str, object]) -> dict[str, object]:
+        """With --continue_train: the run's own options. UserError where one is given that cannot change."""
+        if not given.get("continue_train"):
             return {}
-        saved = read_saved_options(folder, self.parser) or {}
-        return {
-            name: value
-            for name, value in saved.items()
-            if name in self.parser.defaults and name not in OF_THE_CALL
-        }
+        options = self.parser.options
+        saved = options_of_training(folder, options)
+        for name, value in saved.items():
+            if options[name].scope == "fixed" and given.get(name, value) != value:
+                raise UserError(
+                    f"--{name} is {as_text(value)} in the run in {folder}, and a training that continues "
+                    f"cannot change it to {as_text(given[name])}: leave it out, or begin a new run with "
+                    "another --name"
+                )
+        return saved
 
     def check(self, opt: Namespace) -> None:
         super().check(opt)
-        check_training(opt, self.parser)
+        check_training(opt, self.parser.options)

@@ -48,7 +48,7 @@ def run_options(
     lacking = set(getattr(model, "lacking", ()))
 
     def acts(name: str) -> bool:
-        conditions = options.parser.conditions.get(name, {})
+        conditions = options.parser.options[name].only or {}
         return name not in lacking and all(values[other] in of for other, of in conditions.items())
 
     return {name: value for name, value in given.items() if name in own or acts(name)}

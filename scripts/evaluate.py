@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from models import MODELS
 from models.weights import weights_file
-from options.saved import option_values, results_folder, run_folder
+from options.saved import results_folder
 from options.test_options import TestOptions
 from scripts.judging import METRICS, Judge, add_judging, higher_is_better, print_numbers, warn
 from util.arguments import ArgumentParser, integer
@@ -33,6 +33,8 @@ from util.metrics.published import sha256
 from util.metrics.receipt import make_receipt, require_writable, write_receipt
 from util.metrics.segmentation import CLASSES, score_label_folders
 from util.metrics.structure import DINO
+from util.run.run import run_folder
+from util.run.saved_options import option_values
 
 Row = dict[str, Any]  # {"epoch": "100", "numbers": {"FID": 45.5, ...}, ...}
 

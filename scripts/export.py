@@ -38,13 +38,12 @@ from models.inference import both_directions, load_generator
 from models.layers import InstanceNorm
 from models.munit_networks import EPS, AdaIN, LayerNorm
 from models.weights import PRETRAINED, ROOT, checkpoint_file, save_tensors, weights_file
-from options.saved import read_saved_options
 from options.test_options import FROM_THE_RUN
 from options.train_options import TrainOptions
 from util.arguments import ArgumentParser, real_number
 from util.errors import UserError, entry_point
 from util.files import write_atomically
-from util.run.saved_options import FILE
+from util.run.saved_options import FILE, read_saved_options
 from util.weight_files import read_tensors
 
 OPSET = 18
@@ -220,7 +219,7 @@ def pack(opt: Namespace, folder: Path) -> Run:
     without saved options.
     """
     run = Path(opt.checkpoints_dir, opt.name)
-    saved = read_saved_options(run, TrainOptions().parser)
+    saved = read_saved_options(run, TrainOptions().parser.options)
     if not saved:
         raise UserError(f"{run} has no train_opt.json: --format pretrained packs a run of train.py")
     if folder.exists():

@@ -91,7 +91,7 @@ def test_fast_takes_what_is_fastest_here_but_for_what_is_given(monkeypatch):
 
 
 def test_a_continued_run_computes_as_it_began(monkeypatch, tmp_path):
-    from options.saved import write_options
+    from util.run.saved_options import write_options
 
     monkeypatch.setattr(accelerator, "fastest", lambda device: {"precision": "bf16"})
     where = f"--checkpoints_dir {tmp_path} --name run"

@@ -12,9 +12,9 @@ from trained_run import make_run
 
 from models import create_model
 from models.inference import load_generator
-from options.saved import write_options
 from options.train_options import TrainOptions
 from scripts import export
+from util.run.saved_options import write_options
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import re
 import pytest
 import torch
 
-from options.saved import read_saved_options, write_options
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util.run.length import Length
+from util.run.saved_options import read_saved_options, write_options
 
 # As the released code has them (but num_test, which was 20).
 SHARED_DEFAULTS = {
@@ -151,7 +151,7 @@ REFUSALS = {
     "--gpu_ids 0,1": "use torchrun --nproc_per_node=2 train.py",
     "--gpu_ids zero": "takes a GPU number, or -1 for the CPU",
     "--max_dataset_size 0": "at least 1",
-    "--input_nc 4": r"--input_nc is 4, but images have 1 \(grey\) or 3 \(RGB\) channels",
+    "--input_nc 4": "--input_nc: invalid choice: 4",
     "--lr": "expected one argument",
     # names
     "--name ../other": "no name of a folder under --checkpoints_dir",
@@ -241,14 +241,13 @@ def test_saved_options_are_read_back(tmp_path):
     opt = train_options("--model fastcut --nce_layers 0,4 --max_dataset_size 9 --no_flip")
     parser = TrainOptions().parser
     write_options(tmp_path, opt, parser.defaults)
-    saved = read_saved_options(tmp_path, parser)
-    assert {name: saved[name] for name in parser.defaults} == {
-        name: getattr(opt, name) for name in parser.defaults
-    }
+    saved = read_saved_options(tmp_path, parser.options)
+    of_the_run = [name for name, option in parser.options.items() if option.scope != "call"]
+    assert saved == {name: getattr(opt, name) for name in of_the_run}
     as_text = (tmp_path / "train_opt.txt").read_text()
     assert "                  no_flip: True                          \t[default: False]\n" in as_text
     (tmp_path / "train_opt.json").unlink()  # as a run of the released code is, which has the text alone
-    from_text = read_saved_options(tmp_path, parser)
+    from_text = read_saved_options(tmp_path, parser.options)
     for name, value in from_text.items():
         assert value == saved[name], name
     assert (
@@ -288,6 +287,21 @@ def test_damaged_saved_options_are_named(tmp_path, text, capsys):
             ["--checkpoints_dir", str(tmp_path.parent), "--name", tmp_path.name, "--continue_train"]
         )
     assert exit.value.code == 2 and "train_opt.json holds no saved options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("ngf", "8 or 9"), ("lr", -1), ("netG", "resnet_8blocks"), ("no_html", "maybe"), ("nce_layers", [[0]])]
+    + [("lambda_NCE", None), ("dataroot", 5), ("batch_size", True), ("seed", 2**64), ("crop_size", {})],
+)
+def test_saved_values_are_checked_like_typed_ones(tmp_path, name, value, capsys):
+    (tmp_path / "train_opt.json").write_text(json.dumps({"ngf": 4, name: value}))
+    place = ["--checkpoints_dir", str(tmp_path.parent), "--name", tmp_path.name]
+    with pytest.raises(SystemExit) as exit:
+        TrainOptions().parse([*place, "--continue_train"])
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and error.count("\n") == 1
+    assert re.search(rf"--{name}, as saved in .*train_opt.json, cannot be used", error), error
 
 
 def test_continuing_takes_the_options_of_the_run(tmp_path):

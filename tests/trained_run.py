@@ -10,8 +10,8 @@ from PIL import Image
 
 from models import create_model
 from models.weights import save_weights, weights_file
-from options.saved import write_options
 from options.train_options import TrainOptions
+from util.run.saved_options import write_options
 
 TINY = "--gpu_ids -1 --netG resnet_4blocks --ngf 4 --ndf 4 --load_size 32 --crop_size 32".split()
 

@@ -1,29 +1,35 @@
-"""The argument parser under the options: booleans, checked values, refusals that name what would work."""
+"""The table of options and the parser in front of it: argparse without guessing."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import math
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from util.errors import UserError
+
+WORDS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
 
 
 def boolean(text: str) -> bool:
     """true/false, yes/no, on/off, 1/0."""
-    words = {
-        "true": True,
-        "yes": True,
-        "on": True,
-        "1": True,
-        "false": False,
-        "no": False,
-        "off": False,
-        "0": False,
-    }
-    if text.lower() not in words:
+    if text.lower() not in WORDS:
         raise argparse.ArgumentTypeError(f"is a boolean: write true or false, not {text!r}")
-    return words[text.lower()]
+    return WORDS[text.lower()]
 
 
 def integer(least: int, most: float = math.inf) -> Callable[[str], int]:
@@ -91,6 +97,70 @@ def gpu_list(text: str) -> list[int]:
     return [i for i in ids if i >= 0]
 
 
+def read_words(path: Path) -> list[str]:
+    """The words of a command line in a file, without comments (# to the end of a line)."""
+    try:
+        return shlex.split(path.read_text(encoding="utf-8"), comments=True)
+    except ValueError as error:  # unbalanced quotes, or no text
+        raise UserError(f"{path} holds no words of a command line: {error}") from None
+
+
+@dataclass(frozen=True)
+class Option:
+    """A row of the table of options.
+
+    Attributes:
+        default: a bool makes the option a boolean, accepted bare and with a value.
+        shown: the default in words.
+        only: values of other options without which this one has no effect, by option.
+        scope: "run": saved with the run and taken over by --continue_train, free to change there;
+            "fixed": the same, but it cannot change; "watch": as "run", and changes neither weights nor
+            losses; "call": belongs to one call.
+    """
+
+    name: str
+    default: object
+    help: str
+    type: Callable = str
+    choices: Sequence[str] | None = None
+    shown: str | None = None
+    only: Mapping[str, tuple] | None = None
+    scope: str = "run"
+
+    def described(self) -> str:
+        """The help with the default."""
+        shown = as_text(self.default) if self.shown is None else self.shown
+        return f"{self.help} (default: {shown})" if shown else self.help
+
+    def restored(self, value: object) -> object:
+        """A value read from a file, as the command line would have given it; else ValueError."""
+        if value is None and self.default is None:
+            return None
+        convert, kinds = self.type, (str, int, float, list)
+        if isinstance(self.default, bool):
+            convert, kinds = boolean, (str, bool)
+        elif self.type is str:
+            kinds = (str,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ValueError(f"it is {value!r}")
+        try:
+            value = convert(as_text(value))
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"it {error}") from None
+        if self.choices and value not in self.choices:
+            raise ValueError(f"it is {value!r}, not one of {', '.join(map(str, self.choices))}")
+        return value
+
+
+def as_text(value: object) -> str:
+    """The value of an option as it is typed."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def note_no_effect(reasons: Mapping[str, str]) -> None:
     """Print one line on stderr for each reason why options have no effect; `reasons` by option."""
     flags: dict[str, list[str]] = {}
@@ -109,63 +179,45 @@ class ArgumentParser(argparse.ArgumentParser):
     Args:
         absent: names of options that other programs have, each with what to say to whoever gives it.
         ignored: names of options of other programs that are accepted and do nothing, each with the reason.
+
+    Attributes:
+        options: the table, by name.
+        defaults: the default of each.
     """
 
     def __init__(
-        self, absent: Mapping[str, str] | None = None, ignored: Mapping[str, str] | None = None, **kwargs
+        self,
+        absent: Mapping[str, str] | None = None,
+        ignored: Mapping[str, str] | None = None,
+        **kwargs,
     ):
         super().__init__(
             allow_abbrev=False, argument_default=argparse.SUPPRESS, formatter_class=_HelpFormatter, **kwargs
         )
-        self.defaults: dict[str, object] = {}
-        self.conditions: dict[str, dict[str, tuple]] = {}  # option -> values of others that give it an effect
-        self.absent = absent or {}
-        self.ignored = ignored or {}
+        self.options: dict[str, Option] = {}
+        self.absent, self.ignored = absent or {}, ignored or {}
         for name in self.ignored:
             self.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS)
         self._group = self
+
+    @property
+    def defaults(self) -> dict[str, object]:
+        return {name: option.default for name, option in self.options.items()}
 
     def group(self, title: str) -> None:
         """Options declared from here on are listed under `title`."""
         self._group = self.add_argument_group(title)
 
-    def add(
-        self,
-        flag: str,
-        default: object,
-        help: str,
-        *,
-        type: Callable = str,
-        choices: Sequence[str] | None = None,
-        shown: str | None = None,
-        only: Mapping[str, tuple] | None = None,
-    ) -> None:
-        """Declare `flag`.
-
-        Args:
-            default: a bool makes it a boolean, accepted bare and with a value.
-            shown: the default in words.
-            only: values of other options without which this one has no effect, by option.
-        """
+    def add(self, flag: str, default: object, help: str, **row) -> None:
+        """Declare `flag`; `row` are further attributes of `Option`."""
         name = flag.lstrip("-")
-        self.defaults[name] = default
-        if only:
-            self.conditions[name] = dict(only)
-        if shown is None:
-            listed = isinstance(default, list)
-            shown = (
-                ",".join(map(str, default))
-                if listed
-                else {True: "true", False: "false"}.get(default, default)
-            )
-            if isinstance(default, (int, float)) and not isinstance(default, bool):
-                shown = default
-        help = f"{help} (default: {shown})" if shown not in (None, "") else help
+        option = self.options[name] = Option(name, default, help, **row)
         if isinstance(default, bool):
-            self._group.add_argument(flag, type=boolean, nargs="?", const=True, metavar="BOOL", help=help)
+            how = {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
         else:
-            metavar = None if choices else name.upper().split("_")[-1]
-            self._group.add_argument(flag, type=type, choices=choices, metavar=metavar, help=help)
+            metavar = None if option.choices else name.upper().split("_")[-1]
+            how = {"type": option.type, "choices": option.choices, "metavar": metavar}
+        self._group.add_argument(flag, help=option.described(), **how)
 
     def parse_given(self, argv: Sequence[str] | None) -> dict[str, object]:
         """The options given in `argv` (None: the command line), no others. Exits with status 2 if wrong."""
@@ -186,7 +238,7 @@ class ArgumentParser(argparse.ArgumentParser):
         """What to say of an unknown option: its name here, why it is absent, or the name that was meant."""
         if name in self.absent:
             return f": {self.absent[name]}"
-        known = {own.lower(): own for own in self.defaults}
+        known = {own.lower(): own for own in self.options}
         longer = [own for own in known if own.startswith(name.lower()) and len(name) > 2]
         alike = [own for own in known if own[0] == name[:1].lower()]  # typing errors spare the first letter
         near = difflib.get_close_matches(name.lower(), alike, n=1, cutoff=0.7) or longer

@@ -28,10 +28,6 @@ class LastingStream:
             self._stream.write(text)
         return len(text)
 
-    def writelines(self, lines: list[str]) -> None:
-        for line in lines:
-            self.write(line)
-
     def flush(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
@@ -49,41 +45,26 @@ class LastingStream:
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
     """Inside, writing to `sys.stdout` or `sys.stderr` never raises; afterwards Python can exit normally."""
-    _open_standard_files()
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a checkpoint could get stderr's number
+        pass
+    os.close(number)
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w") as nowhere:  # a stream is None where its file was closed before Python started
         sys.stdout, sys.stderr = (LastingStream(stream or nowhere) for stream in before)
         try:
             yield
         finally:
-            sys.stdout, sys.stderr = before
-            for stream in before:
-                _let_go(stream)
+            sys.stdout, sys.stderr = (_flushed(stream) for stream in before)
 
 
-def _open_standard_files() -> None:
-    """Open the null device as 0, 1 and 2 if they are closed: else a checkpoint could get stderr's number."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-
-
-def _let_go(stream: TextIO | None) -> None:
-    """Flush; where that fails, send the rest to the null device, so that the flush at exit cannot fail."""
+def _flushed(stream: TextIO | None) -> TextIO | None:
+    """The stream, or None where it cannot be flushed: Python would fail to at its exit."""
     try:
         if stream is not None:
             stream.flush()
+        return stream
     except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, stream.fileno())
-            os.close(null)
-            stream.flush()
+        return None
 
 
 def say(text: str, file: TextIO | None = None) -> None:

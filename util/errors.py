@@ -1,36 +1,67 @@
-"""Errors that the user can correct, and how a command ends on one.
-
-A `UserError` names the thing, what was found and what to do. Every command of this project is wrapped by
-`entry_point`, which prints it to stderr and exits with status 2, without a traceback.
-"""
+"""Errors that the user can correct, and how every command of this project ends on one: in one line."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sys
 from collections.abc import Callable
 
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "out of memory",
+)  # how torch words it on the CPU, and in older versions
+
 
 class UserError(ValueError):
-    """A wrong call, a missing file, an impossible value: something the user can correct."""
+    """A wrong call, a missing file, an impossible value: something the user can correct.
+
+    Its message names the thing, what was found and what to do.
+    """
 
 
 def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap a command's `main` to return an exit status: 2 for a `UserError`, else its own (None: 0)."""
+    """Wrap a command's `main` to return an exit status, its own (None: 0) or that of an error.
+
+    A `UserError`, a file that cannot be read or written and a lack of memory are one line on stderr and
+    status 2; Ctrl-C is status 130. Characters that the terminal's code page lacks are written as escapes.
+    """
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return main(*args, **kwargs) or 0
-        except UserError as error:
-            with contextlib.suppress(OSError, ValueError):  # stderr may be closed; the status still says it
-                print(f"error: {error}", file=sys.stderr)
-            return 2
         except BrokenPipeError:  # the reader of our output has closed it, as `head` does
-            # Keep Python's flush at exit from raising again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.stdout = None  # else Python's flush at exit would raise again
             return 1
+        except KeyboardInterrupt:
+            return _end("interrupted", 130)
+        except Exception as error:
+            if (message := _message(error)) is None:
+                raise
+            return _end(f"error: {message}", 2)
 
     return run
+
+
+def _message(error: Exception) -> str | None:
+    """What to say of an error that is not the program's own fault; None for others."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    ):
+        reason = str(error).partition("\n")[0] or "Python found none"
+        return f"not enough memory ({reason}): use smaller images or batches, or end other programs"
+    if isinstance(error, OSError):
+        return str(error)
+    return None
+
+
+def _end(message: str, status: int) -> int:
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed; the status still says it
+        print(message, file=sys.stderr)
+    return status

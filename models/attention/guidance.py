@@ -42,6 +42,7 @@ class GuidedModel(BaseModel):
             "rmult",
             "how a map A in [0, 1] guides G: rmult x (1 + A), mult x A, alpha a further channel, none: not",
             choices=(*FUSIONS, "none"),
+            scope="fixed",
         )
         add(
             "--attention_stage",
@@ -50,6 +51,7 @@ class GuidedModel(BaseModel):
             "blocks; F4, after all",
             choices=STAGES,
             only={"attention_fusion": STAGED},
+            scope="fixed",
         )
 
     @classmethod

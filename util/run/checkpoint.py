@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -67,35 +66,33 @@ class Progress:
         self.position = self.epoch_steps = 0
         self.loss_G_sum = 0.0
 
-
-class Resumable(Protocol):
-    """What is saved: `models.base_model.BaseModel`."""
-
-    def training_state(self) -> dict: ...
-    def load_training_state(self, state: dict) -> None: ...
-    def save_networks(self, folder: Path, epoch: str) -> None: ...
-    def load_networks(self, folder: Path, epoch: str) -> list[str]: ...
+    def move_to_epoch(self, epoch: int) -> None:
+        """Continue in the epoch of this number, at its beginning unless training stands in it."""
+        if epoch != self.epoch:
+            self.next_epoch()
+            self.epoch = epoch
 
 
 class Checkpoints:
     """The checkpoints of one run folder.
 
     Args:
-        extra: name -> (state getter, state setter) of other parts of the state, such as logs.
+        model: a `BaseModel`.
+        parts: name -> (getter, setter) of what else belongs to the state, such as logs.
         writes: whether this process writes the files; all processes of a training call `save` together.
     """
 
     def __init__(
         self,
         folder: Path,
-        model: Resumable,
-        extra: dict[str, tuple[Callable, Callable]] | None = None,
+        model,
+        parts: dict[str, tuple[Callable, Callable]],
         writes: bool = True,
     ):
         self.writes = writes
         self.folder = folder
         self.model = model
-        self.extra = extra or {}
+        self.parts = parts
 
     def save(self, progress: Progress, *names: str) -> None:
         """Save the weights under each of `names` ("latest", "5", "iter_5000"), and the state.
@@ -117,7 +114,7 @@ class Checkpoints:
             "progress": asdict(progress),
             "model": model_state,
             "random": random_state(),
-            **{name: get() for name, (get, _) in self.extra.items()},
+            **{name: get() for name, (get, _) in self.parts.items()},
         }
         write_atomically(
             self.folder / STATE_FILE, lambda path: torch.save(state, path), verify=verify_archive
@@ -149,7 +146,7 @@ class Checkpoints:
             progress = Progress(**state["progress"])
             self.model.load_training_state(state["model"])
             set_random_state(state["random"])
-            for name, (_, put) in self.extra.items():
+            for name, (_, put) in self.parts.items():
                 if name in state:
                     put(state[name])
             return progress
@@ -159,6 +156,15 @@ class Checkpoints:
             ) from None
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({_first_line(error)}); {WITHOUT_STATE}") from None
+
+
+def options_in_state(folder: Path) -> dict[str, object] | None:
+    """The options, unchecked, in a run's saved state; None where it has none or cannot be read."""
+    try:
+        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
+        return dict(state["options"])
+    except Exception:  # no file, an older one, or a damaged one, which resuming reports
+        return None
 
 
 def _first_line(error: Exception) -> str:

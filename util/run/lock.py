@@ -58,6 +58,13 @@ class RunLock:
         self._file.write(line + "\n")
         self._file.flush()
 
+    def is_in_place(self) -> bool:
+        """Whether the folder's lock is this one, or gone: another one belongs to another run."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
+        except OSError:
+            return True
+
     def release(self) -> None:
         """Let others train in the folder."""
         self._file.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
 
 from util.errors import UserError
 from util.run.checkpoint import Progress
@@ -11,17 +10,14 @@ from util.run.checkpoint import Progress
 REMEMBERED = 1000  # steps whose images are known; on CUDA the guard reports a failure some steps late
 
 
-class Guarded(Protocol):
-    """What is watched: `models.base_model.BaseModel`."""
+class RecentSteps:
+    """Remembers the images of recent steps and turns the guard's report into an error.
 
-    guard: object
-    image_paths: list[str]
+    Args:
+        model: a `BaseModel`.
+    """
 
-
-class FailureReport:
-    """Remembers the images of recent steps and turns the guard's report into an error."""
-
-    def __init__(self, model: Guarded, progress: Progress):
+    def __init__(self, model, progress: Progress):
         self.model, self.progress = model, progress
         self.first_step = progress.steps + 1
         self.recent: deque[tuple[int, int, list[str]]] = deque(maxlen=REMEMBERED)  # step, images, paths

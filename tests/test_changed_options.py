@@ -1,0 +1,141 @@
+"""What an option means at a resume: what it means at a start, from there on; or it is refused by name."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+
+import pytest
+import torch
+from training_process import make_images, words
+
+import train
+from models import create_model
+from options.train_options import TrainOptions
+from util.run.saved_options import changed_options, write_options
+
+OPTIONS = TrainOptions().parser.options
+MODEL_OF = {
+    name: option.only["model"][0] for name, option in OPTIONS.items() if "model" in (option.only or {})
+}
+# Options whose changed value is not one step from the default, and what they need to have an effect.
+VALUES = {
+    "dataroot": "other", "phase": "val", "epoch": "7", "dataset_mode": "aligned", "max_dataset_size": "5",
+    "crop_size": "128", "load_size": "300", "lr_decay_iters": "20 --lr_policy step",
+    "lr_decay_gamma": "0.3 --lr_policy step", "display_id": "3", "display_server": "http://other",
+    "display_env": "other", "pretrained_name": "other", "precision": "bf16", "preprocess": "crop",
+    "vgg_weights": __file__, "qs_layers": "16", "qs_window": "5 --QS_mode local", "patch_size": "32",
+    "nce_layers": "0,4", "attn_layers": "4,7", "n_iterations": "7", "n_iterations_decay": "7",
+    "T": "0.1 --learned_attn", "augment": "false --learned_attn", "qs_variant": "released",
+    "lambda_identity": "0.4", "rec_coef": "0.4 --use_rec", "beta1": "0.4", "beta2": "0.9",
+    "attention_source": "discriminator", "patch_nums": "64", "grey_range": "0,100",
+}  # fmt: skip
+NOT_CHANGED_HERE = {
+    "use_wandb",
+    "tensorboard",
+    "wandb_project_name",
+    "cuda_graph",
+}  # they need packages, a GPU
+CHANGEABLE = [
+    name for name, option in OPTIONS.items() if option.scope != "call" and name not in NOT_CHANGED_HERE
+]
+
+
+def changed_value(name: str) -> str:
+    """A value that the option does not have by default, and the options that give it an effect."""
+    option = OPTIONS[name]
+    if name in VALUES:
+        return VALUES[name]
+    if isinstance(option.default, bool):
+        return str(not option.default)
+    if option.choices:
+        return str(next(choice for choice in option.choices if choice != option.default))
+    return str(option.default + 1)
+
+
+@pytest.mark.parametrize("name", CHANGEABLE)
+def test_every_option_changed_at_a_resume_is_used_or_refused_by_name(name, tmp_path, capsys):
+    value, *context = changed_value(name).split(" ", 1)
+    place = ["--checkpoints_dir", str(tmp_path), "--name", "run", "--gpu_ids", "-1"]
+    model = ["--model", MODEL_OF.get(name, "qs"), *" ".join(context).split()]
+    model += ["--vgg_weights", "random"] if model[1] == "sesim" else []
+    before = TrainOptions().parse([*place, *model])
+    write_options(tmp_path / "run", before, {})
+    again = [*place, "--continue_train", f"--{name}", value]
+    if OPTIONS[name].scope == "fixed":
+        with pytest.raises(SystemExit) as exit:
+            TrainOptions().parse(again)
+        assert exit.value.code == 2
+        assert f"error: --{name} is " in capsys.readouterr().err
+    elif name == "pretrained_name":
+        with pytest.raises(SystemExit):
+            TrainOptions().parse(again)
+        assert f"--{name} contradict each other" in capsys.readouterr().err
+    else:
+        opt = TrainOptions().parse(again)
+        assert getattr(opt, name) != getattr(before, name)
+        noted = [
+            line.split(":")[0] for line in changed_options(vars(before), opt, OPTIONS_AND_MORE, ("run",))
+        ]
+        assert (name in noted) == (OPTIONS[name].scope == "run")
+
+
+class _WithParsed(dict):
+    """The table, with what parsing adds to the options as of the call."""
+
+    def __missing__(self, name):
+        return OPTIONS["verbose"]
+
+
+OPTIONS_AND_MORE = _WithParsed(OPTIONS)
+
+
+def test_what_the_optimisers_are_given_comes_from_the_options():
+    tiny = "--gpu_ids -1 --model cut --ngf 2 --ndf 2 --netG resnet_4blocks --netF_nc 4 --nce_layers 0,4"
+    before, after = (
+        create_model(TrainOptions().parse([*tiny.split(), *more.split()]))
+        for more in ("--lr 0.001", "--lr 0.003 --beta1 0.25 --beta2 0.75 --lr_policy cosine")
+    )
+    state = copy.deepcopy(before.training_state())
+    after.load_training_state(state)
+    after.schedule.begin(epoch=201, steps=7)
+    for optimizer in after.optimizers.values():
+        (group,) = optimizer.param_groups
+        assert group["betas"] == (0.25, 0.75) and group["lr"] == pytest.approx(0.0015)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A data set, and a run of one step in each of two epochs, the second at half the rate 0.001."""
+    root = tmp_path_factory.mktemp("finished")
+    make_images(root / "images", 1, 1)
+    length = "--n_epochs 1 --n_epochs_decay 1 --lr 0.001"
+    assert train.main(words(root / "images", root, length)) == 0
+    torch.use_deterministic_algorithms(False)
+    return root
+
+
+# Words of a resume behind the second epoch -> (epoch, learning rate) of each step that follows.
+RATES = {
+    "--n_epochs 2": [(3, 0.0005)],
+    "--n_epochs_decay 3": [(3, 0.0005), (4, 0.00025)],
+    "--epoch_count 3 --n_epochs 3": [(3, 0.001), (4, 0.0005)],  # as CUT's documentation says it
+    "--epoch_count 2": [(2, 0.0005)],
+    "--n_epochs 3 --lr 0.01": [(3, 0.01), (4, 0.005)],
+    "--n_epochs 3 --lr_policy plateau": [(3, 0.001), (4, 0.001)],
+    "--n_epochs 3 --lr_policy cosine": [(3, 0.0005), (4, 0.00014644660940672628)],
+    "--n_epochs 3 --lr_policy step --lr_decay_iters 3": [(3, 0.001), (4, 0.0001)],
+}
+
+
+@pytest.mark.parametrize("line", RATES)
+def test_the_rate_after_a_resume_is_that_of_the_new_options(finished, tmp_path, line):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    again = f"--checkpoints_dir {tmp_path} --name run --gpu_ids -1 --continue_train {line}"
+    assert train.main(again.split()) == 0
+    torch.use_deterministic_algorithms(False)
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    found = [(r["epoch"], r["lr"]) for r in records if r["type"] == "losses"][2:]
+    assert [epoch for epoch, _ in found] == [epoch for epoch, _ in RATES[line]]
+    assert [rate for _, rate in found] == pytest.approx([rate for _, rate in RATES[line]], rel=1e-9)
