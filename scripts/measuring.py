@@ -1,17 +1,56 @@
-"""Time, memory and Markdown tables, for `scripts/benchmark.py` and the GPU check."""
+"""What times a training step: the two sides of a comparison, clocks, peak memory, Markdown tables."""
 
 from __future__ import annotations
 
 import gc
-import resource
 import statistics
 import sys
 import time
-from collections import defaultdict
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from models import create_model
+from models.textbook import TextbookStep
+
+# The speed options of the plain side.
+PLAIN = {"precision": "fp32", "channels_last": False, "cuda_graph": False, "fast": False}
+
+
+class Side:
+    """One way to run the step.
+
+    Args:
+        name: "plain" for the textbook step, "fast" for the training step.
+        opt: options of train.py; the plain side takes none of the speed options.
+        search: whether the plain side lets cuDNN search for the fastest algorithms.
+    """
+
+    def __init__(self, name: str, opt: Namespace, search: bool = True):
+        self.name, self.search = name, search
+        self.opt = opt if name == "fast" else Namespace(**{**vars(opt), **PLAIN})
+        torch.manual_seed(opt.seed)
+        self.model = create_model(self.opt)
+        self.runner = self.model if name == "fast" else TextbookStep(self.model)
+
+    def step(self, batch: dict) -> None:
+        """One training step."""
+        self._set_switches()
+        self.model.set_input(batch)
+        self.runner.optimize_parameters()
+
+    def translate(self, images: Tensor) -> None:
+        """Translate images (B, C, H, W): one at a time on the plain side, all at once on the fast side."""
+        self._set_switches()
+        self.runner.translate(images.to(self.model.device))
+
+    def _set_switches(self) -> None:
+        """cuDNN's switches are global; the fast side sets its own in each step."""
+        if self.name == "plain":
+            torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = True, self.search
 
 
 def synchronise(device: torch.device) -> None:
@@ -63,39 +102,8 @@ def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> 
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
-class StageClock:
-    """Splits the time of steps into stages; time in a nested stage counts for the inner one only."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.totals: dict[str, float] = defaultdict(float)
-        self.open = ["other"]
-        self.last = time.perf_counter()
-
-    def switch(self) -> None:
-        """Add the time since the last switch to the innermost open stage."""
-        synchronise(self.device)
-        now = time.perf_counter()
-        self.totals[self.open[-1]] += now - self.last
-        self.last = now
-
-    def timed(self, stage: str, call: Callable) -> Callable:
-        """`call`, its time counted for `stage`."""
-
-        def wrapped(*args, **kwargs):
-            self.switch()
-            self.open.append(stage)
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self.switch()
-                self.open.pop()
-
-        return wrapped
-
-
 def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: of tensors on CUDA, else of this process in main memory."""
+    """Peak memory in bytes: of tensors on CUDA, else of this process in main memory; 0 on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
@@ -103,11 +111,15 @@ def peak_memory(device: torch.device) -> int:
         # getrusage would include the peak of the process that this one was forked from.
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return 0
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def release_memory() -> None:
     """Return the memory of deleted models to the device, so that the next measurement starts without it."""
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

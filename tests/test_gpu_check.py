@@ -1,57 +1,21 @@
-"""The GPU check: seconds that suffice for each section, lack of time."""
+"""The GPU check: it compares what it says, selects what needs a GPU, and goes on after a failure."""
 
 from __future__ import annotations
 
-import json
-import os
+import subprocess
 import sys
 import weakref
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
+import torch
 from test_acceleration import batches, tiny_model
 
 from models.textbook import TextbookStep
-from scripts.gpu import agreement, check
-from scripts.gpu.agreement import SEPARATE_STEPS, STEPS, VARIANTS
-from scripts.gpu.sections import LADDER, TEXTBOOK
+from scripts import gpu_check
 
-# On an H200 by docs/performance.md: milliseconds of a step, in their order the first that fits a row's name.
-MS = {
-    "textbook": 60,
-    "fast, batch 4": 17,
-    "fast": 7,
-    "bf16, channels last": 52,
-    "bf16, graph": 19,
-    "bf16": 37,
-    "tf32": 28,
-    "float32": 51,
-}
-IMPORTS, BUILD, SEARCH, COMPILING = 8, 1.5, 2, 20  # seconds; a search for algorithms or a capture
-
-
-def seconds_for_run(name: str, words: str, steps: int) -> float:
-    ms = next(ms for start, ms in MS.items() if name.startswith(start))
-    starts = BUILD + SEARCH * any(word in name + words for word in ("searched", "fast", "graph"))
-    return starts + steps * ms / 1e3
-
-
-def test_the_sections_fit_into_one_call_on_a_lent_machine():
-    assert sum(check.SECTIONS.values()) <= 590  # of 600 s, with the start of check.py
-
-
-def test_the_ladder_has_time_for_its_rows():
-    rows = [seconds_for_run(name, words, 61) for name, words in {**TEXTBOOK, **LADDER}.items()]
-    # A row begins only while there are 20 s.
-    assert IMPORTS + COMPILING + sum(rows[:-1]) + max(rows[-1], 20) <= check.SECTIONS["ladder"]
-
-
-def test_agreement_has_time_for_its_runs():
-    textbook = STEPS * MS["textbook"] / 1e3  # beside each run
-    together = sum(textbook + seconds_for_run(name, words, STEPS) for name, words in VARIANTS.items())
-    separate = {"textbook": "", "textbook, nudged": ""} | VARIANTS
-    apart = sum(seconds_for_run(name, words, SEPARATE_STEPS) for name, words in separate.items())
-    assert IMPORTS + together + apart <= check.SECTIONS["agreement"]
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_step_can_be_captured_beside_the_TextbookStep(monkeypatch):
@@ -73,52 +37,68 @@ def test_a_step_can_be_captured_beside_the_TextbookStep(monkeypatch):
         assert histories and not any(loss() is not None for loss in histories)
         step()
 
-    monkeypatch.setattr(agreement, "TextbookStep", noting)
+    monkeypatch.setattr(gpu_check, "TextbookStep", noting)
     monkeypatch.setattr(model.accelerator, "run", run)
-    bench = Namespace(side=lambda words: Namespace(model=model))
-    off = agreement._differences_from_the_same_weights(bench, "", batches(2), 2)
-    assert len(histories) == 2 * len(model.loss_names) and off.max() < 1e-4
+    losses, gradients = gpu_check.differences(model, batches(2))
+    assert len(histories) == 2 * len(model.loss_names) and losses.max() < 1e-4
+    assert len(gradients) == 2 and 0 < max(gradients) < 1e-2
     model.opt.cuda_graph = True
     with pytest.raises(SystemExit, match="the step was not captured"):
-        agreement._differences_from_the_same_weights(bench, "", batches(1), 1)
+        gpu_check.differences(model, batches(1))
 
 
-def test_each_section_has_the_time_kept_for_it_and_what_earlier_ones_left():
-    names = list(check.SECTIONS)
-    left = sum(check.SECTIONS.values())
-    for number, name in enumerate(names):
-        seconds = check.seconds_for(names[number:], left)
-        assert seconds >= check.SECTIONS[name] - 1e-9
-        left -= (
-            check.SECTIONS[name] / 2 if number == 0 else seconds
-        )  # the first one needs half, the others all
-    assert left == pytest.approx(0)
+@pytest.mark.parametrize("loss, gradient", [(1e-6, 0.3), (1e-2, 1e-4), (float("nan"), 1e-4)])
+def test_a_step_that_disagrees_is_named(monkeypatch, tmp_path, loss, gradient):
+    found = {"": (loss, gradient)}
+    monkeypatch.setattr(gpu_check, "AGREEMENT", {words: (1e-4, 1e-2) for words in ("--fast", "")})
+    monkeypatch.setattr(
+        gpu_check,
+        "differences",
+        lambda words, _: (torch.tensor([found.get(words, (0, 0))[0]] * 3), [found.get(words, (0, 0))[1]] * 3),
+    )
+    check = gpu_check.Check(tmp_path, "correctness", cpu=True, limit=60)
+    check.side = lambda words: Namespace(model=words)
+    with pytest.raises(SystemExit, match="^float32 disagrees$"):
+        gpu_check.agreement(check)
 
 
-def test_with_too_little_time_each_section_gets_a_share():
-    names = list(check.SECTIONS)
-    shares = [check.seconds_for(names, 93.0)]
-    assert shares[0] == pytest.approx(93.0 * check.SECTIONS[names[0]] / sum(check.SECTIONS.values()))
+def test_a_failure_is_reported_and_the_rest_runs(monkeypatch, tmp_path, capsys):
+    def broken(check):
+        raise RuntimeError("an illegal memory access")
+
+    def fine(check):
+        check.table(["a"], [[1]])
+
+    monkeypatch.setattr(gpu_check, "PARTS", {"speed": (broken, fine)})
+    assert gpu_check.main(["--part", "speed", "--cpu", "--out", str(tmp_path)]) == 1
+    report = (tmp_path / "speed.md").read_text()
+    assert "an illegal memory access" in report and "| 1 |" in report and "Failed: broken." in report
+    monkeypatch.setattr(gpu_check, "PARTS", {"speed": (fine,)})
+    assert gpu_check.main(["--part", "speed", "--cpu", "--out", str(tmp_path)]) == 0
 
 
-@pytest.mark.parametrize("status, exit_status", [("incomplete", 0), ("left out", 0), ("failed", 1)])
-def test_lack_of_time_is_reported_and_is_no_failure(monkeypatch, tmp_path, capsys, status, exit_status):
-    def section(name, arguments, folder, seconds):
-        found = {"seconds": 1, "markdown": "", "data": {}}
-        return {**found, "status": status if name == "choices" else "done"}
+def test_the_tests_of_a_gpu_are_selected_by_their_marker(tmp_path):
+    """Names would select all tests of a checkout in a folder named "cuda"."""
+    checkout = tmp_path / "cuda"
+    checkout.symlink_to(ROOT, target_is_directory=True)
+    words = "-m pytest --collect-only -q -c /dev/null -m gpu tests/test_qs_kernels.py".split()
+    done = subprocess.run(
+        [sys.executable, *words, "--rootdir", str(checkout), "--confcutdir", str(checkout / "tests")],
+        cwd=checkout, capture_output=True, text=True,
+    )  # fmt: skip
+    names = [line for line in done.stdout.splitlines() if "::" in line]
+    assert names and all("test_at_training" in n or "captured_graph" in n or "[cuda" in n for n in names)
 
-    monkeypatch.setattr(check, "run_section", section)
-    monkeypatch.setattr(sys, "argv", ["check.py", "", str(tmp_path), "--sections", "environment,choices"])
-    assert check.main() == exit_status
-    said = capsys.readouterr().out
-    assert ("for lack of time: choices" in said) == (exit_status == 0)
-    assert json.loads((tmp_path / "report.json").read_text())["choices"]["status"] == status
 
-
-def test_a_section_out_of_time_ends_with_all_its_processes():
-    assert check.run_for(60, ["sh", "-c", "exit 3"]) == 3
-    reader, writer = os.pipe()
-    assert check.run_for(0.5, ["sh", "-c", "sleep 1000 & wait"], stdout=writer) is None
-    os.close(writer)
-    assert os.read(reader, 1) == b""  # the end of the pipe, once no process has it open
-    os.close(reader)
+@pytest.mark.parametrize("seconds", [1e9, 0])
+def test_a_ladder_names_what_it_had_no_time_for(monkeypatch, tmp_path, seconds):
+    monkeypatch.setattr(
+        gpu_check, "time_variant", lambda *_: ({"median": 2, "low": 1, "high": 3}, 1, 0.5, [])
+    )
+    check = gpu_check.Check(tmp_path, "speed", cpu=True, limit=seconds)
+    if seconds:
+        gpu_check.ladder(check)
+        assert "| float32 | 2.00 | 1.00 to 3.00 | 1.0 x | 1 | 0.50 | - |" in check.text
+    else:
+        with pytest.raises(SystemExit, match="float32: no time was left"):
+            gpu_check.ladder(check)
