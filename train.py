@@ -83,6 +83,7 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
         length = Length.of(opt)
         samples = Samples(opt, model) if run.monitor and run.monitor.watchers else None
         report = Report(run.monitor, model, progress, opt, epoch_images, global_batch, samples)
+        recent = RecentSteps(model, progress)
         if length.reached(progress):
             say(f"The run is complete: {length}. Raise {length.options} to continue.")
         else:
