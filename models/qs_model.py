@@ -70,10 +70,7 @@ class QuerySelected(ContrastModel):
 
     def prepare_features(self, number: int, features: Tensor) -> Tensor:
         """Large maps of QS-Attn layers averaged to at most `--qs_pool` a side (the supplement's model B)."""
-        side = self.opt.qs_pool
-        if side and self.selects(number) and max(features.shape[2:]) > side:
-            return F.adaptive_avg_pool2d(features, [min(side, length) for length in features.shape[2:]])
-        return features
+        return pooled(features, self.opt.qs_pool) if self.selects(number) else features
 
     def choose_patches(self, number: int, features: Tensor) -> PatchSelection | QuerySelection:
         """The `--num_patches` queries of least entropy in each image, with their attention."""
@@ -85,6 +82,13 @@ class QuerySelected(ContrastModel):
     def selects(self, number: int) -> bool:
         """Whether the `number`-th of `--nce_layers` has QS-Attn."""
         return self.opt.nce_layers[number] in self.opt.qs_layers
+
+
+def pooled(features: Tensor, side: int) -> Tensor:
+    """Features (B, C, H, W) averaged to at most `side` positions a side; 0: as they are."""
+    if not side or max(features.shape[2:]) <= side:
+        return features
+    return F.adaptive_avg_pool2d(features, [min(side, length) for length in features.shape[2:]])
 
 
 class QSModel(QuerySelected, CUTModel):

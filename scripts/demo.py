@@ -272,7 +272,11 @@ class Studio:
         mode = str(saved.get("QS_mode", "global"))
         image = to_input(photo, translator.input_nc)
         views = view_queries(
-            translator.net, image, layers, [mode], chosen["num_patches"], chosen["qs_window"]
+            translator.net,
+            image,
+            layers,
+            [mode],
+            *(chosen[name] for name in ("num_patches", "qs_window", "qs_pool")),
         )
         page = self.folder / "queries.html"
         title = f"{path.name}: queries of {entry.label}"

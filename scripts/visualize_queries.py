@@ -1,9 +1,10 @@
 """Show which queries QS-Attn chooses in photographs, and what they attend to.
 
-    python scripts/visualize_queries.py --name NAME --input IMAGE_OR_FOLDER    a page and figures
+    python scripts/visualize_queries.py --name NAME --input IMAGE_OR_FOLDER    a page of each image
     python scripts/visualize_queries.py --random_weights --input IMAGE         without a checkpoint
+    python scripts/visualize_queries.py --name NAME --input IMAGE --figures pdf    figures for a paper too
 
-For each image, OUTPUT/IMAGE.html shows all queries, and OUTPUT/IMAGE_layer16_global.png is a figure. Layers,
+For each image, OUTPUT/IMAGE.html shows all queries; OUTPUT/IMAGE_layer16_global.pdf is a figure. Layers,
 window and number of queries are the run's own unless given. docs/queries.md explains the pictures.
 """
 
@@ -40,7 +41,7 @@ from util.translate.photo import output_names, read_photo
 
 FIGURES = ("png", "pdf", "svg", "none")
 # What a run that saved no options is taken to have been trained with.
-DEFAULTS = {"qs_layers": [12, 16], "num_patches": 256, "qs_window": 7}
+DEFAULTS = {"qs_layers": [12, 16], "num_patches": 256, "qs_window": 7, "qs_pool": 0}
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
@@ -58,8 +59,9 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--modes", list(MODES), "modes of selection", type=_modes)
     add("--num_patches", None, "queries per layer", type=integer(1), shown="the run's, else 256")
     add("--qs_window", None, "side of the local windows, odd", type=integer(1), shown="the run's, else 7")
+    add("--qs_pool", None, "average larger maps to this side", type=integer(0), shown="the run's, else 0")
     add("--query", 0, "the query whose row the figures show, by ascending entropy", type=integer(0))
-    add("--figures", "png", "format of the figures", choices=FIGURES)
+    add("--figures", "none", "format of the figures for a paper (matplotlib)", choices=FIGURES)
     add("--output", None, "folder to write to", type=Path, shown="./results/NAME/queries_EPOCH")
     add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
     add("--seed", 0, "seed of the random positions and weights", type=integer(0))
@@ -114,7 +116,7 @@ def build_net(opt: Namespace) -> nn.Module:
 
 
 def take_selection_of_the_run(opt: Namespace, net: nn.Module) -> None:
-    """Set the layers, window and number of queries that were not given.
+    """Set the layers, window, pooling and number of queries that were not given.
 
     Raises:
         UserError: a layer of the decoder, unless the run was trained with it.
@@ -122,9 +124,10 @@ def take_selection_of_the_run(opt: Namespace, net: nn.Module) -> None:
     saved: dict[str, object] = {}
     if not opt.random_weights:
         saved = options_behind(opt.name, opt.checkpoints_dir, TrainOptions().parser)
-    for flag, name in {"layers": "qs_layers", "num_patches": "num_patches", "qs_window": "qs_window"}.items():
+    for name, default in DEFAULTS.items():
+        flag = name.replace("qs_layers", "layers")
         if getattr(opt, flag) is None:
-            setattr(opt, flag, saved.get(name) or DEFAULTS[name])
+            setattr(opt, flag, saved.get(name) or default)
     last = last_encoder_layer(net)
     for layer in opt.layers:
         if last < layer < len(net.tap_channels()) and layer not in (saved.get("qs_layers") or ()):
@@ -145,7 +148,8 @@ def draw_image(opt: Namespace, net: nn.Module, photo: np.ndarray, stem: Path, na
     """Write the page and figures of a photograph (H, W, 3) uint8, named after `stem`."""
     height, width = photo.shape[:2]
     image = to_input(photo, net.input_nc).to(next(net.parameters()).device)
-    views = view_queries(net, image, opt.layers, opt.modes, opt.num_patches, opt.qs_window, opt.seed)
+    selection = opt.num_patches, opt.qs_window, opt.qs_pool
+    views = view_queries(net, image, opt.layers, opt.modes, *selection, opt.seed)
     with torch.inference_mode():
         target = to_uint8(net(image))[:height, :width]
     page = stem.with_name(f"{stem.name}.html")

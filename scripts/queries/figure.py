@@ -23,12 +23,11 @@ from scripts.queries.pictures import (
     heat_picture,
     score_level,
 )
-from scripts.queries.view import QueryView, pixel_centres
+from scripts.queries.view import QueryView
 
 STYLE = {"font.family": "DejaVu Sans", "font.size": 7.5, "mathtext.fontset": "dejavusans"}
 MARGIN, GAP, TITLE, LEGEND = 0.12, 0.1, 0.24, 0.62  # inches
 EDGE = "#141414"
-MODES = {"global": "global", "local": "local {0}×{0}", "local_global": "local, then global"}
 
 
 def draw_figure(
@@ -79,7 +78,7 @@ def draw_figure(
             axes.set_title(f"$\\bf{{{'abcdefghij'[number]}}}$  {text}", loc="left", pad=3, fontsize=7.5)
             axes.set_axis_off()
             if indices is not None:
-                y, x = pixel_centres(indices[::-1], view.grid, view.image_shape).T
+                y, x = view.pixels(indices[::-1]).T
                 axes.scatter(x, y, dot, color=_unit(fill), edgecolors=EDGE, linewidths=0.3)
             if marked:
                 _mark_query(axes, view, rank, dot)
@@ -89,7 +88,7 @@ def draw_figure(
             axes.set_ylim(picture.shape[0] - 0.5, -0.5)
         _legend(figure, view, (MARGIN + side + GAP, side), (MARGIN + 3 * (side + GAP), 2 * side + GAP))
         layer = f"Layer {view.layer}, {view.grid[0]}×{view.grid[1]}"
-        mode = f"{MODES[view.mode].format(view.window)} attention"
+        mode = view.mode + (f", windows of {view.window}×{view.window}" if view.window else "")
         figure.text(MARGIN / width, 0.3 / height, layer, va="center", weight="bold")
         figure.text(MARGIN / width, 0.14 / height, mode, va="center")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +101,7 @@ def _unit(rgb: tuple[int, int, int]) -> tuple[float, ...]:
 
 def _mark_query(axes: Axes, view: QueryView, rank: int, dot: float) -> None:
     """A ring around the query, and the outline of its window if it has one."""
-    y, x = pixel_centres(view.indices[rank : rank + 1], view.grid, view.image_shape)[0]
+    y, x = view.pixels(view.indices[rank : rank + 1])[0]
     for edge, thickness in ((EDGE, 1.9), (_unit(CURRENT), 1.0)):
         axes.scatter([x], [y], 3.5 * dot, facecolors="none", edgecolors=[edge], linewidths=thickness)
         if view.window:
@@ -113,7 +112,7 @@ def _mark_query(axes: Axes, view: QueryView, rank: int, dot: float) -> None:
 
 def _enlarge_window(axes: Axes, view: QueryView, rank: int) -> None:
     """The weights of the query's window, padded keys too, enlarged in the corner away from the query."""
-    y, x = pixel_centres(view.indices[rank : rank + 1], view.grid, view.image_shape)[0]
+    y, x = view.pixels(view.indices[rank : rank + 1])[0]
     left = 0.03 if x > view.image_shape[1] / 2 else 0.59
     bottom = 0.03 if y < view.image_shape[0] / 2 else 0.59
     inset = axes.inset_axes((left, bottom, 0.38, 0.38))

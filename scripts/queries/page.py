@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from scripts.queries import pictures
-from scripts.queries.view import QueryView, axis_geometry, pixel_centres
+from scripts.queries.view import QueryView
 from util.pages import printable
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -55,18 +55,17 @@ def write_page(
 
 
 def _view(view: QueryView) -> dict:
-    axes = [axis_geometry(cells, pixels) for cells, pixels in zip(view.grid, view.image_shape, strict=True)]
     log_entropy = np.nan_to_num(view.log_entropy.flat[view.indices])
     return {
         "layer": view.layer,
         "mode": view.mode,
         "window": view.window,
         "grid": view.grid,
-        "stride": [stride for stride, _ in axes],
-        "border": [border for _, border in axes],
+        "stride": [stride for stride, _ in view.geometry],
+        "border": [border for _, border in view.geometry],
         "positions": view.indices.tolist(),
-        "chosen": pixel_centres(view.indices, view.grid, view.image_shape).tolist(),
-        "random": pixel_centres(view.random, view.grid, view.image_shape).tolist(),
+        "chosen": view.pixels(view.indices).tolist(),
+        "random": view.pixels(view.random).tolist(),
         "logEntropy": [round(float(value), 3) for value in log_entropy],
         "entropyRange": pictures.entropy_range(view.log_entropy),
         "entropy": _packed(pictures.entropy_level(view.log_entropy), 255),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scripts.queries.view import QueryView, upsample
+from scripts.queries.view import QueryView
 
 # Colour maps with perceptually even steps, by nine anchors (viridis and magma): dark is low, bright is high.
 _VIRIDIS = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725"
@@ -74,4 +74,4 @@ def heat_picture(view: QueryView, level: np.ndarray, image: np.ndarray) -> np.nd
 
 def _over(level: np.ndarray, view: QueryView, image: np.ndarray, smooth: bool) -> np.ndarray:
     """Levels (h, w) over the photograph (H, W), without the padding that the encoder saw."""
-    return upsample(level, view.image_shape, smooth)[: image.shape[0], : image.shape[1]]
+    return view.over_image(level, smooth)[: image.shape[0], : image.shape[1]]

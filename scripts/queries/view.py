@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from models import patch_sampler
-from models.qs_attn import check_rule, log_entropy, select_queries
+from models.qs_attn import check_rule, select_queries
+from models.qs_model import pooled
 from util.errors import UserError
 
 
@@ -25,14 +26,15 @@ from util.errors import UserError
 class QueryView:
     """The selection of one layer and mode on one image.
 
-    log_entropy: (h, w) float32, log H of each position's row, of the attention that this mode ranks by.
-    indices: (N,) int64, the chosen positions by ascending entropy.
+    log_entropy: (h, w) float32, what this mode ranks positions by: log H of each one's row.
+    indices: (N,) int64, the chosen positions, the least first.
     attention: (N, M) float32, their rows, each of sum 1.
     scores: (N, h * w) float32, the dot products f_i . f_j of the chosen positions with all positions. As they
         are not scaled, a row often has a single weight above 0; scores show what else a query resembles.
     window: k where the keys are the k x k window around each query, None where they are all positions.
     random: (N,) int64, the same number of positions, drawn as CUT draws them.
     image_shape: (H, W) of the image the encoder saw.
+    geometry: (stride, border) of each axis: position i lies at pixel stride * i - border.
     """
 
     layer: int
@@ -44,11 +46,32 @@ class QueryView:
     window: int | None
     random: np.ndarray
     image_shape: tuple[int, int]
+    geometry: tuple[tuple[float, float], tuple[float, float]]
 
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w) of the feature map."""
         return self.log_entropy.shape
+
+    def pixels(self, indices: np.ndarray) -> np.ndarray:
+        """The pixels of positions (N,): (N, 2) int64, row and column. Those in padding: what they mirror."""
+        places = np.stack(np.divmod(np.asarray(indices), self.grid[1]), axis=1).astype(float)  # (N, 2)
+        for axis, ((stride, border), pixels) in enumerate(zip(self.geometry, self.image_shape, strict=True)):
+            places[:, axis] = np.abs(places[:, axis] * stride - border)
+            places[:, axis] = pixels - 1 - np.abs(pixels - 1 - places[:, axis])
+        return np.rint(places).astype(np.int64)
+
+    def over_image(self, values: np.ndarray, smooth: bool) -> np.ndarray:
+        """A map (h, w) over the image: (H, W) float32, bilinear (`smooth`) or by the nearest position."""
+        for axis, ((stride, border), pixels) in enumerate(zip(self.geometry, self.image_shape, strict=True)):
+            last = values.shape[axis] - 1
+            at = ((np.arange(pixels) + border) / stride).clip(0, last)
+            low = np.floor(at + (0.0 if smooth else 0.5)).astype(int).clip(0, last)
+            high = (low + 1).clip(0, last)
+            share = (at - low).astype(np.float32) if smooth else np.zeros(pixels, np.float32)
+            share = share.reshape((-1, 1) if axis == 0 else (1, -1))
+            values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
+        return values.astype(np.float32)
 
     def row_map(self, rank: int) -> np.ndarray:
         """The attention row of the query of this rank as a map over the image's positions: (h, w) float32.
@@ -74,6 +97,7 @@ def view_queries(
     modes: Sequence[str],
     num_patches: int = 256,
     window: int = 7,
+    pool: int = 0,
     seed: int = 0,
 ) -> list[QueryView]:
     """The views of an image (1, C, H, W) in [-1, 1], H and W multiples of 4, for each layer and mode.
@@ -81,38 +105,42 @@ def view_queries(
     Args:
         netG: a generator with `encode`; the image is moved to its device.
         layers: taps, as in `--nce_layers`.
-        modes: of "global", "local", "local_global".
+        modes: of `models.qs_attn.MODES`.
+        pool: as `--qs_pool`.
         seed: of the random positions; the global random state is not changed.
 
     Raises:
         UserError: a layer that the generator does not have.
         ValueError: a mode or window that does not exist.
     """
-    for mode in modes:
-        check_rule(mode, window)
+    rules = {mode: check_rule(mode, window) for mode in modes}
     last = len(netG.tap_channels()) - 1
     for layer in layers:
         if not 0 <= layer <= last:
             raise UserError(f"there is no layer {layer}: the generator has layers 0 to {last}")
     device = next(netG.parameters()).device
     views = []
-    for layer, features in zip(layers, netG.encode(image.to(device), layers), strict=True):
+    for layer, whole in zip(layers, netG.encode(image.to(device), layers), strict=True):
+        features = pooled(whole, pool)
         h, w = features.shape[2:]
         vectors = features[0].float().flatten(1)  # (C, hw)
+        axes = zip(whole.shape[2:], (h, w), image.shape[2:], strict=True)
+        geometry = tuple(axis_geometry(*lengths) for lengths in axes)
         random = random_positions(h * w, num_patches, seed)
-        for mode in modes:
+        for mode, rule in rules.items():
             selection = select_queries(features, mode, num_patches, window)
             views.append(
                 QueryView(
                     layer=layer,
                     mode=mode,
-                    log_entropy=log_entropy(features, mode, window)[0].view(h, w).cpu().numpy(),
+                    log_entropy=rule.rank(features, window)[0].float().view(h, w).cpu().numpy(),
                     indices=selection.indices[0].cpu().numpy(),
                     attention=selection.attention[0].float().cpu().numpy(),
                     scores=(vectors[:, selection.indices[0]].T @ vectors).cpu().numpy(),
                     window=selection.window,
                     random=random,
                     image_shape=tuple(image.shape[2:]),
+                    geometry=geometry,
                 )
             )
     return views
@@ -125,37 +153,11 @@ def random_positions(num_locations: int, num_patches: int, seed: int) -> np.ndar
         return patch_sampler.random_locations(num_locations, num_patches, "cpu").numpy()
 
 
-def pixel_centres(indices: np.ndarray, grid: tuple[int, int], image_shape: tuple[int, int]) -> np.ndarray:
-    """The pixels in the middle of the positions' receptive fields: (N, 2) int64, row and column.
+def axis_geometry(whole: int, cells: int, pixels: int) -> tuple[float, float]:
+    """(stride, border) along an axis of a map of `whole` positions, averaged to `cells`.
 
-    Args:
-        indices: (N,) positions of a feature map.
-        grid: (h, w) of that map: smaller than the image by a whole stride, or larger by its padding
-            (layer 0). Positions in the padding are drawn at the pixels they mirror.
-        image_shape: (H, W).
+    The map is smaller than the image by a whole stride, or larger by its padding (layer 0).
     """
-    places = np.stack(np.divmod(np.asarray(indices), grid[1]), axis=1)  # (N, 2)
-    for axis, (cells, pixels) in enumerate(zip(grid, image_shape, strict=True)):
-        stride, border = axis_geometry(cells, pixels)
-        places[:, axis] = np.abs(places[:, axis] * stride - border)
-        places[:, axis] = pixels - 1 - np.abs(pixels - 1 - places[:, axis])
-    return places
-
-
-def axis_geometry(cells: int, pixels: int) -> tuple[int, int]:
-    """(stride, border) along one axis: position i of a feature map lies at pixel stride * i - border."""
-    return max(1, round(pixels / cells)), max(0, (cells - pixels) // 2)
-
-
-def upsample(values: np.ndarray, image_shape: tuple[int, int], smooth: bool) -> np.ndarray:
-    """A map (h, w) over the image: (H, W) float32, bilinear (`smooth`) or by the nearest position."""
-    for axis, pixels in enumerate(image_shape):
-        cells = values.shape[axis]
-        stride, border = axis_geometry(cells, pixels)
-        at = ((np.arange(pixels) + border) / stride).clip(0, cells - 1)
-        low = np.floor(at + (0.0 if smooth else 0.5)).astype(int).clip(0, cells - 1)
-        high = (low + 1).clip(0, cells - 1)
-        share = (at - low).astype(np.float32) if smooth else np.zeros(pixels, np.float32)
-        share = share.reshape((-1, 1) if axis == 0 else (1, -1))
-        values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
-    return values.astype(np.float32)
+    stride, border = max(1, round(pixels / whole)), max(0, (whole - pixels) // 2)
+    average = whole / cells  # positions in one: it lies in their middle
+    return stride * average, border - stride * (average - 1) / 2
