@@ -88,11 +88,6 @@ class MUNITModel(BaseModel):
             raise UserError(
                 "--gan_mode wgangp is not offered with --model munit: give lsgan, vanilla or nonsaturating"
             )
-        if opt.gan_w == 0:
-            raise UserError(
-                "--gan_w is 0: without the adversarial loss, translations need not look like the target; "
-                "give 1"
-            )
 
     @classmethod
     def translating(cls, opt: Namespace) -> tuple[str, ...]:

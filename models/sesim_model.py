@@ -14,14 +14,24 @@ from __future__ import annotations
 
 import random
 from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from data.augment import draw_jitter, jitter
+from models import patch_sampler
 from models.layers import initialise
 from models.one_sided import OneSidedModel
-from models.spatial_correlation import LEAST_MAP, MIN_WINDOW, MODES, SelfSimilarity, SpatialCorrelativeLoss
+from models.spatial_correlation import (
+    LEAST_MAP,
+    MIN_WINDOW,
+    MODES,
+    SelfSimilarity,
+    contrastive_loss,
+    correlation_loss,
+)
 from models.vgg import LAST_LAYER, LAYERS, RANDOM, load_vgg16, reduction, require_weights
 from util import distributed
 from util.arguments import integer, layer_list, real_number
@@ -99,10 +109,8 @@ class SeSimModel(OneSidedModel):
         if opt.isTrain:
             self.vgg = load_vgg16(opt.vgg_weights, opt.attn_layers, get_device(opt.gpu_ids))
         super().__init__(opt)
-        if opt.isTrain:
-            if opt.channels_last:
-                self.vgg.to(memory_format=torch.channels_last)
-            self.spatial = SpatialCorrelativeLoss(self.networks["F"], opt.patch_nums, opt.loss_mode, opt.T)
+        if opt.isTrain and opt.channels_last:
+            self.vgg.to(memory_format=torch.channels_last)
 
     def build_network(self, name: str) -> nn.Module:
         if name != "F":
@@ -160,7 +168,7 @@ class SeSimModel(OneSidedModel):
 
     @torch.no_grad()
     def encode_real(self) -> dict[str, list[Tensor]]:
-        """VGG's features of the images that need no gradient, in one pass; B is rotated by 180 degrees."""
+        """VGG's features of the images that need no gradient, in one pass; B is turned by 180 degrees."""
         images = {"A": self.batch["A"]}
         if self.opt.learned_attn:
             images["B"] = self.batch["B"].rot90(2, (2, 3))
@@ -177,7 +185,8 @@ class SeSimModel(OneSidedModel):
             sources = _stacked(sources, real["A"])
             targets, others = _stacked(targets, real["A_aug"]), _stacked(others, real["B_aug"])
         with self.autocast():
-            self.losses["spatial"] = self.spatial.contrast(sources, targets, others)
+            contrast = partial(contrastive_loss, temperature=self.opt.T)
+            self.losses["spatial"] = self.mean_of_layers(contrast, sources, targets, others)
         self.update("F", self.losses["spatial"], ["spatial"])
 
     def compute_D_loss(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -189,12 +198,28 @@ class SeSimModel(OneSidedModel):
         """Update G by lambda_GAN * GAN(G(x)) + lambda_spatial * S(x, G(x)); F and D are frozen."""
         self.freeze("F")
         with self.autocast():  # its own context: F's old weights are cached as casts in the one before
-            self.losses["G_s"] = self.opt.lambda_spatial * self.spatial(real_features, fake_features)
+            distance = partial(correlation_loss, mode=self.opt.loss_mode, use_norm=self.opt.use_norm)
+            loss = self.mean_of_layers(distance, real_features, fake_features)
+            self.losses["G_s"] = self.opt.lambda_spatial * loss
         self.losses["G_GAN"] = loss_GAN
         self.losses["G"] = self.losses["G_GAN"] + self.losses["G_s"]
         self.update("G", self.losses["G"], ["G_GAN", "G_s", "G"])
         self.freeze("F", False)
         self.freeze("D", False)
+
+    def mean_of_layers(self, loss: Callable[..., Tensor], *sides: list[Tensor]) -> Tensor:
+        """The mean over layers of a loss of self-similarity maps.
+
+        Args:
+            sides: features (B, C, H, W) of each layer. All sides of a layer have the same random queries.
+        """
+        losses, count = [], self.opt.patch_nums
+        for number, layer in enumerate(zip(*sides, strict=True)):
+            positions, queries = layer[0][0, 0].numel(), None
+            if count > 0:
+                queries = patch_sampler.random_locations(positions, count, self.device)
+            losses.append(loss(*(self.networks["F"](number, features, queries) for features in layer)))
+        return torch.stack(losses).mean()
 
 
 def _stacked(one: list[Tensor], other: list[Tensor]) -> list[Tensor]:

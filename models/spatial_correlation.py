@@ -21,13 +21,12 @@ Shapes: B images, C channels, L = H*W positions (row * W + column), N queries, M
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import patch_sampler
 from models.layers import full
 
 SCALE = 10.0  # of a correlation inside the tanh
@@ -56,63 +55,10 @@ class SelfSimilarity(nn.Module):
             self.add_module(f"conv_{number}", layers)
 
     def forward(self, number: int, features: Tensor, queries: Tensor | None) -> Tensor:
-        """Maps of features (B, C, H, W) of the `number`-th layer: (B, N, M); see `self_similarity`."""
+        """Maps (B, N, M) of features (B, C, H, W) of the `number`-th layer; see `self_similarity`."""
         if self.learned:
             features = getattr(self, f"conv_{number}")(features)
         return self_similarity(features, queries, self.window, self.use_norm)
-
-
-class SpatialCorrelativeLoss:
-    """The losses over all layers, each at queries of its own: mean over layers, images and queries.
-
-    Features are lists of one tensor (B, C, H, W) per layer.
-
-    Args:
-        similarity: makes the maps.
-        num_queries: N random queries per layer; 0 or less takes all positions as queries and as keys.
-        mode: "cos" or "l1", of the loss between an image and its translation.
-        temperature: T of the contrastive loss.
-    """
-
-    def __init__(
-        self, similarity: SelfSimilarity, num_queries: int = 256, mode: str = "cos", temperature: float = 0.07
-    ):
-        self.similarity, self.num_queries = similarity, num_queries
-        self.mode, self.temperature = mode, temperature
-
-    def __call__(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """The spatially-correlative loss between features of images and of their translations.
-
-        For the update of the generator; freeze the learned convolutions around it.
-        """
-
-        def compare(source: Tensor, target: Tensor) -> Tensor:
-            return correlation_loss(source, target, self.mode, self.similarity.use_norm)
-
-        return self._mean(compare, sources, targets)
-
-    def contrast(
-        self, sources: Sequence[Tensor], targets: Sequence[Tensor], others: Sequence[Tensor]
-    ) -> Tensor:
-        """The contrastive loss that the learned convolutions train by.
-
-        `targets` are other views of the sources, `others` are other images. The same queries serve all three.
-        """
-
-        def compare(source: Tensor, target: Tensor, other: Tensor) -> Tensor:
-            return contrastive_loss(source, target, other, self.temperature)
-
-        return self._mean(compare, sources, targets, others)
-
-    def _mean(self, loss: Callable[..., Tensor], *sides: Sequence[Tensor]) -> Tensor:
-        losses = []
-        for number, layer in enumerate(zip(*sides, strict=True)):
-            height, width = layer[0].shape[2:]
-            queries = None
-            if self.num_queries > 0:
-                queries = patch_sampler.random_locations(height * width, self.num_queries, layer[0].device)
-            losses.append(loss(*(self.similarity(number, features, queries) for features in layer)))
-        return torch.stack(losses).mean()
 
 
 def self_similarity(features: Tensor, queries: Tensor | None, window: int, use_norm: bool = False) -> Tensor:

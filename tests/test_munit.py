@@ -305,7 +305,6 @@ REFUSALS = {
     "--netG unet_256": "--netG has no effect with --model munit: leave it out",
     "--pool_size 50": "--pool_size has no effect with --model munit",
     "--gan_mode wgangp": "give lsgan, vanilla or nonsaturating",
-    "--gan_w 0": "--gan_w is 0",
     "--input_nc 1": "--input_nc 1 and --output_nc 3 differ",
     "--crop_size 30 --load_size 30": "the generator needs a multiple of 4.* Take 32",
     "--n_layer 4 --num_scales 3 --crop_size 56": "the discriminator at least 61 pixels. Take 64",

@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from golden import DATA
 
-from models import patch_sampler
 from models.spatial_correlation import (
     SelfSimilarity,
-    SpatialCorrelativeLoss,
     contrastive_loss,
     correlation_loss,
     self_similarity,
@@ -94,32 +92,28 @@ def learned(case):
 
 
 @pytest.mark.parametrize("case", LEARNED, indirect=True)
-def test_learned_similarity_agrees_with_the_released_code(case, learned, monkeypatch):
+def test_learned_similarity_agrees_with_the_released_code(case, learned):
     golden, settings = case
-    monkeypatch.setattr(patch_sampler, "random_locations", lambda *_: golden["patch_ids"])
-    loss = SpatialCorrelativeLoss(learned, settings["patch_nums"], temperature=settings["T"])
-    source, target, other = (golden[f"f_{name}"].requires_grad_() for name in ("src", "tgt", "oth"))
-
-    for name, features in {"src": source, "tgt": target, "oth": other}.items():
-        assert_golden(learned(0, features, golden["patch_ids"]), golden[f"sim_{name}"])
-    contrastive = loss.contrast([source], [target], [other])
+    features = {name: golden[f"f_{name}"].requires_grad_() for name in ("src", "tgt", "oth")}
+    maps = {name: learned(0, of, golden["patch_ids"]) for name, of in features.items()}
+    contrastive = contrastive_loss(maps["src"], maps["tgt"], maps["oth"], settings["T"])
     contrastive.backward()
 
     assert_golden(contrastive, golden["loss_contrastive"])
-    for name, features in {"src": source, "tgt": target, "oth": other}.items():
-        assert_golden(features.grad, golden[f"d_f_{name}"])
+    for name, of in features.items():
+        assert_golden(maps[name], golden[f"sim_{name}"])
+        assert_golden(of.grad, golden[f"d_f_{name}"])
     for key, parameter in learned.named_parameters():
         assert_golden(parameter.grad, golden[f"grad.{key}"])
 
 
 @pytest.mark.parametrize("case", LEARNED, indirect=True)
-def test_loss_of_the_generator_through_frozen_convolutions(case, learned, monkeypatch):
-    golden, settings = case
-    monkeypatch.setattr(patch_sampler, "random_locations", lambda *_: golden["patch_ids"])
+def test_loss_of_the_generator_through_frozen_convolutions(case, learned):
+    golden, _ = case
     target = golden["f_tgt"].requires_grad_()
-
-    loss = SpatialCorrelativeLoss(learned.requires_grad_(False), settings["patch_nums"])
-    value = loss([golden["f_src"]], [target])
+    learned.requires_grad_(False)
+    maps = (learned(0, features, golden["patch_ids"]) for features in (golden["f_src"], target))
+    value = correlation_loss(*maps)
     value.backward()
 
     assert_golden(value, golden["loss_generator"])
@@ -138,17 +132,6 @@ def test_maps_by_definition_on_maps_of_any_shape(height, width, window, use_norm
     torch.testing.assert_close(found, by_definition(features, queries, window, use_norm))
     everywhere = self_similarity(features, None, window, use_norm)
     torch.testing.assert_close(everywhere, by_definition(features, None, window, use_norm))
-
-
-def test_a_transposed_image_has_the_same_loss():
-    """Rows and columns are not mixed up: transposing maps and queries changes nothing (odd windows)."""
-    torch.manual_seed(0)
-    source, target = torch.randn(2, 1, 4, 6, 9, dtype=torch.float64)
-    queries = torch.randperm(6 * 9)[:20]
-    transposed = queries % 9 * 6 + queries // 9
-    before = correlation_loss(*(self_similarity(f, queries, 3) for f in (source, target)))
-    after = correlation_loss(*(self_similarity(f.mT, transposed, 3) for f in (source, target)))
-    torch.testing.assert_close(before, after)
 
 
 @pytest.mark.parametrize("use_norm", [False, True])
@@ -187,29 +170,6 @@ def test_contrast_by_definition():
     torch.testing.assert_close(contrastive_loss(source, 3 * target, other, 0.1), expected)
 
 
-def test_queries_are_drawn_for_every_layer_and_call_and_shared_by_all_sides(monkeypatch):
-    drawn = []
-
-    def draw(num_locations, num_patches, device):
-        drawn.append((num_locations, num_patches))
-        return torch.arange(num_locations)[:num_patches]
-
-    monkeypatch.setattr(patch_sampler, "random_locations", draw)
-    layers = [torch.randn(2, 8, 6, 9), torch.randn(2, 8, 3, 4)]
-    loss = SpatialCorrelativeLoss(SelfSimilarity(), num_queries=7)
-    loss(layers, layers)
-    loss.contrast(layers, layers, layers)
-    assert drawn == [(54, 7), (12, 7)] * 2
-
-
-def test_without_a_number_of_queries_all_positions_are_compared(monkeypatch):
-    monkeypatch.setattr(patch_sampler, "random_locations", lambda *_: pytest.fail("nothing to draw"))
-    source, target = torch.randn(2, 1, 4, 5, 6)
-    value = SpatialCorrelativeLoss(SelfSimilarity(window=2), num_queries=-1)([source], [target])
-    expected = correlation_loss(self_similarity(source, None, 2), self_similarity(target, None, 2))
-    torch.testing.assert_close(value, expected)
-
-
 def test_keys_and_sizes_of_the_learned_convolutions():
     """Named as in released checkpoints; C / 4 channels, but at least 32."""
     shapes = {key: tuple(value.shape) for key, value in SelfSimilarity([16, 256]).state_dict().items()}
@@ -229,10 +189,10 @@ def test_keys_and_sizes_of_the_learned_convolutions():
 def test_half_precision_is_near_and_the_loss_is_float32():
     torch.manual_seed(0)
     source, target = torch.randn(2, 1, 16, 8, 8)
-    loss = SpatialCorrelativeLoss(SelfSimilarity([16], window=4), num_queries=-1)
-    exact = loss([source], [target])
+    similarity = SelfSimilarity([16], window=4)
+    exact = correlation_loss(similarity(0, source, None), similarity(0, target, None))
     with torch.autocast("cpu", torch.bfloat16):
-        halved = loss([source.bfloat16()], [target.bfloat16()])
-        contrast = loss.contrast([source], [target], [source.flip(3)])
+        maps = [similarity(0, features.bfloat16(), None) for features in (source, target)]
+        halved, contrast = correlation_loss(*maps), contrastive_loss(*maps, maps[0].flip(1))
     assert halved.dtype == contrast.dtype == torch.float32
     assert halved.item() == pytest.approx(exact.item(), rel=0.05)
