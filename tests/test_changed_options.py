@@ -40,6 +40,7 @@ NOT_CHANGED_HERE = {
 CHANGEABLE = [
     name for name, option in OPTIONS.items() if option.scope != "call" and name not in NOT_CHANGED_HERE
 ]
+TINY = "--gpu_ids -1 --model cut --ngf 2 --ndf 2 --netG resnet_4blocks --netF_nc 4 --nce_layers 0,4"
 
 
 def changed_value(name: str) -> str:
@@ -92,9 +93,8 @@ OPTIONS_AND_MORE = _WithParsed(OPTIONS)
 
 
 def test_what_the_optimisers_are_given_comes_from_the_options():
-    tiny = "--gpu_ids -1 --model cut --ngf 2 --ndf 2 --netG resnet_4blocks --netF_nc 4 --nce_layers 0,4"
     before, after = (
-        create_model(TrainOptions().parse([*tiny.split(), *more.split()]))
+        create_model(TrainOptions().parse([*TINY.split(), *more.split()]))
         for more in ("--lr 0.001", "--lr 0.003 --beta1 0.25 --beta2 0.75 --lr_policy cosine")
     )
     state = copy.deepcopy(before.training_state())
@@ -103,6 +103,23 @@ def test_what_the_optimisers_are_given_comes_from_the_options():
     for optimizer in after.optimizers.values():
         (group,) = optimizer.param_groups
         assert group["betas"] == (0.25, 0.75) and group["lr"] == pytest.approx(0.0015)
+
+
+@pytest.mark.parametrize("before, after", [("false", "true"), ("true", "false")])
+def test_moments_take_the_memory_layout_of_their_weights(before, after):
+    """torch keeps the saved strides, and fused Adam reads moments in the order of memory."""
+    first, second = (
+        create_model(TrainOptions().parse([*TINY.split(), "--channels_last", layout]))
+        for layout in (before, after)
+    )
+    first.set_input({domain: torch.rand(1, 3, 32, 32) for domain in "AB"})
+    first.optimize_parameters()
+    second.load_training_state(copy.deepcopy(first.training_state()))
+    for name, optimizer in second.optimizers.items():
+        saved = list(first.optimizers[name].state.values())
+        for (weight, state), before in zip(optimizer.state.items(), saved, strict=True):
+            assert torch.equal(state["exp_avg"], before["exp_avg"])
+            assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == weight.stride()
 
 
 @pytest.fixture(scope="module")

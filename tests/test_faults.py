@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -162,6 +163,52 @@ def test_a_vanished_folder_is_made_anew_with_all_a_resume_needs(dataroot, whole,
     )
     for part in ("model", "progress"):
         assert str(state_of(tmp_path)[part]) == str(state_of(whole)[part])
+
+
+def test_a_training_whose_folder_another_run_has_taken_stops_and_leaves_it_alone(
+    dataroot, tmp_path, at_step, capsys
+):
+    def replace(batch):
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / ".lock").write_text("process 1 on another machine")
+
+    at_step({5: replace})
+    assert train.main(words(dataroot, tmp_path, EVERY_STEP)) == 2
+    assert "run now belongs to another run" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert (
+        torch.load(tmp_path / "elsewhere" / "latest_state.pth", weights_only=True)["progress"]["steps"] == 4
+    )
+
+
+def test_options_of_a_resume_that_fails_do_not_stay(dataroot, whole, tmp_path, capsys):
+    shutil.copytree(whole / "run", tmp_path / "run")
+    before = (tmp_path / "run" / "train_opt.json").read_text()
+    for more in ("--batch_size 100", "--nce_T 0.5 --max_dataset_size 1 --batch_size 2"):
+        assert train.main(words(dataroot, tmp_path, "--continue_train --n_epochs 9", more)) == 2
+    assert (tmp_path / "run" / "train_opt.json").read_text() == before
+
+
+def test_the_options_of_the_state_count_where_a_kill_left_others_beside_it(dataroot, whole, tmp_path):
+    shutil.copytree(whole / "run", tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / "train_opt.json").read_text())
+    (tmp_path / "run" / "train_opt.json").write_text(json.dumps(saved | {"lambda_NCE": 5, "n_epochs": 7}))
+    place = f"--checkpoints_dir {tmp_path} --name run --continue_train"
+    opt = train.TrainOptions().parse(place.split())
+    assert (opt.lambda_NCE, opt.n_epochs) == (1, 2)
+
+
+@pytest.mark.parametrize("part", ["step", "exp_avg", "exp_avg_sq"])
+def test_moments_of_other_shapes_never_reach_adam(dataroot, whole, tmp_path, capsys, part):
+    """Fused Adam would write outside its memory."""
+    shutil.copytree(whole / "run", tmp_path / "run")
+    state = state_of(tmp_path)
+    for moments in (torch.zeros(1, 1), torch.zeros(2, dtype=torch.int64), "text"):
+        state["model"]["optimizers"]["G"]["state"][0][part] = moments
+        torch.save(state, tmp_path / "run" / "latest_state.pth")
+        assert train.main(words(dataroot, tmp_path, "--continue_train --n_epochs 9")) == 2
+        assert "latest_state.pth is damaged" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(dataroot, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import shlex
@@ -14,9 +15,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from training_process import PATIENCE, TrainingProcess, losses, make_images, steps_saved, words
 
 from util.console import LastingStream, lasting_output, say
+from util.errors import UserError, entry_point
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full and pseudo-terminals")
 PROJECT = Path(__file__).parents[1]
@@ -90,3 +93,54 @@ def test_a_stream_that_fails_loses_what_it_is_given_and_nothing_else():
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
     stream.write("closed")
     assert not stream.isatty()
+
+
+# How every command ends on an error
+
+
+def raising(error: BaseException):
+    @entry_point
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    "error, status, said",
+    [
+        (UserError("give --name"), 2, "error: give --name\n"),
+        (FileNotFoundError(2, "No such file or directory", "/out/a.json"), 2, "'/out/a.json'"),
+        (OSError(36, "File name too long", "n" * 300), 2, "File name too long: 'nnn"),
+        (MemoryError(), 2, "error: not enough memory (Python found none): use smaller images or batches"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "(CUDA out of memory."),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nat"), 2, "can't allocate"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_what_the_user_or_the_machine_can_mend_is_one_line(error, status, said, capsys):
+    assert raising(error)() == status
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1
+
+
+def test_the_programs_own_faults_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        raising(ZeroDivisionError())()
+    with pytest.raises(RuntimeError, match="shape"):
+        raising(RuntimeError("a shape of another memory format"))()
+
+
+def test_what_a_code_page_lacks_is_printed_as_an_escape(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    assert entry_point(lambda: print("馬 café", flush=True))() == 0
+    assert written.getvalue().split() == [b"\\u99ac", "café".encode("cp1252")]
+
+
+def test_a_reader_that_leaves_ends_a_command_quietly():
+    script = "from util.errors import entry_point\nimport sys\n"
+    script += "sys.exit(entry_point(lambda: print('x' * 100_000 * 100))())"
+    line = f"{shlex.join([sys.executable, '-c', script])} | head -c 1; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=PROJECT)
+    assert (ended.returncode, ended.stderr) == (1, "")
