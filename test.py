@@ -22,14 +22,16 @@ from tqdm import tqdm
 
 from data import create_loader
 from models import MODELS
-from models.inference import Translator, translator_of_run
+from models.inference import Translator, directions, translator_of_run
 from options.saved import results_folder
 from options.test_options import TestOptions
 from util.errors import UserError, entry_point
-from util.image_files import list_images
-from util.translate.photo import output_names, read_photo
+from util.image_files import IMAGE_EXTENSIONS, list_images
+from util.translate.photo import WRITTEN, output_names, read_photo
 from util.translate.result_page import ResultPage
 from util.translate.translate_files import Job, translate_files
+
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 
 
 @entry_point
@@ -42,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         opt.batch_size = 1
+    if opt.direction not in directions(opt):
+        print(
+            f"note: {opt.name} has one generator, of {opt.trained_direction}: --direction {opt.direction} "
+            + ("has no effect with --input." if opt.input else "gives it the other domain's images."),
+            file=sys.stderr,
+        )
     torch.manual_seed(opt.seed)  # of dropout, without --eval
     return translate_input(opt) if opt.input else translate_test_set(opt)
 
@@ -100,8 +108,8 @@ def translate_input(opt: Namespace) -> int:
             styled,
             [Job(source, with_ending(target, ending)) for source, target in jobs],
             batch_size=opt.batch_size,
-            shorter_side=opt.load_size if "load_size" in opt.given else None,
-            trained_size=opt.crop_size if number == 0 else None,  # its warning comes once
+            load_size=opt.load_size if "load_size" in opt.given else None,
+            warn=number == 0,
         )
     seconds = time.perf_counter() - began
     for source, reason in failures.items():
@@ -115,7 +123,7 @@ def translate_input(opt: Namespace) -> int:
 def in_styles(translator: Translator, opt: Namespace) -> dict[str, Translator]:
     """The translator in each style that the options name, by the ending of its translations' names."""
     if opt.style_image:
-        pixels = read_photo(Path(opt.style_image), shorter_side=opt.crop_size).pixels
+        pixels = read_photo(Path(opt.style_image), opt.crop_size).pixels
         return {"": translator.with_style(Image.fromarray(pixels))}
     if not translator.style_dim:
         return {"": translator}
@@ -136,48 +144,55 @@ def with_ending(target: Path, ending: str) -> Path:
 
 
 def find_jobs(opt: Namespace) -> list[Job]:
-    """The images that --input names, each with the PNG file to write.
+    """The images that --input names, each with the file to write.
 
     Raises:
         UserError: there is no image, or one would be written over.
     """
     source = Path(opt.input)
     if not source.exists():
-        raise UserError(f"--input {opt.input} does not exist: give an image or a folder of images")
-    default = Path(opt.results_dir, opt.name, source.resolve().name)
-    target = Path(opt.output) if opt.output else default
+        raise UserError(f"--input {source} does not exist: give an image or a folder, in quotes")
+    if source.suffix.lower() in VIDEOS:
+        raise UserError(
+            f"--input {source} is a video: make a folder of its frames, ffmpeg -i {source.name} "
+            "FRAMES/%06d.png, and give --input FRAMES"
+        )
+    results = Path(opt.results_dir, opt.name)
     if source.is_dir():
-        if target.is_file():
-            raise UserError(f"--output {target} is a file, but --input is a folder: give a folder")
-        inside = target.resolve()
-        if inside == source.resolve():  # a second call would take the translations for inputs
-            raise UserError(
-                f"--output {target} is the folder of --input: give another, such as {source}_translated"
-            )
-        paths = [path for path in list_images(source) if inside not in real(path).parents]
-        if not paths:
-            raise UserError(
-                f"--input {opt.input} holds no images besides those in the --output folder {target}: give "
-                "another"
-            )
-        jobs = [Job(path, target / name) for path, name in zip(paths, output_names(paths), strict=True)]
-    elif opt.output and target.suffix.lower() == ".png" and not target.is_dir():
-        jobs = [Job(source, target)]
+        jobs = jobs_of_folder(source, Path(opt.output or results / source.resolve().name))
     else:
-        jobs = [Job(source, (target if opt.output else default.parent) / f"{source.stem}.png")]
+        target = Path(opt.output or results)
+        if target.suffix.lower() in IMAGE_EXTENSIONS and not target.is_dir():
+            if target.suffix.lower() not in WRITTEN:
+                raise UserError(f"--output {target} cannot be written: it can end in {', '.join(WRITTEN)}")
+            jobs = [Job(source, target)]
+        else:
+            jobs = [Job(source, target / f"{source.stem}.png")]
     sources = {real(path) for path, _ in jobs}
     for path, target in jobs:
         for written in (with_ending(target, ending) for ending in style_endings(opt)):
             if real(written) in sources:
                 found = f"the translation of {path} would be written over the input {written}"
                 raise UserError(f"{found}: give another --output")
+    folder = jobs[0].target.parent
     try:
-        jobs[0].target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"the folder {jobs[0].target.parent} cannot be made ({error}): give another --output"
-        ) from None
+        raise UserError(f"the folder {folder} cannot be made ({error}): give another --output") from None
     return jobs
+
+
+def jobs_of_folder(source: Path, target: Path) -> list[Job]:
+    """The images below a folder, each with a PNG file below `target`. UserError if there is none."""
+    if target.is_file():
+        raise UserError(f"--output {target} is a file, but --input is a folder: give a folder")
+    inside = target.resolve()
+    if inside == source.resolve():  # a second call would take the translations for inputs
+        raise UserError(f"--output {target} is the folder of --input: give another")
+    paths = [path for path in list_images(source) if inside not in real(path).parents]
+    if not paths:
+        raise UserError(f"--input {source} holds no images but those in the --output folder {target}")
+    return [Job(path, target / name) for path, name in zip(paths, output_names(paths), strict=True)]
 
 
 def real(path: Path) -> Path:

@@ -40,6 +40,7 @@ def create_dataset(opt: Namespace) -> BaseDataset:
         flip=not opt.no_flip,
         training=opt.isTrain,
         n_epochs=_last_epoch_of_crops(opt) if opt.isTrain else None,
+        whole=getattr(opt, "whole", False),  # test.py alone says it
     )
     many = {"domains": opt.domains, "own_domain": opt.own_domain} if opt.dataset_mode == "multi" else {}
     dataset = DATASETS[opt.dataset_mode](

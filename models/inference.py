@@ -20,7 +20,7 @@ import copy
 import os
 import re
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data.augment import to_input
-from data.transforms import MIN_SIDE
+from data.transforms import LATE_RESIZE, MIN_SIDE
 from models import MODELS, create_model, option_defaults, require_model
 from models.architecture import architecture, kind
 from models.attention.fusion import GuidedTranslator
@@ -41,6 +41,7 @@ from util.errors import UserError
 from util.host_copy import HostCopy
 from util.images import to_pixels
 from util.run.saved_options import saved_options
+from util.translate.memory import free_memory
 from util.translate.photo import finished, to_photo
 from util.weight_files import read_tensors
 
@@ -48,6 +49,9 @@ Style = int | Image.Image | Tensor | Sequence[float]
 
 # Options of translating that every model has, and what they are where a run does not say.
 COMMON = {"direction": "AtoB", "input_nc": 3, "output_nc": 3, "eval": True}
+# Bytes of memory on the CPU for each pixel and channel of the largest feature maps, measured with ResNets.
+BYTES = 25
+
 WEIGHTS_FILE = re.compile(r"(.+)_net_(\w+)\.pth")  # epoch, network
 
 
@@ -61,6 +65,7 @@ class Translator:
         multiple: 4 for a ResNet generator.
         input_nc: 3, or 1 for grey input.
         precision: "bf16" computes convolutions in bfloat16; else what the backend does in float32.
+        translate_size: the shorter side of the images that it translates best, in pixels; None: any.
     """
 
     def __init__(
@@ -72,25 +77,33 @@ class Translator:
         input_nc: int = 3,
         precision: str = "fp32",
         channels_last: bool = False,
+        translate_size: int | None = None,
     ):
         self.net, self.device, self.multiple, self.input_nc = net, device, multiple, input_nc
+        self.translate_size = translate_size
+        kernel = next((p for p in net.parameters() if p.ndim == 4), torch.zeros(1))
+        self._channels = len(kernel)  # of the largest feature maps
         self.smallest = max(MIN_SIDE, getattr(net, "smallest_side", 0))
         self._bf16 = precision == "bf16"
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.style_dim = net.style_dim if isinstance(net, StyledTranslator) else 0
         self.style = self.draw_styles(1, seed=0)[0] if self.style_dim else None  # (style_dim,)
 
-    def __call__(self, image: Image.Image, style: Style | None = None) -> Image.Image:
+    def __call__(
+        self, image: Image.Image, style: Style | None = None, load_size: int | None = None
+    ) -> Image.Image:
         """Translate a Pillow image of any mode and size.
 
-        The result is RGB, of the same size, upright by the EXIF orientation; an alpha channel is kept.
+        The result is sRGB (grey for output_nc 1), upright by the EXIF orientation; an alpha channel is kept.
 
         Args:
             style: see `with_style`; None: the translator's own.
+            load_size: scale the shorter side to this many pixels first; 0: translate the image as it is.
+                None: a larger image than `translate_size` is translated at that size, and scaled back.
         """
-        photo = to_photo(image)
+        photo = to_photo(image, load_size, self.translate_size)
         translator = self if style is None else self.with_style(style)
-        return finished(translator.translate([photo.pixels]).numpy()[0], photo.alpha)
+        return finished(translator.translate([photo.pixels]).numpy()[0], photo)
 
     def with_style(self, style: Style) -> Translator:
         """A translator that translates everything in one style, with the same network.
@@ -129,8 +142,12 @@ class Translator:
             return self.net.style_of(images)[0].float()
 
     def translate(self, pixels: Sequence[np.ndarray]) -> HostCopy:
-        """Translate images (H, W, 3) uint8 of one size. On CUDA it returns before they are done."""
-        return HostCopy(to_pixels(self.run(self._images(pixels))))
+        """Translate images (H, W, 3) uint8 of one size, to as many (H, W, C), C being 3, or 1 for grey.
+
+        On CUDA it returns before they are done.
+        """
+        images = self.run(self._images(pixels))
+        return HostCopy(to_pixels(images)[..., : 1 if images.shape[1] == 1 else 3])
 
     def _images(self, pixels: Sequence[np.ndarray]) -> Tensor:
         """Images (H, W, 3) uint8 of one size as (B, input_nc, H, W) in [-1, 1]."""
@@ -144,9 +161,22 @@ class Translator:
         """Translate (B, input_nc, H, W) in [-1, 1], any H and W, to (B, output_nc, H, W) float32.
 
         Sides that the network cannot take are extended by reflection, and the result is cropped to the size.
+        Raises `MemoryError` where the CPU has not enough.
         """
+        self._require_memory(*images.shape)
         styles = [] if self.style is None else [self.style.expand(len(images), -1)]
         return self._apply(lambda extended: self.net(extended, *styles), images)
+
+    def _require_memory(self, count: int, _: int, height: int, width: int) -> None:
+        if self.device.type != "cpu":  # where torch raises an error by itself
+            return
+        needed, free = BYTES * self._channels * count * height * width, free_memory()
+        if needed > free:
+            fits = int(min(height, width) * (free / needed) ** 0.5)
+            raise MemoryError(
+                f"translating it takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "
+                f"scale its shorter side to {fits} pixels or less, with --load_size {fits} for instance"
+            )
 
     @torch.inference_mode()
     def attention(self, images: Tensor) -> Tensor | None:
@@ -219,25 +249,64 @@ def load_generator(
         return _of_weights(path, device)
     require_model(saved["model"], folder)
     opt = Namespace(**{**option_defaults(saved["model"]), **COMMON, **saved})
+    opt.translate_size = translate_size(saved)
     opt.isTrain, opt.gpu_ids, opt.precision, opt.channels_last = False, [], "fp32", False
     opt.checkpoints_dir, opt.name, opt.epoch = str(folder.parent), folder.name, epoch
     opt.trained_direction, opt.direction = opt.direction, direction or opt.direction
-    if file:  # that of a run which learns both directions says which one it is for
-        directions = [d for d in (opt.direction, "AtoB", "BtoA") if _translating(opt, d)[0] == network]
-        if not directions:
+    there = directions(opt)
+    if opt.direction not in there:
+        raise UserError(f"{folder} was trained {opt.trained_direction} alone: leave direction out")
+    if file:  # its name says which direction it is for
+        of_file = [direction for direction, networks in there.items() if networks[0] == network]
+        if not of_file:
             return _of_weights(path, device)
-        opt.direction = directions[0]
+        opt.direction = of_file[0]
     return translator_of_run(opt, device)
 
 
-def _translating(opt: Namespace, direction: str) -> tuple[str, ...]:
-    return MODELS[opt.model].translating(Namespace(**{**vars(opt), "direction": direction}))
+def final_load_size(saved: Mapping[str, object]) -> int:
+    """The load_size that images had at the end of a training, given its options, for whole test images."""
+    crop_size = _pixels(saved, "crop_size")
+    if "load_size" not in saved:
+        return crop_size
+    in_iterations = saved.get("n_iterations") or saved.get("n_iterations_decay")
+    crops_ended = saved.get("n_epochs_decay") and not (in_iterations or saved.get("crop_late"))
+    mode = saved.get("preprocess", "resize_and_crop")
+    return crop_size if crops_ended and mode in LATE_RESIZE else _pixels(saved, "load_size")
 
 
-def both_directions(opt: Namespace) -> list[str]:
-    """The networks that translating takes, in the direction of training or the other."""
-    opt = Namespace(**{**vars(opt), "trained_direction": opt.direction})
-    return sorted({*_translating(opt, "AtoB"), *_translating(opt, "BtoA")})
+def translate_size(saved: Mapping[str, object]) -> int | None:
+    """The shorter side that a run with these options translates photographs at, in pixels; None: any.
+
+    It is the run's own `translate_size`, else that of its training images.
+    """
+    if saved.get("translate_size"):
+        return _pixels(saved, "translate_size")
+    mode = saved.get("preprocess", "resize_and_crop")
+    if mode == "resize_and_crop":
+        return final_load_size(saved)
+    if mode.startswith("scale_width"):
+        return min(_pixels(saved, "load_size"), _pixels(saved, "crop_size"))
+    return None
+
+
+def _pixels(saved: Mapping[str, object], name: str) -> int:
+    value = saved.get(name, 256)
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"the run's options have {name} {value!r}, which is no number of pixels: correct it")
+    return value
+
+
+def directions(opt: Namespace) -> dict[str, tuple[str, ...]]:
+    """The directions that a run translates in, that of its training first, with the networks each takes."""
+    trained = getattr(opt, "trained_direction", opt.direction)
+    found: dict[str, tuple[str, ...]] = {}
+    for direction in (trained, "AtoB", "BtoA"):
+        asked = Namespace(**{**vars(opt), "trained_direction": trained, "direction": direction})
+        networks = MODELS[opt.model].translating(asked)
+        if networks not in found.values():
+            found[direction] = networks
+    return found
 
 
 def translator_of_run(opt: Namespace, device: torch.device | None = None) -> Translator:
@@ -257,6 +326,7 @@ def translator_of_run(opt: Namespace, device: torch.device | None = None) -> Tra
         input_nc=opt.input_nc,
         precision=opt.precision,
         channels_last=opt.channels_last,
+        translate_size=opt.translate_size,
     )
 
 

@@ -131,7 +131,7 @@ class BaseOptions:
         add("--on_bad_image", "stop", "an image that cannot be read", choices=("stop", "skip"))
         group("image size")
         add("--preprocess", "resize_and_crop", "how images get their size", choices=PREPROCESS_MODES)
-        add("--load_size", 286, "resize to this many pixels", type=integer(1))
+        add("--load_size", 286, "resize to this many pixels", type=integer(1 if self.is_train else 0))
         add("--crop_size", 256, "then crop to this many pixels", type=integer(1))
         add("--no_flip", not self.is_train, "do not mirror images at random")
         add(

@@ -8,17 +8,21 @@ from pathlib import Path
 
 from models import MODELS, option_defaults, require_model
 from models.architecture import architecture
+from models.inference import final_load_size, translate_size
 from models.weights import PRETRAINED, ROOT, bare_generator, pretrained_names, weights_file
 from options.base_options import BaseOptions
 from util.arguments import count_or_inf, integer
 from util.errors import UserError
-from util.run.saved_options import read_saved_options
+from util.run.saved_options import read_saved_options, saved_options
 from util.weight_files import read_tensors
 
 # Options taken from the run if they are not given, besides those of its model and networks.
 FROM_THE_RUN = (
     "model dataroot dataset_mode direction input_nc output_nc crop_size preprocess grey_range eval".split()
 )
+
+# More are a mistake: each is a translation of every image.
+MOST_STYLES = 10_000
 
 OF_A_RUN = {"name", "suffix", "checkpoints_dir", "epoch"}  # options that say where a run's weights are
 
@@ -42,19 +46,25 @@ class TestOptions(BaseOptions):
         add("--results_dir", "./results/", "where results/NAME/PHASE_EPOCH/ is written")
         add("--num_test", math.inf, "translate at most this many images", type=count_or_inf)
         group("styles, of a model that has them (munit)")
-        add("--num_styles", 1, "translations per image, each with a style of its own", type=integer(1))
+        add(
+            "--num_styles",
+            1,
+            "translations per image, each with a style of its own",
+            type=integer(1, MOST_STYLES),
+        )
         add("--style_seed", 0, "seed of the styles", type=integer(0))
         add("--style_image", None, "image of the target domain whose style is used")
         group("any photographs")
         add(
             "--input",
             None,
-            "an image or a folder of images of any size; no data set; --load_size scales the shorter side",
+            "an image or a folder of images of any size; no data set. Large ones are translated at the "
+            "run's size and scaled back; --load_size N scales the shorter side to N, 0 leaves it as it is",
         )
         add(
             "--output",
             None,
-            "folder for the translations (or, of one image, a .png file)",
+            "folder for the translations (or, of one image, a .png or .jpg file)",
             shown="results/NAME/INPUT's name",
         )
         acting = {name for model in MODELS.values() for name in model.translation_options}
@@ -83,6 +93,7 @@ class TestOptions(BaseOptions):
         saved = read_saved_options(folder, self.parser.options) or _options_of_weights(folder, base)
         if "model" in saved:
             require_model(saved["model"], base["name"])
+        self.of_the_run = saved_options(folder) or saved
         self.trained_direction = saved.get("direction", base["direction"])
         names = {*FROM_THE_RUN, *option_defaults(saved.get("model", base["model"]))}
         return {name: value for name, value in saved.items() if name in names}
@@ -90,11 +101,19 @@ class TestOptions(BaseOptions):
     def check(self, opt: Namespace) -> None:
         super().check(opt)
         opt.trained_direction = self.trained_direction
-        if "load_size" not in opt.given:
-            opt.load_size = opt.crop_size  # resize straight to the size, without a crop
+        self.check_size(opt)
         self.check_styles(opt)
         if opt.output and not opt.input:
             self.parser.error("--output says where the images of --input go: give --input too")
+
+    def check_size(self, opt: Namespace) -> None:
+        """Test images have the scale of training, and are whole unless a crop is asked for."""
+        opt.translate_size = translate_size({"crop_size": opt.crop_size, **self.of_the_run})
+        opt.whole = not {"preprocess", "crop_size"} & set(opt.given)
+        if "load_size" not in opt.given:
+            opt.load_size = final_load_size(self.of_the_run) if opt.whole else opt.crop_size
+        elif opt.load_size == 0 and not opt.input:
+            raise UserError("--load_size 0 leaves photographs as they are: it goes with --input")
 
     def check_styles(self, opt: Namespace) -> None:
         """UserError for style options of a model without styles, or a style by both image and seed."""

@@ -221,7 +221,7 @@ class Studio:
         translator = self.translator(entry, epoch, direction, style)
         photo = read_photo(path, side)
         began = time.perf_counter()
-        target = finished(translator.translate([photo.pixels]).numpy()[0], photo.alpha)
+        target = finished(translator.translate([photo.pixels]).numpy()[0], photo)
         seconds = time.perf_counter() - began
         width, height = photo.size
         facts = {
@@ -230,7 +230,7 @@ class Studio:
             "model": entry.label + (f", epoch {epoch}" if epoch else ""),
             "trained at": f"{entry.trained_size} × {entry.trained_size}" if entry.saved else "",
         }
-        source = finished(photo.pixels, photo.alpha)
+        source = finished(photo.pixels, photo)
         return Translation(
             source,
             target,
@@ -322,7 +322,7 @@ class Studio:
         failures, count = [], 0
         for begin in range(0, len(jobs), 8):  # read and written by threads, eight at a time
             part = jobs[begin : begin + 8]
-            failures += translate_files(translator, part, shorter_side=side)
+            failures += translate_files(translator, part, load_size=side)
             count += len(part)
             done(count, len(jobs))
         written = [job.target for job in jobs if job.target.exists()]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -34,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from models import option_defaults
 from models.attention.fusion import GuidedTranslator
-from models.inference import both_directions, load_generator
+from models.inference import directions, load_generator
 from models.layers import InstanceNorm
 from models.munit_networks import EPS, AdaIN, LayerNorm
 from models.weights import PRETRAINED, ROOT, checkpoint_file, save_tensors, weights_file
@@ -229,7 +230,7 @@ def pack(opt: Namespace, folder: Path) -> Run:
     folder.mkdir(parents=True)
     text = json.dumps(options, indent=1) + "\n"
     write_atomically(folder / FILE, lambda file: file.write_text(text, encoding="utf-8"))
-    for network in both_directions(Namespace(**saved)):
+    for network in {*itertools.chain(*directions(Namespace(**saved)).values())}:
         state = read_tensors(checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, network))
         save_tensors(state, weights_file(folder, "latest", network), torch.float16)
     loaded = load_generator(folder.name, folder.parent, device="cpu", direction=opt.direction).net.eval()

@@ -55,7 +55,7 @@ def test_every_image_is_translated_and_shown_beside_its_source(
     results = tmp_path / "results" / "run" / "test_latest"
     labels = ("fake_B", "real_A", "real_B")
     files = [f"images/{label}/A{number}.png" for label, number in itertools.product(labels, range(5))]
-    assert written(results) == [*files, "index.html"]
+    assert written(results) == [".images.json", *files, "index.html"]
     translate = load_generator("run", runs, device="cpu")
     for number in range(5):
         name = f"A{number}.png"
@@ -86,12 +86,21 @@ def test_an_earlier_result_is_replaced_and_nothing_of_it_left(command, dataset, 
     assert command() == 0
     results = tmp_path / "results" / "run" / "test_latest"
     (results / "evaluation.json").write_text("{}")  # not test.py's: it stays
-    draw(results / "images" / "rec_A" / "A4.png")  # of a model with other pictures
+    own = tmp_path / "own.png"
+    draw(own)
+    for place in ("rec_A/mine.png", "fake_B/mine.png"):  # somebody's own, or of another program
+        (results / "images" / place).parent.mkdir(exist_ok=True)
+        (results / "images" / place).write_bytes(own.read_bytes())
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "photo.png").write_bytes(own.read_bytes())
+    (results / "images" / "link").symlink_to(tmp_path / "elsewhere")
     assert command("--num_test", 2) == 0
     assert "translated 2 of 5 images" in capsys.readouterr().out
+    for place in ("rec_A/mine.png", "fake_B/mine.png", "link/photo.png"):
+        assert (results / "images" / place).is_file()
+    (results / "images" / "fake_B" / "mine.png").unlink()
     names = [path for path in written(results) if path.startswith("images/fake_B")]
     assert names == ["images/fake_B/A0.png", "images/fake_B/A1.png"] and "evaluation.json" in written(results)
-    assert not [path for path in written(results) if "rec_A" in path]
     (dataset / "testA" / "A1.png").write_bytes(b"broken")
     assert command() == 2
     assert "A1.png" in capsys.readouterr().err
@@ -155,6 +164,50 @@ def test_images_are_resized_to_the_training_size_or_kept(command, dataset, tmp_p
     assert Image.open(fake).size == (32, 32)
     assert command("--preprocess", "none") == 0
     assert Image.open(fake).size == (72, 44)
+
+
+@pytest.mark.parametrize(
+    "trained, size",
+    [
+        ("--preprocess scale_width --load_size 48 --crop_size 28", (48, 28)),
+        ("--preprocess scale_width_and_crop --load_size 48 --crop_size 24", (48, 28)),
+        ("--preprocess crop --crop_size 24", (96, 56)),
+        ("--preprocess scale_shortside_and_crop --load_size 64 --crop_size 24", (96, 56)),
+        ("--load_size 40 --crop_size 32", (32, 32)),  # random crops end with n_epochs
+        ("--load_size 40 --crop_size 32 --n_epochs_decay 0", (40, 40)),
+        ("--model cycle_gan --load_size 40 --crop_size 32", (40, 40)),
+    ],
+)
+def test_test_images_keep_the_scale_of_training_and_are_whole(command, dataset, tmp_path, trained, size):
+    for path in (dataset / "testA").iterdir():
+        path.unlink()
+    draw(dataset / "testA" / "wide.png", (96, 56))
+    make_run(tmp_path / "runs", *trained.split(), name="wide")
+    words = ["--checkpoints_dir", tmp_path / "runs", "--name", "wide"]
+    fake = tmp_path / "results" / "wide" / "test_latest" / "images" / "fake_B" / "wide.png"
+    assert command(*words) == 0
+    assert Image.open(fake).size == size
+    assert command(*words, "--preprocess", "resize_and_crop", "--load_size", 40, "--crop_size", 24) == 0
+    assert Image.open(fake).size == (24, 24)  # a crop that is asked for
+
+
+def test_grey_targets_are_grey_files(command, dataset, tmp_path):
+    make_run(tmp_path / "runs", *"--output_nc 1 --lambda_NCE 0".split(), name="grey")
+    assert command("--checkpoints_dir", tmp_path / "runs", "--name", "grey") == 0
+    images = tmp_path / "results" / "grey" / "test_latest" / "images"
+    modes = {label: Image.open(images / label / "A0.png").mode for label in ("real_A", "fake_B", "real_B")}
+    assert modes == {"real_A": "RGB", "fake_B": "L", "real_B": "L"}
+
+
+def test_the_other_direction_of_a_single_generator_is_said(command, dataset, capsys, tmp_path):
+    assert command("--direction", "BtoA") == 0
+    assert "--direction BtoA gives it the other domain's images" in capsys.readouterr().err
+    words = ["--input", dataset / "testA" / "A0.png", "--output", tmp_path / "out.png"]
+    assert command("--direction", "BtoA", *words) == 0
+    assert "--direction BtoA has no effect with --input" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command("--num_styles", 10**30)
+    assert "at most 10000" in capsys.readouterr().err
 
 
 def test_the_saved_options_need_no_repeating_and_given_ones_win(runs, tmp_path):

@@ -1,4 +1,4 @@
-"""A photograph before and after its translation: its colours, its alpha channel, and the result's name."""
+"""A photograph before and after its translation: its colours, alpha channel and scale, the result's file."""
 
 from __future__ import annotations
 
@@ -11,69 +11,116 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from util.image_files import MAX_PIXELS, ImageError, is_deep, read_image, to_rgb, to_rgba
+from util.errors import UserError
+from util.files import write_atomically
+from util.image_files import MAX_PIXELS, is_deep, read_image, to_rgb, to_rgba
 
 MAX_NAME = 255  # bytes of a file's name on all common file systems
 
+# The formats that translations are written in, and Pillow's settings for them. Those of JPEG, which loses
+# something, keep thin stripes.
+WRITTEN: dict[str, tuple[str, dict[str, object]]] = {
+    ".png": ("PNG", {"compress_level": 1}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".tif": ("TIFF", {}),
+    ".tiff": ("TIFF", {}),
+}
+
 
 class Photo(NamedTuple):
-    """Colours (H, W, 3) uint8, upright, and the alpha channel of the same size, if there is one."""
+    """What is translated of a photograph, and what its translation becomes.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, upright.
+        alpha: the alpha channel, of `result_size`, if there is one.
+        result_size: (width, height) of the result, to which the translation of `pixels` is scaled.
+    """
 
     pixels: np.ndarray
     alpha: Image.Image | None
+    result_size: tuple[int, int]
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
+        """(width, height) of `pixels`."""
         return self.pixels.shape[1], self.pixels.shape[0]
 
 
-def to_photo(image: Image.Image) -> Photo:
-    """Any Pillow image as a photo: EXIF orientation applied, all modes as RGB, the alpha channel apart.
+def to_photo(image: Image.Image, load_size: int | None = None, translate_size: int | None = None) -> Photo:
+    """Any Pillow image as a photo: EXIF orientation applied, all modes as sRGB, the alpha channel apart.
 
     Colours are not blended with a background, since the alpha channel is put back later; they are white where
-    the image is fully transparent.
-    """
-    image = ImageOps.exif_transpose(image)
-    # Grey of 16 bits has no alpha channel, at most one transparent value.
-    if not image.has_transparency_data or is_deep(image):
-        return Photo(np.asarray(to_rgb(image)), None)
-    image = to_rgba(image)
-    alpha = image.getchannel("A")
-    shows = alpha.point(lambda value: 255 * (value > 0))
-    colours = Image.composite(image.convert("RGB"), Image.new("RGB", image.size, "white"), shows)
-    return Photo(np.asarray(colours), alpha)
-
-
-def read_photo(path: Path, shorter_side: int | None = None) -> Photo:
-    """An image file as a photo, see `to_photo`. Raises `ImageError`.
+    the image is fully transparent. Scaling is bicubic and keeps the aspect.
 
     Args:
-        shorter_side: scale it to this many pixels first (bicubic, aspect kept).
+        load_size: scale the shorter side to this many pixels, those of the result too; 0: as it is.
+        translate_size: where load_size is None, a photo whose shorter side is longer is translated at this
+            size, and its translation scaled back.
+
+    Raises:
+        UserError: the photo would become too large.
     """
-    photo = to_photo(read_image(path))
-    return photo if shorter_side is None else _scaled(photo, shorter_side, path)
+    image = ImageOps.exif_transpose(image)
+    alpha = None
+    # Grey of 16 bits has no alpha channel, at most one transparent value.
+    if not image.has_transparency_data or is_deep(image):
+        colours = to_rgb(image)
+    else:
+        image = to_rgba(image)
+        alpha = image.getchannel("A")
+        shows = alpha.point(lambda value: 255 * (value > 0))
+        colours = Image.composite(image.convert("RGB"), Image.new("RGB", image.size, "white"), shows)
+    if load_size:
+        size = _scaled_size(image.size, load_size)
+        alpha = alpha and alpha.resize(size, Image.Resampling.BICUBIC)
+        return Photo(np.asarray(_resized(colours, size)), alpha, size)
+    if load_size is None and translate_size and min(image.size) > translate_size:
+        size = _scaled_size(image.size, translate_size)
+        return Photo(np.asarray(_resized(colours, size)), alpha, image.size)
+    return Photo(np.asarray(colours), alpha, image.size)
 
 
-def _scaled(photo: Photo, shorter_side: int, path: Path) -> Photo:
-    scale = shorter_side / min(photo.size)
-    width, height = (max(shorter_side, round(side * scale)) for side in photo.size)
+def _scaled_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
+    scale = shorter_side / min(size)
+    width, height = (max(shorter_side, round(side * scale)) for side in size)
     if width * height > MAX_PIXELS:
-        found = f"--load_size {shorter_side} would enlarge it to {width} x {height} pixels"
-        raise ImageError(path, found, "Lower --load_size")
-    colours, alpha = (
-        image and image.resize((width, height), Image.Resampling.BICUBIC)
-        for image in (Image.fromarray(photo.pixels), photo.alpha)
-    )
-    return Photo(np.asarray(colours), alpha)
+        raise UserError(
+            f"--load_size {shorter_side} would enlarge it to {width} x {height} pixels: lower --load_size"
+        )
+    return width, height
 
 
-def finished(pixels: np.ndarray, alpha: Image.Image | None) -> Image.Image:
-    """A translation (H, W, 3) uint8 with the alpha channel of its photo."""
-    image = Image.fromarray(pixels)
-    if alpha is not None:
-        image.putalpha(alpha)
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def read_photo(path: Path, load_size: int | None = None, translate_size: int | None = None) -> Photo:
+    """An image file as a photo, see `to_photo`. Raises `UserError`."""
+    return to_photo(read_image(path), load_size, translate_size)
+
+
+def finished(pixels: np.ndarray, photo: Photo) -> Image.Image:
+    """The result for a photo whose translation is `pixels`, (H, W, C) uint8 with 1 or 3 channels."""
+    image = _resized(to_image(pixels), photo.result_size)
+    if photo.alpha is not None:
+        image.putalpha(photo.alpha)
     return image
+
+
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """An array (H, W, C) uint8 as an image: grey for one channel, RGB for three."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write an image, in the format of the name's end in `WRITTEN`; a missing folder is made. OSError."""
+    format, settings = WRITTEN[path.suffix.lower()]
+    if format == "JPEG" and image.mode not in ("L", "RGB"):
+        image = to_rgb(image)  # it has no alpha channel
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: image.save(file, format=format, **settings))
 
 
 def output_names(paths: Iterable[str | os.PathLike]) -> list[Path]:

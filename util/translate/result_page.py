@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections import deque
 from collections.abc import Collection, Mapping
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from util.errors import UserError
 from util.host_copy import HostCopy
-from util.images import save_png, to_pixels
+from util.images import to_pixels
 from util.pages import Page
+from util.translate.photo import to_image
 from util.translate.translate_files import THREADS
+
+RECORD = ".images.json"  # the files that the last call made, or was about to make
 
 
 class ResultPage:
@@ -35,26 +39,28 @@ class ResultPage:
         finally:
             self._pool.shutdown(cancel_futures=True)
 
-    def clear(self, names: set[Path], labels: Collection[str]) -> None:
-        """Remove an earlier call's page, which means that it was complete, and images not of this call."""
+    def clear(self, names: Collection[Path], labels: Collection[str]) -> None:
+        """Remove the page of an earlier call, which means that it was complete, and images it alone made."""
+        record = self.folder / RECORD
+        files = sorted(f"images/{label}/{name.as_posix()}" for label in labels for name in names)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "index.html").unlink(missing_ok=True)
-            for path in self.folder.glob("images/*/**/*.png"):
-                _, label, *name = path.relative_to(self.folder).parts
-                if label not in labels or Path(*name) not in names:
-                    path.unlink()
+            for file in set(_recorded(record)) - set(files):
+                (self.folder / file).unlink(missing_ok=True)
+            record.write_text(json.dumps(files, indent=0))
         except OSError as error:
             found = f"the results cannot be written to {self.folder} ({error})"
             raise UserError(f"{found}: give another --results_dir") from None
 
     def add(self, names: list[Path], images: Mapping[str, Tensor]) -> None:
-        """Write the images by label, each (B, C, H, W) in [-1, 1], under `names`."""
+        """Write the images by label, each (B, C, H, W) in [-1, 1], under `names`; of one channel as grey."""
         copies = {label: HostCopy(to_pixels(batch)) for label, batch in images.items()}
+        channels = {label: 1 if batch.shape[1] == 1 else 3 for label, batch in images.items()}
         for number, name in enumerate(names):
             for label, copy in copies.items():
                 path = self.folder / "images" / label / name
-                self._writes.append(self._pool.submit(_write, copy, number, path))
+                self._writes.append(self._pool.submit(_write, copy, number, channels[label], path))
             self.rows.append((name, list(copies)))
         self._collect(keep=4 * THREADS * len(images))
 
@@ -79,5 +85,16 @@ class ResultPage:
                 raise UserError(f"{found}: make room, or give another --results_dir") from None
 
 
-def _write(copy: HostCopy, number: int, path: Path) -> None:
-    save_png(copy.numpy()[number], path)
+def _recorded(record: Path) -> list[str]:
+    """The files that an earlier call recorded; none of a record that cannot be read or names other places."""
+    try:
+        files = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return []
+    inside = [file for file in files if isinstance(file, str) and file.startswith("images/")]
+    return [file for file in inside if file.endswith(".png") and ".." not in Path(file).parts]
+
+
+def _write(copy: HostCopy, number: int, channels: int, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_image(copy.numpy()[number][..., :channels]).save(path, format="PNG", compress_level=1)

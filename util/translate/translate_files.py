@@ -18,26 +18,26 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from util.files import write_atomically
+from util.errors import UserError
 from util.host_copy import HostCopy
 from util.image_files import ImageError
-from util.translate.photo import Photo, finished, read_photo
+from util.translate.photo import Photo, finished, read_photo, save_image
 
 THREADS = min(8, os.cpu_count() or 1)
-FAR = 2.0  # times larger or smaller than the training images: worth a warning
+FAR = 2.0  # times larger or smaller than the size to translate at: worth a warning
 
 
 class Translator(Protocol):
     """Such as `models.inference.Translator`."""
 
-    device: torch.device
+    translate_size: int | None
 
     def translate(self, pixels: Sequence[np.ndarray]) -> HostCopy:
         """Translate images (H, W, 3) uint8 of one size."""
 
 
 class Job(NamedTuple):
-    """A file to translate and the PNG file to write."""
+    """A file to translate and the file to write."""
 
     source: Path
     target: Path
@@ -58,15 +58,15 @@ def translate_files(
     jobs: Sequence[Job],
     *,
     batch_size: int = 1,
-    shorter_side: int | None = None,
-    trained_size: int | None = None,
+    load_size: int | None = None,
+    warn: bool = False,
 ) -> list[Failure]:
     """Translate every job's file, under a progress bar; return those that failed.
 
     Args:
         batch_size: images of one size at a time, at most.
-        shorter_side: scale each image to this first, pixels.
-        trained_size: side of the training images, pixels; the first image far from it gives a warning.
+        load_size: see `to_photo`, whose translate_size is the translator's.
+        warn: say of the first image far from that size that its translation may be poor.
     """
     failures: list[Failure] = []
     writes: deque[tuple[Job, Future]] = deque()
@@ -86,15 +86,18 @@ def translate_files(
             except OSError as error:
                 fail(job, f"{job.target} cannot be written ({error})")
 
+    def read(job: Job) -> Photo:
+        return read_photo(job.source, load_size, translator.translate_size)
+
     with (
         tqdm(total=len(jobs), unit="image", dynamic_ncols=True, disable=None) as bar,
         ThreadPoolExecutor(THREADS) as readers,
         ThreadPoolExecutor(THREADS) as writers,
     ):
-        for batch in _batches(_read_ahead(jobs, readers, shorter_side, ahead, fail), batch_size):
-            if trained_size is not None and _is_far(batch[0][1].size, trained_size):
-                _warn_of_size(*batch[0], trained_size)
-                trained_size = None
+        for batch in _batches(_read_ahead(jobs, readers, read, ahead, fail), batch_size):
+            if warn and _is_far(batch[0][1].size, translator.translate_size):
+                _warn_of_size(*batch[0], translator.translate_size)
+                warn = False
             for part, result in _translated(translator, batch, fail):
                 for number, (job, photo) in enumerate(part):
                     writes.append((job, writers.submit(_write, job.target, result, number, photo)))
@@ -103,15 +106,16 @@ def translate_files(
     return failures
 
 
-def _is_far(size: tuple[int, int], trained_size: int) -> bool:
-    return not 1 / FAR <= (size[0] * size[1]) ** 0.5 / trained_size <= FAR
+def _is_far(size: tuple[int, int], good: int | None) -> bool:
+    return good is not None and not 1 / FAR <= min(size) / good <= FAR
 
 
-def _warn_of_size(job: Job, photo: Photo, trained_size: int) -> None:
+def _warn_of_size(job: Job, photo: Photo, good: int) -> None:
+    width, height = photo.size
     tqdm.write(
-        f"warning: {job.source} is {photo.size[0]} x {photo.size[1]} pixels, far from the {trained_size} x "
-        f"{trained_size} of the training images, so its translation may be poor (this warning comes once). "
-        f"--load_size {trained_size} scales the shorter side to that first.",
+        f"warning: {job.source} is translated at {width} x {height} pixels, but this model is made for a "
+        f"shorter side of {good}, so the translation may be poor (this warning comes once): --load_size "
+        f"{good} scales to that",
         file=sys.stderr,
     )
 
@@ -119,7 +123,7 @@ def _warn_of_size(job: Job, photo: Photo, trained_size: int) -> None:
 def _read_ahead(
     jobs: Iterable[Job],
     readers: ThreadPoolExecutor,
-    shorter_side: int | None,
+    read: Callable[[Job], Photo],
     ahead: int,
     fail: Callable[[Job, str], None],
 ) -> Iterator[tuple[Job, Photo]]:
@@ -128,7 +132,7 @@ def _read_ahead(
     jobs = iter(jobs)
     while True:
         for job in itertools.islice(jobs, ahead - len(waiting)):
-            waiting.append((job, readers.submit(read_photo, job.source, shorter_side)))
+            waiting.append((job, readers.submit(read, job)))
         if not waiting:
             return
         job, future = waiting.popleft()
@@ -136,6 +140,8 @@ def _read_ahead(
             yield job, future.result()
         except ImageError as error:
             fail(job, f"{error.found}. {error.remedy.split(';')[0]}")
+        except UserError as error:
+            fail(job, str(error))
 
 
 def _batches(photos: Iterable[tuple[Job, Photo]], batch_size: int) -> Iterator[Batch]:
@@ -157,20 +163,21 @@ def _translated(
     """The batch and its translation; if memory does not suffice, each image separately."""
     try:
         yield batch, translator.translate([photo.pixels for _, photo in batch])
-        return
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-    if len(batch) > 1:
-        for item in batch:
-            yield from _translated(translator, [item], fail)
-    else:
-        job, photo = batch[0]
-        size = f"{photo.size[0]} x {photo.size[1]} pixels"
-        fail(job, f"{size} need more memory than {translator.device} has; give --load_size")
+        if len(batch) > 1:
+            for item in batch:
+                yield from _translated(translator, [item], fail)
+        else:
+            width, height = batch[0][1].size
+            fail(
+                batch[0][0],
+                f"{width} x {height} pixels need more memory; --load_size scales them down ({error})",
+            )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """On the CPU, torch reports it as a plain RuntimeError."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
@@ -178,6 +185,4 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _write(target: Path, result: HostCopy, number: int, photo: Photo) -> None:
-    image = finished(result.numpy()[number], photo.alpha)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, lambda path: image.save(path, format="PNG", compress_level=1))
+    save_image(finished(result.numpy()[number], photo), target)
