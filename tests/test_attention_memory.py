@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from data.augment import to_input
 from data.transforms import Preprocess
 from models.attention.fusion import resize_map
-from models.attention.memory import WHOLE, AttentionMemory
+from models.attention.memory import AttentionMemory
 
 PATHS = ["set/trainA/0.png", "set/trainA/1.png", "set/trainA/2.png"]
 
@@ -32,13 +32,6 @@ def memory(*paths, **settings):
     attention = AttentionMemory(**settings).double()
     attention.add(paths or PATHS)
     return attention
-
-
-def test_ones_at_first():
-    attention = memory()
-    rows = attention.rows(PATHS[:2])
-    window = torch.tensor([[0.1, 0.2, 0.5, 0.5, 1.0], WHOLE])
-    assert torch.equal(attention.lookup(rows, (5, 7), window), torch.ones(2, 1, 5, 7).double())
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
@@ -95,17 +88,6 @@ def test_a_small_map_between_windows():
     assert twice == pytest.approx([0.2 + 0.4 / 4, 0.15, 0.05, 0.0])
 
 
-def test_windows_stay_right_when_images_are_resized_otherwise():
-    """Late in training images are resized to another size: the same part of the image in other pixels."""
-    attention, stored = memory(), maps(1, 8, 8).double()
-    rows = attention.rows(PATHS[:1])
-    whole = torch.tensor([fractions((0, 0, False), (64, 64), (64, 64))])
-    attention.store(rows, stored, whole)
-    part = torch.tensor([fractions((9, 9, False), (36, 36), (72, 72))])  # the middle, after a resize to 72
-    expected = stored[:, :, 1:5, 1:5]  # an eighth of the image is one position of the map
-    torch.testing.assert_close(attention.lookup(rows, (4, 4), part), expected)
-
-
 def test_the_last_map_of_an_image_stays():
     attention, stored = memory(), maps(4, 3, 3).double()
     rows = attention.rows([PATHS[i] for i in (0, 1, 0, 0)])
@@ -123,15 +105,6 @@ def test_maps_of_other_sizes_and_with_gradient():
     assert attention.maps.shape == (3, 1, 4, 4)
     torch.testing.assert_close(attention.maps[1:], resize_map(maps(2, 6, 5, seed=1).double(), (4, 4)))
     assert not attention.lookup(rows, (8, 8)).requires_grad
-
-
-def test_unknown_images_are_added():
-    attention = memory("a.png")
-    attention.store(attention.rows(["a.png"]), maps(1, 3, 3).double())
-    rows = attention.rows(["b.png", "a.png", "c.png"])
-    assert rows.tolist() == [1, 0, 2]
-    found = attention.lookup(rows, (3, 3))
-    assert found[0].eq(1).all() and torch.equal(found[1:2], maps(1, 3, 3).double())
 
 
 def test_saved_by_path_and_exact(tmp_path):
@@ -162,14 +135,6 @@ def test_an_empty_memory_is_saved_and_loaded():
     assert attention.lookup(attention.rows(PATHS), (4, 4)).eq(1).all()
     attention.store(attention.rows(PATHS), maps(3, 5, 5).double())
     assert attention.maps.shape == (3, 1, 5, 5)
-
-
-def test_a_moved_data_set_keeps_its_maps():
-    old = memory("/old/set/trainA/0.png", root="/old/set")
-    old.store(old.rows(["/old/set/trainA/0.png"]), maps(1, 3, 3).double())
-    moved = memory("/new/trainA/0.png", root="/new")
-    moved.load_state_dict(old.state_dict())
-    assert torch.equal(moved.lookup(moved.rows(["/new/trainA/0.png"]), (3, 3)), maps(1, 3, 3).double())
 
 
 def _one_of_two(rank, folder):
