@@ -71,7 +71,7 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
     model = create_model(opt)
     model.expect_images(loader.dataset.files)
     if opt.dry_run:
-        print(describe(opt, model, loader))
+        print(describe(opt, options.parser.options, model, loader))
         return 0
 
     try:

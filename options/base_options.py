@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import platform
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -76,6 +76,14 @@ def cut_mode(text: str) -> str:
 OF_ITERATIONS = ("n_iterations", "n_iterations_decay", "lr_policy", "lr_decay_iters")
 
 
+def default_name(options: Mapping[str, object]) -> str:
+    """The name of a run that was given none: its data, its model and the mode of its queries."""
+    model, data = str(options["model"]), Path(str(options["dataroot"])).resolve().name
+    if model.startswith("qs"):
+        model = f"{'qsattn' if model == 'qs' else model}_{options['QS_mode']}"
+    return f"{data}_{model}"
+
+
 class BaseOptions:
     """The table of options that `TrainOptions` and `TestOptions` add to, and their values for a command line.
 
@@ -83,6 +91,7 @@ class BaseOptions:
         other_models: names that --model takes besides those of `MODELS`.
         model_options: the names of the models' own options.
         without_effect: given options that this command has no use for, with the reason.
+        configured: options of a saved configuration; what a run has saved, and what is given, counts more.
     """
 
     is_train: bool
@@ -95,6 +104,7 @@ class BaseOptions:
         versions = f"torch {torch.__version__}, Python {platform.python_version()}"
         self.parser.add_argument("--version", action="version", version=f"QS-Attn {VERSION}, {versions}")
         self.without_effect: dict[str, str] = {}
+        self.configured: dict[str, object] = {}
         self.declare()
 
     def model_name(self, text: str) -> str:
@@ -110,8 +120,8 @@ class BaseOptions:
         group("run and data")
         data = "folder with trainA, trainB, testA, testB (or valA, valB)"
         add("--dataroot", "./datasets/horse2zebra", data, scope="watch")
-        name = "horse2zebra_qsattn_global"
-        add("--name", name, "name of the run: its folder under checkpoints_dir", scope="call")
+        name = "name of the run: its folder under checkpoints_dir"
+        add("--name", None, name, shown="DATA_qsattn_MODE or DATA_MODEL, as horse2zebra_cut", scope="call")
         add("--suffix", "", "added to the name, behind _", scope="call")
         add("--checkpoints_dir", "./checkpoints", "where runs are kept", scope="call")
         add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0", scope="call")
@@ -204,8 +214,11 @@ class BaseOptions:
                     f"--CUT_mode {given['CUT_mode']} contradicts --model {given['model']}: give one of them"
                 )
             given["model"] = model
-        folder = run_folder(self._with_defaults(given))
-        saved = self.saved_values(folder, given)
+        options = self._with_defaults({**self.configured, **given})
+        if options["name"] is None:
+            options["name"] = default_name(options)
+        folder = run_folder(options)
+        saved = {**self.configured, **self.saved_values(folder, given)}
         opt = Namespace(**self._with_defaults({**saved, **given}))
         opt.isTrain = self.is_train
         opt.given = sorted(given)

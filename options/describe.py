@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,18 +13,26 @@ import torch
 from data.loader import Loader
 from models.base_model import BaseModel
 from util import distributed
+from util.arguments import Option, as_text
 from util.run.length import Length
-from util.run.saved_options import option_values
 
 
-def describe(opt: Namespace, model: BaseModel, loader: Loader) -> str:
-    """All options, the networks with their parameter counts (--verbose: and modules), and image counts."""
+def describe(opt: Namespace, table: Mapping[str, Option], model: BaseModel, loader: Loader) -> str:
+    """The options that act, networks with parameter counts (--verbose: and modules), images and steps.
+
+    Args:
+        table: the table of options.
+    """
     lines = ["options"]
-    for name, value in sorted(option_values(opt).items()):
-        text = ",".join(map(str, value)) if isinstance(value, list) else value
-        lines.append(f"  {name:>20}: {text}{'  (given)' if name in opt.given else ''}")
+    for name, option in sorted(table.items()):
+        acts = opt.model in (option.only or {}).get("model", (opt.model,)) and name not in model.lacking
+        if acts and (option.scope != "call" or name in opt.given):
+            given = "  (given)" if name in opt.given else ""
+            lines.append(f"  {name:>20}: {as_text(getattr(opt, name))}{given}")
+    length = Length.of(opt)
+    steps = length.total if length.unit == "iterations" else length.total * len(loader)
     lines += ["networks", *_networks(opt, model), "data", f"  {_data(loader)} on {model.device}"]
-    return "\n".join(lines)
+    return "\n".join([*lines, "training", f"  {length}, {steps} steps"])
 
 
 def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path, epoch: int) -> str:

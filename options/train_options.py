@@ -9,9 +9,10 @@ from models.gan_loss import GAN_LOSSES
 from models.schedules import POLICIES
 from options.base_options import BaseOptions
 from options.checks import check_training
-from util.arguments import as_text, integer, real_number
+from util.arguments import as_text, integer, read_words, real_number
 from util.errors import UserError
 from util.run.run import options_of_training
+from util.run.saved_options import checked, read_options
 
 
 class TrainOptions(BaseOptions):
@@ -60,7 +61,9 @@ class TrainOptions(BaseOptions):
         exactly = "continue exactly where the run of this name stopped, with its options"
         add("--continue_train", False, exactly, scope="call")
         add("--overwrite", False, "start afresh; a run of this name is renamed", scope="call")
-        add("--dry_run", False, "print options, networks and data counts, and exit", scope="call")
+        add("--dry_run", False, "print options, networks, data counts and steps, and exit", scope="call")
+        config = "file of options: words of a command line, or a run's train_opt.json; given ones count more"
+        add("--config", None, config, scope="call")
         first = "number of the first epoch; with --continue_train of the next one"
         add("--epoch_count", 1, first, type=integer(1), scope="watch")
         weights = "start from the weights of another run (at --epoch)"
@@ -94,6 +97,17 @@ class TrainOptions(BaseOptions):
         add("--cuda_graph", False, "capture the whole step in one CUDA graph")
         fast = "the options fastest on this device, but for those given; the mathematics stays"
         add("--fast", False, fast, scope="call")
+
+    def resolve(self, given: dict[str, object]) -> Namespace:
+        if "config" in given:
+            path, options = Path(str(given["config"])), self.parser.options
+            if path.suffix == ".json":
+                saved = checked(read_options(path), options, path)
+                lasting = {name: value for name, value in saved.items() if options[name].scope != "watch"}
+                self.configured = lasting
+            else:
+                given = {**self.parser.parse_given(read_words(path)), **given}
+        return super().resolve(given)
 
     def saved_values(self, folder: Path, given: dict[str, object]) -> dict[str, object]:
         """With --continue_train: the run's own options. UserError where one is given that cannot change."""

@@ -11,7 +11,7 @@ from typing import Any
 from models import MODELS
 from options.train_options import TrainOptions
 from scripts.judging import add_judging
-from util.arguments import ArgumentParser, gpu_list, integer, real_number
+from util.arguments import ArgumentParser, gpu_list, integer, read_words, real_number
 
 HERE = Path(__file__).parent
 LINES = (shlex.split(line, comments=True) for line in (HERE / "systems.txt").read_text("utf-8").splitlines())
@@ -30,7 +30,7 @@ SET_HERE = set(
 
 def read_preset(name: str) -> list[str]:
     """The words for train.py in scripts/presets/NAME.txt."""
-    return shlex.split(PRESETS[name].read_text(encoding="utf-8"), comments=True)
+    return read_words(PRESETS[name])
 
 
 def run_options(

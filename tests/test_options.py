@@ -315,6 +315,31 @@ def test_continuing_takes_the_options_of_the_run(tmp_path):
     assert TrainOptions().parse(place).ngf == 64
 
 
+@pytest.mark.parametrize(
+    "line, name",
+    [
+        ("", "horse2zebra_qsattn_global"),
+        ("--QS_mode local", "horse2zebra_qsattn_local"),
+        ("--model cycle_gan --dataroot datasets/maps/", "maps_cycle_gan"),
+        ("--CUT_mode FastCUT --suffix b", "horse2zebra_fastcut_b"),
+        ("--model qs_dual --QS_mode local_global", "horse2zebra_qs_dual_local_global"),
+    ],
+)
+def test_a_run_without_a_name_is_called_by_its_data_and_model(line, name):
+    assert train_options(line).name == TestOptions().parse(line.split()).name == name
+
+
+def test_a_configuration_is_words_or_the_options_of_a_run(tmp_path):
+    (tmp_path / "words.txt").write_text("# why\n--model cut --lr 0.001  # fast\n--n_epochs 3\n")
+    opt = train_options(f"--config {tmp_path / 'words.txt'} --lr 0.002")
+    assert (opt.model, opt.lr, opt.n_epochs, opt.name) == ("cut", 0.002, 3, "horse2zebra_cut")
+    write_options(tmp_path, train_options("--model munit --style_dim 4 --epoch_count 2 --gpu_ids -1"), {})
+    opt = train_options(f"--config {tmp_path / 'train_opt.json'} --lr 0.002")
+    assert (opt.model, opt.style_dim, opt.lr, opt.name) == ("munit", 4, 0.002, "horse2zebra_munit")
+    assert (opt.epoch_count, opt.gpu_ids) == (1, [0])  # of that run alone
+    assert opt.n_iterations == 1_000_000
+
+
 def test_parsing_draws_no_random_number():
     state = torch.get_rng_state()
     train_options("--model cut")
