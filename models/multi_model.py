@@ -41,7 +41,14 @@ class ManyDomains(BaseModel):
     @classmethod
     def add_options(cls, add) -> None:
         super().add_options(add)
-        add("--domains", [], "names of the domains", type=domain_list, shown="the folders of train/")
+        add(
+            "--domains",
+            [],
+            "names of the domains",
+            type=domain_list,
+            shown="the folders of train/",
+            scope="fixed",
+        )
         add("--own_domain", False, "an image may be translated to its own domain; of stargan true")
 
     @classmethod
@@ -76,7 +83,13 @@ class ContrastiveDomains(ManyDomains):
     @classmethod
     def add_options(cls, add) -> None:
         super().add_options(add)
-        add("--domain_dim", 64, "numbers that describe a domain to the generator", type=integer(1))
+        add(
+            "--domain_dim",
+            64,
+            "numbers that describe a domain to the generator",
+            type=integer(1),
+            scope="fixed",
+        )
 
     @classmethod
     def check(cls, opt: Namespace) -> None:

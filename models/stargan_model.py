@@ -63,8 +63,8 @@ class StarGANModel(ManyDomains):
     @classmethod
     def add_options(cls, add) -> None:
         super().add_options(add)
-        add("--g_repeat_num", 6, "residual blocks of the generator", type=integer(1))
-        add("--d_repeat_num", 6, "halvings of the discriminator", type=integer(1))
+        add("--g_repeat_num", 6, "residual blocks of the generator", type=integer(1), scope="fixed")
+        add("--d_repeat_num", 6, "halvings of the discriminator", type=integer(1), scope="fixed")
         add("--n_critic", 5, "updates of D for one of G", type=integer(1))
         add("--lambda_cls", 1.0, "weight of the domains' classification", type=real_number(0))
         add("--lambda_rec", 10.0, "weight of the cycle", type=real_number(0))

@@ -29,7 +29,7 @@ VALUES = {
     "nce_layers": "0,4", "attn_layers": "4,7", "n_iterations": "7", "n_iterations_decay": "7",
     "T": "0.1 --learned_attn", "augment": "false --learned_attn", "qs_variant": "released",
     "lambda_identity": "0.4", "rec_coef": "0.4 --use_rec", "beta1": "0.4", "beta2": "0.9",
-    "attention_source": "discriminator", "patch_nums": "64", "grey_range": "0,100",
+    "attention_source": "discriminator", "patch_nums": "64", "grey_range": "0,100", "domains": "A,B,C",
 }  # fmt: skip
 NOT_CHANGED_HERE = {
     "use_wandb",
@@ -61,6 +61,7 @@ def test_every_option_changed_at_a_resume_is_used_or_refused_by_name(name, tmp_p
     place = ["--checkpoints_dir", str(tmp_path), "--name", "run", "--gpu_ids", "-1"]
     model = ["--model", MODEL_OF.get(name, "qs"), *" ".join(context).split()]
     model += ["--vgg_weights", "random"] if model[1] == "sesim" else []
+    model += ["--domains", "A,B"] if model[1] in OPTIONS["domains"].only["model"] else []
     before = TrainOptions().parse([*place, *model])
     write_options(tmp_path / "run", before, {})
     again = [*place, "--continue_train", f"--{name}", value]

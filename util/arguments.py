@@ -134,8 +134,8 @@ class Option:
 
     def restored(self, value: object) -> object:
         """A value read from a file, as the command line would have given it; else ValueError."""
-        if value is None and self.default is None:
-            return None
+        if value == self.default and type(value) is type(self.default):
+            return value
         convert, kinds = self.type, (str, int, float, list)
         if isinstance(self.default, bool):
             convert, kinds = boolean, (str, bool)
