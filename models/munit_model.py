@@ -58,24 +58,13 @@ class MUNITModel(BaseModel):
         add("--recon_c_w", 1.0, "weight of the reconstruction of content", type=real_number(0))
         add("--recon_x_cyc_w", 10.0, "weight of the cycle; 0: no cycle", type=real_number(0))
         add("--weight_decay", 0.0001, "L2 penalty in Adam, on all parameters", type=real_number(0))
-        add(
-            "--mlp_dim",
-            256,
-            "width of the MLP from styles to AdaIN parameters",
-            type=integer(1),
-            scope="fixed",
-        )
-        add("--style_dim", 8, "length of a style", type=integer(1), scope="fixed")
+        size = {"type": integer(1), "scope": "fixed"}
+        add("--mlp_dim", 256, "width of the MLP from styles to AdaIN parameters", **size)
+        add("--style_dim", 8, "length of a style", **size)
         add("--n_downsample", 2, "halvings of the content encoder", type=integer(1, 3), scope="fixed")
-        add(
-            "--n_res",
-            4,
-            "residual blocks of the content encoder and of the decoder",
-            type=integer(1),
-            scope="fixed",
-        )
-        add("--n_layer", 4, "halvings of the discriminator, at each scale", type=integer(1), scope="fixed")
-        add("--num_scales", 3, "scales of the discriminator", type=integer(1), scope="fixed")
+        add("--n_res", 4, "residual blocks of the content encoder and of the decoder", **size)
+        add("--n_layer", 4, "halvings of the discriminator, at each scale", **size)
+        add("--num_scales", 3, "scales of the discriminator", **size)
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
@@ -85,9 +74,7 @@ class MUNITModel(BaseModel):
                 "translates in both directions: give both the same"
             )
         if opt.gan_mode == "wgangp":
-            raise UserError(
-                "--gan_mode wgangp is not offered with --model munit: give lsgan, vanilla or nonsaturating"
-            )
+            raise UserError("--gan_mode wgangp is not offered with --model munit: give lsgan or vanilla")
 
     @classmethod
     def translating(cls, opt: Namespace) -> tuple[str, ...]:

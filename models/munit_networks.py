@@ -12,6 +12,7 @@ Shapes: B images, C channels, H x W positions.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 
 import torch
@@ -21,6 +22,7 @@ from models.discriminator import check_sides
 from models.layers import InstanceNorm, full
 
 EPS = 1e-5
+STYLE_HALVINGS = 4  # of the style encoder
 
 
 def random_styles(count: int, style_dim: int, device: torch.device | str) -> Tensor:
@@ -98,88 +100,62 @@ def _drop_unused_statistics(module: nn.Module, state_dict: dict, prefix: str, *_
         state_dict.pop(f"{prefix}norm.{name}", None)
 
 
-class ResidualBlock(nn.Module):
-    """x + conv(relu(norm(conv(x)))) with a norm after each 3x3 convolution. (B, C, H, W) -> (B, C, H, W)."""
-
-    def __init__(self, channels: int, norm: type[InstanceNorm | AdaIN]):
-        super().__init__()
-        self.model = nn.ModuleList(
-            ConvBlock(channels, channels, 3, 1, 1, norm(), activation)
-            for activation in (nn.ReLU(True), nn.Identity())
-        )
-
-    def forward(self, x: Tensor, *affine: Tensor) -> Tensor:
-        """`affine` (AdaIN only): shift and scale of the first norm, then of the second, (B, C) each."""
-        first, second = self.model
-        return x + second(first(x, *affine[:2]), *affine[2:])
-
-
 class ResidualBlocks(nn.Module):
-    """`n_res` residual blocks. (B, C, H, W) -> (B, C, H, W)."""
+    """`n_res` times x + conv(relu(norm(conv(x)))), a norm after each 3x3 convolution. (B, C, H, W)."""
 
     def __init__(self, n_res: int, channels: int, norm: type[InstanceNorm | AdaIN]):
         super().__init__()
-        self.model = nn.ModuleList(ResidualBlock(channels, norm) for _ in range(n_res))
+        self.model = nn.ModuleList()
+        for _ in range(n_res):
+            convs = [ConvBlock(channels, channels, 3, 1, 1, norm(), act()) for act in (nn.ReLU, nn.Identity)]
+            self.model.append(Stack(*convs))
 
     def forward(self, x: Tensor, affine: Tensor | None = None) -> Tensor:
-        """`affine` (AdaIN only): (B, n_res * 4 * C), per block in the order of `ResidualBlock.forward`."""
+        """`affine` (AdaIN only), (B, n_res * 4 * C): block by block, shift and scale of its norms in turn."""
         if affine is None:
-            for block in self.model:
-                x = block(x)
-            return x
-        affine = affine.unflatten(1, (len(self.model), 4, x.shape[1]))  # (B, n_res, 4, C)
-        for block, parameters in zip(self.model, affine.unbind(1), strict=True):
-            x = block(x, *parameters.unbind(1))
+            parameters = [()] * len(self.model)
+        else:
+            parameters = [part.unbind(1) for part in affine.unflatten(1, (-1, 4, x.shape[1])).unbind(1)]
+        for block, of_block in zip(self.model, parameters, strict=True):
+            first, second = block.model
+            x = x + second(first(x, *of_block[:2]), *of_block[2:])
         return x
 
 
-class ContentEncoder(nn.Module):
-    """Images (B, input_nc, H, W) -> content (B, out_channels, H / 2^n_downsample, W / 2^n_downsample)."""
+class Stack(nn.Module):
+    """Layers under the released code's key, `model`."""
 
-    def __init__(self, input_nc: int, dim: int, n_downsample: int, n_res: int):
+    def __init__(self, *layers: nn.Module):
         super().__init__()
-        layers: list[nn.Module] = [ConvBlock(input_nc, dim, 7, 1, 3, InstanceNorm())]
-        for _ in range(n_downsample):
-            layers.append(ConvBlock(dim, 2 * dim, 4, 2, 1, InstanceNorm()))
-            dim *= 2
-        self.model = nn.Sequential(*layers, ResidualBlocks(n_res, dim, InstanceNorm))
-        self.out_channels = dim
+        self.model = nn.Sequential(*layers)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
 
 
-class StyleEncoder(nn.Module):
+def content_encoder(input_nc: int, dim: int, n_downsample: int, n_res: int) -> nn.Module:
+    """Images (B, input_nc, H, W) -> content (B, dim * 2^n, H / 2^n, W / 2^n), with n halvings."""
+    widths = [dim * 2**n for n in range(n_downsample + 1)]
+    first = ConvBlock(input_nc, dim, 7, 1, 3, InstanceNorm())
+    halvings = [ConvBlock(width, 2 * width, 4, 2, 1, InstanceNorm()) for width in widths[:-1]]
+    return Stack(first, *halvings, ResidualBlocks(n_res, widths[-1], InstanceNorm))
+
+
+def style_encoder(input_nc: int, dim: int, style_dim: int) -> nn.Module:
     """Images (B, input_nc, H, W) -> styles (B, style_dim, 1, 1). No norms: they would remove the style."""
-
-    HALVINGS = 4
-
-    def __init__(self, input_nc: int, dim: int, style_dim: int):
-        super().__init__()
-        layers: list[nn.Module] = [ConvBlock(input_nc, dim, 7, 1, 3)]
-        for widening in [2, 2] + [1] * (self.HALVINGS - 2):
-            layers.append(ConvBlock(dim, widening * dim, 4, 2, 1))
-            dim *= widening
-        self.model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Conv2d(dim, style_dim, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images)
+    widths = [dim, 2 * dim] + [4 * dim] * (STYLE_HALVINGS - 1)
+    first = ConvBlock(input_nc, dim, 7, 1, 3)
+    halvings = [ConvBlock(c_in, c_out, 4, 2, 1) for c_in, c_out in itertools.pairwise(widths)]
+    return Stack(first, *halvings, nn.AdaptiveAvgPool2d(1), nn.Conv2d(widths[-1], style_dim, 1))
 
 
-class MLP(nn.Module):
-    """Styles (B, style_dim) or (B, style_dim, 1, 1) -> the decoder's AdaIN parameters (B, parameters)."""
-
-    def __init__(self, style_dim: int, parameters: int, dim: int):
-        super().__init__()
-
-        def linear(c_in: int, c_out: int) -> nn.Module:
-            return nn.Sequential(OrderedDict(fc=nn.Linear(c_in, c_out), activation=nn.ReLU(True)))
-
-        last = nn.Sequential(OrderedDict(fc=nn.Linear(dim, parameters)))
-        self.model = nn.Sequential(linear(style_dim, dim), linear(dim, dim), last)
-
-    def forward(self, style: Tensor) -> Tensor:
-        return self.model(style.flatten(1))
+def style_mlp(style_dim: int, parameters: int, dim: int) -> nn.Module:
+    """Styles (B, style_dim) -> the decoder's AdaIN parameters (B, parameters)."""
+    widths = [style_dim, dim, dim, parameters]
+    linear = [nn.Sequential(OrderedDict(fc=nn.Linear(*pair))) for pair in itertools.pairwise(widths)]
+    for layer in linear[:-1]:
+        layer.append(nn.ReLU(True))
+    return Stack(*linear)
 
 
 class Decoder(nn.Module):
@@ -235,11 +211,11 @@ class AdaINGenerator(nn.Module):
         self.style_dim = style_dim
         self.size_multiple = 2**n_downsample
         # Reflection padding of 1 needs a side of at least 2 at the last 4x4 or 3x3 convolution.
-        self.smallest_side = 2 ** max(StyleEncoder.HALVINGS, n_downsample + 1)
-        self.enc_style = StyleEncoder(input_nc, dim, style_dim)
-        self.enc_content = ContentEncoder(input_nc, dim, n_downsample, n_res)
-        self.dec = Decoder(output_nc, self.enc_content.out_channels, n_downsample, n_res)
-        self.mlp = MLP(style_dim, self.dec.affine_parameters, mlp_dim)
+        self.smallest_side = 2 ** max(STYLE_HALVINGS, n_downsample + 1)
+        self.enc_style = style_encoder(input_nc, dim, style_dim)
+        self.enc_content = content_encoder(input_nc, dim, n_downsample, n_res)
+        self.dec = Decoder(output_nc, dim * 2**n_downsample, n_downsample, n_res)
+        self.mlp = style_mlp(style_dim, self.dec.affine_parameters, mlp_dim)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Content (B, C, H / size_multiple, W / size_multiple) and style (B, style_dim, 1, 1) of images."""
@@ -247,7 +223,7 @@ class AdaINGenerator(nn.Module):
 
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
         """Images (B, output_nc, H, W) in [-1, 1] of content and style, (B, style_dim[, 1, 1])."""
-        return self.dec(content, self.mlp(style))
+        return self.dec(content, self.mlp(style.flatten(1)))
 
     def forward(self, images: Tensor, style: Tensor | None = None) -> Tensor:
         """Decode the content of images with `style`; None: their own style (reconstruction)."""
@@ -278,7 +254,7 @@ class MultiScaleDiscriminator(nn.Module):
         widths = [input_nc, *(dim * 2**n for n in range(n_layers))]
         layers: list[nn.Module] = [
             ConvBlock(c_in, c_out, 4, 2, 1, activation=nn.LeakyReLU(0.2, True))
-            for c_in, c_out in zip(widths[:-1], widths[1:], strict=True)
+            for c_in, c_out in itertools.pairwise(widths)
         ]
         return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 1))
 

@@ -215,13 +215,6 @@ def test_both_directions(command, runs, dataset, tmp_path):
             assert all(torch.equal(part.state_dict()[key], value) for key, value in saved.items())
 
 
-def test_a_file_of_the_run_says_the_direction(runs):
-    image = picture((32, 32))
-    for name, direction in (("gen_b", "AtoB"), ("gen_a", "BtoA")):
-        of_file = load_generator(runs / "run" / f"latest_net_{name}.pth", device="cpu")
-        assert_alike(of_file(image), load_generator("run", runs, device="cpu", direction=direction)(image))
-
-
 # Released files
 
 
@@ -287,9 +280,3 @@ def test_other_files_are_named(released, runs, tmp_path):
         UserError, match="a discriminator of MUNIT, but these options build a generator of MUNIT"
     ):
         load_weights(net, runs / "run" / "latest_net_dis_a.pth")
-
-
-def test_a_discriminator_of_other_options_is_explained(runs, tmp_path, dataset, capsys):
-    words = ["--dataroot", str(dataset), "--checkpoints_dir", str(runs), *TINY, "--name", "second"]
-    assert train.main([*words, "--n_iterations", "1", "--pretrained_name", "run", "--num_scales", "1"]) == 2
-    assert "it has besides cnns.1.0.conv.weight" in capsys.readouterr().err
