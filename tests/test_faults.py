@@ -137,49 +137,27 @@ def test_a_real_file_system_that_fails(dataroot, whole, tmp_path, at_step, capsy
         assert_same_run(whole, disk)
 
 
-def test_a_folder_that_cannot_come_back(dataroot, tmp_path, at_step, capsys):
+@pytest.mark.parametrize("successor", ["another run", "a file", "nothing"])
+def test_a_training_whose_folder_was_moved_stops_and_writes_nowhere_else(
+    dataroot, whole, tmp_path, at_step, capsys, successor
+):
     checkpoints = tmp_path / "checkpoints"
 
-    def vanish(batch):
+    def move(batch):
         checkpoints.rename(tmp_path / "elsewhere")
-        checkpoints.write_text("a file in its place")
+        if successor == "a file":
+            checkpoints.write_text("a file in its place")
+        elif successor == "another run":
+            (checkpoints / "run").mkdir(parents=True)
+            (checkpoints / "run" / ".lock").write_text("process 1 on another machine")
 
-    at_step({5: vanish})
-    assert train.main(words(dataroot, checkpoints, EVERY_STEP, "")) == 2
-    said = capsys.readouterr()
-    assert "could not be saved" in said.err + said.out
+    at_step({5: move})
+    assert train.main(words(dataroot, checkpoints, EVERY_STEP)) == 2
+    assert "run is no longer the folder of this run" in capsys.readouterr().err
+    assert [path.name for path in checkpoints.rglob("run/*")] == [".lock"] * (successor == "another run")
     assert steps_saved(tmp_path / "elsewhere") == 4
-
-
-def test_a_vanished_folder_is_made_anew_with_all_a_resume_needs(dataroot, whole, tmp_path, at_step, capsys):
-    at_step({5: lambda batch: shutil.rmtree(tmp_path / "run"), 9: lambda batch: os.kill(os.getpid(), 15)})
-    assert train.main(words(dataroot, tmp_path, EVERY_STEP)) == 143
-    assert "has vanished" in capsys.readouterr().out
-    assert (
-        train.main(
-            ["--checkpoints_dir", str(tmp_path), "--name", "run", "--gpu_ids", "-1", "--continue_train"]
-        )
-        == 0
-    )
-    for part in ("model", "progress"):
-        assert str(state_of(tmp_path)[part]) == str(state_of(whole)[part])
-
-
-def test_a_training_whose_folder_another_run_has_taken_stops_and_leaves_it_alone(
-    dataroot, tmp_path, at_step, capsys
-):
-    def replace(batch):
-        (tmp_path / "run").rename(tmp_path / "elsewhere")
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / ".lock").write_text("process 1 on another machine")
-
-    at_step({5: replace})
-    assert train.main(words(dataroot, tmp_path, EVERY_STEP)) == 2
-    assert "run now belongs to another run" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
-    assert (
-        torch.load(tmp_path / "elsewhere" / "latest_state.pth", weights_only=True)["progress"]["steps"] == 4
-    )
+    assert train.main(words(dataroot, tmp_path / "elsewhere", "--continue_train")) == 0
+    assert_same_run(whole, tmp_path / "elsewhere")
 
 
 def test_options_of_a_resume_that_fails_do_not_stay(dataroot, whole, tmp_path, capsys):

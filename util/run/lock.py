@@ -59,11 +59,11 @@ class RunLock:
         self._file.flush()
 
     def is_in_place(self) -> bool:
-        """Whether the folder's lock is this one, or gone: another one belongs to another run."""
+        """Whether the folder still has this lock: without it, it was moved or deleted."""
         try:
             return os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
-        except OSError:
-            return True
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def release(self) -> None:
         """Let others train in the folder."""

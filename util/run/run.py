@@ -230,18 +230,17 @@ class Run:
             )
 
     def check_folder(self) -> None:
-        """UserError where another run has taken the folder's place: nothing is written there."""
+        """UserError where the folder was moved or deleted: another run may have taken its place."""
         if self.writes and not self.lock.is_in_place():
             raise UserError(
-                f"training stopped: {self.folder} now belongs to another run. What this one has saved is "
-                "where its folder was moved to: continue it there, with --continue_train"
+                f"training stopped: {self.folder} is no longer the folder of this run. What it has saved is "
+                "where the folder was moved to: continue it there, with --continue_train"
             )
 
     def save(self, *names: str) -> None:
         """Save the run under `names`. All processes call it together. UserError where that fails."""
         try:
-            if self.writes:
-                self._keep_folder()
+            self.check_folder()
             self.checkpoints.save(self.progress, *names)
             if self.writes and not self.options_saved:
                 write_options(self.folder, self.opt, self._defaults())
@@ -251,16 +250,6 @@ class Run:
                 f"the checkpoint could not be saved in {self.folder}: {error}. The last good one stays; make "
                 "room or repair the folder, then continue with --continue_train"
             ) from None
-
-    def _keep_folder(self) -> None:
-        """Make the folder anew where it has vanished."""
-        self.check_folder()
-        if not self.lock.path.exists():  # the logs may have made the folder again
-            say(f"warning: {self.folder} has vanished, with all that was in it; making it anew.")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock.release()
-            self.lock = RunLock(self.folder)
-            self.options_saved = False
 
     def close(self) -> None:
         """Finish the page and let others train in the folder."""
