@@ -180,6 +180,9 @@ class BaseModel:
             if parameters := list(net.parameters()):  # a network may have none
                 optimizer = Adam(parameters, fused=True, **self.optimizer_settings(name))
                 optimizer.found_inf = self.guard.found
+                if self.device.type == "cpu":  # else each step asks CUDA, where there is one, for its stream
+                    optimizer._accelerator_graph_capture_health_check = lambda: None
+                    optimizer._cuda_graph_capture_health_check = lambda: None  # its older name
                 self.optimizers[name] = optimizer
         self.schedule = Schedule(opt, list(self.optimizers.values()), self.first_iteration)
 

@@ -14,6 +14,7 @@ from models import create_model, patch_sampler
 from models.schedules import Schedule
 from models.speed import accelerator, step_graph
 from options.train_options import TrainOptions
+from util.run.checkpoint import random_state, set_random_state
 
 SMALL = "--ngf 4 --ndf 4 --netG resnet_4blocks"
 CONTRAST = "--netF_nc 16 --num_patches 24 --nce_layers 0,4,8,12"
@@ -175,6 +176,41 @@ def test_models_with_two_generators_in_bf16_and_channels_last(name):
 
 
 # --- schedules and saved states, captured or not
+
+
+@pytest.mark.parametrize("before, after", [("", "--channels_last"), ("--channels_last", "")])
+def test_a_run_continues_in_another_memory_layout(float64, before, after):
+    """Adam's moments take the layout of their parameters; an update would pair them with other weights."""
+    first = tiny_model(before)
+    losses_of(first, batches(2))
+    state = copy.deepcopy(first.training_state())
+    continued = []
+    for words in (before, after):
+        model = tiny_model(words)
+        model.load_training_state(copy.deepcopy(state))
+        losses_of(model, batches(3))
+        continued.append(weights(model))
+        for optimizer in model.optimizers.values():
+            for parameter, moments in optimizer.state.items():
+                assert moments["exp_avg"].stride() == parameter.stride()
+    for one, other in zip(*continued, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+
+
+def test_a_run_on_the_cpu_asks_no_gpu_for_anything(monkeypatch):
+    """Adam asks for the current stream where CUDA is available, and saved states held its random numbers."""
+
+    def initialise(*_, **__):
+        raise AssertionError("CUDA is initialised")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", initialise)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", initialise)
+    if hasattr(torch, "accelerator"):
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+        monkeypatch.setattr(torch.accelerator, "current_stream", initialise)
+    losses_of(tiny_model(), batches(1))
+    set_random_state(random_state())
 
 
 @pytest.mark.parametrize("policy", ["linear", "step", "cosine", "plateau"])
