@@ -102,7 +102,7 @@ class SeSimModel(OneSidedModel):
     def size_limits(cls, opt: Namespace) -> tuple[int, int]:
         """Also what `--attn_layers` need: the deepest must have a map to compare."""
         multiple, smallest = super().size_limits(opt)
-        return multiple, max(smallest, _least_side(opt))
+        return multiple, max(smallest, LEAST_MAP * reduction(opt.attn_layers[-1]))
 
     def __init__(self, opt: Namespace):
         self.augments = opt.isTrain and opt.learned_attn and opt.augment
@@ -128,15 +128,8 @@ class SeSimModel(OneSidedModel):
         return ["real_A", "fake_B", "real_B"]
 
     def set_input(self, batch: dict) -> None:
-        """Take a batch, and add the views "A_aug" and "B_aug" where they are needed and the batch has none.
-
-        Raises:
-            UserError: the images of A and B differ in size, or are too small for `--attn_layers`.
-        """
+        """Also adds the views "A_aug" and "B_aug" where they are needed and the batch has none."""
         super().set_input(batch)
-        (height, width), least = self.batch["A"].shape[2:], _least_side(self.opt)
-        if min(height, width) < least:
-            raise UserError(f"an image has {width} x {height} pixels, but --attn_layers needs {least}")
         if self.augments and "A_aug" not in self.batch:
             self.make_views()
 
@@ -225,8 +218,3 @@ class SeSimModel(OneSidedModel):
 def _stacked(one: list[Tensor], other: list[Tensor]) -> list[Tensor]:
     """Features of two batches, layer by layer, as those of one batch."""
     return [torch.cat(layers) for layers in zip(one, other, strict=True)]
-
-
-def _least_side(opt: Namespace) -> int:
-    """The least height and width of an image in pixels, so that the deepest of `--attn_layers` has a map."""
-    return LEAST_MAP * reduction(opt.attn_layers[-1])

@@ -8,7 +8,8 @@
 A class counts as seen in an image if at least half of its pixels have attention above 0.5. Into --out go
 attention.json (all numbers), intensity.png (share of images by class and epoch), classes.png (images and
 instances per class) and maps.png (input, and output and map of each epoch). A file of labels is a mask, white
-on the animals, or a Cityscapes label map; it is found by the name of its image.
+on the animals, or a Cityscapes label map of its 19 train classes (the supplement has 16); it is found by the
+name of its image.
 """
 
 from __future__ import annotations

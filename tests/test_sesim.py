@@ -19,7 +19,6 @@ from models.inference import load_generator
 from models.vgg import VGG16_URL, VGG16Features, draw_weights, load_vgg16
 from options.train_options import TrainOptions
 from scripts import export
-from util.errors import UserError
 
 NARROW = (4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 24, 24, 24, "M", 24, 24, 24)
 TINY = "--model sesim --vgg_weights random --gpu_ids -1 --ngf 4 --ndf 4 --patch_nums 24 --netG resnet_4blocks"
@@ -198,12 +197,6 @@ def test_vgg_is_needed_by_name(capsys):
         TrainOptions().parse("--model sesim --gpu_ids -1".split())
     told = capsys.readouterr().err
     assert exit.value.code == 2 and "--vgg_weights: no file" in told and VGG16_URL in told
-
-
-def test_too_small_images_of_any_size_are_named():
-    model = model_of("--attn_layers 4,12 --preprocess none --pool_size 0 --netD pixel")
-    with pytest.raises(UserError, match="an image has 48 x 28 pixels, but --attn_layers needs 32"):
-        model.set_input(images(size=(28, 48)))
 
 
 def test_defaults():

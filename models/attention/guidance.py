@@ -126,11 +126,7 @@ class GuidedModel(BaseModel):
 
     @classmethod
     def observer(cls, opt: Namespace) -> str:
-        """The discriminator whose maps guide translations in `--direction`."""
-        raise NotImplementedError
-
-    def observed(self, images: Tensor, translations: Tensor) -> Tensor:
-        """What the observer looks at."""
+        """The discriminator whose maps guide translations in `--direction`, of what is `observed`."""
         raise NotImplementedError
 
     def observe(self, images: Tensor) -> tuple[Tensor, Tensor]:
