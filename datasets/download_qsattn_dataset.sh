@@ -28,8 +28,8 @@ usage: bash datasets/download_qsattn_dataset.sh NAME
 NAME is one of
 $(printf '  %s\n' $cyclegan_sets)
   cat2dog     (AFHQ's cats and dogs, resized to 256 x 256)
-  day2night   (aligned pairs, pix2pix's night2day: night is A, day is B; ASGIT's own day2night, unpaired crops
-              of BDD100K, is not published)
+  day2night   (aligned pairs, pix2pix's night2day: night is A, day is B; ASGIT's own day2night is
+              unpaired crops of BDD100K)
   cityscapes  (prints how to get it: its licence forbids redistribution)
 TEXT
 }

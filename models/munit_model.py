@@ -88,10 +88,6 @@ class MUNITModel(BaseModel):
             gen, dis = munit_generator(opt), _discriminator(opt)
         return gen.size_multiple, max(gen.smallest_side, dis.smallest_side)
 
-    @classmethod
-    def process_obstacle(cls, opt: Namespace) -> str | None:
-        return None
-
     def build_network(self, name: str) -> nn.Module:
         """The generators by `--init_type`, the discriminators from N(0, init_gain), as released."""
         if name.startswith("gen"):

@@ -65,7 +65,7 @@ def test_the_page_shows_the_maps(runs):
         "rec_B",
     }
     shown = np.asarray(Image.open(next((runs / "v2" / "web" / "images").glob("epoch003_attn_A.png"))))
-    assert shown.shape == (32, 32, 3) and shown.min() == 0 and shown.max() == 255
+    assert shown.shape == (32, 32, 3) and shown.min() < 50 and shown.max() > 200  # between its positions
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -117,16 +117,13 @@ def quiet_traces():
     logger.setLevel(level)
 
 
-@pytest.mark.parametrize("form", ["torch_export", "onnx"])
-@pytest.mark.parametrize("name", ["v1", "v2"])
-def test_export(runs, tmp_path, quiet_traces, name, form):
-    """What is exported holds all that a translation needs."""
-    if form == "onnx":
-        for package in ("onnx", "onnxruntime", "onnxscript"):
-            pytest.importorskip(package)
-    words = ["--name", name, "--checkpoints_dir", str(runs), "--format", form]
-    old = form == "onnx" and torch.__version__ < (2, 7)  # refused in one line
-    assert export.main([*words, "--output", str(tmp_path / f"{name}.{form}")]) == (2 if old else 0)
+def test_export(runs, tmp_path, quiet_traces):
+    """What is exported holds all that a translation needs; as torch_export in tests/test_attention.py."""
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    words = ["--name", "v2", "--checkpoints_dir", str(runs), "--format", "onnx"]
+    old = torch.__version__ < (2, 7)  # refused in one line
+    assert export.main([*words, "--output", str(tmp_path / "v2.onnx")]) == (2 if old else 0)
 
 
 # ---- several processes

@@ -160,12 +160,6 @@ def test_photographs_in_several_styles(command, translate, tmp_path, capsys):
             assert result.size == size
             source = Image.open(tmp_path / "in" / f"{name}.png")
             assert_alike(result, translate(source, style=style))
-    one = draw(tmp_path / "one_style1.png")
-    words = ["--input", tmp_path / "one_style1.png", "--output", tmp_path / "one.png"]
-    assert command(*words, "--num_styles", 2) == 2
-    assert "one_style1.png would be written over the input" in capsys.readouterr().err
-    assert command(*words, "--style_seed", 3) == 0
-    assert_alike(Image.open(tmp_path / "one.png"), translate(one, style=3))
 
 
 def test_styles_of_the_python_api(translate):
