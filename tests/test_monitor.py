@@ -443,6 +443,19 @@ def test_a_jump_list_leads_to_each_row(tmp_path):
     assert len(set(anchors)) == len(HOSTILE) and anchors == re.findall(r'<section [^>]*id="([^"]+)"', text)
 
 
+def test_a_slider_compares_two_images_of_a_row(tmp_path):
+    page = Page(tmp_path, "results")
+    page.add_images("a", ["real.png", "attn.png", "fake.png"], ["real_A", "attn_A", "fake_B"], "fake_B")
+    page.save()
+    files = Links(tmp_path / "index.html").files
+    assert files == [
+        "./real.png",
+        "./fake.png",
+        *(f"./{n}.png" for n in ("real", "attn", "fake") for _ in "ab"),
+    ]
+    assert "real_A | fake_B" in (tmp_path / "index.html").read_text()
+
+
 def test_a_disk_that_refuses_costs_a_warning_each(tmp_path):
     (tmp_path / "run").write_text("a file where the folder should be")
     with pytest.warns(RuntimeWarning) as caught:

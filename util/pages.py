@@ -105,7 +105,7 @@ class Page:
         self.add(tags.nav(*links, cls="card"))
 
     def add_images(
-        self, caption: str, files: Sequence[str], labels: Sequence[str], compare: bool = False
+        self, caption: str, files: Sequence[str], labels: Sequence[str], compare: str = ""
     ) -> None:
         """Images side by side, each linked to its file.
 
@@ -113,7 +113,7 @@ class Page:
             caption: above the row (an epoch, the name of the input).
             files: one path per image.
             labels: one text per image, shown below it.
-            compare: begin the row with the second image over the first one, and a slider between them.
+            compare: of these labels; begin with this image over the first one, and a slider between them.
         """
         self._parts.append(_image_row(caption, tuple(files), tuple(labels), compare))
 
@@ -140,13 +140,13 @@ class Page:
 
 # Cached because a training page is written again and again with the rows it had.
 @functools.lru_cache(maxsize=10_000)
-def _image_row(caption: str, files: tuple[str, ...], labels: tuple[str, ...], compare: bool) -> str:
+def _image_row(caption: str, files: tuple[str, ...], labels: tuple[str, ...], compare: str) -> str:
     figures = [
         tags.figure(_linked(file, label), tags.figcaption(printable(label)))
         for file, label in zip(files, labels, strict=True)
     ]
-    if compare and len(files) > 1:
-        figures.insert(0, _slider(files, labels))
+    if compare in labels:
+        figures.insert(0, _slider(files[0], files[labels.index(compare)], f"{labels[0]} | {compare}"))
     heading = tags.h3(printable(caption))
     row = tags.section(heading, tags.div(*figures, cls="row"), cls="card", id=_anchor(caption))
     return row.render(pretty=False)
@@ -156,14 +156,13 @@ def _linked(file: str, description: str) -> tags.html_tag:
     return tags.a(tags.img(src=url(file), alt=printable(description), loading="lazy"), href=url(file))
 
 
-def _slider(files: Sequence[str], labels: Sequence[str]) -> tags.html_tag:
-    """The second image over the first, shown to the right of a line that the reader moves."""
-    below, over = (tags.img(src=url(file), alt="", loading="lazy") for file in files[:2])
-    over["class"] = "over"
+def _slider(left: str, right: str, caption: str) -> tags.html_tag:
+    """One image to the left of a line that the reader moves, another one to its right."""
+    below = tags.img(src=url(left), alt="", loading="lazy")
+    over = tags.img(src=url(right), alt="", loading="lazy", cls="over")
     move = "this.parentNode.style.setProperty('--at',this.value+'%')"
-    names = f"{printable(labels[0])} | {printable(labels[1])}"
-    line = tags.input_(type="range", min=0, max=100, value=50, oninput=move, aria_label=names)
-    return tags.figure(tags.div(below, over, line, cls="slider"), tags.figcaption(names))
+    line = tags.input_(type="range", min=0, max=100, value=50, oninput=move, aria_label=printable(caption))
+    return tags.figure(tags.div(below, over, line, cls="slider"), tags.figcaption(printable(caption)))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str | tags.html_tag]]) -> tags.html_tag:

@@ -72,7 +72,8 @@ class ResultPage:
         page.add_jump_list([name.with_suffix("").as_posix() for name, _ in self.rows])
         for name, labels in self.rows:
             files = [f"images/{label}/{name.as_posix()}" for label in labels]
-            page.add_images(name.with_suffix("").as_posix(), files, labels, compare=True)
+            translation = next(label for label in labels if label.startswith("fake_B"))
+            page.add_images(name.with_suffix("").as_posix(), files, labels, compare=translation)
         page.save()
 
     def _collect(self, keep: int) -> None:
