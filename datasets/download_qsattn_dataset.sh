@@ -113,7 +113,8 @@ status=0
 case $name in
     cat2dog)
         partial=.$name.partial # kept over an interruption, so that nothing is resized twice
-        "$python" prepare_afhq.py --afhq "$archive" --out "$partial" && mv -- "$partial" "$name" || status=$?
+        "$python" prepare_afhq.py --afhq "$archive" --out "$partial" && mv -- "$partial" "$name" ||
+            fail "resizing AFHQ failed; call this again to continue, or remove $PWD/$archive to download it anew"
         ;;
     grumpifycat) # has no test images
         "$python" unpack_dataset.py "$archive" "$name" --folders trainA trainB || status=$?
@@ -122,7 +123,7 @@ case $name in
     *) "$python" unpack_dataset.py "$archive" "$name" || status=$? ;;
 esac
 if [[ $status == 2 ]]; then # the archive is at fault
-    rm -rf -- "$archive" ".$name.partial"
+    rm -f -- "$archive"
     fail "the archive from ${urls[*]} cannot be used and was removed"
 fi
 [[ $status == 0 ]] || exit "$status"
