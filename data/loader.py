@@ -166,11 +166,11 @@ class Workers:
         self._asked: deque[int] = deque()  # workers whose batches are still to be received, in order
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(dataset, theirs), daemon=True)
+            self._pipes.append(ours)
+            process = context.Process(target=_work, args=(dataset, theirs, self._pipes), daemon=True)
             process.start()
             theirs.close()
             self._processes.append(process)
-            self._pipes.append(ours)
         _running.add(self)
 
     def batches(self, batches_of_keys: Iterator[list[SampleKey]]) -> Iterator:
@@ -225,14 +225,16 @@ def _close_all() -> None:
         workers.close()
 
 
-def _work(dataset: BaseDataset, pipe: Connection) -> None:
-    """Make batches until the other side of the pipe closes.
+def _work(dataset: BaseDataset, pipe: Connection, inherited: list[Connection]) -> None:
+    """Make batches until the other side of the pipe closes, which `inherited` copies would keep open.
 
     Stop signals are ignored: a closed terminal and a batch system send theirs to every process, and the main
     process may finish a step and save first.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    for copy in inherited:
+        copy.close()
     try:
         while True:
             pipe.send(make_batch(dataset, pipe.recv()))

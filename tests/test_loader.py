@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -273,6 +274,32 @@ def test_interrupts_are_left_to_the_main_process(images):
     assert len(list(batches)) == 6
     loader.close()
     assert not multiprocessing.active_children()
+
+
+@forked
+@pytest.mark.parametrize("busy", [False, True])  # True: with batches that nobody takes
+def test_workers_end_with_a_main_process_that_was_killed(images, busy):
+    opt = vars(options(images, num_threads=2, load_size=300, crop_size=256, cache_gb=0))
+    script = (
+        SCRIPT[: SCRIPT.index("for batch")]
+        + f"""
+import multiprocessing, os
+kept = loader.epoch(1)
+next(kept) if {busy} else list(kept)
+print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(opt)], cwd=PROJECT, stdout=subprocess.PIPE
+    )
+    workers = [Path(f"/proc/{int(number)}/status") for number in ended.stdout.split()]
+    assert len(workers) == 2
+    for _ in range(100):
+        if all("zombie" in path.read_text() if path.exists() else True for path in workers):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the workers outlive the training")
 
 
 @forked

@@ -83,12 +83,16 @@ def has_image_extension(name: str) -> bool:
 _said: set[str] = set()
 
 
+def _counted(names: Iterable[str]) -> str:
+    kinds = Counter(os.path.splitext(name)[1].lower() or "no extension" for name in names)
+    return ", ".join(f"{count} of {kind!r}" for kind, count in kinds.most_common(5))
+
+
 def name_others(folder: str | os.PathLike, others: Iterable[str]) -> None:
     """Say once on stderr which files beside the images of a folder or archive are left out."""
-    kinds = Counter(os.path.splitext(name)[1].lower() or "no extension" for name in others)
-    found = ", ".join(f"{count} of {kind!r}" for kind, count in kinds.most_common(5))
+    found = _counted(others)
     line = f"note: {str(folder)!r}: left out, since they are no images that can be read: {found}"
-    if kinds and line not in _said:
+    if found and line not in _said:
         _said.add(line)
         print(line, file=sys.stderr)
 
@@ -124,10 +128,9 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
         images += [Path(parent, name) for name in shown if has_image_extension(name)]
         others += [name for name in shown if not has_image_extension(name)]
     if not images:
-        kinds = Counter(os.path.splitext(name)[1].lower() or "no extension" for name in others)
-        found = ", ".join(f"{count} of {kind!r}" for kind, count in kinds.most_common(5)) or "nothing"
+        found = _counted(others) or "nothing"
         remedy = f"Put images into it; known are {' '.join(sorted(IMAGE_EXTENSIONS))}."
-        if kinds.keys() & set(HEIC_EXTENSIONS):
+        if any(heic in found for heic in HEIC_EXTENSIONS):
             remedy += f" HEIC cannot be read. {HEIC_REMEDY}."
         raise UserError(f"no images in the folder {str(folder)!r} (found there: {found}). {remedy}")
     name_others(folder, others)
@@ -156,7 +159,8 @@ def read_image(path: str | os.PathLike, content: bytes | None = None) -> Image.I
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        start = content[:12] if content is not None else _first_bytes(path)
+        with open(path, "rb") if content is None else io.BytesIO(content) as file:
+            start = file.read(12)
         if start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS:
             raise ImageError(path, "it is a HEIC image, which cannot be read", HEIC_REMEDY) from error
         raise ImageError(path, f"it is not an image of a known format (it begins with {start!r})") from error
@@ -289,28 +293,16 @@ def _eight_bits(values: np.ndarray, grey: tuple[float, float] | None) -> np.ndar
 # ---- what is refused before it is opened ----
 
 
-def _first_bytes(path: str | os.PathLike) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(12)
-
-
 def _require_file(path: str | os.PathLike) -> None:
     """Only regular files are opened: reading a pipe or a device might never end."""
     try:
         status = os.stat(path)
-    except FileNotFoundError as error:
-        found = "it is a link to a file that does not exist" if os.path.islink(path) else "it does not exist"
-        raise ImageError(path, found) from error
-    except (OSError, ValueError) as error:
-        raise ImageError(path, f"it cannot be opened ({error})") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError(path, "it is a folder")
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise ImageError(path, f"it cannot be read ({getattr(error, 'strerror', error)})") from error
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(path, "it is not a regular file")
     if status.st_size == 0:
         raise ImageError(path, "it is empty (0 bytes)")
-    if not os.access(path, os.R_OK):
-        raise ImageError(path, "reading it is not permitted", "Change the file's permissions")
 
 
 def _require_size(path: str | os.PathLike, width: int, height: int) -> None:
