@@ -157,9 +157,9 @@ def test_figures(scene, tmp_path, ending):
     from scripts.queries.figure import draw_figure
 
     path = tmp_path / "new" / f"figure.{ending}"
-    draw_figure(scene.views[1], scene.picture, scene.target, path, rank=3, width=5)
+    draw_figure(scene.views[1], scene.picture, scene.target, path, rank=3)
     if ending == "png":
-        assert Image.open(path).size[0] == 5 * 240
+        assert Image.open(path).size[0] == 10 * 240
     else:
         assert path.read_bytes().startswith(b"%PDF")
 

@@ -1,6 +1,6 @@
 """Live curves and images in a visdom server. Needs the package visdom.
 
-A message holds a window whole, so the newest one is all that a server needs, also one that was restarted.
+A message holds a window whole, so the newest is all that a server needs, even one that was restarted.
 """
 
 from __future__ import annotations
@@ -59,11 +59,12 @@ class VisdomClient:
         self._put_losses()
 
     def images(self, epoch: int, step: int, images: Mapping[str, np.ndarray]) -> None:
+        images = {label: image for label, image in images.items() if not label.startswith("sample")}
         rows = [images] if self.ncols else [{label: image} for label, image in images.items()]
         for number, row in enumerate(rows, start=1):
             grid = image_grid(list(row.values()), self.ncols or 1)
-            opts = {"title": f"{self.run}: images of epoch {epoch}", "caption": " | ".join(row)}
             width = 256 * min(self.ncols or 1, len(row))
+            opts = {"title": f"{self.run}: images of epoch {epoch}", "caption": " | ".join(row)}
             opts |= {"width": width, "height": width * grid.shape[0] // grid.shape[1]}
             self._put(self.display_id + number, "image", img=grid.transpose(2, 0, 1), opts=opts)  # (3, H, W)
 
@@ -73,38 +74,27 @@ class VisdomClient:
     def _put_losses(self) -> None:
         rows = self._history.rows()
         if names := list(dict.fromkeys(name for _, losses in rows for name in losses)):
-            values = [
-                [losses.get(name, math.nan) for name in names] for _, losses in rows
-            ]  # (points, losses)
             opts = {"title": f"{self.run}: losses", "legend": names, "xlabel": "epochs", "ylabel": "loss"}
-            self._put(
-                self.display_id, "line", Y=np.array(values), X=np.array([x for x, _ in rows]), opts=opts
-            )
+            x = np.array([epochs_done for epochs_done, _ in rows])
+            y = np.array([[losses.get(name, math.nan) for name in names] for _, losses in rows])
+            self._put(self.display_id, "line", X=x, Y=y, opts=opts)
 
     def _put(self, window: int, kind: str, **content) -> None:
         self._waiting[window] = (kind, content)
         self._send(REST)
 
-    def _connect(self) -> Connection:
-        behaviour = {"raise_exceptions": True, "use_incoming_socket": False}
-        return Connection(self.server, port=self.port, env=self.env, **behaviour)
-
     def _send(self, rest: float) -> None:
         """Send what waits to windows that were not sent to for `rest` seconds."""
         now = time.monotonic()
-        due = [window for window in self._waiting if now - self._sent.get(window, -math.inf) >= rest]
+        settings = {"raise_exceptions": True, "use_incoming_socket": False}
         try:
-            for window in due:
-                self._visdom = self._visdom or Connection(
-                    self.server,
-                    port=self.port,
-                    env=self.env,
-                    raise_exceptions=True,
-                    use_incoming_socket=False,
-                )
-                kind, content = self._waiting.pop(window)
-                getattr(self._visdom, kind)(win=str(window), **content)
-                self._sent[window] = time.monotonic()
+            for window in list(self._waiting):
+                if now - self._sent.get(window, -math.inf) >= rest:
+                    if self._visdom is None:
+                        self._visdom = Connection(self.server, port=self.port, env=self.env, **settings)
+                    kind, content = self._waiting.pop(window)
+                    getattr(self._visdom, kind)(win=str(window), **content)
+                    self._sent[window] = time.monotonic()
         except Exception as error:
             # the client wraps what happened in a ConnectionError; the name of the cause says enough
             cause = type(error.__context__).__name__ if error.__context__ else repr(error)
