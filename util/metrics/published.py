@@ -21,11 +21,16 @@ class Published:
     network: str  # in words
     option: str
     url: str
+    installed: Path | None = None  # where a package has them
 
     @property
     def cached(self) -> Path:
-        """Where torch keeps this file."""
-        return Path(torch.hub.get_dir(), "checkpoints", self.url.rpartition("/")[2])
+        """Where the file lies if it is not named."""
+        return self.installed or Path(torch.hub.get_dir(), "checkpoints", self.url.rpartition("/")[2])
+
+    def is_there(self, given: str | Path | None = None) -> bool:
+        """Whether a file is `given`, or lies where it lies if none is."""
+        return bool(given) or self.cached.is_file()
 
     def find(self, given: str | Path | None = None, download: bool = False) -> Path:
         """The file: `given`, or torch's copy, which is fetched first if it is missing and `download` says so.

@@ -68,3 +68,17 @@ class RunLock:
     def release(self) -> None:
         """Let others train in the folder."""
         self._file.close()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process trains in the folder; always so on Windows, where runs go unlocked."""
+    if fcntl is None:
+        return True
+    try:
+        with open(folder / ".lock", "rb") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except (BlockingIOError, PermissionError):
+        return True
+    return False
