@@ -99,7 +99,7 @@ class StudyOptions:
         opt = Namespace(**{**self.parser.defaults, **budget, **given})
         opt.preset_options, opt.train = preset, of_training.parse_given(words[split + 1 :])
         opt.seeds = self.listed("--seeds", opt.seeds, integer(0, 2**32 - 1))
-        opt.judging = {name: getattr(opt, name) for name in self.judging}
+        opt.judging = {name: getattr(opt, name) for name in self.judging if getattr(opt, name) is not False}
         if opt.minutes and {"n_epochs", "n_epochs_decay"} & set(given):
             self.parser.error("--minutes and --n_epochs are two budgets: give one of them")
         for name in opt.train:
