@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from browser import browser, chromium
 from PIL import Image
 from trained_run import make_run
 
@@ -30,7 +28,6 @@ from scripts.queries.view import view_queries
 from util.errors import UserError
 from util.images import to_uint8
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MODES = ("global", "local", "local_global")
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -183,100 +180,61 @@ def test_the_page_is_one_file(page):
     assert text.count("</script>") == 2 and "<b>" not in text
 
 
-def in_browser(page, tmp_path, fragment: str, script: str = "") -> tuple[dict[str, str], dict]:
-    """Open a page in Chromium: the facts of the query, and the `result` of `script`, run when ready."""
-    ready = """<script>const wait = setInterval(() => {
-        if (!("query" in $("facts").dataset)) return;
-        clearInterval(wait);
-        const result = {}; SCRIPT; document.body.dataset.result = JSON.stringify(result);
-    }, 20);</script></body>"""
-    probe = tmp_path / "probe.html"
-    probe.write_text(page.read_text().replace("</body>", ready.replace("SCRIPT", script)))
-    options = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --window-size=1200,900 --virtual-time-budget=4000 "
-        "--dump-dom"
-    ).split()
-    command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", f"{probe.as_uri()}#{fragment}"]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
-    facts = re.search(r'<dl id="facts"[^>]*>', dom).group(0)
-    result = html.unescape(re.search(r'data-result="([^"]*)"', dom).group(1))
-    return dict(re.findall(r'data-(\w+)="([^"]*)"', facts)), json.loads(result)
-
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
-
-
-@needs_browser
-def test_the_address_chooses_and_rows_arrive_whole(scene, page, tmp_path):
-    view = next(view for view in scene.views if view.mode == "local" and view.layer == 16)
-    facts, result = in_browser(
-        page,
-        tmp_path,
-        "layer=16&mode=local&show=attention&query=5",
-        "result.row = [...levels()]; result.rank = $('rank').value",
-    )
-    y, x = view.pixels(view.indices[5:6])[0]
-    expected = {
-        "query": "5",
-        "position": str(view.indices[5]),
-        "row": str(y),
-        "column": str(x),
-        "layer": "16",
-        "mode": "local",
-    }
-    assert expected.items() <= facts.items() and facts["kept"] == "true" and result["rank"] == "5"
-    np.testing.assert_allclose(result["row"], attention_level(view.row_map(5)).ravel(), atol=0.5 / 255 + 1e-6)
-
-
-POINT_AND_PRESS = """
-const canvas = $("target"), box = canvas.getBoundingClientRect();
+POINT_AND_PRESS = """((X, Y) => {
+const result = {}, canvas = $("target"), box = canvas.getBoundingClientRect();
 const query = () => Number($("facts").dataset.query);
 const key = name => canvas.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true}));
-const at = {
-    clientX: box.left + (X + .5) / 64 * box.width,
-    clientY: box.top + (Y + .5) / 48 * box.height,
-    bubbles: true,
-};
-canvas.dispatchEvent(new PointerEvent("pointermove", at));
-result.hovered = query();
-result.hoverKept = $("facts").dataset.kept;
-canvas.dispatchEvent(new MouseEvent("click", at));
-result.clicked = query();
-result.hash = location.hash;
-const heat = id => {
+const place = {clientX: box.left + (X + .5) / 64 * box.width, clientY: box.top + (Y + .5) / 48 * box.height};
+const colour = id => {
     const c = $(id), s = c.width / 64;
-    return [...c.getContext("2d").getImageData((X + .5) * s, (Y + .5) * s, 1, 1).data];
+    return [...c.getContext("2d").getImageData((X + .5) * s, (Y + .5) * s, 1, 1).data].slice(0, 3);
 };
+canvas.dispatchEvent(new PointerEvent("pointermove", {...place, bubbles: true}));
+result.hovered = [query(), $("facts").dataset.kept];
+canvas.dispatchEvent(new MouseEvent("click", {...place, bubbles: true}));
+result.clicked = [query(), location.hash.includes("query=11")];
 $("chosen").checked = false;
 draw();
-result.source = heat("source");
-result.target = heat("target");
-key("PageUp"); result.previous = query();
-key("Home"); result.first = query();
-key("End"); result.last = query();
+result.colours = [colour("source"), colour("target")];
+result.keys = ["PageUp", "Home", "End"].map(name => (key(name), query()));
 const before = view.chosen[query()];
 key("ArrowUp");
 result.up = before[0] - view.chosen[query()][0];
-key("Escape"); result.kept = $("facts").dataset.kept;
-result.focusable = document.querySelectorAll("canvas[tabindex='0'], input").length;
-"""
+key("Escape");
+result.kept = $("facts").dataset.kept;
+return result;
+})"""
 
 
-@needs_browser
-def test_pointer_and_keys_choose_queries_and_both_pictures_show_the_row(scene, page, tmp_path):
-    view = next(view for view in scene.views if view.mode == "global" and view.layer == 8)
-    y, x = (int(value) for value in view.pixels(view.indices[11:12])[0])
-    script = f"const [Y, X] = [{y}, {x}];" + POINT_AND_PRESS
-    _, result = in_browser(page, tmp_path, "layer=8&mode=global&show=attention", script)
-    assert (result["hovered"], result["hoverKept"]) == (11, "false")
-    assert result["clicked"] == 11 and "query=11" in result["hash"]
-    level = attention_level(view.row_map(11))
-    # The page's colours are the figures'.
-    for name, picture in {"source": scene.picture, "target": scene.target}.items():
-        np.testing.assert_allclose(result[name][:3], heat_picture(view, level, picture)[y, x], atol=4)
-    assert (result["previous"], result["first"], result["last"]) == (10, 0, 19)
-    assert result["up"] >= 0 and result["kept"] == "false" and result["focusable"] > 8
+@pytest.mark.skipif(chromium() is None, reason="no Chromium: apt-get install chromium")
+def test_the_page_in_a_browser(scene, page, tmp_path):
+    pytest.importorskip("websocket")
+    with browser(tmp_path) as tab:
+        tab.open(f"{page.as_uri()}#layer=16&mode=local&show=attention&query=5")
+        tab.wait("$('facts').dataset.query === '5'")  # the address chooses
+        view = next(view for view in scene.views if view.mode == "local" and view.layer == 16)
+        facts = tab.run("({...$('facts').dataset})")
+        ((y, x),) = view.pixels(view.indices[5:6])
+        assert facts["position"] == str(view.indices[5]) and (facts["row"], facts["column"]) == (
+            str(y),
+            str(x),
+        )
+        assert (facts["layer"], facts["mode"], facts["kept"]) == ("16", "local", "true")
+        row = attention_level(view.row_map(5)).ravel()  # rows arrive whole
+        np.testing.assert_allclose(tab.run("[...levels()]"), row, atol=0.5 / 255 + 1e-6)
+
+        view = next(view for view in scene.views if view.mode == "global" and view.layer == 8)
+        tab.run("state.kept = false; location.hash = '#layer=8&mode=global&show=attention'")
+        tab.wait("$('facts').dataset.layer === '8'")
+        tab.run("state.kept = false")
+        ((y, x),) = view.pixels(view.indices[11:12]).tolist()
+        result = tab.run(f"{POINT_AND_PRESS}({x}, {y})")
+        assert result["hovered"] == [11, "false"] and result["clicked"] == [11, True]
+        level = attention_level(view.row_map(11))
+        for shown, picture in zip(result["colours"], (scene.picture, scene.target), strict=True):
+            np.testing.assert_allclose(shown, heat_picture(view, level, picture)[y, x], atol=4)
+        assert result["keys"] == [10, 0, 19] and result["up"] >= 0 and result["kept"] == "false"
+        assert tab.errors == []
 
 
 # ---- the command
