@@ -1,7 +1,7 @@
 """For torch.hub: the translators of this project, from any folder.
 
-    translate = torch.hub.load("PATH/OF/THIS/FOLDER", "generator", "horse2zebra_global", source="local")
-    translate(Image.open("horse.jpg")).save("zebra.png")
+translate = torch.hub.load("PATH/OF/THIS/FOLDER", "generator", "horse2zebra_global", source="local")
+translate(Image.open("horse.jpg")).save("zebra.png")
 """
 
 dependencies = ["torch", "torchvision", "numpy", "PIL", "tqdm"]

@@ -16,6 +16,7 @@ from models.qs_dual_model import QSDualModel
 from models.qs_model import QSModel
 from models.sesim_model import SeSimModel
 from models.stargan_model import StarGANModel
+from util.arguments import Option
 from util.errors import UserError
 
 MODELS: dict[str, type[BaseModel]] = {
@@ -42,20 +43,26 @@ def create_model(opt: Namespace) -> BaseModel:
 
 def require_model(name: object, source: object) -> None:
     """UserError unless `name`, which the options of `source` have, is one of `MODELS`."""
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise UserError(
             f"the options of {source} name --model {name}, which is not known here: known are "
             f"{', '.join(MODELS)}"
         )
 
 
-def option_defaults(model: str) -> dict[str, object]:
-    """The defaults of the options of a model and of its networks, by name."""
-    defaults: dict[str, object] = {}
+def option_rows(model: str) -> dict[str, Option]:
+    """The options of a model and of its networks, by name."""
+    rows: dict[str, Option] = {}
 
-    def add(flag: str, default: object, *_, **__) -> None:
-        defaults[flag.removeprefix("--")] = default
+    def add(flag: str, default: object, help: str, **row) -> None:
+        name = flag.removeprefix("--")
+        rows[name] = Option(name, default, help, **row)
 
     build.add_options(add)
     MODELS[model].add_options(add)
-    return {**defaults, **MODELS[model].defaults}
+    return rows
+
+
+def option_defaults(model: str) -> dict[str, object]:
+    """The defaults of these options, and of others where the model has its own."""
+    return {**{name: row.default for name, row in option_rows(model).items()}, **MODELS[model].defaults}

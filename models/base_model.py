@@ -330,7 +330,10 @@ class BaseModel:
         Raises:
             UserError: a network that translating needs is missing, or a file does not fit its network.
         """
-        found = [name for name in self.networks if weights_file(folder, epoch, name).is_file()]
+        files = {name: weights_file(folder, epoch, name) for name in self.networks}
+        if "G_A" in files and not files["G_A"].is_file():  # one generator as CycleGAN's code publishes it
+            files["G_A"] = weights_file(folder, epoch, "G")
+        found = [name for name, file in files.items() if file.is_file()]
         for name in self.translating(self.opt):
             if name not in found:
                 raise UserError(
@@ -338,5 +341,5 @@ class BaseModel:
                     "an --epoch that were saved"
                 )
         for name in found:
-            load_weights(self.networks[name], weights_file(folder, epoch, name), self.opt)
+            load_weights(self.networks[name], files[name], self.opt)
         return found

@@ -30,25 +30,33 @@ from torch import Tensor, nn
 
 from data.augment import to_input
 from data.transforms import LATE_RESIZE, MIN_SIDE
-from models import MODELS, create_model, option_defaults, require_model
+from models import MODELS, create_model, option_rows, require_model
 from models.architecture import architecture, kind
 from models.attention.fusion import GuidedTranslator
 from models.build import build_generator, size_multiple
 from models.munit_model import munit_generator
 from models.munit_networks import StyledTranslator
 from models.weights import bare_generator, checkpoint_file, find_run, load_weights, weights_file
+from util.arguments import Option, integer
 from util.errors import UserError
 from util.host_copy import HostCopy
 from util.images import to_pixels
-from util.run.saved_options import saved_options
+from util.run.saved_options import FILE, checked, saved_options
 from util.translate.memory import free_memory
 from util.translate.photo import finished, to_photo
 from util.weight_files import read_tensors
 
 Style = int | Image.Image | Tensor | Sequence[float]
 
-# Options of translating that every model has, and what they are where a run does not say.
-COMMON = {"direction": "AtoB", "input_nc": 3, "output_nc": 3, "eval": True}
+# The options of translating that every model has.
+CHANNELS = {"type": integer(1), "choices": (1, 3)}
+COMMON = (
+    Option("direction", "AtoB", "", choices=("AtoB", "BtoA")),
+    Option("input_nc", 3, "", **CHANNELS),
+    Option("output_nc", 3, "", **CHANNELS),
+    Option("eval", True, ""),
+)
+
 # Bytes of memory on the CPU for each pixel and channel of the largest feature maps, measured with ResNets.
 BYTES = 25
 
@@ -241,18 +249,15 @@ def load_generator(
     folder, network = (path.parent if file else find_run(path, checkpoints_dir)), None
     if file and (match := WEIGHTS_FILE.fullmatch(path.name)):
         epoch, network = match.groups()
-    saved = saved_options(folder)
-    if not saved or (file and not network):
+    opt = run_options(folder)
+    if opt is None or (file and not network):
         if not file:
             network = bare_generator(folder, epoch, direction or "AtoB")
             path = checkpoint_file(folder.parent, folder.name, epoch, network)
         return _of_weights(path, device)
-    require_model(saved["model"], folder)
-    opt = Namespace(**{**option_defaults(saved["model"]), **COMMON, **saved})
-    opt.translate_size = translate_size(saved)
     opt.isTrain, opt.gpu_ids, opt.precision, opt.channels_last = False, [], "fp32", False
     opt.checkpoints_dir, opt.name, opt.epoch = str(folder.parent), folder.name, epoch
-    opt.trained_direction, opt.direction = opt.direction, direction or opt.direction
+    opt.direction = direction or opt.direction
     there = directions(opt)
     if opt.direction not in there:
         raise UserError(f"{folder} was trained {opt.trained_direction} alone: leave direction out")
@@ -262,6 +267,24 @@ def load_generator(
             return _of_weights(path, device)
         opt.direction = of_file[0]
     return translator_of_run(opt, device)
+
+
+def run_options(folder: Path) -> Namespace | None:
+    """What translating with the run in `folder` takes from its options; None where it has saved none.
+
+    Raises:
+        UserError: a value that the command line would refuse.
+    """
+    saved = saved_options(folder)
+    if saved is None:
+        return None
+    require_model(saved.get("model"), folder)
+    model = saved["model"]
+    rows = {**option_rows(model), **{row.name: row for row in COMMON}}
+    defaults = {**{name: row.default for name, row in rows.items()}, **MODELS[model].defaults}
+    opt = Namespace(**{**defaults, **checked(saved, rows, folder / FILE)}, model=model)
+    opt.trained_direction, opt.translate_size = opt.direction, translate_size(saved)
+    return opt
 
 
 def final_load_size(saved: Mapping[str, object]) -> int:
@@ -293,7 +316,10 @@ def translate_size(saved: Mapping[str, object]) -> int | None:
 def _pixels(saved: Mapping[str, object], name: str) -> int:
     value = saved.get(name, 256)
     if not isinstance(value, int) or value < 1:
-        raise UserError(f"the run's options have {name} {value!r}, which is no number of pixels: correct it")
+        raise UserError(
+            f"the options of the run {saved.get('name')} have {name} {value!r}, which is no number of "
+            "pixels: correct it in its train_opt.json"
+        )
     return value
 
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from util.arguments import ArgumentParser, integer
 from util.errors import UserError, entry_point
-from util.image_files import ImageError, list_images, open_rgb
+from util.image_files import MAX_PIXELS, MAX_SIDE, ImageError, list_images, open_rgb
 
 GAP = 4  # pixels between images, white
 QUALITY = 88  # of JPEG
@@ -77,6 +77,10 @@ def contact_sheet(folders: Sequence[Path], count: int = 12, columns: int = 6, si
             raise UserError(f"{folder} has no image {missing[0]}, which is in {folders[0]}")
     pitch = side + GAP
     rows = len(folders) * math.ceil(len(names) / columns)
+    if max(columns, rows) * pitch + GAP > MAX_SIDE or columns * rows * pitch**2 > MAX_PIXELS:
+        raise UserError(
+            f"{columns} x {rows} images with --side {side} are too large a picture: lower --side or --count"
+        )
     sheet = Image.new("RGB", (columns * pitch + GAP, rows * pitch + GAP), "white")
     for number, name in enumerate(names):
         band, column = divmod(number, columns)

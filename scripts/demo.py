@@ -23,15 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from PIL import Image
 
-from models import MODELS, option_defaults, require_model
-from models.inference import COMMON, Translator, directions, load_generator, translate_size
+from models import MODELS
+from models.inference import Translator, directions, load_generator, run_options
 from models.weights import PRETRAINED, ROOT, weights_file
-from options.test_options import TestOptions
 from util.arguments import ArgumentParser, gpu_list, integer
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.image_files import read_image
-from util.run.saved_options import read_saved_options, saved_options
 from util.translate.photo import finished, read_photo, save_image, to_photo
 
 AUTOMATIC, AS_IT_IS = "that of its training", "as it is"
@@ -91,17 +89,15 @@ def find_models(checkpoints_dir: str | Path) -> dict[str, Entry]:
 
 def _entry(label: str, folder: Path, words: Sequence[str]) -> Entry | None:
     """The run in a folder, with the epochs that have all networks its translation needs; None without any."""
-    saved = read_saved_options(folder, TestOptions().parser.options)
-    if saved is None:  # of the released code, or CycleGAN's
+    opt = run_options(folder)
+    if opt is None:  # of the released code, or CycleGAN's
         network = "G_A" if any(folder.glob("*_net_G_A.pth")) else "G"
         ways, styled, size = {"AtoB": (network,)}, False, None
     else:
-        require_model(saved.get("model"), folder)
-        opt = Namespace(**{**option_defaults(saved["model"]), **COMMON, **saved})
         ways, styled, size = (
             directions(opt),
             MODELS[opt.model].styled,
-            translate_size(saved_options(folder) or saved),
+            opt.translate_size,
         )
     networks = next(iter(ways.values()))
     end = weights_file(folder, "", networks[0]).name

@@ -57,6 +57,9 @@ def test_what_is_missing_is_named(results, tmp_path, capsys):
     (tmp_path / "other" / "x.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="x.png"):
         contact_sheet([tmp_path / "other"])
+    large = ["--results", str(results), "--count", "2", "--output", str(tmp_path / "sheet.png")]
+    assert script.main([*large, "--side", "60000"]) == 2
+    assert "with --side 60000 are too large a picture" in capsys.readouterr().err
     unknown = ["--results", str(results), "--count", "2", "--output", str(tmp_path / "sheet.xyz")]
     assert script.main(unknown) == 2
     assert "give another --output" in capsys.readouterr().err

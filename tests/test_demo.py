@@ -69,7 +69,7 @@ def test_every_run_and_epoch_is_offered_and_broken_ones_are_named(runs, tmp_path
     assert [models[name].styled for name in ("styles", "both")] == [True, False]
     assert [models[name].size for name in ("horses/global", PRETRAINED)] == [32, 256]
     told = capsys.readouterr().err
-    assert told.count("note: left out:") == 3 and "--crop_size, as saved in" in told
+    assert told.count("note: left out:") == 3 and "crop_size 'x', which is no number of pixels" in told
     assert set(find_models(tmp_path)) == {PRETRAINED}
 
 

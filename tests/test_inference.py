@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,6 +203,37 @@ def test_what_cannot_be_loaded_is_named(runs, tmp_path):
     torch.save({"fc.weight": torch.zeros(4, 3)}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="no network of this project, not a generator"):
         load_generator(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"ngf": "wide"}, "--ngf, as saved in .*train_opt.json, cannot be used"),
+        ({"ngf": -3}, "--ngf, as saved in"),
+        ({"netG": ["x"]}, "--netG, as saved in"),
+        ({"input_nc": None}, "--input_nc, as saved in"),
+        ({"model": []}, "name --model \\[\\], which is not known here"),
+    ],
+)
+def test_odd_options_of_a_run_are_named(tmp_path, change, message):
+    folder = make_run(tmp_path)
+    options = json.loads((folder / "train_opt.json").read_text())
+    (folder / "train_opt.json").write_text(json.dumps({**options, **change}))
+    with pytest.raises(UserError, match=message):
+        load_generator("run", tmp_path, device="cpu")
+
+
+def test_a_direction_that_a_run_does_not_learn_is_refused(runs):
+    with pytest.raises(UserError, match="was trained AtoB alone: leave direction out"):
+        load_generator("run", runs, device="cpu", direction="BtoA")
+
+
+def test_torch_hub_finds_the_translators_from_any_folder(runs, translator, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = str(Path(translation.__file__).parent)
+    found = torch.hub.load(root, "generator", "run", str(runs), device="cpu", source="local")
+    image = picture((20, 24))
+    assert np.array_equal(np.asarray(found(image)), np.asarray(translator(image)))
 
 
 # Files

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from golden import DATA
 from PIL import Image
 from trained_run import draw, make_run
 
@@ -189,6 +190,18 @@ def test_test_images_keep_the_scale_of_training_and_are_whole(command, dataset, 
     assert Image.open(fake).size == size
     assert command(*words, "--preprocess", "resize_and_crop", "--load_size", 40, "--crop_size", 24) == 0
     assert Image.open(fake).size == (24, 24)  # a crop that is asked for
+
+
+def test_a_run_of_an_earlier_version_translates(command, tmp_path, dataset):
+    """tests/data/run_1.0 was trained and saved by version 1.0.0."""
+    shutil.copytree(DATA / "run_1.0", tmp_path / "runs" / "old")
+    assert command("--checkpoints_dir", tmp_path / "runs", "--name", "old") == 0
+    written = Image.open(tmp_path / "results" / "old" / "test_latest" / "images" / "fake_B" / "A0.png")
+    translated = load_generator("old", tmp_path / "runs", device="cpu")(
+        open_rgb(dataset / "testA" / "A0.png")
+    )
+    assert np.abs(np.asarray(written).astype(int) - np.asarray(translated)).max() <= 1
+    assert np.asarray(written).std() > 1
 
 
 def test_grey_targets_are_grey_files(command, dataset, tmp_path):

@@ -86,6 +86,21 @@ def test_a_run_continues_and_another_starts_from_its_weights(trained, tmp_path, 
     assert f"Starting from the weights of run, epoch latest: {found}." in capsys.readouterr().out
 
 
+def test_a_training_starts_from_the_generator_that_cyclegans_code_publishes(trained, tmp_path, capsys):
+    (tmp_path / "published").mkdir()
+    shutil.copy(trained.folder / "latest_net_G_A.pth", tmp_path / "published" / "latest_net_G.pth")
+    words = [word if word != "run" else "other" for word in trained.words]
+    words[words.index("--checkpoints_dir") + 1] = str(tmp_path)
+    more = ["--pretrained_name", "published", "--n_epochs_decay", "0", "--lr", "1e-12"]
+    assert train.main([*words, *more]) == 0
+    assert "Starting from the weights of published, epoch latest: G_A." in capsys.readouterr().out
+    there, here = (
+        read_tensors(file)
+        for file in (trained.folder / "latest_net_G_A.pth", tmp_path / "other/latest_net_G_A.pth")
+    )
+    assert all(torch.allclose(there[key], here[key], atol=1e-6) for key in there)
+
+
 def test_a_dry_run_says_what_would_be_trained(trained, tmp_path, capsys):
     words = [*trained.words, "--name", "dry", "--checkpoints_dir", str(tmp_path), "--dry_run"]
     assert train.main(words) == 0

@@ -228,7 +228,8 @@ class ArgumentParser(argparse.ArgumentParser):
                 self.error(f"unknown option {flag}{self._advice(flag[2:])}")
         if unknown:
             self.error(
-                f"cannot place {unknown[0]!r}: every value follows an option such as --name; --help lists all"
+                f"cannot place {unknown[0]!r}: every value follows an option such as --name, one with spaces "
+                "in quotes; --help lists all"
             )
         values = vars(given)
         note_no_effect({name: self.ignored[name] for name in values if name in self.ignored})
