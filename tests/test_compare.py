@@ -17,7 +17,7 @@ from scipy import stats
 from datasets.make_stripes import make_stripes
 from options.train_options import TrainOptions
 from scripts import compare
-from scripts.configurations import CONFIGS, DEFAULT, NEED_VGG, read_preset, run_options
+from scripts.configurations import CONFIGS, DEFAULT, NEED_VGG, run_options
 from scripts.significance import BEYOND, HINT, WITHIN, differences, holm, study_results, summarise
 from scripts.study import Study, run_command
 from scripts.study_page import format_summary, spaced, verdict_sentence
@@ -50,11 +50,6 @@ def test_differences_agree_with_welch_on_the_raw_numbers() -> None:
     assert [d["p_holm"] for d in found] == holm([d["p"] for d in found])
 
 
-def test_difference_in_pooled_deviations() -> None:
-    (found,) = differences({"a": [0.0, 2.0], "b": [10.0, 12.0]})  # both variances are 2
-    assert found["in_spreads"] == pytest.approx(10 / math.sqrt(2))
-
-
 def test_verdicts() -> None:
     """Far apart; apart only without Holm's correction; within the spread."""
     found = differences({"a": [1.0, 1.01, 0.99], "b": [5.0, 5.01, 4.99], "c": [1.025, 1.05, 1.04]})
@@ -66,11 +61,6 @@ def test_verdicts() -> None:
     found = differences({"a": [1.0, 1.2, 1.1], "b": [1.3, 1.5, 1.4], "c": [1.15, 1.35, 1.2]})
     assert [d["verdict"] for d in found] == [HINT, WITHIN, WITHIN]
     assert verdict_sentence("SWD", found) == ("SWD: beyond the spread: none. Hints: a vs b. (3 pairs)")
-
-
-def test_one_seed_is_compared_with_nothing() -> None:
-    assert differences({"a": [1.0], "b": [2.0, 3.0], "c": [2.5, 3.5]})[0]["first"] == "b"
-    assert differences({"a": [1.0], "b": [2.0]}) == []
 
 
 def test_no_spread_at_all() -> None:
@@ -179,13 +169,6 @@ def test_all_configurations_take_of_the_preset_what_their_model_has() -> None:
     assert parsed["qs_local"].given.count("qs_window") == 1 and "qs_window" not in parsed["qs_global"].given
 
 
-def test_the_preset_of_photographs_trains_every_system_for_26_epochs_at_its_own_size() -> None:
-    parsed = parsed_runs("--configs", "all", "--preset", "photographs")
-    assert {opt.n_epochs + opt.n_epochs_decay for opt in parsed.values()} == {26}
-    assert all(opt.fast and opt.save_epoch_freq == 26 for opt in parsed.values())
-    assert (parsed["qs_global"].crop_size, parsed["cycle_gan"].batch_size) == (256, 1)
-
-
 def test_a_budget_given_counts_more_than_the_preset() -> None:
     for words, budget in ((["--n_epochs", "3"], (3, 16)), (["--minutes", "2"], (10**6, 0))):
         opt = parsed_runs("--configs", "cut", "--preset", "quickstart", *words)["cut"]
@@ -221,11 +204,6 @@ def test_the_judge_takes_all_weights_files() -> None:
     opt = compare.parse(["--gpu_ids=-1", "--configs=cut", "--dino_weights=vit.pth", "--class_index=340"])
     words = Study(opt, compare.configurations(opt), "a study").judge_words
     assert words == ["--classifier=squeezenet1_1", "--class_index=340", "--dino_weights=vit.pth"]
-
-
-def test_the_preset_has_comments_and_words() -> None:
-    words = read_preset("quickstart")
-    assert words[:2] == ["--netG", "resnet_4blocks"] and not any("#" in word for word in words)
 
 
 def test_trainings_side_by_side_share_the_cores(monkeypatch) -> None:

@@ -78,14 +78,6 @@ def test_evaluation_takes_equally_many_images_for_swd(folders) -> None:
     assert judged("--swd_size=32", "--seed=1")["numbers"] != found["numbers"]
 
 
-def test_evaluation_does_not_depend_on_the_batch_size(folders, squeezenet) -> None:
-    words = [f"--classifier_weights={squeezenet}", "--class_index=5", "--swd_size=16"]
-    one, several = (judged(*words, f"--feature_batch_size={n}")["numbers"] for n in (1, 4))
-    assert set(one) == {"SWD", "FD-squeezenet1_1", "KD-squeezenet1_1", "class-5-squeezenet1_1"}
-    for name, number in one.items():
-        assert several[name] == pytest.approx(number, rel=1e-3, abs=1e-6), name
-
-
 def test_an_image_set_against_itself_is_zero(folders, squeezenet) -> None:
     """Only the kernel distance is below 0: it is unbiased for two draws, not for one set taken twice."""
     numbers = judged(f"--classifier_weights={squeezenet}", folder="real")["numbers"]
@@ -389,29 +381,6 @@ def test_structure_compares_each_translation_with_its_input(tmp_path, monkeypatc
     (images / "real_A" / "1.png").rename(images / "real_A" / "3.png")
     assert evaluate.main(command) == 2
     assert "each translation needs the input of its name" in capsys.readouterr().err
-
-
-def test_a_broken_image_is_named(folders, capsys) -> None:
-    (folders[0] / "broken.png").write_bytes(b"no image")
-    assert evaluate.main(["--fake", "fake", "--real", "real", "--gpu_ids", "-1"]) == 2
-    assert "broken.png" in capsys.readouterr().err
-
-
-def test_the_embedded_set_has_stripe_scores(tmp_path, monkeypatch) -> None:
-    from datasets import make_stripes
-
-    monkeypatch.chdir(tmp_path)
-    arguments = ["--out", "set", "--size", "32", "--train", "1", "--test", "2"]
-    assert make_stripes.main(arguments) in (0, None)
-    fake = tmp_path / "results" / "run" / "test_latest" / "images" / "fake_B"
-    fake.mkdir(parents=True)
-    for path in (tmp_path / "set" / "testA").glob("*.png"):  # translations that change nothing
-        (fake / path.name).write_bytes(path.read_bytes())
-    assert evaluate.main(["--name", "run", "--dataroot", "set", "--gpu_ids", "-1"]) == 0
-    receipt = read("results/run/test_latest/evaluation.json")
-    assert receipt["numbers"]["stripes-gained"] == 0
-    assert receipt["numbers"]["stripes-background"] == 0
-    assert receipt["numbers_from"]["stripes-gained"]["images"] == 2
 
 
 def test_a_sweep_translates_by_test_py(tmp_path, monkeypatch) -> None:

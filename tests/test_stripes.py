@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,23 +107,6 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make_stripes(tmp_path / "stripes", size=16, train=1, test=1)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_command_runs_from_anywhere(tmp_path):
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        "--out",
-        "a set/stripes",
-        "--size",
-        "16",
-        "--train",
-        "1",
-        "--test",
-        "1",
-    ]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    assert (tmp_path / "a set" / "stripes" / "testB" / "0000.png").is_file()
 
 
 # ---- the measure
