@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from data import create_loader
 from models import MODELS
-from models.inference import Translator, directions, translator_of_run
+from models.inference import directions, translator_of_run
+from models.translator import Translator
 from options.saved import results_folder
 from options.test_options import TestOptions
 from util.errors import UserError, entry_point

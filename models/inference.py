@@ -16,37 +16,27 @@ test.py translates with the same `Translator`.
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
 
-from data.augment import to_input
-from data.transforms import LATE_RESIZE, MIN_SIDE
+from data.transforms import LATE_RESIZE
 from models import MODELS, create_model, option_rows, require_model
 from models.architecture import architecture, kind
 from models.attention.fusion import GuidedTranslator
 from models.build import build_generator, size_multiple
 from models.munit_model import munit_generator
 from models.munit_networks import StyledTranslator
+from models.translator import Translator
 from models.weights import bare_generator, checkpoint_file, find_run, load_weights, weights_file
 from util.arguments import Option, integer
 from util.errors import UserError
-from util.host_copy import HostCopy
-from util.images import to_pixels
 from util.run.saved_options import FILE, checked, saved_options
-from util.translate.memory import free_memory
-from util.translate.photo import finished, to_photo
 from util.weight_files import read_tensors
-
-Style = int | Image.Image | Tensor | Sequence[float]
 
 # The options of translating that every model has.
 CHANNELS = {"type": integer(1), "choices": (1, 3)}
@@ -57,168 +47,7 @@ COMMON = (
     Option("eval", True, ""),
 )
 
-# Bytes of memory on the CPU for each pixel and channel of the largest feature maps, measured with ResNets.
-BYTES = 25
-
 WEIGHTS_FILE = re.compile(r"(.+)_net_(\w+)\.pth")  # epoch, network
-
-
-class Translator:
-    """A generator for images of any size: `translator(image)` is the translation, of exactly the same size.
-
-    Args:
-        net: maps (B, input_nc, H, W) to (B, output_nc, H, W) in [-1, 1], on `device`, if H and W are
-            multiples of `multiple`. A `StyledTranslator` takes styles too; the first one of seed 0, unless
-            `with_style` sets another.
-        multiple: 4 for a ResNet generator.
-        input_nc: 3, or 1 for grey input.
-        precision: "bf16" computes convolutions in bfloat16; else what the backend does in float32.
-        translate_size: the shorter side of the images that it translates best, in pixels; None: any.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        device: torch.device,
-        *,
-        multiple: int = 4,
-        input_nc: int = 3,
-        precision: str = "fp32",
-        channels_last: bool = False,
-        translate_size: int | None = None,
-    ):
-        self.net, self.device, self.multiple, self.input_nc = net, device, multiple, input_nc
-        self.translate_size = translate_size
-        kernel = next((p for p in net.parameters() if p.ndim == 4), torch.zeros(1))
-        self._channels = len(kernel)  # of the largest feature maps
-        self.smallest = max(MIN_SIDE, getattr(net, "smallest_side", 0))
-        self._bf16 = precision == "bf16"
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.style_dim = net.style_dim if isinstance(net, StyledTranslator) else 0
-        self.style = self.draw_styles(1, seed=0)[0] if self.style_dim else None  # (style_dim,)
-
-    def __call__(
-        self, image: Image.Image, style: Style | None = None, load_size: int | None = None
-    ) -> Image.Image:
-        """Translate a Pillow image of any mode and size.
-
-        The result is sRGB (grey for output_nc 1), upright by the EXIF orientation; an alpha channel is kept.
-
-        Args:
-            style: see `with_style`; None: the translator's own.
-            load_size: scale the shorter side to this many pixels first; 0: translate the image as it is.
-                None: a larger image than `translate_size` is translated at that size, and scaled back.
-        """
-        photo = to_photo(image, load_size, self.translate_size)
-        translator = self if style is None else self.with_style(style)
-        return finished(translator.translate([photo.pixels]).numpy()[0], photo)
-
-    def with_style(self, style: Style) -> Translator:
-        """A translator that translates everything in one style, with the same network.
-
-        Args:
-            style: a seed, whose first style is drawn; a Pillow image, whose style is used; or `style_dim`
-                numbers.
-
-        Raises:
-            ValueError: this is no style of this network.
-        """
-        if not self.style_dim:
-            raise ValueError("this network translates without styles: leave out style")
-        if isinstance(style, Image.Image):
-            style = self._style_of(style)
-        elif isinstance(style, int):
-            style = self.draw_styles(1, seed=style)[0]
-        style = torch.as_tensor(style, dtype=torch.float32, device=self.device).flatten()
-        if len(style) != self.style_dim or not style.isfinite().all():
-            wanted = f"{self.style_dim} finite numbers, a seed or an image"
-            raise ValueError(f"a style of this network is {wanted}, not {style.tolist()}")
-        translator = copy.copy(self)
-        translator.style = style
-        return translator
-
-    def draw_styles(self, count: int, seed: int = 0) -> Tensor:
-        """Random styles (count, style_dim), equal on every device; a smaller count has the first of them."""
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(count, self.style_dim, generator=generator).to(self.device)
-
-    @torch.inference_mode()
-    def _style_of(self, image: Image.Image) -> Tensor:
-        """The style of an image of the target domain."""
-        images, _, _ = self._extend(self._images([to_photo(image).pixels]))
-        with self._autocast():
-            return self.net.style_of(images)[0].float()
-
-    def translate(self, pixels: Sequence[np.ndarray]) -> HostCopy:
-        """Translate images (H, W, 3) uint8 of one size, to as many (H, W, C), C being 3, or 1 for grey.
-
-        On CUDA it returns before they are done.
-        """
-        images = self.run(self._images(pixels))
-        return HostCopy(to_pixels(images)[..., : 1 if images.shape[1] == 1 else 3])
-
-    def _images(self, pixels: Sequence[np.ndarray]) -> Tensor:
-        """Images (H, W, 3) uint8 of one size as (B, input_nc, H, W) in [-1, 1]."""
-        batch = torch.from_numpy(np.stack(pixels))  # (B, H, W, 3)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory().to(self.device, non_blocking=True)
-        return to_input(batch.to(self.device), channels=self.input_nc)
-
-    @torch.inference_mode()
-    def run(self, images: Tensor) -> Tensor:
-        """Translate (B, input_nc, H, W) in [-1, 1], any H and W, to (B, output_nc, H, W) float32.
-
-        Sides that the network cannot take are extended by reflection, and the result is cropped to the size.
-        Raises `MemoryError` where the CPU has not enough.
-        """
-        self._require_memory(*images.shape)
-        styles = [] if self.style is None else [self.style.expand(len(images), -1)]
-        return self._apply(lambda extended: self.net(extended, *styles), images)
-
-    def _require_memory(self, count: int, _: int, height: int, width: int) -> None:
-        if self.device.type != "cpu":  # where torch raises an error by itself
-            return
-        needed, free = BYTES * self._channels * count * height * width, free_memory()
-        if needed > free:
-            fits = int(min(height, width) * (free / needed) ** 0.5)
-            raise MemoryError(
-                f"translating it takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "
-                f"scale its shorter side to {fits} pixels or less, with --load_size {fits} for instance"
-            )
-
-    @torch.inference_mode()
-    def attention(self, images: Tensor) -> Tensor | None:
-        """The guiding discriminator's map of images, as images of their size, -1 to 1; None without one."""
-        if getattr(self.net, "discriminator", None) is None:
-            return None
-        return self._apply(self.net.attention_picture, images)
-
-    def _apply(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        height, width = images.shape[2:]
-        images, top, left = self._extend(images)
-        with self._autocast():
-            output = function(images)
-        return output[:, :, top : top + height, left : left + width].float()
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
-
-    def _extend(self, images: Tensor) -> tuple[Tensor, int, int]:
-        """Images extended to sides that the network takes, and the rows and columns before the first."""
-        height, width = images.shape[2:]
-        rows, top = self._extended(height)
-        columns, left = self._extended(width)
-        images = images if len(rows) == height else images[:, :, rows]
-        images = images if len(columns) == width else images[:, :, :, columns]
-        return images.contiguous(memory_format=self._layout), top, left
-
-    def _extended(self, length: int) -> tuple[Tensor, int]:
-        """The positions of a side extended by reflection, and how many lie before the first original one."""
-        whole = -(-max(length, self.smallest) // self.multiple) * self.multiple
-        before = (whole - length) // 2
-        period = max(2 * (length - 1), 1)  # to the end and back; one pixel only repeats
-        positions = torch.arange(-before, whole - before, device=self.device).remainder(period)
-        return torch.minimum(positions, period - positions), before
 
 
 def load_generator(

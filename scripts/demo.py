@@ -24,7 +24,8 @@ import torch
 from PIL import Image
 
 from models import MODELS
-from models.inference import Translator, directions, load_generator, run_options
+from models.inference import directions, load_generator, run_options
+from models.translator import Translator
 from models.weights import PRETRAINED, ROOT, weights_file
 from util.arguments import ArgumentParser, gpu_list, integer
 from util.device import get_device
