@@ -9,7 +9,6 @@ import math
 import re
 
 import pytest
-import torch
 
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -79,14 +78,6 @@ def test_booleans_are_accepted_bare_and_with_a_value(words, value):
     assert train_options(words).no_flip is value
 
 
-def test_values_keep_their_types():
-    opt = train_options(
-        "--nce_layers 0,4 --gpu_ids -1 --max_dataset_size 7 --lr 1e-3 --display_id -1 --QS_mode=local"
-    )
-    assert (opt.nce_layers, opt.gpu_ids, opt.max_dataset_size, opt.lr) == ([0, 4], [], 7, 0.001)
-    assert opt.display_id == -1 and opt.QS_mode == "local" and opt.qs_layers == [4]
-
-
 MODELS = {
     "--model cut": ("cut", 1, True, False, 200, 200),
     "--CUT_mode CUT": ("cut", 1, True, False, 200, 200),
@@ -114,10 +105,6 @@ def test_a_unet_has_taps_of_its_own():
     assert train_options("--netG unet_256").nce_layers == [0, 1, 2, 3, 4]
     assert train_options("--netG unet_256").qs_layers == [3, 4]
     assert train_options("--netG unet_256 --nce_layers 0,8").nce_layers == [0, 8]
-
-
-def test_a_suffix_is_added_to_the_name():
-    assert train_options("--name horses --suffix second").name == "horses_second"
 
 
 # What is typed -> what the message must say.
@@ -220,10 +207,6 @@ def test_the_version_names_torch_and_python(options, capsys):
         options().parse(["--version"])
     assert exit.value.code == 0
     assert re.fullmatch(r"QS-Attn [\d.]+, torch \d\S+, Python 3\S+\n", capsys.readouterr().out)
-
-
-def test_what_is_typed_in_vain_but_changes_nothing_is_let_pass():
-    train_options("--netD basic --n_layers_D 3 --model cut --QS_mode global --qs_window 7")
 
 
 def test_help_is_grouped_with_one_entry_an_option(capsys):
@@ -338,12 +321,6 @@ def test_a_configuration_is_words_or_the_options_of_a_run(tmp_path):
     assert (opt.model, opt.style_dim, opt.lr, opt.name) == ("munit", 4, 0.002, "horse2zebra_munit")
     assert (opt.epoch_count, opt.gpu_ids) == (1, [0])  # of that run alone
     assert opt.n_iterations == 1_000_000
-
-
-def test_parsing_draws_no_random_number():
-    state = torch.get_rng_state()
-    train_options("--model cut")
-    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_length_in_epochs_or_in_iterations():

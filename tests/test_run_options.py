@@ -187,20 +187,6 @@ def test_a_seed_gives_the_same_run_again(dataroot, tmp_path):
     assert losses(run(dataroot, tmp_path / "c", f"{line} --seed 5")) != losses(first)
 
 
-def test_pretrained_name_starts_from_the_weights_of_another_run(dataroot, tmp_path):
-    line = "--max_dataset_size 1 --n_epochs_decay 0"
-    run(dataroot, tmp_path, line)
-    assert (
-        train.main(
-            [*words(dataroot, tmp_path, f"{line} --pretrained_name run --lr 1e-12"), "--name", "second"]
-        )
-        == 0
-    )
-    for network in "GDF":
-        there, here = weights(tmp_path / "run", network), weights(tmp_path / "second", network)
-        assert all(torch.allclose(there[key], here[key], atol=1e-7) for key in there)
-
-
 def test_pretrained_weights_of_other_options_are_explained(dataroot, tmp_path, capsys):
     line = "--max_dataset_size 1 --n_epochs_decay 0"
     run(dataroot, tmp_path, line)
@@ -225,27 +211,6 @@ def test_another_run_is_not_written_over(dataroot, tmp_path, capsys):
     assert "ngf" not in told and losses(folder) == before
     run(dataroot, tmp_path, f"{line} --lr 0.01 --seed 4 --overwrite")
     assert len(losses(folder)) == 2 and losses(folder) != before
-
-
-def test_continuing_goes_on_with_the_options_of_the_run(dataroot, tmp_path):
-    folder = run(dataroot, tmp_path, "--max_dataset_size 1")
-    assert (
-        train.main(
-            [
-                "--checkpoints_dir",
-                str(tmp_path),
-                "--name",
-                "run",
-                "--gpu_ids",
-                "-1",
-                "--continue_train",
-                "--n_epochs",
-                "3",
-            ]
-        )
-        == 0
-    )
-    assert logged(folder) == [(1, 1), (2, 1), (3, 1), (4, 1)]
 
 
 def test_a_dry_run_tells_all_and_writes_nothing(dataroot, tmp_path, capsys):

@@ -47,13 +47,18 @@ def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
     return run
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether the machine or its GPU has not enough memory for what was tried."""
+    if isinstance(error, RuntimeError):
+        return any(words in str(error) for words in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError)
+
+
 def _message(error: Exception) -> str | None:
     """What to say of an error that is not the program's own fault; None for others."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
-    ):
+    if lacks_memory(error):
         reason = str(error).partition("\n")[0] or "Python found none"
         return f"not enough memory ({reason}): use smaller images or batches, or end other programs"
     if isinstance(error, OSError):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from util.errors import UserError
+from util.errors import UserError, lacks_memory
 from util.files import verify_archive, write_atomically
 
 FORMAT = 1
@@ -134,6 +134,8 @@ class Checkpoints:
             state = torch.load(path, map_location="cpu", weights_only=True)
             found = dict(state)["format"]
         except Exception as error:  # torch raises exceptions of many types for damaged files
+            if lacks_memory(error):
+                raise
             raise UserError(
                 f"{path} is no readable state of a training ({_first_line(error)}); {WITHOUT_STATE}"
             ) from None
@@ -155,6 +157,8 @@ class Checkpoints:
                 f"{path} was saved with other networks than these options build: {error}"
             ) from None
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if lacks_memory(error):
+                raise
             raise UserError(f"{path} is damaged ({_first_line(error)}); {WITHOUT_STATE}") from None
 
 
