@@ -261,9 +261,7 @@ def test_a_kernel_is_tried_once_for_each_variant_and_given_up_once():
     def fails():
         raise RuntimeError("PTX needs a newer driver")
 
-    with pytest.warns(
-        RuntimeWarning, match="the kernels for ranking do not work.*RuntimeError: PTX needs"
-    ) as caught:
+    with pytest.warns(RuntimeWarning, match="kernels for ranking do not work.*Error: PTX needs") as caught:
         assert not trials.allows("ranking", (1,), fails)
         assert not trials.allows("ranking", (2,), fails)
     assert len(caught) == 1
