@@ -32,6 +32,10 @@ class OneSidedModel(BaseModel):
     def build_network(self, name: str) -> nn.Module:
         return {"G": build.build_generator, "D": build.build_discriminator}[name](self.opt)
 
+    @property
+    def visual_names(self) -> list[str]:
+        return ["real_A", "fake_B", "real_B"]
+
     def build_memories(self) -> dict[str, nn.Module]:
         self.pool = ImagePool(self.opt.pool_size)
         return {"pool": self.pool} if self.opt.pool_size else {}

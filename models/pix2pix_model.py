@@ -57,10 +57,6 @@ class Pix2PixModel(OneSidedModel):
     def loss_names(self) -> list[str]:
         return ["G_GAN", "G_L1", "D_real", "D_fake", "G"]
 
-    @property
-    def visual_names(self) -> list[str]:
-        return ["real_A", "fake_B", "real_B"]
-
     def training_step(self) -> None:
         """Forward, D's update, G's update."""
         real_A, real_B = self.batch["A"], self.batch["B"]

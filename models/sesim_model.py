@@ -123,10 +123,6 @@ class SeSimModel(OneSidedModel):
     def loss_names(self) -> list[str]:
         return ["G_GAN", "G_s", "D_real", "D_fake", "D_A", "G"] + ["spatial"] * self.opt.learned_attn
 
-    @property
-    def visual_names(self) -> list[str]:
-        return ["real_A", "fake_B", "real_B"]
-
     def set_input(self, batch: dict) -> None:
         """Also adds the views "A_aug" and "B_aug" where they are needed and the batch has none."""
         super().set_input(batch)
