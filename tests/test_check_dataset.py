@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data import preflight
-from data.preflight import folders_under, look_at, quick_check
+from data.preflight import look_at, quick_check
 from scripts.check_dataset import main
 from util.errors import UserError
 from util.image_files import ImageError, list_images
@@ -74,11 +74,6 @@ def test_wrong_calls_end_with_2(clean, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 2
-
-
-def test_a_plain_folder_of_images_is_a_data_set_too(clean):
-    assert list(folders_under(clean / "trainA")) == ["."]
-    assert list(folders_under(clean)) == ["trainA", "trainB", "testA", "testB"]
 
 
 def test_the_same_pixels_are_the_same_content_whatever_the_format(clean):

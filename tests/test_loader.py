@@ -149,13 +149,6 @@ def test_workers_cache_and_position_change_nothing(images, preprocess):
     workers.close()
 
 
-def test_epochs_differ_and_seeds_differ(images):
-    loader = create_loader(options(images), "cpu")
-    first, second = next(iter(loader.epoch(1))), next(iter(loader.epoch(2)))
-    assert not same(first, second)
-    assert not same(first, next(iter(create_loader(options(images, seed=1), "cpu").epoch(1))))
-
-
 def test_two_processes_see_what_one_sees(images):
     whole = list(create_loader(options(images, batch_size=2), "cpu").epoch(1))
     ranks = [
@@ -222,11 +215,6 @@ def test_whole_images_of_several_sizes_need_batch_1(images):
         for b in create_loader(options(images, preprocess="none", batch_size=1), "cpu").epoch(1)
     }
     assert len(shapes) > 1 and all(side % 4 == 0 for shape in shapes for side in shape[2:])
-
-
-def test_a_set_smaller_than_a_batch_is_refused(images):
-    with pytest.raises(UserError, match="7 images, less than one batch"):
-        create_loader(options(images, batch_size=8), "cpu")
 
 
 class Deadly(UnalignedDataset):
