@@ -33,24 +33,22 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models import option_defaults
+from models import option_rows
 from models.attention.fusion import GuidedTranslator
-from models.inference import directions, load_generator
+from models.inference import directions, final_load_size, load_generator, run_options
 from models.layers import InstanceNorm
 from models.munit_networks import EPS, AdaIN, LayerNorm
 from models.weights import PRETRAINED, ROOT, checkpoint_file, save_tensors, weights_file
 from options.test_options import FROM_THE_RUN
-from options.train_options import TrainOptions
 from util.arguments import ArgumentParser, real_number
 from util.errors import UserError, entry_point
 from util.files import write_atomically
-from util.run.saved_options import FILE, read_saved_options
+from util.run.saved_options import FILE, saved_options
 from util.weight_files import read_tensors
 
 OPSET = 18
 MOST_IMAGES = 2**20  # of a batch; torch 2.6 cannot trace one without a limit
-SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "pretrained": ""}
-TOLERANCES = {"onnx": 1e-3, "torch_export": 1e-3, "pretrained": 0.05}  # the last for weights in float16
+SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 Run = Callable[..., np.ndarray]
 
 
@@ -75,6 +73,9 @@ class StyledGenerator(Generator):
 @entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     opt = parse(argv)
+    if opt.format == "pretrained":
+        pack(opt, Path(opt.output or Path(ROOT, PRETRAINED, Path(opt.name).name)))
+        return 0
     if opt.format == "onnx":
         require_onnx()
     translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, "cpu", opt.direction)
@@ -83,25 +84,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--format onnx of this model needs torch 2.7 or later, and this is {torch.__version__}, which "
             "cannot convert a bilinear resizing to any size: give --format torch_export"
         )
-    if translator.net.training and opt.format != "pretrained":
+    if translator.net.training:
         told = "the run translates as in training (--eval false), but is exported in evaluation mode: "
         print(f"note: {told}test.py --eval true gives the same translations", file=sys.stderr)
     style_dim = translator.style_dim
     net = (StyledGenerator if style_dim else Generator)(translator.net).eval()
     multiple, channels = translator.multiple, translator.input_nc
     smallest = max(translator.smallest, 2 * multiple) if multiple > 4 else translator.smallest
-    path = Path(opt.output or default_output(opt))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if opt.format == "pretrained":
-            run = pack(opt, path)
-        else:
-            program = trace(net, channels, smallest, multiple, style_dim)
-            run = {"onnx": write_onnx, "torch_export": write_torch_export}[opt.format](program, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}): give another --output") from None
-    size = sum(file.stat().st_size for file in (path.glob("*") if path.is_dir() else [path]))
-    print(f"{path}: {size / 2**20:.1f} MiB")
+    parts = [Path(opt.name).name.removesuffix(".pth"), opt.epoch, *([opt.direction] if opt.direction else [])]
+    path = Path(opt.output or "_".join(parts) + SUFFIXES[opt.format])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    program = trace(net, channels, smallest, multiple, style_dim)
+    run = {"onnx": write_onnx, "torch_export": write_torch_export}[opt.format](program, path)
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
     # Batch, and by how many multiples height and width exceed the smallest.
     steps = [(1, 0, 0), (2, 1, 3), (3, 5, 2)]
     shapes = [(b, channels, smallest + multiple * h, smallest + multiple * w) for b, h, w in steps]
@@ -116,53 +111,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> Namespace:
     """The options of this script. A wrong call exits with status 2."""
     parser = ArgumentParser(prog="scripts/export.py", description=__doc__.splitlines()[0])
-    parser.add("--name", None, "name of a run or of a pretrained model, or a ..._net_G.pth file")
-    parser.add("--checkpoints_dir", "./checkpoints", "where runs are kept")
-    parser.add("--epoch", "latest", "which checkpoint: latest, a number, iter_NUMBER")
-    parser.add(
-        "--direction",
-        None,
-        "of a run that learns both, such as CycleGAN's",
-        choices=("AtoB", "BtoA"),
-        shown="that of its training",
-    )
-    parser.add("--format", "onnx", "what to write", choices=tuple(SUFFIXES))
-    shown = "NAME_EPOCH.onnx or .pt2, pretrained/NAME"
-    parser.add("--output", None, "file to write", shown=shown)
-    largest = "largest difference allowed, of values in [-1, 1]"
-    shown = "0.001, for pretrained 0.05"
-    parser.add("--tolerance", None, largest, type=real_number(0), shown=shown)
+    add = parser.add
+    add("--name", None, "name of a run or of a pretrained model, or a ..._net_G.pth file")
+    add("--checkpoints_dir", "./checkpoints", "where runs are kept")
+    add("--epoch", "latest", "which checkpoint: latest, a number, iter_NUMBER")
+    both, shown = "of a run that learns both, such as CycleGAN's", "that of its training"
+    add("--direction", None, both, choices=("AtoB", "BtoA"), shown=shown)
+    add("--format", "onnx", "what to write", choices=(*SUFFIXES, "pretrained"))
+    add("--output", None, "file to write", shown="NAME_EPOCH.onnx or .pt2, the folder pretrained/NAME")
+    add("--tolerance", 1e-3, "largest difference allowed, of values in [-1, 1]", type=real_number(0))
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
     if opt.name is None:
         parser.error("--name is missing: name a run, or a ..._net_G.pth file")
-    if opt.format == "pretrained" and not Path(opt.checkpoints_dir, opt.name).is_dir():
-        parser.error(
-            f"--format pretrained packs a run, and {opt.name} is none in {opt.checkpoints_dir}: give --name "
-            "and --checkpoints_dir of one"
-        )
-    if opt.tolerance is None:
-        opt.tolerance = TOLERANCES[opt.format]
     return opt
-
-
-def default_output(opt: Namespace) -> Path:
-    """Where the file is written if `--output` does not say."""
-    name, suffix = Path(opt.name).name.removesuffix(".pth"), SUFFIXES[opt.format]
-    if opt.format == "pretrained":
-        return Path(ROOT, PRETRAINED, name)
-    return Path("_".join([name, opt.epoch, *([opt.direction] if opt.direction else [])]) + suffix)
 
 
 def require_onnx() -> None:
     """UserError if a package that --format onnx needs is missing."""
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        try:
+    packages = ("onnx", "onnxruntime", "onnxscript")
+    try:
+        for package in packages:
             importlib.import_module(package)
-        except ImportError:
-            install = "pip install onnx onnxruntime onnxscript"
-            raise UserError(
-                f"--format onnx needs the package {package}: {install} (--format torch_export needs none)"
-            ) from None
+    except ImportError as error:
+        raise UserError(
+            f"--format onnx cannot import a package it needs ({error}): pip install {' '.join(packages)} "
+            "(--format torch_export needs none)"
+        ) from None
 
 
 def trace(
@@ -213,28 +187,28 @@ def upsample(module: nn.Upsample, x: Tensor) -> Tensor:
 PLAIN_FORMS = {InstanceNorm: instance_norm, AdaIN: adain, LayerNorm: layer_norm, nn.Upsample: upsample}
 
 
-def pack(opt: Namespace, folder: Path) -> Run:
-    """Write a run folder that only translates: the generators in float16, and the options.
+def pack(opt: Namespace, folder: Path) -> None:
+    """Write a run folder that only translates: the generators in float16, and the options they need.
 
-    Returns the network read back from it. Raises `UserError` for a folder that is there, and for a run
-    without saved options.
+    Raises:
+        UserError: there is such a folder already, or no run with saved options.
     """
     run = Path(opt.checkpoints_dir, opt.name)
-    saved = read_saved_options(run, TrainOptions().parser.options)
-    if not saved:
+    options, saved = run_options(run), saved_options(run)
+    if options is None:
         raise UserError(f"{run} has no train_opt.json: --format pretrained packs a run of train.py")
     if folder.exists():
         raise UserError(f"{folder} exists already: remove it, or give another --output")
-    names = {*FROM_THE_RUN, *option_defaults(saved["model"])} - {"dataroot"}
-    options = {name: value for name, value in sorted(saved.items()) if name in names}
+    names = {*FROM_THE_RUN, *option_rows(options.model)} - {"dataroot"}
+    kept = {name: value for name, value in saved.items() if name in names}
+    kept |= {"load_size": final_load_size(saved), "translate_size": options.translate_size}
     folder.mkdir(parents=True)
-    text = json.dumps(options, indent=1) + "\n"
-    write_atomically(folder / FILE, lambda file: file.write_text(text, encoding="utf-8"))
-    for network in {*itertools.chain(*directions(Namespace(**saved)).values())}:
+    for network in set(itertools.chain(*directions(options).values())):
         state = read_tensors(checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, network))
         save_tensors(state, weights_file(folder, "latest", network), torch.float16)
-    loaded = load_generator(folder.name, folder.parent, device="cpu", direction=opt.direction).net.eval()
-    return lambda *inputs: loaded(*inputs).numpy()
+    text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
+    write_atomically(folder / FILE, lambda file: file.write_text(text, encoding="utf-8"))
+    print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MiB")
 
 
 def write_torch_export(program: torch.export.ExportedProgram, path: Path) -> Run:

@@ -137,7 +137,7 @@ def test_wrong_calls_are_named_with_status_2(runs, tmp_path, capsys, monkeypatch
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(export, "trace", lambda *_: None)
     told = refused("--name", "run", "--format", "torch_export", "--output", str(tmp_path / "file" / "x.pt2"))
-    assert "give another --output" in told
+    assert str(tmp_path / "file") in told
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as where it is not installed
     assert "needs the package onnxruntime: pip install onnx onnxruntime onnxscript" in refused(
         "--name", "run"
