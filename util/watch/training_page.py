@@ -15,15 +15,16 @@ from util.pages import Page
 from util.watch.loss_log import LossRecord
 from util.watch.loss_plot import LossHistory, draw_losses
 
-IMAGE_FILE = re.compile(r"epoch(\d+)_(.+)\.png")
+IMAGE_FILE = re.compile(r"epoch(\d+)_?(.*)\.png")
 SAMPLES, SAMPLE_INPUTS = "samples", "sample_inputs"  # labels of the images that every epoch shows
 MOST_STRIPS = 8  # epochs whose samples are shown
 
 
 class TrainingPage:
-    """Writes `index.html`, `losses.svg` and `images/epochNNN_LABEL.png` into `folder`/web; a `Watcher`.
+    """Writes `index.html`, `losses.svg` and images into `folder`/web; a `Watcher`.
 
-    The page is written anew with each row of images, with the first losses of an epoch, and at the end.
+    Images are `images/epochNNN_LABEL.png`, the same ones in every epoch `samples/epochNNN.png`. The page is
+    written anew with each row of images, with the first losses of an epoch, and at the end.
 
     Args:
         folder: of the run, `checkpoints/NAME`.
@@ -44,9 +45,9 @@ class TrainingPage:
         self._epoch = self._newest.epoch if self._newest else 0  # images of a later one are another run's
         self._order: list[str] = []  # the labels as the model orders them
         self._labels: dict[int, set[str]] = {}  # epoch -> labels of its images in web/images
-        for path in self.web.glob("images/*.png"):  # of earlier sessions
+        for path in self.web.glob("*/*.png"):  # of earlier sessions
             if match := IMAGE_FILE.fullmatch(path.name):
-                self._labels.setdefault(int(match[1]), set()).add(match[2])
+                self._labels.setdefault(int(match[1]), set()).add(match[2] or SAMPLES)
 
     def losses(self, record: LossRecord) -> None:
         begins, self._newest, self._epoch = record.epoch != self._epoch, record, record.epoch
@@ -57,9 +58,9 @@ class TrainingPage:
     def images(self, epoch: int, step: int, images: Mapping[str, np.ndarray]) -> None:
         self._epoch, self._order = epoch, list(images)
         for label, image in images.items():
-            number = 0 if label == SAMPLE_INPUTS else epoch
-            save_png(image, self.web / _image_name(number, label))
-            self._labels.setdefault(number, set()).add(label)
+            save_png(image, self.web / _image_name(epoch, label))
+            if label != SAMPLE_INPUTS:
+                self._labels.setdefault(epoch, set()).add(label)
         self._write()
 
     def close(self) -> None:
@@ -77,7 +78,7 @@ class TrainingPage:
         if (self.folder / "train_opt.txt").is_file():
             page.add_link("../train_opt.txt", "all options")
         page.add_plot("losses.svg", "Loss curves")
-        epochs = sorted((epoch for epoch in self._labels if 0 < epoch <= self._epoch), reverse=True)
+        epochs = sorted((epoch for epoch in self._labels if epoch <= self._epoch), reverse=True)
         self._add_samples(page, [epoch for epoch in epochs if SAMPLES in self._labels[epoch]])
         batches = [epoch for epoch in epochs if self._labels[epoch] - {SAMPLES}]
         if batches:
@@ -94,8 +95,7 @@ class TrainingPage:
         if not epochs:
             return
         page.add_header("The same images over time")
-        if SAMPLE_INPUTS in self._labels.get(0, ()):
-            page.add_strip("inputs", _image_name(0, SAMPLE_INPUTS))
+        page.add_strip("inputs", _image_name(0, SAMPLE_INPUTS))
         last, count = len(epochs) - 1, min(len(epochs), MOST_STRIPS)
         for index in (round(number * last / max(count - 1, 1)) for number in range(count)):
             page.add_strip(f"epoch {epochs[index]}", _image_name(epochs[index], SAMPLES))
@@ -119,4 +119,6 @@ class TrainingPage:
 
 
 def _image_name(epoch: int, label: str) -> str:
-    return f"images/epoch{epoch:03d}_{label}.png"
+    if label == SAMPLE_INPUTS:
+        return "samples/inputs.png"
+    return f"samples/epoch{epoch:03d}.png" if label == SAMPLES else f"images/epoch{epoch:03d}_{label}.png"
