@@ -139,9 +139,7 @@ def test_wrong_calls_are_named_with_status_2(runs, tmp_path, capsys, monkeypatch
     told = refused("--name", "run", "--format", "torch_export", "--output", str(tmp_path / "file" / "x.pt2"))
     assert str(tmp_path / "file") in told
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as where it is not installed
-    assert "needs the package onnxruntime: pip install onnx onnxruntime onnxscript" in refused(
-        "--name", "run"
-    )
+    assert "import of onnxruntime halted" in refused("--name", "run")
 
 
 @pytest.fixture(scope="module")

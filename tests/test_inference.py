@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -327,6 +329,14 @@ def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
     (tmp_path / "memory.stat").write_text("anon 400000\nfile 300000\n")
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     assert memory.free_memory() == 600_000
+
+
+def test_a_name_that_the_code_page_lacks_costs_no_result(command, tmp_path, monkeypatch):
+    draw(tmp_path / "馬.png")
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="cp1252", write_through=True))
+    assert command("--input", tmp_path / "馬.png", "--output", tmp_path / "斑馬.png") == 0
+    assert (tmp_path / "斑馬.png").is_file() and b"translated 1 of 1" in printed.getvalue()
 
 
 def test_load_size_scales_the_shorter_side_first(command, tmp_path):
