@@ -78,7 +78,13 @@ class Report:
             if shown or saved:
                 images = self.model.pictures()
                 if saved and self.samples:
-                    images |= self.samples.pictures()
+                    try:
+                        images |= self.samples.pictures()
+                    except torch.OutOfMemoryError:
+                        say(
+                            "note: too little memory to show the same images in every epoch; training continues"
+                        )
+                        self.samples = None
                 self.monitor.images(progress.epoch, progress.images, images, save=saved)
 
     def _losses(self) -> None:
