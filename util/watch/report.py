@@ -81,9 +81,7 @@ class Report:
                     try:
                         images |= self.samples.pictures()
                     except torch.OutOfMemoryError:
-                        say(
-                            "note: too little memory to show the same images in every epoch; training continues"
-                        )
+                        say("note: too little memory to show the same images in every epoch; none are shown")
                         self.samples = None
                 self.monitor.images(progress.epoch, progress.images, images, save=saved)
 
