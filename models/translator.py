@@ -24,7 +24,7 @@ from util.translate.photo import finished, to_photo
 Style = int | Image.Image | Tensor | Sequence[float]
 
 # Bytes of memory on the CPU for each pixel and channel of the largest feature maps, measured with ResNets.
-BYTES = 25
+BYTES = 28
 
 
 class Translator:

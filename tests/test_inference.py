@@ -18,7 +18,7 @@ from trained_run import draw, make_run, picture
 import test as translation
 from models import translator as translator_module
 from models.inference import load_generator
-from models.translator import Translator
+from models.translator import BYTES, Translator
 from util.errors import UserError
 from util.image_files import list_images, open_rgb
 from util.images import to_pixels
@@ -314,7 +314,7 @@ def test_a_photograph_that_memory_cannot_hold_is_refused_with_what_would_work(
     translator, command, tmp_path, monkeypatch, capsys
 ):
     draw(tmp_path / "large.png", (400, 100))
-    monkeypatch.setattr(translator_module, "free_memory", lambda: 25 * 4 * 100 * 100.0)
+    monkeypatch.setattr(translator_module, "free_memory", lambda: BYTES * 4 * 100 * 100.0)
     with pytest.raises(MemoryError, match="scale its shorter side to 50 pixels or less, with --load_size 50"):
         translator(Image.open(tmp_path / "large.png"), load_size=0)
     words = ["--input", tmp_path / "large.png", "--output", tmp_path / "out.png"]
