@@ -14,14 +14,14 @@ timed alone. Images are synthetic.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import subprocess
+import multiprocessing
 import sys
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle
 from pathlib import Path
 
@@ -35,15 +35,18 @@ from options.train_options import TrainOptions
 from scripts.configurations import CONFIGS
 from scripts.measuring import PLAIN, Side, format_spread, markdown_table, peak_memory, seconds, spread
 from util.arguments import ArgumentParser, integer
+from util.device import get_device
 from util.errors import UserError, entry_point
 from util.metrics.receipt import versions_and_hardware
+
+Timed = dict[str, dict[str, float]]  # a spread in milliseconds, by side
 
 
 def known_modes() -> dict[str, Sequence[str]]:
     """The options of train.py behind each mode."""
     systems = {name: words for name, words in CONFIGS.items() if "--model=qs" not in words}
     models = {name: [f"--model={name}"] for name in MODELS if name != "qs"}
-    return {mode: [f"--QS_mode={mode}"] for mode in qs_attn.MODES} | models | systems
+    return {mode: ["--model=qs", f"--QS_mode={mode}"] for mode in qs_attn.MODES} | models | systems
 
 
 def synthetic_batches(opt: Namespace) -> Iterator[dict]:
@@ -60,40 +63,29 @@ def synthetic_batches(opt: Namespace) -> Iterator[dict]:
     return cycle(batches)
 
 
-def time_steps(sides: list[Side], batches: Iterator[dict], warmup: int, steps: int) -> dict[str, dict]:
-    """Training steps of the sides in turn, on the same batches."""
-    first, times = {}, defaultdict(list)
-    for number in range(1 + warmup + steps):
-        batch = next(batches)
+def time_in_turn(
+    sides: list[Side], call: Callable[[Side], object], untimed: int, rounds: int
+) -> tuple[Timed, dict[str, float]]:
+    """Times of `rounds` calls with each side in turn, after `untimed` ones; seconds of the very first."""
+    times = defaultdict(list)
+    for _ in range(untimed + rounds):
         for side in sides:
-            took = seconds(lambda side=side, batch=batch: side.step(batch), side.model.device)
-            if number == 0:
-                first[side.name] = took
-            elif number > warmup:
-                times[side.name].append(took)
-    return {name: {"step_ms": spread(times[name]), "first_step_s": first[name]} for name in times}
+            times[side.name].append(seconds(lambda side=side: call(side), side.model.device))
+    timed = {name: spread(of_side[untimed:]) for name, of_side in times.items()}
+    return timed, {name: of_side[0] for name, of_side in times.items()}
 
 
-def time_images(sides: list[Side], batch: int, rounds: int) -> dict[str, dict]:
-    """Milliseconds per image of inference, `batch` images at a time, the sides in turn."""
-    size = sides[0].opt.crop_size
-    images, times = torch.rand(batch, 3, size, size) * 2 - 1, defaultdict(list)
-    for number in range(2 + rounds):
-        for side in sides:
-            took = seconds(lambda side=side: side.translate(images), side.model.device)
-            if number >= 2:
-                times[side.name].append(took / batch)
-    return {name: spread(of_side) for name, of_side in times.items()}
+def memory_of(name: str, opt: Namespace) -> int | None:
+    """Peak memory in bytes of two steps of one side, in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_peak_of_two_steps, name, opt).result()
 
 
-def memory_in_a_process(argv: list[str], mode: str, side: str) -> int | None:
-    """Peak memory of two steps of one side in a new process; None, with the reason on stderr, if it fails."""
-    command = [sys.executable, __file__, *argv, "--modes", mode, "--memory_of", side]
-    run = subprocess.run(command, capture_output=True, text=True)
-    if run.returncode:
-        print(f"memory of {side}, {mode}: {run.stderr.strip()[-500:]}", file=sys.stderr)
-        return None
-    return int(run.stdout.split()[-1])
+def _peak_of_two_steps(name: str, opt: Namespace) -> int | None:
+    side, batches = Side(name, opt), synthetic_batches(opt)
+    for _ in range(2):
+        side.step(next(batches))
+    return peak_memory(side.model.device)
 
 
 def report(results: list[dict]) -> str:
@@ -103,14 +95,13 @@ def report(results: list[dict]) -> str:
     rows = []
     for result in results:
         row = [result["mode"]]
-        steps = {side: timed["step_ms"] for side, timed in result["steps"].items()}
-        for times in (steps, result.get("images", {})):
+        for times in (result["steps"], result.get("images", {})):
             plain, fast = times.get("plain"), times.get("fast")
             ratio = f"{plain['median'] / fast['median']:.2f}" if plain and fast else "-"
             row += [format_spread(plain), format_spread(fast), ratio]
         memory = [result.get("memory", {}).get(side) for side in ("plain", "fast")]
         row += [f"{peak / 1e9:.2f}" if peak else "-" for peak in memory]
-        rows.append([*row, f"{result['steps']['fast']['first_step_s']:.1f}"])
+        rows.append([*row, f"{result['first_step_s']['fast']:.1f}"])
     return markdown_table(head, rows)
 
 
@@ -121,12 +112,7 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         "All other options are those of train.py, such as --precision, --fast, --ngf, --batch_size."
     )
     add = parser.add
-    add(
-        "--modes",
-        None,
-        f"modes to time, of {', '.join(known_modes())}",
-        shown="that of --model, else QS-Attn's and cut",
-    )
+    add("--modes", "global,local,local_global,cut", f"modes to time, of {', '.join(known_modes())}")
     add("--size", 256, "side of the images in pixels", type=integer(1))
     add("--device", None, "where", choices=("cuda", "mps", "cpu"), shown="the first available")
     add("--steps", 10, "timed steps of each side", type=integer(1))
@@ -136,34 +122,19 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     add("--no_plain", False, "the fast side alone, where the plain one does not fit")
     add("--no_memory", False, "do not measure memory in separate processes")
     add("--json", None, "file to write all numbers to", type=Path)
-    add("--memory_of", None, argparse.SUPPRESS, choices=("plain", "fast"))
     given, rest = parser.parse_known_args(argv)
     own = Namespace(**{**parser.defaults, **vars(given)})
-    own.modes = _modes(own, TrainOptions().parser.parse_given(rest))
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    available = [name for name in found if found[name]]
-    own.device = own.device or available[0]
-    if own.device not in available:
-        raise UserError(f"--device {own.device} was not found; there are {', '.join(available)}")
-    return own, rest
-
-
-def _modes(own: Namespace, given: dict[str, object]) -> list[str]:
-    """The modes that --modes names; without it those of --model and --QS_mode, if they are `given`."""
-    if own.modes is None:
-        if given.get("model", "qs") != "qs":
-            return [given["model"]]
-        if "QS_mode" in given:
-            return [given["QS_mode"]]
-        return list(qs_attn.MODES) + ["cut"] * ("model" not in given)
-    modes = own.modes.split(",")
-    for mode in modes:
+    own.modes = own.modes.split(",")
+    for mode in own.modes:
         if mode not in known_modes():
             raise UserError(f"--modes names {mode!r}, but there are {', '.join(known_modes())}")
-    for name in ("model", "QS_mode"):
-        if name in given and not own.memory_of:
-            raise UserError(f"--modes and --{name} both say what is timed: give one of them")
-    return modes
+    if {"model", "QS_mode"} & set(TrainOptions().parser.parse_given(rest)):
+        raise UserError("the benchmark takes models and modes by --modes, not by --model and --QS_mode")
+    found = get_device([] if own.device == "cpu" else [0]).type
+    if own.device not in (None, found):
+        raise UserError(f"--device {own.device} was not found; there is {found}")
+    own.device = found
+    return own, rest
 
 
 def options_of(own: Namespace, rest: list[str], mode: str) -> Namespace:
@@ -175,19 +146,26 @@ def options_of(own: Namespace, rest: list[str], mode: str) -> Namespace:
     return TrainOptions().parse([*words, *rest])
 
 
-def measure(own: Namespace, rest: list[str], argv: list[str], mode: str) -> dict:
+def measure(own: Namespace, rest: list[str], mode: str) -> dict:
     """All numbers of one mode."""
     opt = options_of(own, rest, mode)
     names = ["fast"] if own.no_plain or opt.model not in TEXTBOOKS else ["plain", "fast"]
     sides = [Side(name, opt) for name in names]
     speed = {name: getattr(opt, name) for name in PLAIN}
     result = {"mode": mode, "size": own.size, "batch_size": opt.batch_size, "speed": speed}
-    result["steps"] = time_steps(sides, synthetic_batches(opt), own.warmup, own.steps)
+    batches = {name: synthetic_batches(opt) for name in names}
+    result["steps"], result["first_step_s"] = time_in_turn(
+        sides, lambda side: side.step(next(batches[side.name])), 1 + own.warmup, own.steps
+    )
     if own.images:
-        result["images"] = time_images(sides, own.inference_batch, own.images)
+        images = torch.rand(own.inference_batch, 3, own.size, own.size) * 2 - 1
+        timed, _ = time_in_turn(sides, lambda side: side.translate(images), 2, own.images)
+        result["images"] = {
+            side: {name: ms / len(images) for name, ms in times.items()} for side, times in timed.items()
+        }
     del sides
     if not own.no_memory:
-        result["memory"] = {name: memory_in_a_process(argv, mode, name) for name in names}
+        result["memory"] = {name: memory_of(name, opt) for name in names}
     return result
 
 
@@ -195,19 +173,11 @@ def measure(own: Namespace, rest: list[str], argv: list[str], mode: str) -> dict
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     own, rest = parse(argv)
-    if own.memory_of:
-        side = Side(own.memory_of, options_of(own, rest, own.modes[0]))
-        batches = synthetic_batches(side.opt)
-        for _ in range(2):
-            side.step(next(batches))
-        print(peak_memory(side.model.device))
-        return
     machine = versions_and_hardware(torch.device(own.device))
     results = []
     for mode in own.modes:
-        results.append(measure(own, rest, argv, mode))
-        times = format_spread(results[-1]["steps"]["fast"]["step_ms"])
-        print(f"{mode}: {times} ms per step", file=sys.stderr)
+        results.append(measure(own, rest, mode))
+        print(f"{mode}: {format_spread(results[-1]['steps']['fast'])} ms per step", file=sys.stderr)
     speed = ", ".join(f"{name} {value}" for name, value in results[0]["speed"].items())
     print(f"{own.size} x {own.size}, batch {results[0]['batch_size']}; fast: {speed}")
     facts = {**machine["versions"], "device": machine["device"], **machine["hardware"]}

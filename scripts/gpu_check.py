@@ -3,16 +3,16 @@
     python scripts/gpu_check.py --part correctness [--out gpu_check]
     python scripts/gpu_check.py --part speed [--out gpu_check]
 
-Correctness: the tests that need a GPU; losses and gradients against the textbook step; stopped and continued
-trainings, also under another memory layout. Speed: the options one by one and together, large images, the
-textbook and the training step in turn, and the kernels of a step. Each finding is added to PART.md at
-once, and a check that fails leaves its error there; exit status 1 if one failed. --cpu rehearses without a
-GPU, with tiny networks and images. Needs torch, Triton, pytest, hypothesis and no network.
+Correctness: losses and gradients against the textbook step; stopped and continued trainings; the tests that
+need a GPU. Speed: the options one by one and together, large images, and the kernels of a step. Findings are
+added to PART.md at once; a check that fails leaves its error there, and the exit status is 1. --cpu rehearses
+without a GPU, with tiny networks and images. Needs torch, Triton, pytest, hypothesis and no network.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import subprocess
@@ -20,8 +20,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,10 +36,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from models.speed.step_graph import Snapshot
-from models.speed.triton_support import trials
 from models.textbook import TextbookStep
 from options.train_options import TrainOptions
-from scripts.measuring import Side, back_to_back, markdown_table, release_memory, seconds, spread
+from scripts.measuring import Side, back_to_back, format_spread, markdown_table, seconds, spread
 from util.metrics.receipt import versions_and_hardware
 
 LOSSES = ("G", "D_real", "D_fake")
@@ -51,47 +51,36 @@ AGREEMENT = {
     "--precision bf16": (3e-2, 0.5),
     "--fast": (3e-2, 0.8),
 }
-TEXTBOOK = {
-    "textbook (TF32 on)": "",
-    "textbook, algorithms searched": "",
-    "textbook, local": "--QS_mode local",
-}
-LADDER = {
-    "fast": "--fast",
-    "fast, local": "--fast --QS_mode local",
-    "fast, local_global": "--fast --QS_mode local_global",
-    "fast, cut": "--fast --model cut",
-    "fast, batch 4": "--fast --batch_size 4",
-    "bf16": "--precision bf16",
-    "bf16, channels last": "--precision bf16 --channels_last",
-    "bf16, graph": "--precision bf16 --cuda_graph",
-    "tf32": "--precision tf32",
-    "tf32, channels last, graph": "--precision tf32 --channels_last --cuda_graph",
-    "float32": "",
-    **{
-        f"fast, {mode}, {size} pixels": f"--fast --QS_mode {mode} --crop_size {size} --load_size {size}"
+LADDER = [
+    "textbook",
+    "textbook --QS_mode local",
+    "--fast",
+    "--fast --QS_mode local",
+    "--fast --QS_mode local_global",
+    "--fast --model cut",
+    "--fast --batch_size 4",
+    "--precision bf16",
+    "--precision bf16 --channels_last",
+    "--precision bf16 --cuda_graph",
+    "--precision tf32",
+    "--precision tf32 --channels_last --cuda_graph",
+    "",
+    *(
+        f"--fast --QS_mode {mode} --crop_size {size} --load_size {size}"
         for size in (512, 1024)
         for mode in ("global", "local")
-    },
-}
-ROW_SECONDS = 20  # what starting and timing one row may take
+    ),
+]
+SPEED_SECONDS = 330  # no row of the ladder begins later
 
 
 class Check:
-    """The device and sizes of a part, and its report.
+    """The device and sizes of the checks, and their report in the folder `out`, named after the part."""
 
-    Args:
-        out: folder of the report and of traces.
-        part: names the report.
-        cpu: a rehearsal without a GPU, with tiny networks and images.
-        limit: seconds for the part; what is begun late is left out and named.
-    """
-
-    def __init__(self, out: Path, part: str, cpu: bool, limit: float):
+    def __init__(self, out: Path, part: str, cpu: bool):
         self.out, self.path, self.cpu = out, out / f"{part}.md", cpu
-        self.deadline = time.monotonic() + limit
         self.device = torch.device("cpu") if cpu else torch.device("cuda", 0)
-        self.size, self.steps = (32, 2) if cpu else (256, 50)
+        self.size, self.steps, self.warm_up = (32, 3, 1) if cpu else (256, 50, 10)
         self.words = "--gpu_ids -1 --ngf 4 --ndf 4 --netF_nc 16 --num_patches 16" if cpu else "--gpu_ids 0"
         self.text = ""
 
@@ -101,14 +90,10 @@ class Check:
         self.path.write_text(self.text, encoding="utf-8")
         print(text, flush=True)
 
-    def table(self, head: list[str], rows: list[list]) -> None:
-        """Add a Markdown table to the report."""
-        self.say(markdown_table(head, rows))
-
-    def side(self, words: str = "", name: str = "fast", search: bool = True) -> Side:
+    def side(self, words: str, name: str = "fast") -> Side:
         """The step of a model with these options of train.py, with fresh weights."""
         size = f"--crop_size {self.size} --load_size {self.size}"
-        return Side(name, TrainOptions().parse(f"{self.words} {size} {words}".split()), search)
+        return Side(name, TrainOptions().parse(f"{self.words} {size} {words}".split()))
 
     def batches(self, count: int, size: int, images: int = 1) -> list[dict[str, Tensor]]:
         """Batches of smooth noise on the device, so that loading is not timed."""
@@ -121,35 +106,20 @@ class Check:
         return found
 
 
-# ---- correctness ----
-
-
-def tests(check: Check) -> None:
-    """The tests that need CUDA; in a rehearsal a few that do not."""
-    files = [f"tests/test_{name}.py" for name in ("qs_kernels", "fused", "acceleration")]
-    # without the project's own settings, whose plugins a bare machine may lack
-    words = ["-q", "-c", os.devnull, "--rootdir", str(ROOT), "--confcutdir", str(ROOT / "tests")]
-    words += ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestUnknownMarkWarning"]
-    words += ["-k", "refused"] if check.cpu else ["-m", "gpu"]
-    words += ["-n", "8"] if find_spec("xdist") and not check.cpu else []  # most of their time is compiling
-    check.say(run_python("-m", "pytest", *words, *files))
-
-
 def agreement(check: Check) -> None:
     """Losses and gradients of steps against those of the textbook step, from the same weights each time."""
-    steps = 3 if check.cpu else 60
     rows, problems = [], []
     for words, (most, most_of_gradient) in AGREEMENT.items():
         if check.cpu and "channels_last" in words:
             continue
-        losses, gradients = differences(check.side(words).model, check.batches(steps, check.size))
+        losses, gradients = differences(check.side(words).model, check.batches(check.steps, check.size))
         release_memory()
         median, of_gradient = losses.median().item(), statistics.median(gradients)
         rows.append([words or "float32", f"{median:.1e}", f"{losses.max():.1e}", f"{of_gradient:.1e}"])
         if not (median <= most and of_gradient <= most_of_gradient):
             problems.append(f"{words or 'float32'} disagrees")
     check.say("Relative difference of G, D_real, D_fake and of G's gradient from the textbook step:")
-    check.table(["options", "losses, median", "largest", "gradient, median"], rows)
+    check.say(markdown_table(["options", "losses, median", "largest", "gradient, median"], rows))
     if problems:
         raise SystemExit("\n".join(problems))
 
@@ -187,10 +157,9 @@ def resume(check: Check) -> None:
         for domain in "AB":
             Path(folder, "data", f"train{domain}").mkdir(parents=True)
             for number in range(6):
-                pixels = noise.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                image = Image.fromarray(pixels).resize((check.size, check.size))
+                image = Image.fromarray(noise.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+                image = image.resize((check.size, check.size))
                 image.save(Path(folder, "data", f"train{domain}", f"{number}.png"))
-
         settings = f"--dataroot {folder}/data --checkpoints_dir {folder} --display_id 0 --no_html --seed 1 "
         settings += f"--num_threads 2 --crop_size {check.size} --load_size {check.size} {check.words}"
 
@@ -207,116 +176,83 @@ def resume(check: Check) -> None:
             if not equal and (name == "fast" or check.cpu):
                 raise SystemExit("a continued run is not the uninterrupted one")
         # the last run's layout, then another, then its own again
-        for words in ("--channels_last false --cuda_graph false", "--channels_last"):
-            steps = 9 if "false" in words else 12
-            made = train("fast", steps, f"--continue_train {words}")
-            if not all(weight.isfinite().all() for weight in made.values()):
-                raise SystemExit(f"weights are not finite after {words}")
+        train("fast", 9, "--continue_train --channels_last false --cuda_graph false")
+        made = train("fast", 12, "--continue_train --channels_last")
+        if not all(weight.isfinite().all() for weight in made.values()):
+            raise SystemExit("weights are not finite after a change of the memory layout")
         check.say("Continued with another memory layout, there and back.")
 
 
-# ---- speed ----
+def tests(check: Check) -> None:
+    """The tests that need CUDA; in a rehearsal a few that do not."""
+    files = [f"tests/test_{name}.py" for name in ("qs_kernels", "fused", "acceleration")]
+    # without the project's own settings, whose plugins a bare machine may lack
+    words = ["-q", "-c", os.devnull, "--rootdir", str(ROOT), "--confcutdir", str(ROOT / "tests")]
+    words += ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestUnknownMarkWarning"]
+    words += ["-k", "refused"] if check.cpu else ["-m", "gpu"]
+    words += ["-n", "8"] if find_spec("xdist") and not check.cpu else []  # most of their time is compiling
+    check.say(run_python("-m", "pytest", *words, *files))
 
 
 def environment(check: Check) -> None:
     """Versions and hardware."""
     machine = versions_and_hardware(check.device)
     facts = {**machine["versions"], **machine["hardware"]}
-    check.table(["what", "found"], [[name, value] for name, value in facts.items() if value is not None])
+    check.say(markdown_table(["what", "found"], [row for row in facts.items() if row[1] is not None]))
 
 
 def ladder(check: Check) -> None:
-    """Each option alone and combined: time of a step, start-up, memory, what did not work here."""
-    variants = {**TEXTBOOK, **LADDER}
-    if check.cpu:
-        variants = {name: variants[name] for name in ("textbook (TF32 on)", "float32", "fast, local")}
-    rows, problems, base = [], [], None
-    for name, words in variants.items():
-        if time.monotonic() > check.deadline - ROW_SECONDS:
-            problems.append(f"{name}: no time was left")
+    """Each option alone and combined: time of a step, time of the first step, memory."""
+    rows, problems, begun = [], [], time.monotonic()
+    for words in ["textbook", "", "--fast"] if check.cpu else LADDER:
+        if time.monotonic() > begun + SPEED_SECONDS:
+            problems.append(f"{words}: no time was left")
             continue
         try:
-            times, first, peak, given_up = time_variant(check, name, words)
-        except Exception as error:  # the next variant may well work
-            problems.append(f"{name}: {type(error).__name__}: {error}")
-            continue
-        finally:
-            release_memory()
-        base = base or times["median"]
-        cells = [f"{times['median']:.2f}", f"{times['low']:.2f} to {times['high']:.2f}"]
-        cells += [
-            f"{base / times['median']:.1f} x",
-            f"{first:.0f}",
-            f"{peak:.2f}",
-            ", ".join(given_up) or "-",
-        ]
-        rows.append([name, *cells])
-    head = ["variant", "ms per step", "quartiles", "against textbook", "first step, s", "peak GB", "given up"]
-    check.table(head, rows)
+            rows.append([words or "float32", *time_row(check, words)])
+        except Exception as error:  # the next one may well work
+            problems.append(f"{words}: {type(error).__name__}: {error}")
+        release_memory()
+    check.say(markdown_table(["step", "ms per step (quartiles)", "first step, s", "peak GB", "graph"], rows))
     if problems:
         raise SystemExit("\n".join(problems))
 
 
-def time_variant(check: Check, name: str, words: str) -> tuple[dict, float, float, list[str]]:
-    """Spread of ms per step, seconds of the first step, peak memory in GB, and options that did not work."""
-    # a search for algorithms tries some with gigabytes of workspace
-    side = check.side(words, "plain" if name in TEXTBOOK else "fast", search="searched" in name)
-    batches = check.batches(2 if side.opt.crop_size > 256 else 8, side.opt.crop_size, side.opt.batch_size)
+def time_row(check: Check, words: str) -> list[str]:
+    """Spread of ms per step, seconds of the first, peak memory in GB, whether the step was captured."""
+    side = check.side(words.removeprefix("textbook"), "plain" if "textbook" in words else "fast")
+    step = stepper(check, side)
     if not check.cpu:
         torch.cuda.reset_peak_memory_stats()
-
-    def step(number: int) -> None:
-        side.step(batches[number % len(batches)])
-
-    first = seconds(lambda: step(0), check.device)
+    first = seconds(step, check.device)
     steps = min(check.steps, 10) if side.opt.crop_size > 256 else check.steps
-    times = back_to_back(step, 1 if check.cpu else 10, steps, check.device)
+    times = spread(back_to_back(step, check.warm_up, steps, check.device))
     peak = 0.0 if check.cpu else torch.cuda.max_memory_allocated() / 1e9
-    accelerator = side.model.accelerator
-    working = {"channels_last": accelerator.fused, "cuda_graph": accelerator.recordings}
-    given_up = [option for option, found in working.items() if getattr(side.opt, option) and not found]
-    return spread(times), first, peak, given_up + sorted(trials.failed)
+    captured = "yes" if side.model.accelerator.recordings else "no"
+    return [format_spread(times), f"{first:.0f}", f"{peak:.2f}", captured]
 
 
-def benchmark(check: Check) -> None:
-    """`scripts/benchmark.py`, both sides in turn."""
-    words = "--modes global,local --steps 20 --no_memory --fast".split()
-    check.say(run_python("scripts/benchmark.py", *(["--help"] if check.cpu else words)))
+def stepper(check: Check, side: Side) -> Callable[[], None]:
+    """A call that does a step of the side, on a few batches in turn."""
+    count = 2 if side.opt.crop_size > 256 else 8
+    batches = cycle(check.batches(count, side.opt.crop_size, side.opt.batch_size))
+    return lambda: side.step(next(batches))
 
 
 def kernels(check: Check) -> None:
-    """Which kernels take the time of a step, and how much of it is gaps between them."""
-    side, batches = check.side("--fast"), check.batches(4, check.size)
-
-    def step(number: int) -> None:
-        side.step(batches[number % len(batches)])
-
-    steps = 1 if check.cpu else 5
-    bare = 1e3 * statistics.median(back_to_back(step, 1 if check.cpu else 8, steps, check.device))
+    """Which kernels take the time of a step, as a table and as a trace."""
+    step, steps = stepper(check, check.side("--fast")), 5
+    times = spread(back_to_back(step, check.warm_up, steps, check.device))
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (not check.cpu)) as run:
-        seconds(lambda: [step(number) for number in range(steps)], check.device)
+        seconds(lambda: [step() for _ in range(steps)], check.device)
     run.export_chrome_trace(str(check.out / "trace.json.gz"))
-    spent = {}
-    for event in run.key_averages():
-        if not getattr(event, "is_user_annotation", False) and (
-            check.cpu or "CUDA" in str(event.device_type)
-        ):
-            total = event.self_cpu_time_total if check.cpu else event.self_device_time_total
-            spent[event.key] = (total / steps / 1e3, event.count / steps)
-    busy, launches = (sum(values) for values in zip(*spent.values(), strict=True))
-    gaps = max(0.0, 1 - busy / bare)
-    check.say(
-        f"{bare:.2f} ms per step; kernels {busy:.2f} ms in {launches:.0f} launches; gaps about {gaps:.0%}."
-    )
-    ranked = sorted(spent.items(), key=lambda item: -item[1][0])[:25]
-    rows = [[f"`{kernel[:90]}`", f"{ms:.3f}", f"{count:.0f}"] for kernel, (ms, count) in ranked]
-    check.table(["kernel", "ms per step", "calls"], rows)
+    order = "self_cpu_time_total" if check.cpu else "self_device_time_total"
+    table = run.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=80)
+    check.say(f"{format_spread(times)} ms per step without the profiler; {steps} steps with it:")
+    check.say(f"```\n{table}\n```")
 
 
-PARTS = {
-    "correctness": (agreement, resume, tests),
-    "speed": (environment, ladder, benchmark, kernels),
-}
+PARTS = {"correctness": (agreement, resume, tests), "speed": (environment, ladder, kernels)}
 
 
 def run_python(*words: str) -> str:
@@ -328,6 +264,13 @@ def run_python(*words: str) -> str:
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} ended with status {done.returncode}\n\n{said}")
     return said
+
+
+def release_memory() -> None:
+    """Return the memory of deleted models to the device, so that the next measurement starts without it."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def failures_of(check: Check, sections: tuple) -> Iterator[str]:
@@ -350,13 +293,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--part", choices=PARTS, required=True)
     parser.add_argument("--out", type=Path, default=Path("gpu_check"), help="folder of the report")
     parser.add_argument("--cpu", action="store_true", help="rehearse without a GPU, with tiny sizes")
-    parser.add_argument("--seconds", type=float, default=400, help="time for the part")
     options = parser.parse_args(argv)
     if not options.cpu and not torch.cuda.is_available():
         parser.error("no CUDA device was found; --cpu rehearses without one")
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    check = Check(out, options.part, options.cpu, options.seconds)
+    check = Check(out, options.part, options.cpu)
     failed = list(failures_of(check, PARTS[options.part]))
     check.say(f"Failed: {', '.join(failed)}." if failed else "All passed.")
     return int(bool(failed))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
@@ -21,16 +19,13 @@ PLAIN = {"precision": "fp32", "channels_last": False, "cuda_graph": False, "fast
 
 
 class Side:
-    """One way to run the step.
+    """One way to run the step: "plain", the textbook step without speed options, or "fast", that of `opt`.
 
-    Args:
-        name: "plain" for the textbook step, "fast" for the training step.
-        opt: options of train.py; the plain side takes none of the speed options.
-        search: whether the plain side lets cuDNN search for the fastest algorithms.
+    On CUDA the plain side has TF32 convolutions and cuDNN's search, as the released code sets them.
     """
 
-    def __init__(self, name: str, opt: Namespace, search: bool = True):
-        self.name, self.search = name, search
+    def __init__(self, name: str, opt: Namespace):
+        self.name = name
         self.opt = opt if name == "fast" else Namespace(**{**vars(opt), **PLAIN})
         torch.manual_seed(opt.seed)
         self.model = create_model(self.opt)
@@ -50,38 +45,35 @@ class Side:
     def _set_switches(self) -> None:
         """cuDNN's switches are global; the fast side sets its own in each step."""
         if self.name == "plain":
-            torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = True, self.search
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has finished all queued work."""
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
+            torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
     """Seconds that a call takes, with all the work that it queues on the device."""
-    synchronise(device)
+    _synchronise(device)
     start = time.perf_counter()
     call()
-    synchronise(device)
+    _synchronise(device)
     return time.perf_counter() - start
 
 
-def back_to_back(
-    step: Callable[[int], object], warm_up: int, steps: int, device: torch.device
-) -> list[float]:
+def _synchronise(device: torch.device) -> None:
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
+
+
+def back_to_back(step: Callable[[], object], warm_up: int, steps: int, device: torch.device) -> list[float]:
     """Seconds of each of `steps` calls after `warm_up` untimed ones; on CUDA without waiting between them."""
-    for number in range(warm_up):
-        step(number)
+    for _ in range(warm_up):
+        step()
     if device.type != "cuda":
-        return [seconds(lambda number=number: step(number), device) for number in range(steps)]
+        return [seconds(step, device) for _ in range(steps)]
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
     marks[0].record()
-    for number in range(steps):
-        step(number)
-        marks[number + 1].record()
-    synchronise(device)
+    for mark in marks[1:]:
+        step()
+        mark.record()
+    _synchronise(device)
     return [begin.elapsed_time(end) / 1e3 for begin, end in zip(marks[:-1], marks[1:], strict=True)]
 
 
@@ -102,24 +94,11 @@ def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> 
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
-def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: of tensors on CUDA, else of this process in main memory; 0 on Windows."""
+def peak_memory(device: torch.device) -> int | None:
+    """Peak memory in bytes: of tensors on CUDA, else of this process on Linux; None elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # getrusage would include the peak of the process that this one was forked from.
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
-        return 0
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def release_memory() -> None:
-    """Return the memory of deleted models to the device, so that the next measurement starts without it."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    status = Path("/proc/self/status")  # getrusage would include the peak of the parent process
+    lines = status.read_text().splitlines() if status.is_file() else []
+    peaks = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")]
+    return peaks[0] if peaks else None
