@@ -66,11 +66,15 @@ def load(opt: Namespace) -> Translator:
 def translate_test_set(opt: Namespace) -> int:
     """Translate the test images of --dataroot and make a page of them, with images of the target domain."""
     translator = load(opt)
-    fakes = {f"fake_B{ending}": styled for ending, styled in in_styles(translator, opt).items()}
+    fakes = variants(translator, opt)
     loader = create_loader(opt, translator.device)
-    sources = loader.dataset.stores["A"].paths
-    count = int(min(opt.num_test, len(sources)))
-    names = dict(zip(sources, output_names(sources), strict=True))
+    names = {
+        path: Path(folder, name)
+        for folder, paths in loader.dataset.sources.items()
+        for path, name in zip(paths, output_names(paths), strict=True)
+    }
+    sources = list(names)
+    count = len(sources) if opt.domains else int(min(opt.num_test, len(sources)))
     page = ResultPage(results_folder(opt, opt.epoch), opt)
     page.clear({names[path] for path in sources[:count]}, ["real_A", "attn_A", *fakes, "real_B"])
     began, done = time.perf_counter(), 0
@@ -81,7 +85,7 @@ def translate_test_set(opt: Namespace) -> int:
                 images = {"real_A": batch["A"]}
                 if (attention := translator.attention(batch["A"])) is not None:
                     images["attn_A"] = attention
-                images |= {label: styled.run(batch["A"]) for label, styled in fakes.items()}
+                images |= {label: variant.run(batch["A"]) for label, variant in fakes.items()}
                 if "B" in batch:
                     images["real_B"] = batch["B"]
                 page.add([names[path] for path in paths], images)
@@ -104,9 +108,11 @@ def translate_input(opt: Namespace) -> int:
     translator = load(opt)
     began = time.perf_counter()
     failures: dict[Path, str] = {}
-    for number, (ending, styled) in enumerate(in_styles(translator, opt).items()):
+    for number, (ending, variant) in enumerate(
+        zip(endings(opt), variants(translator, opt).values(), strict=True)
+    ):
         failures |= translate_files(
-            styled,
+            variant,
             [Job(source, with_ending(target, ending)) for source, target in jobs],
             batch_size=opt.batch_size,
             load_size=opt.load_size if "load_size" in opt.given else None,
@@ -116,31 +122,42 @@ def translate_input(opt: Namespace) -> int:
     for source, reason in failures.items():
         print(f"failed: {source}: {reason}", file=sys.stderr)
     done = len(jobs) - len(failures)
-    where = jobs[0].target if len(jobs) == 1 else os.path.commonpath([job.target.parent for job in jobs])
+    alone = len(jobs) == len(endings(opt)) == 1
+    where = jobs[0].target if alone else os.path.commonpath([job.target.parent for job in jobs])
     print(f"translated {done} of {len(jobs)} images ({done / seconds:.1f} per second): {where}")
     return 1 if failures else 0
 
 
-def in_styles(translator: Translator, opt: Namespace) -> dict[str, Translator]:
-    """The translator in each style that the options name, by the ending of its translations' names."""
-    if opt.style_image:
+def variants(translator: Translator, opt: Namespace) -> dict[str, Translator]:
+    """The translator in each style, or to each domain, that the options name, by the label of `labels`."""
+    if opt.domains:
+        made = [translator.with_domain(name) for name in opt.domain]
+    elif opt.style_image:
         pixels = read_photo(Path(opt.style_image), opt.crop_size).pixels
-        return {"": translator.with_style(Image.fromarray(pixels))}
-    if not translator.style_dim:
-        return {"": translator}
-    styles = translator.draw_styles(opt.num_styles, opt.style_seed)
-    return {
-        ending: translator.with_style(style) for ending, style in zip(style_endings(opt), styles, strict=True)
-    }
+        made = [translator.with_style(Image.fromarray(pixels))]
+    elif translator.style_dim:
+        made = [translator.with_style(s) for s in translator.draw_styles(opt.num_styles, opt.style_seed)]
+    else:
+        made = [translator]
+    return dict(zip(labels(opt), made, strict=True))
 
 
-def style_endings(opt: Namespace) -> list[str]:
-    """What the names of translations end in: "_style0" and so on where there are several styles."""
-    return [""] if opt.num_styles == 1 else [f"_style{number}" for number in range(opt.num_styles)]
+def labels(opt: Namespace) -> list[str]:
+    """What the results call the translations of an image: fake_B, fake_B_style0 ..., or to_cat, to_dog ..."""
+    if opt.domains:
+        return [f"to_{name}" for name in opt.domain]
+    return (
+        ["fake_B"] if opt.num_styles == 1 else [f"fake_B_style{number}" for number in range(opt.num_styles)]
+    )
+
+
+def endings(opt: Namespace) -> list[str]:
+    """What the names of translated photographs end in: _style0 or _to_cat, nothing where there is one."""
+    return [""] if len(labels(opt)) == 1 else [f"_{label.removeprefix('fake_B_')}" for label in labels(opt)]
 
 
 def with_ending(target: Path, ending: str) -> Path:
-    """The file of a translation in one of several styles."""
+    """The file of a translation in one of several styles, or to one of several domains."""
     return target.with_name(f"{target.stem}{ending}{target.suffix}")
 
 
@@ -171,7 +188,7 @@ def find_jobs(opt: Namespace) -> list[Job]:
             jobs = [Job(source, target / f"{source.stem}.png")]
     sources = {real(path) for path, _ in jobs}
     for path, target in jobs:
-        for written in (with_ending(target, ending) for ending in style_endings(opt)):
+        for written in (with_ending(target, ending) for ending in endings(opt)):
             if real(written) in sources:
                 found = f"the translation of {path} would be written over the input {written}"
                 raise UserError(f"{found}: give another --output")

@@ -133,6 +133,11 @@ class BaseDataset:
         return {domain: store.paths for domain, store in self.stores.items()}
 
     @property
+    def sources(self) -> dict[str, list[str]]:
+        """The images that are translated, in the order of their index, by the folder of their results."""
+        return {"": self.stores["A"].paths}
+
+    @property
     def in_memory(self) -> bool:
         """Whether (nearly) all images are cached, so that workers would not help."""
         return sum(store.cached for store in self.stores.values()) >= NEARLY_ALL * sum(self.sizes.values())
@@ -286,6 +291,10 @@ class DomainsDataset(BaseDataset):
 
     def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
         return {name: list_images(domain_folder(self.dataroot, phase, name), limit) for name in self.domains}
+
+    @property
+    def sources(self) -> dict[str, list[str]]:
+        return self.files
 
     def __len__(self) -> int:
         sizes = self.sizes.values()

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from util.arguments import as_text
+
 State = Mapping[str, Tensor]
 Architecture = dict[str, object]  # option -> value
 
@@ -18,6 +20,8 @@ Architecture = dict[str, object]  # option -> value
 KINDS = {
     "a generator of MUNIT": r"enc_content\.model\.\d+\.conv\.weight",
     "a discriminator of MUNIT": r"cnns\.\d+\.\d+\.conv\.weight",
+    "a generator of StarGAN": r"main\.\d+\.main\.0\.weight",
+    "a discriminator of StarGAN": r"conv2\.weight",
     "heads of features (netF)": r"(mlp|conv)_\d+\.0\.weight",
     "a U-Net generator": r"model\.model\.\d+\.weight",
     "a ResNet generator": r"model\.\d+\.conv_block\.\d+\.weight",
@@ -38,6 +42,7 @@ def architecture(state: State) -> Architecture:
     """The options that built the network of a state dict, as far as its weights show them; {} if unknown."""
     readers = {
         "a generator of MUNIT": _munit_generator,
+        "a generator of StarGAN": _stargan_generator,
         "a U-Net generator": _unet,
         "a ResNet generator": _resnet,
         "a PatchGAN discriminator": _patchgan,
@@ -67,7 +72,7 @@ def explain(state: State, own: State) -> str:
 
 
 def _flags(options: Architecture, names: list[str]) -> str:
-    return " ".join(f"--{name} {str(options.get(name)).lower()}" for name in names)
+    return " ".join(f"--{name} {as_text(options.get(name)) or 'none'}" for name in names)
 
 
 def _shortened(keys: list[str]) -> str:
@@ -89,6 +94,29 @@ def _resnet(state: State) -> Architecture:
         "no_dropout": f"model.{first}.conv_block.5.weight" in state,  # a Dropout moves this convolution to 6
         "no_antialias": first == 10,  # two BlurDownsamples move the first block to 12
         "no_antialias_up": after == last + 1,  # a BlurUpsample stands before the convolution
+        **_domains(state),
+    }
+
+
+def _domains(state: State) -> Architecture:
+    """Domains by their numbers: weights do not tell their names."""
+    if "domains.weight" not in state:
+        return {}
+    count, dim = state["domains.weight"].shape
+    return {"domains": [str(number) for number in range(count)], "domain_dim": dim}
+
+
+def _stargan_generator(state: State) -> Architecture:
+    blocks = _numbers(state, r"main\.(\d+)\.main\.0\.weight")
+    convolutions = _convolutions(state, "main")
+    first, last = convolutions[0], convolutions[max(convolutions)]
+    channels = last.shape[0]  # of its images; the first convolution takes a channel for each domain too
+    return {
+        "ngf": first.shape[0],
+        "input_nc": channels,
+        "output_nc": channels,
+        "g_repeat_num": len(blocks),
+        "domains": [str(number) for number in range(first.shape[1] - channels)],
     }
 
 
@@ -144,10 +172,10 @@ def _numbers(state: State, pattern: str) -> list[int]:
     return sorted({int(match[1]) for key in state if (match := re.fullmatch(pattern, key))})
 
 
-def _convolutions(state: State) -> dict[int, Tensor]:
+def _convolutions(state: State, modules: str = "model") -> dict[int, Tensor]:
     """The kernels in the network's list of modules, by module number."""
-    numbers = _numbers(state, r"model\.(\d+)\.weight")
-    kernels = {number: state[f"model.{number}.weight"] for number in numbers}
+    numbers = _numbers(state, rf"{modules}\.(\d+)\.weight")
+    kernels = {number: state[f"{modules}.{number}.weight"] for number in numbers}
     return {number: kernel for number, kernel in kernels.items() if kernel.ndim == 4}
 
 

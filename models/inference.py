@@ -11,6 +11,11 @@ A model with styles (MUNIT) also takes the style of a translation: a seed, an im
     translate(image, style=3)
     translate(image, style=Image.open("another_zebra.jpg"))
 
+One with many domains takes the name of the target:
+
+    translate.domains  # ("cat", "dog", "wild")
+    translate(image, domain="dog")
+
 test.py translates with the same `Translator`.
 """
 
@@ -28,7 +33,8 @@ from data.transforms import LATE_RESIZE
 from models import MODELS, create_model, option_rows, require_model
 from models.architecture import architecture, kind
 from models.attention.fusion import GuidedTranslator
-from models.build import build_generator, size_multiple
+from models.build import build_generator, conditional_generator, size_multiple
+from models.domain_networks import StarGANGenerator
 from models.munit_model import munit_generator
 from models.munit_networks import StyledTranslator
 from models.translator import Translator
@@ -182,6 +188,7 @@ def translator_of_run(opt: Namespace, device: torch.device | None = None) -> Tra
         precision=opt.precision,
         channels_last=opt.channels_last,
         translate_size=opt.translate_size,
+        domains=getattr(opt, "domains", ()),
     )
 
 
@@ -198,16 +205,22 @@ def _of_weights(path: Path, device: torch.device) -> Translator:
                 f"{path} translates with the other domain's generator too: there is no {missing[0]}"
             )
         return _munit(files, "BtoA" if network == "gen_a" else "AtoB", device)
-    if "netG" not in found:
+    if not {"netG", "g_repeat_num"} & found.keys():
         raise UserError(f"{path} holds {kind(state)}, not a generator: give a ..._net_G.pth")
-    opt = Namespace(**{"no_dropout": True, **found}, init_type="xavier", init_gain=0.02)
+    opt = Namespace(**{"no_dropout": True, "domains": [], **found}, init_type="xavier", init_gain=0.02)
     # alpha shows in the weights; another fusion is known from a run's options only
     guided = {"fusion": "alpha", "stage": "F0"} if "attention_fusion" in found else {}
-    net = build_generator(opt, **guided)
+    if "netG" not in found:
+        net = StarGANGenerator(opt.input_nc, opt.output_nc, len(opt.domains), opt.ngf, opt.g_repeat_num)
+    elif opt.domains:
+        net = conditional_generator(opt, len(opt.domains))
+    else:
+        net = build_generator(opt, **guided)
     load_weights(net, path)
     net = GuidedTranslator(net) if guided else net
     net.to(device).eval().requires_grad_(False)
-    return Translator(net, device, multiple=size_multiple(opt.netG), input_nc=opt.input_nc)
+    multiple = size_multiple(found.get("netG", ""))
+    return Translator(net, device, multiple=multiple, input_nc=opt.input_nc, domains=opt.domains)
 
 
 def _munit(files: dict[str, tuple[Path, str | None]], direction: str, device: torch.device) -> Translator:

@@ -37,6 +37,7 @@ class ManyDomains(BaseModel):
 
     defaults = {"dataset_mode": "multi"}
     lacking = ("direction",)
+    translation_options = ("domains",)
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -60,6 +61,13 @@ class ManyDomains(BaseModel):
         """The target of each of images (B or 2B, C, H, W): that of the batch, of A and of B alike."""
         domains = self.batch["B_domain"]
         return domains.repeat(len(images) // len(domains))
+
+    @torch.inference_mode()
+    def translate(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] translated to the domains in turn: float32."""
+        targets = torch.arange(len(images), device=self.device) % len(self.opt.domains)
+        with self.autocast():
+            return self.translator()(self.place(images), targets).float()
 
     @torch.no_grad()
     def pictures(self) -> dict[str, np.ndarray]:

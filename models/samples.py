@@ -25,11 +25,18 @@ class Samples:
         self.model = model
         self.multiple = model.size_limits(opt)[0]
         self.images: list[Tensor] = []  # (1, C, H, W) each
+        self.targets: list[Tensor] = []  # (1,) each, in a set of many domains: another one than the image's
+        domains = getattr(opt, "domains", [])
         for phase in ("test", opt.phase):
             settings = {"isTrain": False, "phase": phase, "batch_size": 1, "num_threads": 0}
+            if domains:
+                settings["max_dataset_size"] = max(1, COUNT // len(domains))  # of each
             try:
                 batches = create_loader(Namespace(**{**vars(opt), **settings}), "cpu").epoch(1)
-                self.images = [self._middle(batch["A"]) for batch in itertools.islice(batches, COUNT)]
+                for batch in itertools.islice(batches, COUNT):
+                    self.images.append(self._middle(batch["A"]))
+                    if "A_domain" in batch:
+                        self.targets.append((batch["A_domain"] + 1) % len(domains))
                 break
             except UserError:  # there are no such images
                 continue
@@ -55,11 +62,11 @@ class Samples:
         return {name: image_grid([to_uint8(i) for i in many], COUNT) for name, many in images.items()}
 
     def _condition(self, net: nn.Module, number: int) -> list[Tensor]:
-        """What the network takes besides an image: always the same style, or the domains in turn."""
+        """What the network takes besides an image: always the same style, or the image's target."""
         if self.model.styled:
             condition = torch.randn(1, net.style_dim, generator=torch.Generator().manual_seed(0))
-        elif domains := getattr(self.model.opt, "domains", None):
-            condition = torch.tensor([(number + 1) % len(domains)])
+        elif self.targets:
+            condition = self.targets[number]
         else:
             return []
         return [condition.to(self.model.device)]

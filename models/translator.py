@@ -33,11 +33,18 @@ class Translator:
     Args:
         net: maps (B, input_nc, H, W) to (B, output_nc, H, W) in [-1, 1], on `device`, if H and W are
             multiples of `multiple`. A `StyledTranslator` takes styles too; the first one of seed 0, unless
-            `with_style` sets another.
+            `with_style` sets another. With `domains` it takes the number of the target domain, which
+            `with_domain` sets.
         multiple: 4 for a ResNet generator.
         input_nc: 3, or 1 for grey input.
         precision: "bf16" computes convolutions in bfloat16; else what the backend does in float32.
         translate_size: the shorter side of the images that it translates best, in pixels; None: any.
+        domains: the names of the domains it translates to, in the order of their numbers; of a network with
+            one target none.
+
+    Attributes:
+        variant: what the network takes besides images, the same for each: a style (style_dim,), or a
+            domain's number (); None: nothing, or no domain yet.
     """
 
     def __init__(
@@ -50,19 +57,24 @@ class Translator:
         precision: str = "fp32",
         channels_last: bool = False,
         translate_size: int | None = None,
+        domains: Sequence[str] = (),
     ):
         self.net, self.device, self.multiple, self.input_nc = net, device, multiple, input_nc
-        self.translate_size = translate_size
+        self.translate_size, self.domains = translate_size, tuple(domains)
         kernel = next((p for p in net.parameters() if p.ndim == 4), torch.zeros(1))
         self._channels = len(kernel)  # of the largest feature maps
         self.smallest = max(MIN_SIDE, getattr(net, "smallest_side", 0))
         self._bf16 = precision == "bf16"
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.style_dim = net.style_dim if isinstance(net, StyledTranslator) else 0
-        self.style = self.draw_styles(1, seed=0)[0] if self.style_dim else None  # (style_dim,)
+        self.variant = self.draw_styles(1, seed=0)[0] if self.style_dim else None
 
     def __call__(
-        self, image: Image.Image, style: Style | None = None, load_size: int | None = None
+        self,
+        image: Image.Image,
+        style: Style | None = None,
+        load_size: int | None = None,
+        domain: str | None = None,
     ) -> Image.Image:
         """Translate a Pillow image of any mode and size.
 
@@ -72,9 +84,11 @@ class Translator:
             style: see `with_style`; None: the translator's own.
             load_size: scale the shorter side to this many pixels first; 0: translate the image as it is.
                 None: a larger image than `translate_size` is translated at that size, and scaled back.
+            domain: the target, of `domains`; None: the translator's own.
         """
         photo = to_photo(image, load_size, self.translate_size)
         translator = self if style is None else self.with_style(style)
+        translator = translator if domain is None else translator.with_domain(domain)
         return finished(translator.translate([photo.pixels]).numpy()[0], photo)
 
     def with_style(self, style: Style) -> Translator:
@@ -98,7 +112,16 @@ class Translator:
             wanted = f"{self.style_dim} finite numbers, a seed or an image"
             raise ValueError(f"a style of this network is {wanted}, not {style.tolist()}")
         translator = copy.copy(self)
-        translator.style = style
+        translator.variant = style
+        return translator
+
+    def with_domain(self, domain: str) -> Translator:
+        """A translator to one of `domains`, with the same network. ValueError for another one."""
+        if domain not in self.domains:
+            there = f"its domains are {', '.join(self.domains)}" if self.domains else "it has no domains"
+            raise ValueError(f"this network does not translate to {domain!r}: {there}")
+        translator = copy.copy(self)
+        translator.variant = torch.tensor(self.domains.index(domain), device=self.device)
         return translator
 
     def draw_styles(self, count: int, seed: int = 0) -> Tensor:
@@ -133,11 +156,13 @@ class Translator:
         """Translate (B, input_nc, H, W) in [-1, 1], any H and W, to (B, output_nc, H, W) float32.
 
         Sides that the network cannot take are extended by reflection, and the result is cropped to the size.
-        Raises `MemoryError` where the CPU has not enough.
+        Raises `MemoryError` where the CPU has not enough, `ValueError` where the target is not said.
         """
+        if self.domains and self.variant is None:
+            raise ValueError(f"this network translates to {', '.join(self.domains)}: say which, as domain")
         self._require_memory(*images.shape)
-        styles = [] if self.style is None else [self.style.expand(len(images), -1)]
-        return self._apply(lambda extended: self.net(extended, *styles), images)
+        variant = [] if self.variant is None else [self.variant.expand(len(images), *self.variant.shape)]
+        return self._apply(lambda extended: self.net(extended, *variant), images)
 
     def _require_memory(self, count: int, _: int, height: int, width: int) -> None:
         if self.device.type != "cpu":  # where torch raises an error by itself

@@ -100,10 +100,10 @@ def misfit(net: nn.Module, state: dict[str, Tensor]) -> str | None:
 def _completed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict as this version would have saved it, in the network's order.
 
-    Older versions of torch kept statistics of instance norms that nothing used, and no counters of batch
-    norms; blur filters are constants, which a file may lack.
+    Older versions of torch kept statistics of instance norms that nothing used, as StarGAN's release does,
+    and no counters of batch norms; blur filters are constants, which a file may lack.
     """
-    kept = {key: value for key, value in state.items() if key in own or not _is_unused(key, state)}
+    kept = {key: value for key, value in state.items() if key in own or not _is_unused(key, state, own)}
     for key, value in own.items():
         if key.endswith((".filt", ".num_batches_tracked")):
             kept.setdefault(key, value)
@@ -112,10 +112,11 @@ def _completed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Te
     return {key: kept.pop(key) for key in own if key in kept} | kept
 
 
-def _is_unused(key: str, state: dict[str, Tensor]) -> bool:
-    """Whether a tensor is a statistic of an instance norm: of a norm without weights."""
+def _is_unused(key: str, state: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
+    """Whether a tensor is a statistic of an instance norm: of one without weights, or with weights here."""
     module, _, last = key.rpartition(".")
-    return last in ("running_mean", "running_var", "num_batches_tracked") and f"{module}.weight" not in state
+    is_statistic = last in ("running_mean", "running_var", "num_batches_tracked")
+    return is_statistic and (f"{module}.weight" not in state or f"{module}.weight" in own)
 
 
 def save_weights(net: nn.Module, path: str | Path, dtype: torch.dtype = torch.float32) -> None:

@@ -11,7 +11,7 @@ from models.architecture import architecture
 from models.inference import final_load_size, translate_size
 from models.weights import PRETRAINED, ROOT, bare_generator, pretrained_names, weights_file
 from options.base_options import BaseOptions
-from util.arguments import count_or_inf, integer
+from util.arguments import as_text, count_or_inf, integer
 from util.errors import UserError
 from util.run.saved_options import read_saved_options, saved_options
 from util.weight_files import read_tensors
@@ -27,6 +27,11 @@ MOST_STYLES = 10_000
 OF_A_RUN = {"name", "suffix", "checkpoints_dir", "epoch"}  # options that say where a run's weights are
 
 SINGLE = "test"  # CycleGAN's name for --dataset_mode single with whatever generator the run has
+
+
+def name_list(text: str) -> list[str]:
+    """Comma-separated names, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 class TestOptions(BaseOptions):
@@ -54,6 +59,8 @@ class TestOptions(BaseOptions):
         )
         add("--style_seed", 0, "seed of the styles", type=integer(0))
         add("--style_image", None, "image of the target domain whose style is used")
+        group("domains, of a model that has many (qs_multi, cut_multi, stargan)")
+        add("--domain", [], "translate to these of its domains", type=name_list, shown="all")
         group("any photographs")
         add(
             "--input",
@@ -103,6 +110,7 @@ class TestOptions(BaseOptions):
         opt.trained_direction = self.trained_direction
         self.check_size(opt)
         self.check_styles(opt)
+        self.check_domains(opt)
         if opt.output and not opt.input:
             self.parser.error("--output says where the images of --input go: give --input too")
 
@@ -128,6 +136,25 @@ class TestOptions(BaseOptions):
                 "leave one of them out"
             )
 
+    def check_domains(self, opt: Namespace) -> None:
+        """The targets, all domains by default. UserError for what cannot be one."""
+        if "domains" not in MODELS[opt.model].translation_options:
+            if given := sorted({"domain", "domains"} & set(opt.given)):
+                raise UserError(f"--{given[0]} has no effect with --model {opt.model}: leave it out")
+            opt.domains = []
+            return
+        if "direction" in opt.given:
+            raise UserError(f"--model {opt.model} has domains, no direction: say the target with --domain")
+        own = self.of_the_run.get("domains", opt.domains)
+        if own not in (opt.domains, [str(number) for number in range(len(opt.domains))]):
+            raise UserError(f"--domains of {opt.name} are {as_text(own)}: leave them out")
+        if unknown := [name for name in opt.domain if name not in opt.domains]:
+            raise UserError(
+                f"--domain {unknown[0]} is none of {opt.name}: give some of {', '.join(opt.domains)}"
+            )
+        opt.domain = opt.domain or opt.domains
+        opt.max_dataset_size = min(opt.max_dataset_size, opt.num_test)  # of each domain
+
 
 def _options_of_weights(folder: Path, options: dict[str, object]) -> dict[str, object]:
     """The generator's options that the weights of a folder without saved options imply (CycleGAN's, say)."""
@@ -136,7 +163,11 @@ def _options_of_weights(folder: Path, options: dict[str, object]) -> dict[str, o
     found = architecture(read_tensors(path)) if path.is_file() else {}
     if "style_dim" in found:
         return {**found, "model": "munit", "direction": "AtoB"}
+    if "g_repeat_num" in found:
+        return {**found, "model": "stargan"}
     if "netG" not in found:
         return {}
+    if "domains" in found:
+        return {**found, "model": "qs_multi"}
     two_sided = {"model": "cycle_gan", "direction": "AtoB"} if network != "G" else {}
     return {**found, **two_sided}

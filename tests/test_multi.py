@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 
 import numpy as np
 import pytest
@@ -10,13 +11,20 @@ import torch
 from golden import DATA, under
 from PIL import Image
 from textbook import run_steps
+from trained_run import picture
 
+import test as translation
 from data.folders import find_domains
 from models import create_model, gan_loss
 from models.domain_networks import StarGANDiscriminator, StarGANGenerator
 from models.generator import ResnetGenerator
+from models.inference import load_generator
+from models.weights import save_tensors, save_weights, weights_file
 from options.train_options import TrainOptions
 from util.errors import UserError
+from util.image_files import open_rgb
+from util.run.saved_options import write_options
+from util.weight_files import read_tensors
 
 TINY = "--gpu_ids -1 --ngf 4 --ndf 4 --netG resnet_4blocks --nce_layers 0,4,8,12 --netF_nc 8 --num_patches 8"
 
@@ -235,3 +243,133 @@ def test_what_cannot_be_is_refused(dataroot, tmp_path):
         assert told in str(caught.value) or isinstance(caught.value, SystemExit)
     with pytest.raises(UserError, match="at least two domains"):
         find_domains(tmp_path, "train")
+
+
+# ---- translating ----
+
+SMALL = "--gpu_ids -1 --ngf 4 --ndf 4 --load_size 32 --crop_size 32"
+RUNS = {
+    "qs_multi": "--netG resnet_4blocks --netF_nc 8 --num_patches 8 --nce_layers 0,4,8,12",
+    "stargan": "--g_repeat_num 1 --d_repeat_num 3",
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Untrained runs of `RUNS`, in a folder of runs."""
+    root, options = tmp_path_factory.mktemp("checkpoints"), TrainOptions()
+    for name, words in RUNS.items():
+        words = f"--model {name} --domains A,B,C {SMALL} {words} --name {name} --checkpoints_dir {root}"
+        opt = options.parse(words.split())
+        write_options(root / name, opt, options.parser.defaults)
+        opt.init_gain = 0.5
+        torch.manual_seed(0)
+        net = create_model(opt).networks["G"]
+        for key, parameter in net.named_parameters():
+            if name == "stargan" and key != "main.0.weight":
+                parameter.data *= 2  # strong enough to tell the domains apart
+        save_weights(net, weights_file(root / name, "latest", "G"))
+    return root
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_translator_needs_a_domain(runs, tmp_path, name):
+    translate, image = load_generator(name, runs, device="cpu"), picture((24, 32))
+    assert translate.domains == ("A", "B", "C")
+    found = np.stack([translate(image, domain=domain) for domain in "ABC"])
+    assert len({one.tobytes() for one in found}) == 3
+    assert np.array_equal(translate.with_domain("B")(image), found[1])
+    with pytest.raises(ValueError, match="A, B, C"):
+        translate(image)
+    with pytest.raises(ValueError, match="to 'D': its domains are A, B, C"):
+        translate.with_domain("D")
+    # without options the domains are numbers
+    bare = tmp_path / "200000-G.pth"
+    shutil.copy(runs / name / "latest_net_G.pth", bare)
+    bare = load_generator(bare, device="cpu")
+    assert bare.domains == ("0", "1", "2") and np.array_equal(bare(image, domain="2"), found[2])
+
+
+def test_statistics_that_stargan_saved_are_dropped(runs, tmp_path):
+    state = read_tensors(runs / "stargan" / "latest_net_G.pth")
+    for key in [key for key in state if key.endswith("bias")]:
+        for last in ("running_mean", "running_var"):
+            state[key.replace("bias", last)] = torch.rand(state[key].shape)
+        state[key.replace("bias", "num_batches_tracked")] = torch.tensor(7)
+    save_tensors(state, tmp_path / "200000-G.pth")
+    found, expected = (
+        load_generator(path, runs, device="cpu")(picture(), domain=name)
+        for path, name in ((tmp_path / "200000-G.pth", "1"), ("stargan", "B"))
+    )
+    assert np.array_equal(found, expected)
+
+
+@pytest.fixture
+def command(runs, dataroot, tmp_path):
+    """Run test.py on one of `RUNS` with more words; returns its exit status."""
+    base = f"--gpu_ids -1 --num_threads 0 --checkpoints_dir {runs} --dataroot {dataroot}"
+    base += f" --results_dir {tmp_path / 'results'}"
+    return lambda name, *words: translation.main([*base.split(), "--name", name, *map(str, words)])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_each_image_has_a_row_and_each_domain_a_column(command, runs, dataroot, tmp_path, name):
+    assert command(name, "--batch_size", "3") == 0  # batches of mixed domains
+    results = tmp_path / "results" / name / "test_latest"
+    translate = load_generator(name, runs, device="cpu")
+    for image in ("A/A0", "B/B4", "C/C1"):
+        source = open_rgb(results / "images" / "real_A" / f"{image}.png")
+        for domain in "ABC":
+            found = np.asarray(open_rgb(results / "images" / f"to_{domain}" / f"{image}.png"))
+            difference = found.astype(int) - np.asarray(translate(source, domain=domain))
+            assert np.abs(difference).max() <= 1
+    assert len(list(results.glob("images/*/*/*.png"))) == 4 * (3 + 5 + 2)
+    page = (results / "index.html").read_text()
+    assert page.index('src="./images/to_A/B/B4.png"') < page.index('src="./images/to_C/B/B4.png"')
+    assert "A, B, C" in page
+
+    assert command(name, "--domain", "C,A", "--num_test", "1") == 0
+    files = sorted(path.relative_to(results / "images").as_posix() for path in results.glob("images/*/*/*"))
+    assert files == [f"{label}/{d}/{d}0.png" for label in ("real_A", "to_A", "to_C") for d in "ABC"]
+
+
+def test_a_photograph_to_every_domain_or_to_one(command, tmp_path, capsys):
+    picture((40, 30)).save(tmp_path / "photo.jpg")
+    out = tmp_path / "out"
+    assert command("qs_multi", "--input", tmp_path / "photo.jpg", "--output", out) == 0
+    names = [f"photo_to_{domain}.png" for domain in "ABC"]
+    assert sorted(path.name for path in out.iterdir()) == names and f": {out}\n" in capsys.readouterr().out
+    one = tmp_path / "one.png"
+    assert command("qs_multi", "--input", tmp_path / "photo.jpg", "--domain", "B", "--output", one) == 0
+    assert np.array_equal(open_rgb(one), open_rgb(out / "photo_to_B.png"))
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ("--domain D", "--domain D is none of qs_multi: give some of A, B, C"),
+        ("--direction BtoA", "say the target with --domain"),
+        ("--domains A,B", "--domains of qs_multi are A,B,C"),
+        ("--num_styles 2", "has no styles"),
+    ],
+)
+def test_wrong_calls_of_test_py(command, capsys, words, told):
+    with pytest.raises(SystemExit) as caught:
+        command("qs_multi", *words.split())
+    assert caught.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_a_domain_is_refused_without_domains(capsys):
+    with pytest.raises(SystemExit):
+        translation.main(["--pretrained", "horse2zebra_global", "--domain", "dog"])
+    assert "--domain has no effect with --model qs" in capsys.readouterr().err
+
+
+def test_weights_without_options_take_names_of_domains(command, runs, dataroot, tmp_path):
+    """As StarGAN's release saves them: --domains tells what its numbers mean."""
+    bare = runs / "bare"
+    bare.mkdir(exist_ok=True)
+    shutil.copy(runs / "stargan" / "latest_net_G.pth", bare)
+    assert command("bare", "--domains", "A,B,C", "--domain", "B", "--load_size", "32") == 0
+    found = list((tmp_path / "results" / "bare").rglob("to_B/C/*.png"))
+    assert len(found) == 2

@@ -142,7 +142,7 @@ def test_the_style_of_an_image(command, translate, dataset, tmp_path):
     pixels = pixels[:, :, :, [*range(35), 33]]  # to a multiple of 4, by reflection
     with torch.no_grad():
         style = translate.net.target.encode(pixels)[1].flatten()
-    torch.testing.assert_close(translate.with_style(scaled).style, style, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(translate.with_style(scaled).variant, style, rtol=1e-4, atol=1e-5)
 
 
 def test_photographs_in_several_styles(command, translate, tmp_path, capsys):

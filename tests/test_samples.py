@@ -28,7 +28,7 @@ WORDS = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("set")
-    for folder, count in {"trainA": 2, "trainB": 2, "testA": 5, "testB": 1}.items():
+    for folder, count in {"trainA": 2, "trainB": 2, "testA": 5, "testB": 2}.items():
         for number in range(count):
             draw(root / folder / f"{number}.png", size=(36, 34), seed=number)
     return root

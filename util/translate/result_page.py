@@ -68,12 +68,15 @@ class ResultPage:
         """Write the page. `count`: how many images of how many."""
         opt = self.opt
         page = Page(self.folder, f"{opt.name}: {opt.phase}, epoch {opt.epoch}")
-        page.add_facts({"images": count, "from": f"{opt.dataroot} ({opt.direction})"})
+        page.add_facts(
+            {"images": count, "from": f"{opt.dataroot} ({', '.join(opt.domains) or opt.direction})"}
+        )
         page.add_jump_list([name.with_suffix("").as_posix() for name, _ in self.rows])
         for name, labels in self.rows:
             files = [f"images/{label}/{name.as_posix()}" for label in labels]
-            translation = next(label for label in labels if label.startswith("fake_B"))
-            page.add_images(name.with_suffix("").as_posix(), files, labels, compare=translation)
+            page.add_images(
+                name.with_suffix("").as_posix(), files, labels, compare=_translation(name, labels)
+            )
         page.save()
 
     def _collect(self, keep: int) -> None:
@@ -84,6 +87,13 @@ class ResultPage:
             except OSError as error:
                 found = f"a result cannot be written ({error})"
                 raise UserError(f"{found}: make room, or give another --results_dir") from None
+
+
+def _translation(name: Path, labels: list[str]) -> str:
+    """The label to compare with the source: the first translation, to another domain than the image's own."""
+    translations = [label for label in labels if label.startswith(("fake_B", "to_"))]
+    others = (label for label in translations if label != f"to_{name.parts[0]}")
+    return next(others, translations[0])
 
 
 def _recorded(record: Path) -> list[str]:
