@@ -1,5 +1,4 @@
-"""Images from disk to device. `create_loader` builds all of it from the options; nothing else here reads
-them.
+"""Images from disk to device. `create_loader` builds all of it from the options.
 
 transforms  the preprocess modes: a resize that can be cached, and a window drawn for each sample
 images      the files of one folder, decoded, resized and cached
@@ -33,13 +32,14 @@ DATASETS: dict[str, type[BaseDataset]] = {
 
 def create_dataset(opt: Namespace) -> BaseDataset:
     """The data set of the options. Raises `UserError` if it is missing, empty or impossible."""
+    crops_end = opt.isTrain and not (opt.crop_late or opt.n_iterations or opt.n_iterations_decay)
     preprocess = Preprocess(
         mode=opt.preprocess,
         load_size=opt.load_size,
         crop_size=opt.crop_size,
         flip=not opt.no_flip,
         training=opt.isTrain,
-        n_epochs=_last_epoch_of_crops(opt) if opt.isTrain else None,
+        n_epochs=opt.n_epochs if crops_end else None,
         whole=getattr(opt, "whole", False),  # test.py alone says it
     )
     many = {"domains": opt.domains, "own_domain": opt.own_domain} if opt.dataset_mode == "multi" else {}
@@ -60,11 +60,6 @@ def create_dataset(opt: Namespace) -> BaseDataset:
         if store.grey:
             say(f"note: domain {domain}: {describe_grey_range(store.grey)}", file=sys.stderr)
     return dataset
-
-
-def _last_epoch_of_crops(opt: Namespace) -> int | None:
-    """The epoch after which images are resized to crop_size; None: a training in iterations has none."""
-    return None if opt.crop_late or opt.n_iterations or opt.n_iterations_decay else opt.n_epochs
 
 
 def create_loader(

@@ -60,25 +60,16 @@ ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 def to_input(pixels: Tensor, mirrored: Tensor | None = None, channels: int = 3) -> Tensor:
-    """Pixels as the networks take them.
+    """Pixels (B, H, W, 3) uint8 as the networks take them, (B, channels, H, W) float32 in [-1, 1].
 
-    Args:
-        pixels: (B, H, W, 3) uint8, on any device.
-        mirrored: (B,) bool on the same device: which images to mirror left to right.
-        channels: 3, or 1 for luminance.
-
-    Returns:
-        (B, channels, H, W) float32 in [-1, 1], contiguous.
+    mirrored: (B,) bool, which images to mirror left to right. channels: 3, or 1 for luminance.
     """
-    assert channels in (1, 3), channels
     if mirrored is not None:
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
     images = pixels.permute(0, 3, 1, 2).float().contiguous()  # (B, 3, H, W)
     if channels == 1:
-        red, green, blue = (
-            weight * colour for weight, colour in zip(LUMINANCE, images.split(1, 1), strict=True)
-        )
-        images = red + green + blue  # (B, 1, H, W)
+        red, green, blue = images.split(1, 1)
+        images = LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue  # (B, 1, H, W)
     return images.mul_(1 / 127.5).sub_(1).clamp_(-1, 1)
 
 

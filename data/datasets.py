@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import random
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from data.folders import domain_folder, domain_folders, paired_folder
-from data.images import ImageStore, Resize
+from data.folders import domain_folder, domain_folders
+from data.images import ImageStore
 from data.transforms import Preprocess
 from util.errors import UserError
 from util.image_files import ImageError, grey_range, list_images
@@ -30,40 +28,30 @@ class SampleKey(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a sample shows of one image.
+    """What a sample shows of one image."""
 
-    pixels: (h, w, 3) uint8, not mirrored yet. part: top, left, height and width as fractions of the image,
-    and 1 if mirrored. replaced: the errors of files in whose place this one came. domain: its number, in a
-    set of many domains.
-    """
-
-    pixels: np.ndarray
-    mirrored: bool
-    part: tuple[float, float, float, float, float]
+    pixels: np.ndarray  # (h, w, 3) uint8, not mirrored yet
+    part: tuple[float, ...]  # top, left, height and width as fractions of the image, and 1 if mirrored
     path: str
-    replaced: tuple[ImageError, ...] = ()
-    domain: int | None = None
+    replaced: tuple[ImageError, ...] = ()  # the errors of files in whose place this one came
+    domain: int | None = None  # its number, in a set of many domains
 
 
 class BaseDataset:
     """Samples by `SampleKey`: the views by domain, "A" (source) and "B" (target).
 
     Random numbers come from a generator seeded by (seed, epoch, position), so a sample does not depend on the
-    worker that makes it or on earlier samples. A subclass defines `find_images`, `__len__` (images per epoch)
-    and `make`.
+    worker that makes it or on earlier samples. A subclass defines `find_images`, `make` and, unless it is the
+    number of images of A, `__len__` (images per epoch).
 
     Args:
-        dataroot: the data set's folder.
-        phase: "train", "test", ...: the beginning of the names of its folders.
-        preprocess: how images become inputs.
-        seed: of everything that is drawn.
+        phase: "train", "test", ...: the beginning of the names of the folders in `dataroot`.
         direction: "AtoB", or "BtoA" to exchange the domains, so that "A" of a sample is always the source.
         serial_batches: B is taken by index, not drawn.
         max_dataset_size: use only the first so many images of a folder.
         on_bad_image: "stop" raises the `ImageError` of an image that cannot be used. "skip" takes another
-            image in training, drawn from the sample's generator (each time, so that the draw is the same
-            whether or not the file was known to be bad); at test the error is raised and the loader leaves
-            the sample out.
+            image in training, drawn from the sample's generator; at test the error is raised, and the loader
+            leaves the sample out.
         cache_gb: gigabytes for decoded images.
         grey: black and white of grey images of more than 8 bits; None: each folder's `grey_range`.
     """
@@ -86,41 +74,29 @@ class BaseDataset:
     ) -> None:
         self.dataroot, self.preprocess, self.seed = Path(dataroot), preprocess, seed
         self.direction, self.on_bad_image = direction, on_bad_image
-        self.cache_gb, self.grey = cache_gb, grey
         self.in_order = serial_batches or not preprocess.training
-        self.stores = self.open_stores(self.find_images(phase, max_dataset_size))
+        files = self.find_images(phase, max_dataset_size)
+        share = cache_gb / sum(map(len, files.values()))  # gigabytes per image
+        self.stores = {
+            domain: ImageStore(
+                paths, preprocess, share * len(paths), self.columns, grey=grey or grey_range(paths)
+            )
+            for domain, paths in files.items()
+        }
 
     def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
         """The files of each domain, at most `limit` per folder."""
-        raise NotImplementedError
-
-    def __len__(self) -> int:
         raise NotImplementedError
 
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
         """The views of a sample."""
         raise NotImplementedError
 
+    def __len__(self) -> int:
+        return self.sizes["A"]
+
     def __getitem__(self, key: SampleKey) -> dict[str, View]:
         return self.make(key, random.Random(f"sample {self.seed} {key.epoch} {key.position}"))
-
-    @property
-    def resize(self) -> Resize:
-        return self.preprocess.resize
-
-    def open_stores(self, files: dict[str, list[Path]]) -> dict[str, ImageStore]:
-        share = self.cache_gb / sum(map(len, files.values()))  # gigabytes per image
-        return {
-            domain: ImageStore(
-                paths,
-                self.preprocess,
-                self.resize,
-                share * len(paths),
-                columns=self.columns,
-                grey=self.grey or grey_range(paths),
-            )
-            for domain, paths in files.items()
-        }
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -182,12 +158,11 @@ class BaseDataset:
         (rows, columns), (top, left, mirrored) = pixels.shape[:2], window
         height, width = self.preprocess.input_size(rows, columns)
         part = (top / rows, left / columns, height / rows, width / columns, float(mirrored))
-        return View(pixels[top : top + height, left : left + width], mirrored, part, *about)
+        return View(pixels[top : top + height, left : left + width], part, *about)
 
 
 class UnalignedDataset(BaseDataset):
-    """A by index, B at random (by index with serial_batches and at test), each with its own crop and
-    mirroring.
+    """A by index, B at random, each with its own crop and mirroring.
 
     A training epoch is as long as the larger folder; a smaller A starts over. At test it is every image of A
     once; B is for comparison, and may be missing.
@@ -221,19 +196,12 @@ class AlignedDataset(BaseDataset):
 
     columns = 2
 
-    @property
-    def resize(self) -> Resize:
-        return functools.partial(resize_halves, self.preprocess)
+    def __init__(self, *args, **settings) -> None:
+        super().__init__(*args, **settings)
+        self.stores["B"] = self.stores["A"]
 
     def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
-        return {"A": list_images(paired_folder(self.dataroot, phase), limit)}
-
-    def open_stores(self, files: dict[str, list[Path]]) -> dict[str, ImageStore]:
-        (pairs,) = super().open_stores(files).values()
-        return {"A": pairs, "B": pairs}
-
-    def __len__(self) -> int:
-        return self.sizes["A"]
+        return {"A": list_images(domain_folder(self.dataroot, phase), limit)}
 
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
         pixels, path, replaced = self.read(self.stores["A"], key.index, key.epoch, generator)
@@ -244,32 +212,13 @@ class AlignedDataset(BaseDataset):
         return {"A": self.view(source, window, path, replaced), "B": self.view(target, window, path)}
 
 
-def resize_halves(preprocess: Preprocess, image: Image.Image, load_size: int) -> Image.Image:
-    """Resize the two halves of a side-by-side image separately, and join them again."""
-    if image.width % 2:
-        raise UserError(f"it is {image.width} pixels wide, and a side-by-side pair has an even width")
-    middle = image.width // 2
-    halves = [image.crop((start, 0, start + middle, image.height)) for start in (0, middle)]
-    left, right = (preprocess.resize(half, load_size) for half in halves)
-    pair = Image.new("RGB", (2 * left.width, left.height))
-    pair.paste(left, (0, 0))
-    pair.paste(right, (left.width, 0))
-    return pair
-
-
 class SingleDataset(BaseDataset):
     """The images under `dataroot` as domain "A", for translating. Raises `UserError` in training."""
 
     def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
         if self.preprocess.training:
-            raise UserError(
-                "--dataset_mode single has no domain B to train towards. Train with unaligned or aligned; "
-                "single is for test.py."
-            )
+            raise UserError("--dataset_mode single has no domain B: train with unaligned or aligned")
         return {"A": list_images(self.dataroot, limit)}
-
-    def __len__(self) -> int:
-        return self.sizes["A"]
 
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
         return {"A": self.see(self.stores["A"], key.index, key, generator)}

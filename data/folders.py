@@ -15,57 +15,42 @@ HOW_TO_GET_ONE = """To get one:
                     and give --dataroot ./datasets/stripes"""
 
 
-def domain_folders(dataroot: str | Path, phase: str, direction: str = "AtoB") -> tuple[Path, Path]:
-    """The folders of source and target of an unpaired set: trainA, trainB; testA, testB (else valA, valB).
+def domain_folder(dataroot: str | Path, phase: str, domain: str = "") -> Path:
+    """The folder of a domain, PHASEDOMAIN or PHASE/DOMAIN; without one that of pairs, PHASE. test: else val.
 
-    direction "BtoA" exchanges them. Raises `UserError` if the source does not exist; the target may not
-    exist.
+    Raises `UserError` if there is none.
     """
-    source, _, target = direction.partition("to")
-    phase = _phase_with(dataroot, phase, source)
-    return Path(dataroot, phase + source), Path(dataroot, phase + target)
-
-
-def paired_folder(dataroot: str | Path, phase: str) -> Path:
-    """The folder of side-by-side pairs: train; test (else val). Raises `UserError` if there is none."""
-    return Path(dataroot, _phase_with(dataroot, phase, ""))
-
-
-def _phase_with(dataroot: str | Path, phase: str, domain: str) -> str:
     phases = ("test", "val") if phase == "test" else (phase,)
-    for candidate in phases:
-        if Path(dataroot, candidate + domain).is_dir():
-            return candidate
-    names = " or ".join(f"{candidate}{domain}" for candidate in phases)
+    names = [
+        name for phase in phases for name in dict.fromkeys((phase + domain, f"{phase}/{domain}".rstrip("/")))
+    ]
+    for name in names:
+        if Path(dataroot, name).is_dir():
+            return Path(dataroot, name)
     if not Path(dataroot).is_dir():
         raise UserError(f"no data set at {str(dataroot)!r}: there is no such folder. {HOW_TO_GET_ONE}")
     there = sorted(path.name for path in Path(dataroot).iterdir() if path.is_dir())[:12]
-    found = ", ".join(map(repr, there)) or "no folders"
     raise UserError(
-        f"no folder {names} in the data set {str(dataroot)!r}, which has {found}. "
-        f"Check --dataroot, --phase and --dataset_mode. {HOW_TO_GET_ONE}"
+        f"no folder {' or '.join(names)} in the data set {str(dataroot)!r}, which has "
+        f"{', '.join(map(repr, there)) or 'no folders'}. Check --dataroot, --phase, --dataset_mode and "
+        f"--domains. {HOW_TO_GET_ONE}"
     )
 
 
-def domain_folder(dataroot: str | Path, phase: str, domain: str) -> Path:
-    """The folder of one of many domains: PHASE/DOMAIN or PHASEDOMAIN; test falls back to val."""
-    phases = ("test", "val") if phase == "test" else (phase,)
-    places = [Path(dataroot, folder) for name in phases for folder in (f"{name}/{domain}", f"{name}{domain}")]
-    for place in places:
-        if place.is_dir():
-            return place
-    there = sorted(path.name for path in Path(dataroot).glob("*") if path.is_dir())[:12]
-    raise UserError(
-        f"there is no folder {places[0]} or {places[1]} of the domain {domain}; {str(dataroot)!r} has "
-        f"{', '.join(there) or 'no folders'}: check --dataroot and --domains"
-    )
+def domain_folders(dataroot: str | Path, phase: str, direction: str = "AtoB") -> tuple[Path, Path]:
+    """The folders of source and target of an unpaired set: trainA, trainB; direction "BtoA" exchanges them.
+
+    Raises `UserError` if the source does not exist; the target may not exist.
+    """
+    source, target = direction.split("to")
+    folder = domain_folder(dataroot, phase, source)
+    return folder, folder.with_name(folder.name.removesuffix(source) + target)
 
 
 def find_domains(dataroot: str | Path, phase: str) -> list[str]:
     """The names of a set's domains, sorted: the folders of PHASE/, else what follows PHASE in folders' names.
 
-    Raises:
-        UserError: there are fewer than two, or a name holds a comma.
+    Raises `UserError` if there are fewer than two, or a name holds a comma.
     """
     folders = [path.name for path in Path(dataroot).glob("*") if path.is_dir()]
     found = [path.name for path in Path(dataroot, phase).glob("*") if path.is_dir()]
@@ -81,7 +66,7 @@ def find_domains(dataroot: str | Path, phase: str) -> list[str]:
 
 # ---- whether a resumed training sees the same files ----
 
-Fingerprint = dict[str, dict[str, object]]  # domain -> {"images": count, "names": hash of the names in order}
+Fingerprint = Mapping[str, Mapping[str, object]]  # domain -> {"images": count, "names": hash of the names}
 
 
 def fingerprint(files: Mapping[str, Sequence[str]], dataroot: str | Path) -> Fingerprint:
@@ -94,15 +79,14 @@ def fingerprint(files: Mapping[str, Sequence[str]], dataroot: str | Path) -> Fin
     return found
 
 
-def changes(before: Mapping[str, Mapping[str, object]], now: Fingerprint) -> list[str]:
+def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
     """One line per domain whose files are not those of `before`."""
     lines = []
     for domain in sorted({*before, *now}):
         there, here = before.get(domain, {}), now.get(domain, {})
-        if there.get("images", 0) != here.get("images", 0):
-            lines.append(
-                f"domain {domain}: {there.get('images', 0)} images there, {here.get('images', 0)} now"
-            )
-        elif there.get("names") != here.get("names"):
-            lines.append(f"domain {domain}: {here['images']} images as there, but with other names")
+        before_count, count = there.get("images", 0), here.get("images", 0)
+        if count != before_count:
+            lines.append(f"domain {domain}: {before_count} images there, {count} now")
+        elif there != here:
+            lines.append(f"domain {domain}: {count} images as there, but with other names")
     return lines

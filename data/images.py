@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,6 @@ from PIL import Image
 from data.transforms import Preprocess
 from util.errors import UserError
 from util.image_files import ImageError, open_rgb
-
-Resize = Callable[[Image.Image, int], Image.Image]  # the deterministic half of preprocessing
 
 
 class ImageStore:
@@ -25,12 +23,9 @@ class ImageStore:
     are not forked (macOS, Windows) cannot share it and have none.
 
     Args:
-        paths: the files.
-        preprocess: the load size of an epoch.
-        resize: (image, load size) -> image.
         gigabytes: bound of the cache (1e9 bytes), which keeps the first images that fit. It serves
             resize_and_crop alone, where all images have one size.
-        columns: images side by side in one file, 2 for aligned pairs.
+        columns: images side by side in one file, 2 for aligned pairs; each is resized by itself.
         grey: black and white of grey images of more than 8 bits.
     """
 
@@ -38,16 +33,13 @@ class ImageStore:
         self,
         paths: Sequence[Path],
         preprocess: Preprocess,
-        resize: Resize,
         gigabytes: float,
         columns: int = 1,
         grey: tuple[float, float] | None = None,
     ) -> None:
         self.paths = [str(path) for path in paths]
-        self._preprocess, self._resize = preprocess, resize
-        self._gigabytes, self._columns = gigabytes, columns
         self.grey = grey
-        self._failed: dict[tuple[int, int], ImageError] = {}
+        self._preprocess, self._gigabytes, self._columns = preprocess, gigabytes, columns
         self._set_cache(0, 0)
 
     def __len__(self) -> int:
@@ -63,18 +55,12 @@ class ImageStore:
         return True
 
     def read(self, index: int, epoch: int) -> np.ndarray:
-        """The image at the size of `epoch`. Raises `ImageError` if it cannot be used, which is remembered."""
+        """The image at the size of `epoch`. Raises `ImageError` if it cannot be used."""
         load_size = self._preprocess.load_size_at(epoch)
-        if (index, load_size) in self._failed:
-            raise self._failed[index, load_size]
         has_place = load_size == self._cached_size and index < len(self._kept)
         if has_place and self._kept[index]:
             return self._cache[index]
-        try:
-            image = self._decode(index, load_size)
-        except ImageError as error:
-            self._failed[index, load_size] = error
-            raise
+        image = self._decode(self.paths[index], load_size)
         if has_place:
             self._cache[index] = image
             self._kept[index] = True
@@ -85,14 +71,20 @@ class ImageStore:
         """How many images are in memory."""
         return int(self._kept.sum())
 
-    def _decode(self, index: int, load_size: int) -> np.ndarray:
-        path = self.paths[index]
+    def _decode(self, path: str, load_size: int) -> np.ndarray:
         image = open_rgb(path, self.grey)
+        if image.width % self._columns:
+            raise ImageError(path, f"it is {image.width} pixels wide, and a pair has an even width")
+        width = image.width // self._columns
+        boxes = [(left, 0, left + width, image.height) for left in range(0, image.width, width)]
         try:
-            return np.asarray(self._resize(image, load_size))
+            return np.concatenate([self._resized(image.crop(box), load_size) for box in boxes], axis=1)
         except UserError as error:
             remedy = "Remove it, or change --load_size, --crop_size or --preprocess"
             raise ImageError(path, str(error), remedy) from error
+
+    def _resized(self, image: Image.Image, load_size: int) -> np.ndarray:
+        return np.asarray(self._preprocess.resize(image, load_size))
 
     def _set_cache(self, load_size: int, count: int) -> None:
         self._cached_size = load_size
@@ -100,17 +92,10 @@ class ImageStore:
         self._kept = _shared_zeros((count,)).view(bool)
 
     def __getstate__(self) -> dict:
-        state = dict(self.__dict__)
-        return state | {"_cached_size": 0, "_cache": None, "_kept": np.zeros(0, bool)}
+        return self.__dict__ | {"_cached_size": 0, "_cache": None, "_kept": np.zeros(0, bool)}
 
 
 def _shared_zeros(shape: tuple[int, ...]) -> np.ndarray:
     """Bytes that this process shares with those it forks."""
     size = int(np.prod(shape))
-    if not size:
-        return np.zeros(shape, np.uint8)
-    try:
-        return np.frombuffer(mmap.mmap(-1, size), np.uint8).reshape(shape)
-    except OSError as error:
-        found = f"cannot reserve {size / 1e9:.1f} GB for decoded images ({error})"
-        raise UserError(f"{found}. Lower --cache_gb; 0 turns the cache off.") from error
+    return np.frombuffer(mmap.mmap(-1, max(1, size)), np.uint8)[:size].reshape(shape)

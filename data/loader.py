@@ -11,7 +11,6 @@ captured.
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import multiprocessing.util  # its end of the workers is registered before ours, so ours comes first
 import random
@@ -21,7 +20,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,9 +37,6 @@ from util.run.stop_signal import SIGNALS
 Batch = dict[str, Any]
 
 
-# ---- the order of an epoch ----
-
-
 class EpochSampler:
     """Batches of `SampleKey` for one rank.
 
@@ -50,11 +46,8 @@ class EpochSampler:
     Args:
         num_images: images in an epoch.
         shuffle: a new order for every epoch (else by index).
-        drop_last: leave out the incomplete global batch at the end (training); else the ranks share what
-            there is.
-
-    Raises:
-        UserError: drop_last, and an epoch has less than one global batch.
+        drop_last: leave out the incomplete global batch at the end (training), and raise `UserError` if there
+            is no other; else the ranks share what there is.
     """
 
     def __init__(
@@ -67,15 +60,13 @@ class EpochSampler:
         world_size: int = 1,
         drop_last: bool = True,
     ) -> None:
-        assert batch_size >= 1 and 0 <= rank < world_size
         self.num_images, self.batch_size, self.seed, self.shuffle = num_images, batch_size, seed, shuffle
         self.rank, self.drop_last = rank, drop_last
         self.global_batch = batch_size * world_size
         if drop_last and num_images < self.global_batch:
-            processes = f" x {world_size} processes" if world_size > 1 else ""
             raise UserError(
-                f"an epoch has {num_images} images, less than one batch ({batch_size}{processes}). "
-                f"Lower --batch_size to {max(1, num_images // world_size)} or add images."
+                f"an epoch has {num_images} images, less than one batch of {self.global_batch}: lower "
+                "--batch_size or add images"
             )
 
     def __len__(self) -> int:
@@ -101,37 +92,10 @@ class EpochSampler:
                 yield [SampleKey(epoch, position, order[position]) for position in positions]
 
 
-# ---- batches in host memory ----
-
-
-class Stack(NamedTuple):
-    """One domain of a batch: pixels (B, h, w, 3) uint8, not mirrored yet; the rest as in `View`."""
-
-    pixels: np.ndarray
-    mirrored: list[bool]
-    parts: list[tuple[float, ...]]
-    paths: list[str]
-    domains: list[int | None]
-
-
-def stack(views: list[View]) -> Stack:
-    """Stack the views of one domain. Raises `UserError` if they differ in size."""
-    for view in views:
-        if view.pixels.shape != views[0].pixels.shape:
-            (first_height, first_width), (height, width) = views[0].pixels.shape[:2], view.pixels.shape[:2]
-            raise UserError(
-                f"the images {views[0].path!r} ({first_width} x {first_height}) and {view.path!r} "
-                f"({width} x {height}) differ in size and cannot be in one batch. Use --batch_size 1 or a "
-                "--preprocess that crops."
-            )
-    pixels, mirrored, parts, paths, _, domains = map(list, zip(*views, strict=True))
-    return Stack(np.stack(pixels), mirrored, parts, paths, domains)
-
-
 def make_batch(
     dataset: BaseDataset, keys: list[SampleKey]
-) -> tuple[dict[str, Stack], list[ImageError]] | UserError:
-    """The stacks by domain (none if no sample is left), and the errors of files that were not used.
+) -> tuple[dict[str, Any], list[ImageError]] | UserError:
+    """A batch of arrays on the host (empty if no sample is left), and the errors of files that were not used.
 
     A `UserError` is returned, so that a worker can send it.
     """
@@ -144,14 +108,31 @@ def make_batch(
                 if dataset.on_bad_image == "stop":
                     raise
                 bad.append(error)
-        bad += [error for sample in samples for view in sample.values() for error in view.replaced]
-        domains = samples[0] if samples else ()
-        return {domain: stack([sample[domain] for sample in samples]) for domain in domains}, bad
+        return stack(samples), bad + [
+            e for sample in samples for view in sample.values() for e in view.replaced
+        ]
     except UserError as error:
         return error
 
 
-# ---- worker processes ----
+def stack(samples: list[dict[str, View]]) -> dict[str, Any]:
+    """Samples as a `Batch` of arrays, whose pixels (B, h, w, 3) uint8 are not mirrored and normalised yet.
+
+    Raises `UserError` if they differ in size.
+    """
+    batch = {}
+    for domain in samples[0] if samples else ():
+        pixels, parts, paths, _, domains = zip(*(sample[domain] for sample in samples), strict=True)
+        if len({array.shape for array in pixels}) > 1:
+            raise UserError(
+                f"images of one batch differ in size ({', '.join(map(repr, paths))}): use --batch_size 1 or "
+                "a --preprocess that crops"
+            )
+        batch |= {domain: np.stack(pixels), f"{domain}_windows": np.array(parts, np.float32)}
+        batch[f"{domain}_paths"] = list(paths)
+        if domains[0] is not None:
+            batch[f"{domain}_domain"] = np.array(domains)
+    return batch
 
 
 class Workers:
@@ -164,6 +145,7 @@ class Workers:
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
         self._processes, self._pipes = [], []
         self._asked: deque[int] = deque()  # workers whose batches are still to be received, in order
+        self.close = weakref.finalize(self, _end, self._processes, self._pipes)  # also when Python exits
         for _ in range(count):
             ours, theirs = context.Pipe()
             self._pipes.append(ours)
@@ -171,7 +153,6 @@ class Workers:
             process.start()
             theirs.close()
             self._processes.append(process)
-        _running.add(self)
 
     def batches(self, batches_of_keys: Iterator[list[SampleKey]]) -> Iterator:
         """What `make_batch` returns for each, in order. Raises `UserError` if a worker has died."""
@@ -187,22 +168,10 @@ class Workers:
                 yield batch
         except (EOFError, OSError) as error:
             self.close()
-            codes = {process.exitcode for process in self._processes} - {-signal.SIGKILL}
-            how = f", exit status {codes.pop()}" if codes else ""
             raise UserError(
-                f"a process that loads images was killed{how}. Usually the machine or the container ran out "
-                "of memory: lower --num_threads, --cache_gb or --batch_size, or use --num_threads 0."
+                "a process that loads images was killed. Usually the machine or the container ran out of "
+                "memory: lower --num_threads, --cache_gb or --batch_size, or use --num_threads 0."
             ) from error
-
-    def close(self) -> None:
-        """End the processes, which hold nothing that could be lost."""
-        for process, pipe in zip(self._processes, self._pipes, strict=True):
-            process.kill()
-            pipe.close()
-        for process in self._processes:
-            process.join()
-        self._asked.clear()
-        _running.discard(self)
 
     def _ask(self, worker: int, keys: list[SampleKey]) -> None:
         self._pipes[worker].send(keys)
@@ -212,17 +181,14 @@ class Workers:
         worker = self._asked.popleft()
         return worker, self._pipes[worker].recv()
 
-    def __del__(self) -> None:
-        self.close()
 
-
-_running: weakref.WeakSet[Workers] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    for workers in list(_running):
-        workers.close()
+def _end(processes: list[multiprocessing.Process], pipes: list[Connection]) -> None:
+    """End workers, which hold nothing that could be lost."""
+    for process, pipe in zip(processes, pipes, strict=True):
+        process.kill()
+        pipe.close()
+    for process in processes:
+        process.join()
 
 
 def _work(dataset: BaseDataset, pipe: Connection, inherited: list[Connection]) -> None:
@@ -242,14 +208,10 @@ def _work(dataset: BaseDataset, pipe: Connection, inherited: list[Connection]) -
         pass  # the main process has ended
 
 
-# ---- batches on the device ----
-
-
 class Loader:
-    """The batches of an epoch, from any position, as `Batch`.
+    """The batches of an epoch, from any position. Only one epoch runs at a time; it can be left early.
 
     workers: processes; 0 decodes in this one. channels: 3 or 1 for each domain.
-    Only one epoch runs at a time; it can be left early, or another one started, at any moment.
     """
 
     def __init__(
@@ -269,7 +231,6 @@ class Loader:
         self._named: set[str] = set()
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
         return len(self.sampler)
 
     def epoch(self, epoch: int, first_position: int = 0) -> Iterator[Batch]:
@@ -281,14 +242,8 @@ class Loader:
         uploads = map(self._upload, self._host_batches(epoch, first_position))
         upload = next(uploads, None)
         while upload is not None:
-            batch, failure = self._arrived(*upload), None
-            try:
-                upload = next(uploads, None)
-            except UserError as error:  # of the batch after this one, which is still good
-                failure = error
+            batch, upload = self._arrived(*upload), next(uploads, None)
             yield batch
-            if failure:
-                raise failure
 
     def close(self) -> None:
         """Stop the workers. The next epoch starts new ones."""
@@ -296,7 +251,7 @@ class Loader:
             self._workers.close()
         self._workers = None
 
-    def _host_batches(self, epoch: int, first_position: int) -> Iterator[dict[str, Stack]]:
+    def _host_batches(self, epoch: int, first_position: int) -> Iterator[dict[str, Any]]:
         if self.dataset.begin_epoch(epoch) or self.dataset.in_memory:
             self.close()
         keys = self.sampler.batches(epoch, first_position)
@@ -305,44 +260,36 @@ class Loader:
             batches = self._workers.batches(keys)
         else:
             batches = (make_batch(self.dataset, batch) for batch in keys)
-        for batch in batches:
-            if isinstance(batch, UserError):
-                raise batch
-            stacks, bad = batch
+        for made in batches:
+            if isinstance(made, UserError):
+                raise made
+            batch, bad = made
             for error in bad:
                 if error.path not in self._named:
                     self._named.add(error.path)
                     print(f"warning: left out: {error.path!r}: {error.found}.", file=sys.stderr)
-            if stacks:
-                yield stacks
+            if batch:
+                yield batch
 
-    def _upload(self, stacks: dict[str, Stack]) -> tuple[Batch, torch.cuda.Event | None]:
+    def _upload(self, batch: dict[str, Any]) -> tuple[Batch, torch.cuda.Event | None]:
         """Start the copy to the device. The event, on CUDA, marks its end."""
         if self._stream is None:
-            return self._on_device(stacks), None
+            return self._on_device(batch), None
         with torch.cuda.stream(self._stream):
-            return self._on_device(stacks), self._stream.record_event()
+            return self._on_device(batch), self._stream.record_event()
 
-    def _on_device(self, stacks: dict[str, Stack]) -> Batch:
-        batch: Batch = {}
-        for domain, stack in stacks.items():
-            tensors = [
-                torch.from_numpy(stack.pixels),
-                torch.tensor(stack.mirrored),
-                torch.tensor(stack.parts),
-            ]
-            if stack.domains[0] is not None:
-                tensors.append(torch.tensor(stack.domains))
-            if self._stream is not None:
-                tensors = [tensor.pin_memory() for tensor in tensors]
-            tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
-            pixels, mirrored, parts, *domains = tensors
-            batch[domain] = to_input(pixels, mirrored, self.channels[domain])
-            batch[f"{domain}_windows"] = parts
-            batch[f"{domain}_paths"] = stack.paths
-            if domains:
-                batch[f"{domain}_domain"] = domains[0]
+    def _on_device(self, batch: dict[str, Any]) -> Batch:
+        batch = {name: self._moved(v) if isinstance(v, np.ndarray) else v for name, v in batch.items()}
+        for domain in [name for name in ("A", "B") if name in batch]:
+            mirrored = batch[f"{domain}_windows"][:, 4] > 0
+            batch[domain] = to_input(batch[domain], mirrored, self.channels[domain])
         return batch
+
+    def _moved(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self._stream is not None:
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def _arrived(self, batch: Batch, event: torch.cuda.Event | None) -> Batch:
         """Let the current stream wait for the batch, and record that use for the allocator."""

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from PIL import Image
 
 from util.errors import UserError
-from util.image_files import MAX_PIXELS
 
 MODES = ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "scale_shortside_and_crop", "none")
 MULTIPLE = 4  # the generator halves the image twice
@@ -43,10 +42,7 @@ def crops(mode: str) -> bool:
 def target_size(
     size: tuple[int, int], mode: str, load_size: int, crop_size: int, whole: bool = False
 ) -> tuple[int, int]:
-    """The (width, height) to which the first half of `mode` resizes an image of `size`.
-
-    whole: nothing is cropped afterwards, whatever the mode.
-    """
+    """The (width, height) to which the first half of `mode` resizes an image of `size`."""
     width, height = size
     if mode == "resize_and_crop":
         width = height = load_size
@@ -62,19 +58,15 @@ def target_size(
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How one run turns images into inputs.
+    """How one run turns images into inputs. Raises `UserError` for impossible settings.
 
     Args:
         mode: one of `MODES`.
-        load_size, crop_size: pixels.
         flip: mirror half of the training images.
         training: random crops and flips (else middle crops, no flips).
         n_epochs: after this epoch (in the decaying half of training) images are resized to crop_size in the
             modes of `LATE_RESIZE`, so that resize_and_crop no longer crops; None: never.
         whole: take the whole resized image, also in modes that crop.
-
-    Raises:
-        UserError: impossible settings.
     """
 
     mode: str = "resize_and_crop"
@@ -96,8 +88,8 @@ class Preprocess:
             )
         if self.mode != "crop" and self.load_size < self.crop_size:
             raise UserError(
-                f"--load_size {self.load_size} is less than --crop_size {self.crop_size}: nothing of that "
-                f"size can be cropped. Make --load_size at least {self.crop_size}."
+                f"--load_size {self.load_size} is less than --crop_size {self.crop_size}: make it at least "
+                f"{self.crop_size}."
             )
 
     @property
@@ -114,12 +106,9 @@ class Preprocess:
         size = target_size(image.size, self.mode, load_size, self.crop_size, self.whole)
         was = f"it is {image.width} x {image.height} pixels"
         if self.crops and min(size) < self.crop_size:
-            crop = f"{self.crop_size} x {self.crop_size}"
-            raise UserError(f"{was}, less than the {crop} that --preprocess {self.mode} crops")
+            raise UserError(f"{was}, and --preprocess {self.mode} crops {self.crop_size} x {self.crop_size}")
         if min(size) < MIN_SIDE:
             raise UserError(f"{was}, too small: the networks need {MIN_SIDE} x {MIN_SIDE}")
-        if size[0] * size[1] > MAX_PIXELS:
-            raise UserError(f"{was}, which --preprocess {self.mode} would enlarge to {size[0]} x {size[1]}")
         return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
     def draw_window(self, generator: random.Random, height: int, width: int) -> tuple[int, int, bool]:

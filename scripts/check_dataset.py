@@ -9,16 +9,15 @@ Exit status: 0 no problems, 1 problems, 2 wrong call.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.preflight import folders_under, inspect
+from data import preflight
 from data.transforms import MIN_SIDE
 from util.errors import entry_point
-from util.image_files import parse_grey_range
+from util.image_files import describe_grey_range, grey_range, parse_grey_range
 
 
 @entry_point
@@ -28,16 +27,17 @@ def main(argv: list[str] | None = None) -> int:
     add("dataroot", help="the data set: a folder with trainA, trainB, testA, testB (or train, test of pairs)")
     add("--min_side", type=int, default=MIN_SIDE, metavar="PIXELS", help="least shorter side (%(default)s)")
     add("--grey_range", default="auto", help="as of train.py: LOW,HIGH or auto (%(default)s)")
-    add("--json", action="store_true", help="print the report as JSON")
-    options = parser.parse_args(argv)
+    opt = parser.parse_args(argv)
 
-    report = inspect(folders_under(options.dataroot), options.min_side, parse_grey_range(options.grey_range))
-    problems = report.problems()
-    if options.json:
-        print(json.dumps(report.as_dict(), indent=2))
-    else:
-        print(report.table())
-        print(f"\n{len(problems)} problems:" if problems else "\nNo problems found.", *problems, sep="\n")
+    folders, grey = preflight.folders_under(opt.dataroot), parse_grey_range(opt.grey_range)
+    greys = {name: grey or grey_range(paths) for name, paths in folders.items()}
+    findings = preflight.inspect(folders, greys)
+    for name in folders:
+        print(preflight.summary(name, findings))
+        if greys[name]:
+            print(f"{name}: {describe_grey_range(greys[name])}")
+    problems = preflight.problems(findings, opt.min_side) + preflight.copies(findings)
+    print(f"\n{len(problems)} problems:" if problems else "\nNo problems found.", *problems, sep="\n")
     return 1 if problems else 0
 
 

@@ -1,4 +1,4 @@
-"""Listing, preprocessing, cropping on the device, order, caching, and what makes a sample."""
+"""Listing, preprocessing, order, caching, and what makes a sample."""
 
 from __future__ import annotations
 
@@ -47,50 +47,15 @@ SMALL = Preprocess(load_size=24, crop_size=16, n_epochs=2)
 
 
 def test_listing_is_sorted_recursive_and_passes_over_what_is_hidden_or_no_image(tmp_path):
-    for name in (
-        "b.png",
-        "a/z.JPG",
-        "a/c/d.tiff",
-        "C.png",
-        ".hidden.png",
-        ".folder/x.png",
-        "notes.txt",
-        "x.png/y.png",
-    ):
-        draw(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).write_text("")
+    for name in ("b.png", "a/z.JPG", "a/c/d.tiff", "C.png", ".hidden.png", ".folder/x.png", "x.png/y.png"):
+        draw(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path)
     found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
     assert found == ["C.png", "a/c/d.tiff", "a/z.JPG", "b.png", "x.png/y.png"]
     assert [path.name for path in list_images(tmp_path, 2)] == ["C.png", "d.tiff"]
-
-
-def test_listing_follows_links_once_and_ends_where_they_loop(tmp_path):
-    draw(tmp_path / "elsewhere" / "one.png")
-    folder = tmp_path / "set"
-    folder.mkdir()
-    (folder / "link").symlink_to(tmp_path / "elsewhere")
-    (folder / "again").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "up").symlink_to(folder)
-    (folder / "file.png").symlink_to(tmp_path / "elsewhere" / "one.png")
-    assert [path.relative_to(folder).as_posix() for path in list_images(folder)] == [
-        "again/one.png",
-        "file.png",
-    ]
-
-
-def test_listing_says_what_is_wrong_with_a_folder(tmp_path):
-    with pytest.raises(UserError, match="'.*nowhere' does not exist. Check the path"):
+    with pytest.raises(UserError, match="'.*nowhere' does not exist"):
         list_images(tmp_path / "nowhere")
-    (tmp_path / "readme.md").write_text("")
-    with pytest.raises(UserError, match=r"no images .*found there: 1 of '.md'.*Put images into it"):
-        list_images(tmp_path)
-    with pytest.raises(UserError, match="is a file"):
-        list_images(tmp_path / "readme.md")
-
-
-def test_errors_cross_process_borders_whole():
-    error = pickle.loads(pickle.dumps(ImageError("a\nb.png", "it is empty")))
-    assert (error.path, error.found) == ("a\nb.png", "it is empty")
-    assert str(error).startswith("cannot use the image 'a\\nb.png': it is empty. Replace or remove the file;")
 
 
 # Preprocessing
@@ -103,27 +68,17 @@ def test_errors_cross_process_borders_whole():
         ("crop", (301, 402), (301, 402)),
         ("scale_width", (572, 800), (286 + 2, 400)),  # to a multiple of 4
         ("scale_width", (1024, 512), (288, 256)),  # not lower than crop_size
-        ("scale_width_and_crop", (572, 800), (286, 400)),
         ("scale_width_and_crop", (1024, 512), (286, 256)),
         ("scale_shortside_and_crop", (143, 200), (286, 400)),
         ("scale_shortside_and_crop", (500, 300), (500, 300)),  # large ones stay, as in CUT
         ("none", (101, 202), (100, 200)),
-        ("none", (64, 48), (64, 48)),
     ],
 )
-def test_sizes_of_each_mode(mode, size, expected):
+def test_images_are_resized_once_bicubic(mode, size, expected):
+    """The released code resizes twice in scale_width (docs/options.md)."""
     assert target_size(size, mode, 286, 256) == expected
-    assert Preprocess(mode).resize(Image.new("RGB", size), 286).size == expected
-
-
-@pytest.mark.parametrize(
-    ("mode", "load_size", "expected"),
-    # scale_width goes straight to multiples of 4, where the released code resizes twice (docs/options.md)
-    [("resize_and_crop", 32, (32, 32)), ("scale_width", 31, (32, 24))],
-)
-def test_images_are_resized_once_bicubic(mode, load_size, expected):
-    image = Image.effect_noise((50, 40), 60).convert("RGB")
-    resized = Preprocess(mode, load_size, 16).resize(image, load_size)
+    image = Image.effect_noise(size, 60).convert("RGB")
+    resized = Preprocess(mode).resize(image, 286)
     assert resized.tobytes() == image.resize(expected, Image.Resampling.BICUBIC).tobytes()
 
 
@@ -147,37 +102,20 @@ def test_inputs_have_sides_of_multiples_of_4_whatever_the_image(mode, width, hei
     high, wide = preprocess.input_size(image.height, image.width)
     assert high % 4 == 0 and wide % 4 == 0 and min(high, wide) >= 16
     assert 0 <= top <= image.height - high and 0 <= left <= image.width - wide
-    if preprocess.crops:
-        assert high == wide == crop
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
+def test_impossible_settings_are_refused():
+    for setting, message in (
         ({"crop_size": 250}, "--crop_size 250 cannot be used.* multiple of 4.* Take 248"),
-        ({"crop_size": 8}, "at least 16"),
         ({"load_size": 200}, "--load_size 200 is less than --crop_size 256"),
-    ],
-)
-def test_impossible_settings_are_refused(setting, message):
-    with pytest.raises(UserError, match=message):
-        Preprocess(**setting)
-
-
-def test_images_too_small_for_a_crop_and_too_large_after_scaling_are_refused():
-    with pytest.raises(UserError, match="it is 100 x 300 pixels, less than the 256 x 256"):
-        Preprocess("crop").resize(Image.new("RGB", (100, 300)), 286)
-    with pytest.raises(UserError, match="would enlarge to 288 x 14300000"):
-        Preprocess("scale_width").resize(Image.new("RGB", (1, 50000)), 286)
-
-
-def test_the_resize_goes_straight_to_the_crop_in_the_decaying_half():
-    assert [SMALL.load_size_at(epoch) for epoch in (1, 2, 3, 9)] == [24, 24, 16, 16]
-    assert Preprocess(load_size=24, crop_size=16, training=False, n_epochs=2).load_size_at(9) == 24
+    ):
+        with pytest.raises(UserError, match=message):
+            Preprocess(**setting)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_aspect_of_an_image_never_changes_in_mid_run(mode):
+    assert [SMALL.load_size_at(epoch) for epoch in (1, 2, 3, 9)] == [24, 24, 16, 16]
     preprocess, image = Preprocess(mode, 512, 256, n_epochs=2), Image.new("RGB", (1024, 576))
     early, late = (preprocess.resize(image, preprocess.load_size_at(epoch)) for epoch in (2, 3))
     assert early.width / early.height == pytest.approx(late.width / late.height, rel=0.01)
@@ -202,9 +140,6 @@ def test_windows_are_spread_evenly_over_all_places_and_both_ways():
     assert test.draw_window(generator, 24, 20) == (4, 2, False)
 
 
-# On the device
-
-
 @pytest.mark.parametrize("channels", [3, 1])
 def test_a_batch_is_mirrored_and_normalised_as_each_image_is(channels):
     generator = torch.Generator().manual_seed(0)
@@ -217,7 +152,6 @@ def test_a_batch_is_mirrored_and_normalised_as_each_image_is(channels):
             expected = (expected * torch.tensor([0.299, 0.587, 0.114]).double()).sum(2, keepdim=True)
         expected = ((expected / 255 - 0.5) / 0.5).permute(2, 0, 1)
         torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
-    assert result.dtype == torch.float32 and result.is_contiguous()
     extremes = to_input(torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 4, 4, 3))
     assert (extremes[0] == -1).all() and (extremes[1] == 1).all()
 
@@ -233,11 +167,11 @@ def test_an_epoch_holds_every_image_once_in_an_order_of_its_own():
     sampler = EpochSampler(10, 1, seed=3, shuffle=True)
     first, second = ([key.index for (key,) in batches(sampler, epoch)] for epoch in (1, 2))
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
-    assert (
-        first == EpochSampler(10, 1, seed=3, shuffle=True).order(1) != EpochSampler(10, 1, 4, True).order(1)
-    )
+    assert first != EpochSampler(10, 1, seed=4, shuffle=True).order(1)
     assert [key.position for (key,) in batches(sampler)] == list(range(10))
     assert EpochSampler(4, 1, 0, shuffle=False).order(7) == [0, 1, 2, 3]
+    with pytest.raises(UserError, match="3 images, less than one batch of 4"):
+        EpochSampler(3, 2, 0, True, 0, 2)
 
 
 @pytest.mark.parametrize("drop_last", [True, False])
@@ -257,19 +191,13 @@ def test_resuming_goes_on_where_it_stopped_also_with_other_processes():
     assert batches(EpochSampler(24, 4, 0, True), 5, 24) == []
 
 
-def test_a_set_smaller_than_a_batch_is_refused_in_training():
-    with pytest.raises(UserError, match="3 images, less than one batch .2 x 2 processes.* --batch_size to 1"):
-        EpochSampler(3, 2, 0, True, 0, 2)
-    assert len(EpochSampler(3, 8, 0, False, drop_last=False)) == 1
-
-
 # Cache
 
 
 def store_of(folder: Path, gigabytes: float) -> ImageStore:
     for number in range(4):
         draw(folder / f"{number}.png")
-    return ImageStore(list_images(folder), SMALL, SMALL.resize, gigabytes)
+    return ImageStore(list_images(folder), SMALL, gigabytes)
 
 
 def test_the_cache_keeps_what_fits_at_the_size_of_the_epoch(tmp_path):
@@ -283,7 +211,6 @@ def test_the_cache_keeps_what_fits_at_the_size_of_the_epoch(tmp_path):
     with pytest.raises(ImageError):
         store.read(0, 3)  # at another size
     assert store.begin_epoch(3) and store.cached == 0
-    assert pickle.loads(pickle.dumps(store)).cached == 0  # not shared with a process that is not forked
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -296,6 +223,7 @@ def test_the_cache_is_shared_with_a_forked_process(tmp_path):
         os._exit(0)
     os.waitpid(child, 0)
     assert store.cached == 1
+    assert pickle.loads(pickle.dumps(store)).cached == 0  # not shared with a process that is not forked
     Path(store.paths[1]).unlink()
     assert store.read(1, 1).any()
 
@@ -305,7 +233,7 @@ def test_the_cache_is_shared_with_a_forked_process(tmp_path):
 
 def views_equal(first, second) -> bool:
     return first.keys() == second.keys() and all(
-        (first[domain].pixels == second[domain].pixels).all() and first[domain][1:4] == second[domain][1:4]
+        (first[domain].pixels == second[domain].pixels).all() and first[domain][1:3] == second[domain][1:3]
         for domain in first
     )
 
@@ -320,14 +248,9 @@ def test_an_unpaired_sample_depends_on_seed_epoch_and_position_alone(unpaired):
     again = UnalignedDataset(unpaired, "train", SMALL, seed=1, cache_gb=0.1)
     for key in reversed(keys(dataset)):
         assert views_equal(again[key], dataset[key]) and views_equal(again[key], dataset[key])
+    assert views_equal(pickle.loads(pickle.dumps(dataset))[key], dataset[key])
     other = UnalignedDataset(unpaired, "train", SMALL, seed=2)
     assert not all(views_equal(other[key], dataset[key]) for key in keys(dataset))
-
-
-def test_a_data_set_can_be_sent_to_a_worker_that_is_not_forked(unpaired):
-    dataset = UnalignedDataset(unpaired, "train", SMALL, cache_gb=0.1)
-    key = SampleKey(1, 2, 3)
-    assert views_equal(pickle.loads(pickle.dumps(dataset))[key], dataset[key])
 
 
 def test_unpaired_partners_crops_and_flips_are_drawn_apart(unpaired):
@@ -337,7 +260,7 @@ def test_unpaired_partners_crops_and_flips_are_drawn_apart(unpaired):
     partners = Counter(view["B"].path for view in views)
     assert len(partners) == 3 and min(partners.values()) > 70
     assert len({(view["A"].part[:2], view["B"].part[:2]) for view in views}) > 200
-    flips = Counter((view["A"].mirrored, view["B"].mirrored) for view in views)
+    flips = Counter((view["A"].part[4], view["B"].part[4]) for view in views)
     assert len(flips) == 4 and min(flips.values()) > 50
     serial = UnalignedDataset(unpaired, "train", SMALL, serial_batches=True)
     assert [serial[key]["B"].path[-5] for key in keys(serial)] == list("01201")
@@ -364,36 +287,29 @@ def test_direction_val_folders_limits_and_test(unpaired):
         str(unpaired / "testA/1.png"),
         str(unpaired / "testB/0.png"),
     ]
-    assert all(view.part == (0, 0, 1, 1, False) for view in views.values())
     back = UnalignedDataset(unpaired, "test", test, direction="BtoA")
     assert len(back) == 1 and back[SampleKey(1, 0, 0)]["A"].path == str(unpaired / "testB/0.png")
     assert UnalignedDataset(unpaired, "train", SMALL, max_dataset_size=2).sizes == {"A": 2, "B": 2}
     (unpaired / "testA").rename(unpaired / "valA")
     (unpaired / "testB").rename(unpaired / "elsewhere")
-    for phase in ("test", "val"):
-        dataset = UnalignedDataset(unpaired, phase, test)
-        assert dataset[SampleKey(1, 0, 0)].keys() == {"A"}  # B is not needed to translate
-        assert dataset.stores["A"].paths[0] == str(unpaired / "valA/0.png")
+    dataset = UnalignedDataset(unpaired, "test", test)
+    assert dataset[SampleKey(1, 0, 0)].keys() == {"A"}  # B is not needed to translate
+    assert dataset.stores["A"].paths[0] == str(unpaired / "valA/0.png")
 
 
 def test_a_missing_set_names_both_ways_on(tmp_path):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match="(?s)download_qsattn_dataset.sh.*make_stripes.py"):
         UnalignedDataset(tmp_path / "horse2zebra", "train", SMALL)
-    for part in (
-        "horse2zebra'",
-        "download_qsattn_dataset.sh",
-        "make_stripes.py",
-        "--dataroot ./datasets/stripes",
-    ):
-        assert part in str(caught.value)
     (tmp_path / "photos").mkdir()
-    with pytest.raises(UserError, match="no folder trainA in .* which has 'photos'"):
+    with pytest.raises(UserError, match="no folder trainA .*in .* which has 'photos'"):
         UnalignedDataset(tmp_path, "train", SMALL)
     draw(tmp_path / "trainA" / "0.png")
     with pytest.raises(UserError, match="trainB' does not exist"):
         UnalignedDataset(tmp_path, "train", SMALL)
     with pytest.raises(UserError, match="no folder test or val in"):
         AlignedDataset(tmp_path, "test", SMALL)
+    with pytest.raises(UserError, match="single has no domain B"):
+        SingleDataset(tmp_path / "trainA", "train", SMALL)
 
 
 def test_pairs_are_cut_alike(tmp_path):
@@ -405,7 +321,7 @@ def test_pairs_are_cut_alike(tmp_path):
     for position in range(20):
         key = SampleKey(1, position, 0)
         views = forth[key]
-        assert views["A"][1:4] == views["B"][1:4]
+        assert views["A"].part == views["B"].part
         top, column = (round(fraction * 24) for fraction in views["A"].part[:2])
         window = np.s_[top : top + 16, column : column + 16]
         assert (views["A"].pixels == left[window]).all() and (views["B"].pixels == right[window]).all()
@@ -416,39 +332,20 @@ def test_pairs_are_cut_alike(tmp_path):
         AlignedDataset(tmp_path, "train", SMALL)[SampleKey(1, 0, 1)]
 
 
-def test_a_single_folder_is_for_translating(unpaired):
-    test = Preprocess("none", training=False)
-    dataset = SingleDataset(unpaired / "trainA", "test", test)
-    assert len(dataset) == 5 and dataset[SampleKey(1, 2, 2)]["A"].pixels.shape == (32, 40, 3)
-    with pytest.raises(UserError, match="single has no domain B to train towards"):
-        SingleDataset(unpaired / "trainA", "train", SMALL)
-
-
 def test_a_broken_image_stops_or_is_replaced_always_by_the_same(unpaired):
     (unpaired / "trainA" / "2.png").write_bytes(b"no image")
     draw(unpaired / "trainA" / "3.png", (5, 5))
-    bad = {str(unpaired / "trainA" / name) for name in ("2.png", "3.png")}
     crop = Preprocess("crop", crop_size=16)
     stopping = UnalignedDataset(unpaired, "train", crop)
-    for index, message in {
-        2: "2.png': it is not an image",
-        3: "3.png': it is 5 x 5 pixels, less than",
-    }.items():
+    for index, message in {2: "2.png': it is not an image", 3: "3.png': it is 5 x 5 pixels"}.items():
         with pytest.raises(ImageError, match=message):
             stopping[SampleKey(1, 0, index)]
-    skipping = UnalignedDataset(unpaired, "train", crop, on_bad_image="skip")
+    first, second = (UnalignedDataset(unpaired, "train", crop, on_bad_image="skip") for _ in range(2))
     for position in range(30):
         key = SampleKey(1, position, 2)
-        sample = skipping[key]  # by now this one knows the bad files, a fresh one does not
-        replaced = {error.path for error in sample["A"].replaced}
-        assert replaced and replaced <= bad
-        assert sample["A"].path not in bad
-        fresh = UnalignedDataset(unpaired, "train", crop, on_bad_image="skip")
-        assert views_equal(fresh[key], sample)
-
-
-def test_a_set_of_broken_images_ends_the_search(unpaired):
+        assert first[key]["A"].replaced and first[key]["A"].path[-5] in "014"
+        assert views_equal(first[key], second[key])
     for path in list_images(unpaired / "trainB"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="100 images in a row could not be used.*check_dataset"):
-        UnalignedDataset(unpaired, "train", SMALL, on_bad_image="skip")[SampleKey(1, 0, 0)]
+    with pytest.raises(UserError, match="100 images in a row could not be used"):
+        first[SampleKey(1, 0, 0)]
