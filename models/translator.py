@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from data.augment import to_input
 from data.transforms import MIN_SIDE
 from models.munit_networks import StyledTranslator
+from util.errors import UserError
 from util.host_copy import HostCopy
 from util.images import to_pixels
 from util.translate.memory import free_memory
@@ -119,7 +120,7 @@ class Translator:
         """A translator to one of `domains`, with the same network. ValueError for another one."""
         if domain not in self.domains:
             there = f"its domains are {', '.join(self.domains)}" if self.domains else "it has no domains"
-            raise ValueError(f"this network does not translate to {domain!r}: {there}")
+            raise UserError(f"this network does not translate to {domain!r}: {there}")
         translator = copy.copy(self)
         translator.variant = torch.tensor(self.domains.index(domain), device=self.device)
         return translator
@@ -159,7 +160,7 @@ class Translator:
         Raises `MemoryError` where the CPU has not enough, `ValueError` where the target is not said.
         """
         if self.domains and self.variant is None:
-            raise ValueError(f"this network translates to {', '.join(self.domains)}: say which, as domain")
+            raise UserError(f"this network translates to {', '.join(self.domains)}: say which, as domain")
         self._require_memory(*images.shape)
         variant = [] if self.variant is None else [self.variant.expand(len(images), *self.variant.shape)]
         return self._apply(lambda extended: self.net(extended, *variant), images)

@@ -29,7 +29,9 @@ QUALITY = 88  # of JPEG
 @entry_point
 def main(argv: Sequence[str] | None = None) -> None:
     opt = parse(argv)
-    folders = opt.folders or [Path(opt.results, "images", label) for label in ("real_A", "fake_B")]
+    images = Path(opt.results or "", "images")
+    translations = sorted(images.glob("to_*")) or [images / "fake_B"]
+    folders = opt.folders or [images / "real_A", *translations]
     sheet = contact_sheet(folders, opt.count, opt.columns, opt.side)
     try:
         opt.output.parent.mkdir(parents=True, exist_ok=True)

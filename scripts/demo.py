@@ -50,6 +50,7 @@ class Entry(NamedTuple):
         epochs: its checkpoints, the newest first.
         directions: those it translates in, its own first; one where there is nothing to choose.
         styled: whether it translates one photograph in many styles, as MUNIT does.
+        domains: the targets that it translates to; none where there is one.
         size: the shorter side at which large photographs are translated, in pixels; None: their own.
     """
 
@@ -59,6 +60,7 @@ class Entry(NamedTuple):
     epochs: tuple[str, ...]
     directions: tuple[str, ...]
     styled: bool
+    domains: tuple[str, ...]
     size: int | None
 
 
@@ -93,32 +95,32 @@ def _entry(label: str, folder: Path, words: Sequence[str]) -> Entry | None:
     opt = run_options(folder)
     if opt is None:  # of the released code, or CycleGAN's
         network = "G_A" if any(folder.glob("*_net_G_A.pth")) else "G"
-        ways, styled, size = {"AtoB": (network,)}, False, None
+        ways, styled, domains, size = {"AtoB": (network,)}, False, (), None
     else:
-        ways, styled, size = (
-            directions(opt),
-            MODELS[opt.model].styled,
-            opt.translate_size,
-        )
+        ways, styled, size = directions(opt), MODELS[opt.model].styled, opt.translate_size
+        domains = tuple(getattr(opt, "domains", ()))
     networks = next(iter(ways.values()))
     end = weights_file(folder, "", networks[0]).name
     epochs = [path.name.removesuffix(end) for path in folder.glob(f"*{end}")]
     epochs = [epoch for epoch in epochs if all(weights_file(folder, epoch, n).is_file() for n in networks)]
     epochs.sort(key=lambda epoch: (epoch == "latest", epoch.zfill(12)), reverse=True)
-    return Entry(label, folder, tuple(words), tuple(epochs), tuple(ways), styled, size) if epochs else None
+    if not epochs:
+        return None
+    return Entry(label, folder, tuple(words), tuple(epochs), tuple(ways), styled, domains, size)
 
 
 # ---- translating ----
 
 
 class Choice(NamedTuple):
-    """What the page's controls say: size is one of `SIZES`, style a seed."""
+    """What the page's controls say: size is one of `SIZES`, style a seed, domain a target ("": the first)."""
 
     entry: Entry
     epoch: str
     direction: str
     size: str = AUTOMATIC
     style: int = 0
+    domain: str = ""
 
     @property
     def load_size(self) -> int | None:
@@ -132,6 +134,7 @@ class Choice(NamedTuple):
         words += ["--load_size", str(self.load_size)] * (self.load_size is not None)
         words += ["--direction", self.direction] * (self.direction != self.entry.directions[0])
         words += ["--style_seed", str(self.style)] * (self.entry.styled and self.style != 0)
+        words += ["--domain", self.domain] * bool(self.domain)
         return shlex.join(words)
 
 
@@ -151,6 +154,8 @@ def translate(path: Path, choice: Choice, device: torch.device) -> tuple[Image.I
     translator = _loaded(folder, choice.epoch, choice.direction, device, newest)
     if styled:
         translator = translator.with_style(int(choice.style))
+    if translator.domains:
+        translator = translator.with_domain(choice.domain or translator.domains[0])
     photo = read_photo(path, choice.load_size, translator.translate_size)
     try:
         target = finished(translator.translate([photo.pixels]).numpy()[0], photo)
@@ -180,23 +185,29 @@ def build_page(checkpoints_dir: str, device: torch.device):
         raise gr.Error(f"There is no model {label} any more: load the page again.", print_exception=False)
 
     def controls(entry: Entry) -> list[dict[str, object]]:
-        """What the controls offer for a model: epoch, direction, size, style."""
+        """What the controls offer for a model: epoch, direction, size, style, target."""
         ways = entry.directions
         return [
             {"choices": list(entry.epochs), "value": entry.epochs[0]},
             {"choices": list(ways), "value": ways[0], "visible": len(ways) > 1},
             {"value": AUTOMATIC, "label": f"Shorter side (in training: {entry.size or 'any'})"},
             {"visible": entry.styled},
+            {
+                "choices": list(entry.domains),
+                "value": next(iter(entry.domains), None),
+                "visible": bool(entry.domains),
+            },
         ]
 
-    def show(path: str | None, label: str, epoch: str, direction: str, size: str, style: int):
+    def show(path: str | None, label: str, epoch: str, direction: str, size: str, style: int, domain: str):
         if path is None:
             raise gr.Error("Drop a photograph first.", print_exception=False)
         entry = entry_of(label)
         # Those of another model, chosen a moment ago, count as this one's first.
         epoch = epoch if epoch in entry.epochs else entry.epochs[0]
         direction = direction if direction in entry.directions else entry.directions[0]
-        choice = Choice(entry, epoch, direction, size, int(style))
+        domain = domain if domain in entry.domains else next(iter(entry.domains), "")
+        choice = Choice(entry, epoch, direction, size, int(style), domain)
         try:
             source, target = translate(Path(path), choice, device)
         except UserError as error:
@@ -211,13 +222,14 @@ def build_page(checkpoints_dir: str, device: torch.device):
 
     with gr.Blocks(title="QS-Attn", analytics_enabled=False) as page:
         gr.Markdown("# QS-Attn\nTranslate photographs with a trained model. Nothing leaves this machine.")
-        epochs, ways, sizes, styles = controls(first)
+        epochs, ways, sizes, styles, targets = controls(first)
         with gr.Row():
             model = gr.Dropdown(list(models()), value=first.label, label="Model", scale=3)
             epoch = gr.Dropdown(label="Epoch", **epochs)
             direction = gr.Dropdown(label="Direction", **ways)
             size = gr.Dropdown(list(SIZES), min_width=230, **sizes)
             style = gr.Slider(0, 99, 0, step=1, label="Style", **styles)
+            domain = gr.Dropdown(label="Target", **targets)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=260):
                 sources = ["upload", "clipboard"]
@@ -232,7 +244,7 @@ def build_page(checkpoints_dir: str, device: torch.device):
                 )
         # The file as it was dropped: Gradio would decode it, and lose what it cannot.
         photo.preprocess = lambda payload: payload.path if payload else None
-        given, results = [photo, model, epoch, direction, size, style], [slider, download, command]
+        given, results = [photo, model, epoch, direction, size, style, domain], [slider, download, command]
         gr.on([button.click, photo.upload], show, given, results)
         model.change(lambda label: [gr.update(**c) for c in controls(entry_of(label))], model, given[2:])
         page.load(lambda: gr.update(choices=list(models())), None, model, show_progress="hidden")

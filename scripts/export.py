@@ -9,8 +9,10 @@ takes `image` (B, input_nc, H, W) float32 in [-1, 1] and returns `translation` (
 [-1, 1], for any B, H and W, where H and W are multiples of 4 and at least 16 (for unet_128 multiples of 128
 and at least 256, for unet_256 multiples of 256 and at least 512; at least 24 where a discriminator guides the
 generator, which the exported network then holds too). A model with styles (munit) has a second input, `style`
-(B, style_dim): numbers from the standard normal distribution, or the style of an image. Dropout is off and
-batch norm uses its running statistics, as with test.py --eval true, which is not every model's default.
+(B, style_dim): numbers from the standard normal distribution, or the style of an image. One with many domains
+(qs_multi) has `domain` (B,) int64 instead: the targets' numbers, which are printed; --domain dog fixes it.
+Dropout is off and batch norm uses its running statistics, as with test.py --eval true, which is not every
+model's default.
 """
 
 from __future__ import annotations
@@ -35,9 +37,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from models import option_rows
 from models.attention.fusion import GuidedTranslator
+from models.domain_networks import AffineInstanceNorm, DomainNorm
 from models.inference import directions, final_load_size, load_generator, run_options
 from models.layers import InstanceNorm
 from models.munit_networks import EPS, AdaIN, LayerNorm
+from models.translator import Translator
 from models.weights import PRETRAINED, ROOT, checkpoint_file, save_tensors, weights_file
 from options.test_options import FROM_THE_RUN
 from util.arguments import ArgumentParser, real_number
@@ -53,14 +57,20 @@ Run = Callable[..., np.ndarray]
 
 
 class Generator(nn.Module):
-    """The network with the arguments that the exported model has, so that its inputs carry names."""
+    """The translator's network with the arguments of the exported model, so that its inputs carry names."""
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, translator: Translator):
         super().__init__()
-        self.net = net
+        self.net, self.domain = translator.net, translator.variant
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.net(image)
+        if self.domain is None:
+            return self.net(image)
+        return self.net(image, self.domain.expand(image.shape[0]))
+
+    def inputs(self, *shape: int) -> dict[str, Tensor]:
+        """Noise of this shape as `image`, and whatever the network takes besides, by name."""
+        return {"image": torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1}
 
 
 class StyledGenerator(Generator):
@@ -68,6 +78,20 @@ class StyledGenerator(Generator):
 
     def forward(self, image: Tensor, style: Tensor) -> Tensor:
         return self.net(image, style)
+
+    def inputs(self, *shape: int) -> dict[str, Tensor]:
+        style = torch.randn(shape[0], self.net.style_dim, generator=torch.Generator().manual_seed(1))
+        return {**super().inputs(*shape), "style": style}
+
+
+class DomainGenerator(Generator):
+    """The same of a network that takes the numbers of the target domains."""
+
+    def forward(self, image: Tensor, domain: Tensor) -> Tensor:
+        return self.net(image, domain)
+
+    def inputs(self, *shape: int) -> dict[str, Tensor]:
+        return {**super().inputs(*shape), "domain": torch.arange(shape[0]) % 2}
 
 
 @entry_point
@@ -87,20 +111,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if translator.net.training:
         told = "the run translates as in training (--eval false), but is exported in evaluation mode: "
         print(f"note: {told}test.py --eval true gives the same translations", file=sys.stderr)
-    style_dim = translator.style_dim
-    net = (StyledGenerator if style_dim else Generator)(translator.net).eval()
+    if opt.domain:
+        translator = translator.with_domain(opt.domain)
+    takes_domain = translator.domains and not opt.domain
+    kind = StyledGenerator if translator.style_dim else DomainGenerator if takes_domain else Generator
+    net = kind(translator).eval()
     multiple, channels = translator.multiple, translator.input_nc
     smallest = max(translator.smallest, 2 * multiple) if multiple > 4 else translator.smallest
-    parts = [Path(opt.name).name.removesuffix(".pth"), opt.epoch, *([opt.direction] if opt.direction else [])]
+    parts = [Path(opt.name).name.removesuffix(".pth"), opt.epoch]
+    parts += [opt.direction] * bool(opt.direction) + [f"to_{opt.domain}"] * bool(opt.domain)
     path = Path(opt.output or "_".join(parts) + SUFFIXES[opt.format])
     path.parent.mkdir(parents=True, exist_ok=True)
-    program = trace(net, channels, smallest, multiple, style_dim)
+    program = trace(net, channels, smallest, multiple)
     run = {"onnx": write_onnx, "torch_export": write_torch_export}[opt.format](program, path)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+    if takes_domain:
+        numbers = ", ".join(f"{number} {name}" for number, name in enumerate(translator.domains))
+        print(f"  input domain: {numbers}")
     # Batch, and by how many multiples height and width exceed the smallest.
     steps = [(1, 0, 0), (2, 1, 3), (3, 5, 2)]
     shapes = [(b, channels, smallest + multiple * h, smallest + multiple * w) for b, h, w in steps]
-    worst = max(compare(net, run, shape, style_dim) for shape in shapes)
+    worst = max(compare(net, run, shape) for shape in shapes)
     if worst > opt.tolerance:
         problem = f"the exported network differs by {worst:.2e}, more than --tolerance {opt.tolerance:g}"
         print(f"error: {problem}", file=sys.stderr)
@@ -117,6 +148,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     add("--epoch", "latest", "which checkpoint: latest, a number, iter_NUMBER")
     both, shown = "of a run that learns both, such as CycleGAN's", "that of its training"
     add("--direction", None, both, choices=("AtoB", "BtoA"), shown=shown)
+    add("--domain", None, "of a run with many domains: the one to translate to", shown="a second input")
     add("--format", "onnx", "what to write", choices=(*SUFFIXES, "pretrained"))
     add("--output", None, "file to write", shown="NAME_EPOCH.onnx or .pt2, the folder pretrained/NAME")
     add("--tolerance", 1e-3, "largest difference allowed, of values in [-1, 1]", type=real_number(0))
@@ -139,23 +171,19 @@ def require_onnx() -> None:
         ) from None
 
 
-def trace(
-    net: nn.Module, channels: int, smallest: int, multiple: int, style_dim: int = 0
-) -> torch.export.ExportedProgram:
-    """The network as a graph for any batch, height and width, with styles of `style_dim` if there are any."""
-    example = [torch.zeros(2, channels, smallest + multiple, smallest + 2 * multiple)]
+def trace(net: Generator, channels: int, smallest: int, multiple: int) -> torch.export.ExportedProgram:
+    """The network as a graph for any batch, height and width."""
+    example = net.inputs(2, channels, smallest + multiple, smallest + 2 * multiple)
     least = smallest // multiple
     height, width = (multiple * torch.export.Dim(side, min=least) for side in ("rows", "columns"))
     batch = torch.export.Dim("batch", max=MOST_IMAGES)
     shapes = {"image": {0: batch, 2: height, 3: width}}
-    if style_dim:
-        example.append(torch.zeros(2, style_dim))
-        shapes["style"] = {0: batch}
+    shapes |= {name: {0: batch} for name in list(example)[1:]}
     net = copy.deepcopy(net)
     for module in net.modules():
         if type(module) in PLAIN_FORMS:
             module.forward = functools.partial(PLAIN_FORMS[type(module)], module)
-    return torch.export.export(net, tuple(example), dynamic_shapes=shapes)
+    return torch.export.export(net, tuple(example.values()), dynamic_shapes=shapes)
 
 
 # Over free sizes the ONNX exporter of torch 2.6 has no variance, addcmul or nearest neighbour upsampling.
@@ -168,6 +196,15 @@ def instance_norm(module: InstanceNorm | AdaIN, x: Tensor) -> Tensor:
 
 def adain(module: AdaIN, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return instance_norm(module, x) * scale[:, :, None, None] + shift[:, :, None, None]
+
+
+def domain_norm(module: DomainNorm, x: Tensor) -> Tensor:
+    scale, shift = module.affine(module.target.vectors)[:, :, None, None].chunk(2, 1)
+    return module.norm(x) * (1 + scale) + shift
+
+
+def affine_norm(module: AffineInstanceNorm, x: Tensor) -> Tensor:
+    return instance_norm(module, x) * module.weight[:, None, None] + module.bias[:, None, None]
 
 
 def layer_norm(module: LayerNorm, x: Tensor) -> Tensor:
@@ -184,7 +221,14 @@ def upsample(module: nn.Upsample, x: Tensor) -> Tensor:
     return x.flatten(4, 5).flatten(2, 3)
 
 
-PLAIN_FORMS = {InstanceNorm: instance_norm, AdaIN: adain, LayerNorm: layer_norm, nn.Upsample: upsample}
+PLAIN_FORMS = {
+    InstanceNorm: instance_norm,
+    DomainNorm: domain_norm,
+    AffineInstanceNorm: affine_norm,
+    AdaIN: adain,
+    LayerNorm: layer_norm,
+    nn.Upsample: upsample,
+}
 
 
 def pack(opt: Namespace, folder: Path) -> None:
@@ -238,11 +282,9 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Run:
 
 
 @torch.inference_mode()
-def compare(net: nn.Module, run: Run, shape: tuple[int, ...], style_dim: int = 0) -> float:
+def compare(net: Generator, run: Run, shape: tuple[int, ...]) -> float:
     """Print and return the largest difference of the two networks, on noise of this shape."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = [torch.rand(shape, generator=generator) * 2 - 1]
-    inputs += [torch.randn(shape[0], style_dim, generator=generator)] if style_dim else []
+    inputs = net.inputs(*shape).values()
     exported, original = run(*inputs), net(*inputs).numpy()
     if exported.shape != original.shape:
         raise UserError(

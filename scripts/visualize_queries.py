@@ -23,10 +23,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from models.domain_networks import DomainResnetGenerator
 from models.generator import ResnetBlock, ResnetGenerator
 from models.inference import load_generator
 from models.layers import initialise
 from models.qs_attn import MODES
+from models.translator import Translator
 from options.saved import options_behind
 from options.train_options import TrainOptions
 from scripts.queries.page import write_page
@@ -62,6 +64,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--qs_pool", None, "average larger maps to this side", type=integer(0), shown="the run's, else 0")
     add("--query", 0, "the query whose row the figures show, by ascending entropy", type=integer(0))
     add("--figures", "none", "format of the figures for a paper (matplotlib)", choices=FIGURES)
+    add("--domain", None, "of many: that of the translation beside the queries", shown="the first")
     add("--output", None, "folder to write to", type=Path, shown="./results/NAME/queries_EPOCH")
     add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
     add("--seed", 0, "seed of the random positions and weights", type=integer(0))
@@ -91,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     opt = parse(argv)
     if opt.figures != "none" and importlib.util.find_spec("matplotlib") is None:
         raise UserError("figures need matplotlib: pip install matplotlib, or give --figures none")
-    net = build_net(opt)
-    take_selection_of_the_run(opt, net)
+    translator = build_translator(opt)
+    take_selection_of_the_run(opt, translator.net)
     paths = list_images(opt.input) if opt.input.is_dir() else [opt.input]
     failed = 0
     for path, name in zip(paths, output_names(paths), strict=True):
@@ -102,17 +105,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        draw_image(opt, net, photo, opt.output / name.with_suffix(""), path.name)
+        draw_image(opt, translator, photo, opt.output / name.with_suffix(""), path.name)
     return 1 if failed else 0
 
 
-def build_net(opt: Namespace) -> nn.Module:
-    """The generator of the run, or a new ResNet generator with `--random_weights`."""
+def build_translator(opt: Namespace) -> Translator:
+    """The translator of the run, to one domain, or of a new ResNet generator with `--random_weights`."""
     device = get_device(opt.gpu_ids)
     if not opt.random_weights:
-        return load_generator(opt.name, opt.checkpoints_dir, opt.epoch, device).net
+        translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, device)
+        domain = opt.domain or next(iter(translator.domains), None)
+        return translator.with_domain(domain) if domain else translator
     torch.manual_seed(opt.seed)
-    return initialise(ResnetGenerator(ngf=opt.ngf)).eval().to(device)
+    return Translator(initialise(ResnetGenerator(ngf=opt.ngf)).eval().to(device), device)
 
 
 def take_selection_of_the_run(opt: Namespace, net: nn.Module) -> None:
@@ -138,20 +143,22 @@ def take_selection_of_the_run(opt: Namespace, net: nn.Module) -> None:
 
 
 def last_encoder_layer(net: nn.Module) -> int:
-    """The last residual block of a ResNet generator; of a U-Net, all layers are on its way down."""
+    """The last residual block of a ResNet generator that knows no target; of a U-Net, its last layer."""
+    if isinstance(net, DomainResnetGenerator):
+        return net.last_encoder_layer
     if not isinstance(net, ResnetGenerator):
         return len(net.tap_channels()) - 1
     return max(number for number, module in enumerate(net.model) if isinstance(module, ResnetBlock))
 
 
-def draw_image(opt: Namespace, net: nn.Module, photo: np.ndarray, stem: Path, name: str) -> None:
+def draw_image(opt: Namespace, translator: Translator, photo: np.ndarray, stem: Path, name: str) -> None:
     """Write the page and figures of a photograph (H, W, 3) uint8, named after `stem`."""
     height, width = photo.shape[:2]
-    image = to_input(photo, net.input_nc).to(next(net.parameters()).device)
+    net = translator.net
+    image = to_input(photo, net.input_nc).to(translator.device)
     selection = opt.num_patches, opt.qs_window, opt.qs_pool
     views = view_queries(net, image, opt.layers, opt.modes, *selection, opt.seed)
-    with torch.inference_mode():
-        target = to_uint8(net(image))[:height, :width]
+    target = to_uint8(translator.run(image))[:height, :width]
     page = stem.with_name(f"{stem.name}.html")
     write_page(views, photo, target, page, f"{name}: queries of {opt.label}")
     print(printable(page))

@@ -45,6 +45,8 @@ def runs(tmp_path_factory):
     opt = options.parse([*munit.split(), "--load_size", "64", "--name", "styles"])
     write_options(root / "checkpoints/styles", opt, options.parser.defaults)
     create_model(opt).save_networks(root / "checkpoints/styles", "latest")
+    multi = "--model qs_multi --domains cat,dog --nce_layers 0,4,8"
+    make_run(root / "checkpoints", *multi.split(), name="domains")
     (root / "checkpoints/released").mkdir()
     shutil.copy(folder / "latest_net_G.pth", root / "checkpoints/released/latest_net_G.pth")
     options = (folder / "train_opt.json").read_text()
@@ -63,7 +65,7 @@ def models(runs):
 
 def test_every_run_and_epoch_is_offered_and_broken_ones_are_named(runs, tmp_path, capsys):
     models = find_models(runs / "checkpoints")
-    assert set(models) == {"horses/global", "both", "styles", "released", PRETRAINED}
+    assert set(models) == {"horses/global", "both", "styles", "domains", "released", PRETRAINED}
     assert models["horses/global"].epochs == ("latest", "10", "5")
     assert models["both"].directions == ("AtoB", "BtoA") and models["released"].directions == ("AtoB",)
     assert [models[name].styled for name in ("styles", "both")] == [True, False]
@@ -81,6 +83,7 @@ def test_every_run_and_epoch_is_offered_and_broken_ones_are_named(runs, tmp_path
         ("horses/global", {"size": "128"}),
         ("both", {"direction": "BtoA"}),
         ("styles", {"style": 7}),
+        ("domains", {"domain": "dog"}),
         ("released", {}),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,7 +96,8 @@ def test_onnx_at_any_size(runs, tmp_path, capsys, name, shapes):
 
 
 def test_a_difference_above_the_tolerance_fails(runs, tmp_path, capsys, monkeypatch):
-    twice, thrice = (lambda images: 0.2 * images), (lambda images: 0.3 * images.numpy())
+    twice = export.Generator(SimpleNamespace(net=lambda images: 0.2 * images, variant=None))
+    thrice = lambda images: 0.3 * images.numpy()  # noqa: E731
     assert export.compare(twice, thrice, (1, 3, 16, 20)) == pytest.approx(0.1, abs=1e-3)
     monkeypatch.setattr(export, "compare", lambda *_: 0.01)
     monkeypatch.setattr(export, "trace", lambda *_: None)
@@ -177,3 +179,37 @@ def test_the_style_is_a_second_input(styled, tmp_path, format):
             found = torch.export.load(path).module()(image, style)
         torch.testing.assert_close(found, net(image, style), rtol=0, atol=1e-4)
         assert (net(image, style) - net(image, -style)).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "model", ["qs_multi --netG resnet_4blocks --nce_layers 0,4,8", "stargan --g_repeat_num 1"]
+)
+def test_the_domain_is_a_second_input_or_fixed(tmp_path, capsys, monkeypatch, model):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    options = TrainOptions()
+    words = f"--model {model} --domains cat,dog,wild --gpu_ids -1 --ngf 4 --ndf 4 --name run"
+    opt = options.parse([*words.split(), "--checkpoints_dir", str(tmp_path)])
+    opt.init_gain = 0.5
+    write_options(tmp_path / "run", opt, options.parser.defaults)
+    create_model(opt).save_networks(tmp_path / "run", "latest")
+    monkeypatch.chdir(tmp_path)
+    words = ["--name", "run", "--checkpoints_dir", str(tmp_path)]
+    assert export.main(words) == 0
+    assert "input domain: 0 cat, 1 dog, 2 wild" in capsys.readouterr().out
+    assert export.main([*words, "--domain", "cow"]) == 2
+    assert "its domains are cat, dog, wild" in capsys.readouterr().err
+    files = {"run_latest.onnx": [2, 0, 1]}
+    if "qs" in model:
+        assert export.main([*words, "--domain", "dog"]) == 0
+        files["run_latest_to_dog.onnx"] = [1, 1, 1]
+    net, shape = load_generator("run", tmp_path, device="cpu").net, (3, 3, 24, 40)
+    for file, domain in files.items():
+        session = onnxruntime.InferenceSession(tmp_path / file, providers=["CPUExecutionProvider"])
+        inputs = {"image": images(*shape).numpy(), "domain": np.array(domain)}
+        names = [entry.name for entry in session.get_inputs()]
+        assert names == list(inputs)[: 1 if "to_dog" in file else 2]
+        (found,) = session.run(["translation"], {name: inputs[name] for name in names})
+        expected = net(images(*shape), torch.tensor(domain)).numpy()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
