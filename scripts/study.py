@@ -250,10 +250,10 @@ class Study:
 
     def progress(self, run: Run) -> dict[str, float | None]:
         """By its log: `images` trained on, and `step_ms`, the median time of a step, waiting included."""
-        records = list(read_loss_records(self.folder(run)))
-        times = [record["seconds_per_image"] for record in records]
+        records = read_loss_records(self.folder(run))
+        times = [record.seconds_per_image for record in records]
         step = 1e3 * self.options[run.label].batch_size * statistics.median(times) if times else None
-        return {"images": records[-1]["images"] if records else 0, "step_ms": step}
+        return {"images": records[-1].images if records else 0, "step_ms": step}
 
     def read_record(self, run: Run) -> dict[str, Any]:
         """compare.json: the training's options and minutes, its seconds so far, and what is done."""

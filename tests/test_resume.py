@@ -179,7 +179,7 @@ def test_a_plateau_schedule_sees_the_mean_over_the_whole_epoch(dataroot, tmp_pat
     assert train.main(["--checkpoints_dir", str(tmp_path), *RESUME]) == 0
     logged: dict[int, list[float]] = {}
     for record in read_loss_records(tmp_path / "run"):
-        logged.setdefault(record["epoch"], []).append(record["losses"]["G"])
+        logged.setdefault(record.epoch, []).append(record.losses["G"])
     assert [len(losses) for losses in logged.values()] == [5, 5, 5]
     assert means == pytest.approx([sum(losses) / 5 for losses in logged.values()], rel=1e-6)
 

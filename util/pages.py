@@ -6,7 +6,6 @@ as URLs, and characters that cannot be printed (a newline, a byte that is not UT
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,44 +21,37 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{
 --page:#14171c;--card:#1c2128;--text:#e6eaf0;--faint:#9aa4b1;--line:#2a3039;--link:#6cb6ff}}
 *{box-sizing:border-box}
-body{margin:0 auto;padding:1.5rem clamp(.6rem,3vw,2.5rem) 4rem;max-width:120rem;
-background:var(--page);color:var(--text);
-font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-h1{font-size:1.5rem;line-height:1.25;margin:0 0 1rem;overflow-wrap:anywhere}
-h2{font-size:1.1rem;margin:2rem 0 .75rem;overflow-wrap:anywhere}
-h3{font-size:.95rem;margin:0 0 .6rem;overflow-wrap:anywhere}
+body{margin:0 auto;padding:1.5rem clamp(.6rem,3vw,2.5rem) 4rem;max-width:120rem;overflow-wrap:anywhere;
+background:var(--page);color:var(--text);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+h1{font-size:1.5rem;margin:0 0 1rem}
+h2{font-size:1.1rem;margin:2rem 0 .75rem}
+h3{font-size:.95rem;margin:0 0 .6rem}
 a,summary{color:var(--link)}
-summary{cursor:pointer;margin:.5rem 0}
 p{max-width:60rem;margin:.4rem 0}
-.card{background:var(--card);border:1px solid var(--line);border-radius:10px;
-padding:.9rem 1rem;margin:0 0 .9rem}
+.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.9rem 1rem;
+margin:0 0 .9rem}
 .wide{overflow-x:auto}
 .plot img{display:block;width:100%;min-width:48rem;height:auto}
 .facts{display:flex;flex-wrap:wrap;gap:.6rem 2rem}
-.facts div{min-width:4.5rem}
-dt{color:var(--faint);font-size:.8rem}
+dt,figcaption,small{color:var(--faint);font-size:.85rem}
 dd{margin:0;font-weight:600;font-variant-numeric:tabular-nums}
 nav{display:flex;flex-wrap:wrap;gap:.1rem 1rem;max-height:12rem;overflow-y:auto}
 figure{margin:0;max-width:100%}
 figure img{display:block;width:100%;height:auto;background:var(--line);border-radius:3px}
-figcaption{color:var(--faint);font-size:.85rem;margin-top:.25rem;overflow-wrap:anywhere}
 .row{display:grid;gap:.6rem;grid-template-columns:repeat(auto-fit,minmax(min(14rem,40%),1fr))}
 .row figure{max-width:32rem}
-.strip{display:grid;grid-template-columns:5rem 1fr;align-items:center;gap:.6rem;max-width:44rem;
-margin:0 0 .4rem}
-.strip figcaption{margin:0;order:-1;overflow-wrap:normal}
+.strip{display:grid;grid-template-columns:5rem 1fr;align-items:center;max-width:44rem;margin:0 0 .4rem}
+.strip figcaption{order:-1}
 .slider{position:relative}
 .slider .over{position:absolute;inset:0;height:100%;clip-path:inset(0 0 0 var(--at,50%))}
 .slider input{position:absolute;inset:0;width:100%;height:100%;margin:0;opacity:0;cursor:ew-resize}
-.slider::after{content:"";position:absolute;top:0;bottom:0;left:var(--at,50%);width:2px;margin-left:-1px;
-background:#fff;box-shadow:0 0 3px #000;pointer-events:none}
+.slider::after{content:"";position:absolute;inset:0 auto 0 var(--at,50%);width:2px;background:#fff;
+box-shadow:0 0 3px #000;pointer-events:none}
 .slider:focus-within{outline:3px solid var(--link)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.35rem .9rem .35rem 0;text-align:left;vertical-align:top;white-space:nowrap}
-thead th{border-bottom:1px solid var(--line);font-weight:600}
-tbody tr+tr td,tbody tr+tr th{border-top:1px solid var(--line)}
-tbody th{font-weight:600}
-td small,th small{display:block;color:var(--faint);font-weight:400}
+tbody>*>*{border-top:1px solid var(--line)}
+td small,th small{display:block;font-weight:400}
 """
 
 
@@ -70,7 +62,6 @@ class Page:
         self.folder = Path(folder)
         self.title = printable(title)
         self._parts: list[str] = []  # finished HTML
-        self._folded = 0  # <details> that are open
 
     def add(self, tag: tags.html_tag) -> None:
         """Any tag of dominate."""
@@ -107,20 +98,20 @@ class Page:
     def add_images(
         self, caption: str, files: Sequence[str], labels: Sequence[str], compare: str = ""
     ) -> None:
-        """Images side by side, each linked to its file.
+        """Images side by side, each with its label below and linked to its file.
 
         Args:
-            caption: above the row (an epoch, the name of the input).
-            files: one path per image.
-            labels: one text per image, shown below it.
-            compare: of these labels; begin with this image over the first one, and a slider between them.
+            compare: one of the labels; begin with this image over the first one, and a slider between them.
         """
-        self._parts.append(_image_row(caption, tuple(files), tuple(labels), compare))
-
-    def fold(self, summary: str) -> None:
-        """Hide what follows, to the end of the page, until the reader opens it."""
-        self._parts.append(f"<details>{tags.summary(printable(summary)).render(pretty=False)}")
-        self._folded += 1
+        figures = [
+            tags.figure(_linked(file, label), tags.figcaption(printable(label)))
+            for file, label in zip(files, labels, strict=True)
+        ]
+        if compare:
+            over = files[labels.index(compare)]
+            figures.insert(0, _slider(files[0], over, printable(f"{labels[0]} | {compare}")))
+        row = tags.div(*figures, cls="row")
+        self.add(tags.section(tags.h3(printable(caption)), row, cls="card", id=_anchor(caption)))
 
     def save(self) -> None:
         """Write the page, replacing an older one in one move. Raises OSError."""
@@ -130,26 +121,11 @@ class Page:
             tags.meta(charset="utf-8")
             tags.meta(name="viewport", content="width=device-width, initial-scale=1")
             tags.style(raw(STYLE))
-        body = "\n".join(self._parts) + "</details>" * self._folded
-        document.body.add(tags.h1(self.title), raw(body))
+        document.body.add(tags.h1(self.title), raw("\n".join(self._parts)))
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = self.folder / "index.html.part"
         unfinished.write_text(document.render(pretty=False), encoding="utf-8")
         os.replace(unfinished, self.folder / "index.html")
-
-
-# Cached because a training page is written again and again with the rows it had.
-@functools.lru_cache(maxsize=10_000)
-def _image_row(caption: str, files: tuple[str, ...], labels: tuple[str, ...], compare: str) -> str:
-    figures = [
-        tags.figure(_linked(file, label), tags.figcaption(printable(label)))
-        for file, label in zip(files, labels, strict=True)
-    ]
-    if compare in labels:
-        figures.insert(0, _slider(files[0], files[labels.index(compare)], f"{labels[0]} | {compare}"))
-    heading = tags.h3(printable(caption))
-    row = tags.section(heading, tags.div(*figures, cls="row"), cls="card", id=_anchor(caption))
-    return row.render(pretty=False)
 
 
 def _linked(file: str, description: str) -> tags.html_tag:
@@ -161,8 +137,8 @@ def _slider(left: str, right: str, caption: str) -> tags.html_tag:
     below = tags.img(src=url(left), alt="", loading="lazy")
     over = tags.img(src=url(right), alt="", loading="lazy", cls="over")
     move = "this.parentNode.style.setProperty('--at',this.value+'%')"
-    line = tags.input_(type="range", min=0, max=100, value=50, oninput=move, aria_label=printable(caption))
-    return tags.figure(tags.div(below, over, line, cls="slider"), tags.figcaption(printable(caption)))
+    line = tags.input_(type="range", min=0, max=100, value=50, oninput=move, aria_label=caption)
+    return tags.figure(tags.div(below, over, line, cls="slider"), tags.figcaption(caption))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str | tags.html_tag]]) -> tags.html_tag:

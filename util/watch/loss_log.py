@@ -6,6 +6,7 @@ line. Both only grow, except that resuming from a checkpoint cuts them to their 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -14,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 TEXT, JSON_LINES = "loss_log.txt", "log.jsonl"
 
@@ -28,8 +28,8 @@ class LossRecord:
         iters: images seen in this epoch.
         images: images seen in the whole training.
         epochs_done: the same in epochs, as a fraction: 1.5 is halfway through epoch 2.
-        losses: name -> value, in the order to print; None for a value that was not finite when it was logged.
-        seconds_per_image: time per image, waiting for data included.
+        losses: in the order to print; those read from a log are None where they were not finite.
+        seconds_per_image: waiting for data included.
         data_seconds: time per image spent waiting for data.
         lr: learning rate.
     """
@@ -50,7 +50,7 @@ class LossRecord:
         return head + "".join(f"{name}: {value:.3f} " for name, value in self.losses.items())
 
     def scalars(self) -> dict[str, float]:
-        """What curves show, by tag: finite losses, rate, epoch and speed."""
+        """What curves show, by tag: losses, rate, epoch and speed."""
         losses = {f"loss/{name}": value for name, value in self.losses.items() if value is not None}
         return losses | {
             "training/learning_rate": self.lr,
@@ -97,37 +97,19 @@ class LossLog:
 
     def _append(self, name: str, text: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / name, "a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        with open(self.folder / name, "a", encoding="utf-8", newline="\n") as file:
             file.write(text)
 
 
-def read_loss_records(folder: str | Path) -> list[dict[str, Any]]:
-    """The records of a run's `log.jsonl`, in order, as dicts with the fields of `LossRecord`.
-
-    Lines torn by a crash are skipped. After a restart, later records replace earlier ones, so that `images`
-    always increases.
-    """
-    records: list[dict[str, Any]] = []
-    path = Path(folder) / JSON_LINES
-    if not path.exists():
-        return records
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(record, dict) and record.get("type") == "losses":
-                while records and records[-1]["images"] >= record["images"]:
-                    records.pop()
-                records.append(record)
+def read_loss_records(folder: str | Path) -> list[LossRecord]:
+    """The records of a run's `log.jsonl`, in order; lines torn by a crash are skipped."""
+    path, names = Path(folder) / JSON_LINES, [field.name for field in fields(LossRecord)]
+    records = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            records.append(LossRecord(**{name: entry[name] for name in names}))
     return records
-
-
-def logged_records(folder: str | Path) -> list[LossRecord]:
-    """`read_loss_records` as `LossRecord`s."""
-    names = [field.name for field in fields(LossRecord)]
-    return [LossRecord(**{name: record[name] for name in names}) for record in read_loss_records(folder)]
 
 
 def _size(path: Path) -> int:

@@ -22,10 +22,9 @@ class Report:
 
     Args:
         monitor: None in the other processes.
-        model: a `BaseModel`.
-        samples: has `pictures()` of the images that every epoch shows.
         epoch_images: images of an epoch.
         global_batch: images of a step over all processes.
+        samples: `models.samples.Samples`, the images that every epoch shows.
     """
 
     def __init__(
@@ -39,9 +38,8 @@ class Report:
         samples=None,
     ):
         self.monitor, self.model, self.progress, self.opt = monitor, model, progress, opt
-        self.samples = samples
+        self.epoch_images, self.global_batch, self.samples = epoch_images, global_batch, samples
         self.time_left = "unknown time"
-        self.epoch_images, self.global_batch = epoch_images, global_batch
         self.length = Length.of(opt)
         self.epochs = self.length.in_epochs(epoch_images // global_batch)
         self.last_epoch = math.ceil(self.epochs)
@@ -49,7 +47,6 @@ class Report:
         self._sum: torch.Tensor | None = None
 
     def begin_epoch(self, clock: Clock) -> None:
-        """Start the epoch's progress bar."""
         self.clock = clock
         if self.opt.lr_policy == "plateau":
             self._sum = torch.tensor(self.progress.loss_G_sum, device=self.model.device)
@@ -63,27 +60,30 @@ class Report:
         )
 
     def step(self) -> None:
-        """Report a step: show what is due."""
-        opt, progress = self.opt, self.progress
+        """Show what is due after a step."""
+        progress = self.progress
         self.bar.update(self.global_batch)
         if self._sum is not None:
             self._sum += self.model.losses[self.model.headline[0]].detach()
         first = progress.images == self.global_batch  # a new training shows its first losses at once
-        if first or progress.crossed(opt.print_freq, self.global_batch):
+        if first or progress.crossed(self.opt.print_freq, self.global_batch):
             self._losses()
         if self.monitor and self.monitor.watchers:
-            shown = progress.crossed(opt.display_freq, self.global_batch)
-            last = progress.position >= self.epoch_images or self.length.reached(progress)
-            saved = last or progress.crossed(opt.update_html_freq, self.global_batch)
-            if shown or saved:
-                images = self.model.pictures()
-                if saved and self.samples:
-                    try:
-                        images |= self.samples.pictures()
-                    except torch.OutOfMemoryError:
-                        say("note: too little memory to show the same images in every epoch; none are shown")
-                        self.samples = None
-                self.monitor.images(progress.epoch, progress.images, images, save=saved)
+            self._images()
+
+    def _images(self) -> None:
+        opt, progress = self.opt, self.progress
+        last = progress.position >= self.epoch_images or self.length.reached(progress)
+        saved = last or progress.crossed(opt.update_html_freq, self.global_batch)
+        if saved or progress.crossed(opt.display_freq, self.global_batch):
+            images = self.model.pictures()
+            if saved and self.samples:
+                try:
+                    images |= self.samples.pictures()
+                except torch.OutOfMemoryError:
+                    say("note: too little memory to show the same images in every epoch; none are shown")
+                    self.samples = None
+            self.monitor.images(progress.epoch, progress.images, images, save=saved)
 
     def _losses(self) -> None:
         progress = self.progress
@@ -122,5 +122,4 @@ class Report:
         return distributed.mean([float(self._sum) / max(self.progress.epoch_steps, 1)])[0]
 
     def end_epoch(self) -> None:
-        """Close the progress bar."""
         self.bar.close()

@@ -23,8 +23,7 @@ MOST_STRIPS = 8  # epochs whose samples are shown
 class TrainingPage:
     """Writes `index.html`, `losses.svg` and images into `folder`/web; a `Watcher`.
 
-    Images are `images/epochNNN_LABEL.png`, the same ones in every epoch `samples/epochNNN.png`. The page is
-    written anew with each row of images, with the first losses of an epoch, and at the end.
+    The page is written anew with each row of images, with the first losses of an epoch, and at the end.
 
     Args:
         folder: of the run, `checkpoints/NAME`.
@@ -42,21 +41,22 @@ class TrainingPage:
     def begin(self, records: Sequence[LossRecord]) -> None:
         self._history = LossHistory(records)
         self._newest = records[-1] if records else None
-        self._epoch = self._newest.epoch if self._newest else 0  # images of a later one are another run's
         self._order: list[str] = []  # the labels as the model orders them
-        self._labels: dict[int, set[str]] = {}  # epoch -> labels of its images in web/images
+        self._labels: dict[int, set[str]] = {}  # epoch -> labels of its images
+        last = self._newest.epoch if self._newest else 0  # images of a later epoch are another run's
         for path in self.web.glob("*/*.png"):  # of earlier sessions
-            if match := IMAGE_FILE.fullmatch(path.name):
+            if (match := IMAGE_FILE.fullmatch(path.name)) and int(match[1]) <= last:
                 self._labels.setdefault(int(match[1]), set()).add(match[2] or SAMPLES)
 
     def losses(self, record: LossRecord) -> None:
-        begins, self._newest, self._epoch = record.epoch != self._epoch, record, record.epoch
-        self._history.add(record.epochs_done, record.losses)
+        begins = self._newest is None or record.epoch != self._newest.epoch
+        self._newest = record
+        self._history.add(record)
         if begins:
             self._write()
 
     def images(self, epoch: int, step: int, images: Mapping[str, np.ndarray]) -> None:
-        self._epoch, self._order = epoch, list(images)
+        self._order = list(images)
         for label, image in images.items():
             save_png(image, self.web / _image_name(epoch, label))
             if label != SAMPLE_INPUTS:
@@ -70,22 +70,13 @@ class TrainingPage:
         self.web.mkdir(parents=True, exist_ok=True)
         (self.web / "losses.svg").write_text(draw_losses(self._history.rows()), encoding="utf-8")
         page = Page(self.web, self.run)
-        page.add_facts(self._state() | {"written": time.strftime("%Y-%m-%d %H:%M")})
-        if self._newest:
-            losses = self._newest.losses.items()
-            page.add_facts({name: "nan" if value is None else f"{value:.3f}" for name, value in losses})
+        page.add_facts(self._state())
         page.add_facts(self.options)
-        if (self.folder / "train_opt.txt").is_file():
-            page.add_link("../train_opt.txt", "all options")
+        page.add_link("../train_opt.txt", "all options")
         page.add_plot("losses.svg", "Loss curves")
-        epochs = sorted((epoch for epoch in self._labels if epoch <= self._epoch), reverse=True)
+        epochs = sorted(self._labels, reverse=True)
         self._add_samples(page, [epoch for epoch in epochs if SAMPLES in self._labels[epoch]])
-        batches = [epoch for epoch in epochs if self._labels[epoch] - {SAMPLES}]
-        if batches:
-            page.add_header("Images of the training")
-        for number, epoch in enumerate(batches):
-            if number == 1:
-                page.fold(f"{len(batches) - 1} earlier epochs")
+        for epoch in epochs:
             labels = sorted(self._labels[epoch] - {SAMPLES}, key=self._place)
             page.add_images(f"Epoch {epoch}", [_image_name(epoch, label) for label in labels], labels)
         page.save()
@@ -96,8 +87,7 @@ class TrainingPage:
             return
         page.add_header("The same images over time")
         page.add_strip("inputs", _image_name(0, SAMPLE_INPUTS))
-        last, count = len(epochs) - 1, min(len(epochs), MOST_STRIPS)
-        for index in (round(number * last / max(count - 1, 1)) for number in range(count)):
+        for index in np.linspace(0, len(epochs) - 1, min(len(epochs), MOST_STRIPS)).round().astype(int):
             page.add_strip(f"epoch {epochs[index]}", _image_name(epochs[index], SAMPLES))
 
     def _place(self, label: str) -> tuple[int, str]:
@@ -105,17 +95,16 @@ class TrainingPage:
         return (self._order.index(label) if label in self._order else len(self._order)), label
 
     def _state(self) -> dict[str, str]:
-        record = self._newest
+        record, written = self._newest, {"written": time.strftime("%Y-%m-%d %H:%M")}
         if record is None:
-            return {}
+            return written
         return {
             "epoch": f"{record.epoch} of {self.epochs}",
-            "images in this epoch": f"{record.iters:,}",
-            "images in all": f"{record.images:,}",
+            "images": f"{record.images:,}",
             "learning rate": f"{record.lr:.3g}",
             "seconds per image": f"{record.seconds_per_image:.3f}",
             "time left": tqdm.format_interval(max(0, record.seconds_left(self.epochs))),
-        }
+        } | written
 
 
 def _image_name(epoch: int, label: str) -> str:
