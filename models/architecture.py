@@ -180,7 +180,10 @@ def _convolutions(state: State, modules: str = "model") -> dict[int, Tensor]:
 
 
 def _norm(state: State, bias: str) -> str:
-    """The normalisation: only instance norm follows convolutions with a bias; only batch norm has state."""
-    if any(key.endswith("running_mean") for key in state):
+    """The normalisation: only batch norm has weights, and only instance norm follows biased convolutions.
+
+    Instance norms saved by torch before 0.4 have running statistics too.
+    """
+    if any(f"{key.removesuffix('running_mean')}weight" in state for key in state if "running_mean" in key):
         return "batch"
     return "instance" if bias in state else "none"

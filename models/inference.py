@@ -37,8 +37,9 @@ from models.build import build_generator, conditional_generator, size_multiple
 from models.domain_networks import StarGANGenerator
 from models.munit_model import munit_generator
 from models.munit_networks import StyledTranslator
+from models.pretrained import find_run
 from models.translator import Translator
-from models.weights import bare_generator, checkpoint_file, find_run, load_weights, weights_file
+from models.weights import bare_generator, checkpoint_file, load_weights, weights_file
 from util.arguments import Option, integer
 from util.errors import UserError
 from util.run.saved_options import FILE, checked, saved_options
@@ -63,11 +64,12 @@ def load_generator(
     device: torch.device | str | None = None,
     direction: str | None = None,
 ) -> Translator:
-    """The translator of a run, of a model in `pretrained/`, or of a generator's weights file (`*.pth`).
+    """The translator of a run, of a pretrained model, or of a generator's weights file.
 
-    The file may come from the released code, CUT or CycleGAN; a `*.pt` file holds both generators of MUNIT,
-    as its released code saves them. A run is built by its saved options; without options the architecture is
-    read off the weights.
+    `test.py --list_pretrained` lists the pretrained models; those that others publish are fetched. A file,
+    `*.pth` or `*.safetensors`, may come from the released code, CUT or CycleGAN; a `*.pt` file holds both
+    generators of MUNIT, as its released code saves them. A run is built by its saved options; without options
+    the architecture is read off the weights.
 
     Args:
         device: None for a GPU if there is one.
@@ -80,7 +82,7 @@ def load_generator(
     path, epoch = Path(name_or_path), str(epoch)
     if path.suffix == ".pt":
         return _munit({"gen_a": (path, "a"), "gen_b": (path, "b")}, direction or "AtoB", device)
-    file = path.suffix == ".pth"
+    file = path.suffix in (".pth", ".safetensors")
     folder, network = (path.parent if file else find_run(path, checkpoints_dir)), None
     if file and (match := WEIGHTS_FILE.fullmatch(path.name)):
         epoch, network = match.groups()

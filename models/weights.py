@@ -16,9 +16,6 @@ from util.errors import UserError
 from util.files import write_atomically
 from util.weight_files import read_tensors, unwrapped
 
-ROOT = Path(__file__).resolve().parent.parent
-PRETRAINED = "pretrained"  # the folder of ROOT whose runs come with the code
-
 
 def weights_file(folder: Path, epoch: str, network: str) -> Path:
     """The file of a network's weights of `epoch`: "latest", "5", "iter_5000", or "*" for a glob."""
@@ -37,17 +34,6 @@ def saved_weights(folder: Path) -> list[Path]:
     return sorted(folder.glob(weights_file(folder, "*", "*").name))
 
 
-def pretrained_names() -> list[str]:
-    """The runs that come with the code."""
-    return sorted({path.parent.name for path in Path(ROOT, PRETRAINED).glob("*/*_net_*.pth")})
-
-
-def find_run(name: str | Path, checkpoints_dir: str | Path) -> Path:
-    """The folder of a run; where there is none, that of the pretrained model of this name if there is one."""
-    folder, pretrained = Path(checkpoints_dir, name), Path(ROOT, PRETRAINED, name)
-    return pretrained if pretrained.is_dir() and not folder.is_dir() else folder
-
-
 def checkpoint_file(checkpoints_dir: str | Path, name: str, epoch: str, network: str = "G") -> Path:
     """The weights file of a run. UserError if there is none; it lists the epochs or runs that there are."""
     run = Path(checkpoints_dir) / name
@@ -63,7 +49,7 @@ def checkpoint_file(checkpoints_dir: str | Path, name: str, epoch: str, network:
         root = Path(checkpoints_dir)
         runs = sorted({file.parent.relative_to(root).as_posix() for file in root.glob(f"**/*{end}")})
         there = f"--name can be {', '.join(runs[:20])}" if runs else "train a run with train.py"
-        there += f"; with the code come --pretrained {', '.join(pretrained_names())}"
+        there += "; test.py --list_pretrained lists models that need no training"
     raise UserError(f"there is no checkpoint {path}: {there}")
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 from models import MODELS, option_defaults, require_model
 from models.architecture import architecture
 from models.inference import final_load_size, translate_size
-from models.weights import PRETRAINED, ROOT, bare_generator, pretrained_names, weights_file
+from models.pretrained import pretrained_list
+from models.weights import bare_generator, weights_file
 from options.base_options import BaseOptions
+from options.saved import place_of_pretrained
 from util.arguments import as_text, count_or_inf, integer
 from util.errors import UserError
 from util.run.saved_options import read_saved_options, saved_options
@@ -47,7 +50,8 @@ class TestOptions(BaseOptions):
         super().declare()
         add, group = self.parser.add, self.parser.group
         group("testing")
-        add("--pretrained", None, "a run that comes with the code, in pretrained/")
+        add("--pretrained", None, "a model that needs no training, instead of --name")
+        add("--list_pretrained", False, "list those models")
         add("--results_dir", "./results/", "where results/NAME/PHASE_EPOCH/ is written")
         add("--num_test", math.inf, "translate at most this many images", type=count_or_inf)
         group("styles, of a model that has them (munit)")
@@ -81,18 +85,15 @@ class TestOptions(BaseOptions):
         if given.get("model") == SINGLE:
             given = {"dataset_mode": "single", **given}
             del given["model"]
+        if given.get("list_pretrained"):
+            print(pretrained_list())
+            sys.exit()
         if given.get("pretrained"):
             if place := sorted(OF_A_RUN & given.keys()):
                 raise UserError(
                     f"--{place[0]} names a run, and --pretrained a model instead: leave one of them out"
                 )
-            name = given["pretrained"]
-            if name not in pretrained_names():
-                raise UserError(
-                    f"there is no pretrained model {name}: there are {', '.join(pretrained_names())}; "
-                    "a run of yours is named by --name"
-                )
-            given = {"checkpoints_dir": str(ROOT), "name": f"{PRETRAINED}/{name}", **given}
+            given = {**place_of_pretrained(given["pretrained"]), **given}
         return super().resolve(given)
 
     def saved_values(self, folder: Path, given: dict[str, object]) -> dict[str, object]:

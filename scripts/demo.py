@@ -25,8 +25,9 @@ from PIL import Image
 
 from models import MODELS
 from models.inference import directions, load_generator, run_options
+from models.pretrained import PRETRAINED, ROOT, cache_folder, pretrained_run
 from models.translator import Translator
-from models.weights import PRETRAINED, ROOT, weights_file
+from models.weights import weights_file
 from util.arguments import ArgumentParser, gpu_list, integer
 from util.device import get_device
 from util.errors import UserError, entry_point
@@ -75,7 +76,7 @@ def find_models(checkpoints_dir: str | Path) -> dict[str, Entry]:
         (folder.relative_to(root).as_posix(), folder, "--name")
         for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
     ]
-    for folder in sorted(path for path in Path(ROOT, PRETRAINED).glob("*/") if path.is_dir()):
+    for folder in [*sorted(Path(ROOT, PRETRAINED).glob("*/")), *sorted(cache_folder().glob("*/"))]:
         runs.append((f"{folder.name} ({PRETRAINED})", folder, "--pretrained"))
     entries = {}
     for label, folder, option in runs:
@@ -259,7 +260,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
     parser.add("--port", 7860, "of the page", type=integer(1, 65535))
     parser.add("--open", False, "open it in the browser")
+    parser.add("--pretrained", None, "a model that test.py --list_pretrained lists: fetch it first")
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
+    if opt.pretrained:
+        pretrained_run(opt.pretrained)
     device = get_device(opt.gpu_ids)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder below is removed
     with tempfile.TemporaryDirectory(prefix="qsattn_demo_") as uploads:

@@ -41,8 +41,10 @@ from models.domain_networks import AffineInstanceNorm, DomainNorm
 from models.inference import directions, final_load_size, load_generator, run_options
 from models.layers import InstanceNorm
 from models.munit_networks import EPS, AdaIN, LayerNorm
+from models.pretrained import PRETRAINED, ROOT
 from models.translator import Translator
-from models.weights import PRETRAINED, ROOT, checkpoint_file, save_tensors, weights_file
+from models.weights import checkpoint_file, save_tensors, weights_file
+from options.saved import take_pretrained
 from options.test_options import FROM_THE_RUN
 from util.arguments import ArgumentParser, real_number
 from util.errors import UserError, entry_point
@@ -143,7 +145,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     """The options of this script. A wrong call exits with status 2."""
     parser = ArgumentParser(prog="scripts/export.py", description=__doc__.splitlines()[0])
     add = parser.add
-    add("--name", None, "name of a run or of a pretrained model, or a ..._net_G.pth file")
+    add("--name", None, "name of a run, or a ..._net_G.pth file")
+    add("--pretrained", None, "a model that test.py --list_pretrained lists, instead of --name")
     add("--checkpoints_dir", "./checkpoints", "where runs are kept")
     add("--epoch", "latest", "which checkpoint: latest, a number, iter_NUMBER")
     both, shown = "of a run that learns both, such as CycleGAN's", "that of its training"
@@ -153,6 +156,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     add("--output", None, "file to write", shown="NAME_EPOCH.onnx or .pt2, the folder pretrained/NAME")
     add("--tolerance", 1e-3, "largest difference allowed, of values in [-1, 1]", type=real_number(0))
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
+    take_pretrained(parser, opt)
     if opt.name is None:
         parser.error("--name is missing: name a run, or a ..._net_G.pth file")
     return opt

@@ -29,7 +29,7 @@ from models.inference import load_generator
 from models.layers import initialise
 from models.qs_attn import MODES
 from models.translator import Translator
-from options.saved import options_behind
+from options.saved import options_behind, take_pretrained
 from options.train_options import TrainOptions
 from scripts.queries.page import write_page
 from scripts.queries.view import view_queries
@@ -50,7 +50,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     """The options. A wrong call exits with status 2."""
     parser = ArgumentParser(prog="scripts/visualize_queries.py", description=__doc__.splitlines()[0])
     add = parser.add
-    add("--name", None, "the run, a pretrained model, or a ..._net_G.pth file")
+    add("--name", None, "the run, or a ..._net_G.pth file")
+    add("--pretrained", None, "a model that test.py --list_pretrained lists, instead of --name")
     add("--checkpoints_dir", "./checkpoints", "where runs are kept")
     add("--epoch", "latest", "which checkpoint: latest, a number, iter_NUMBER")
     add("--random_weights", False, "instead of a run: a new generator with weights drawn by --seed")
@@ -71,6 +72,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
     if opt.input is None:
         parser.error("--input is missing: an image or a folder of images")
+    take_pretrained(parser, opt)
     if (opt.name is None) == (not opt.random_weights):
         parser.error("give either --name NAME, a run, or --random_weights, an untrained generator")
     if opt.qs_window is not None and opt.qs_window % 2 == 0:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -143,20 +140,6 @@ def test_flipped_bits_and_numbers_that_are_not_finite_are_refused(squeezenet, tm
 
 
 # Files that are not given lie in torch's cache, or are fetched to there.
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A folder on a web server, and its address; torch's cache is an empty folder."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    folder = tmp_path / "server"
-    folder.mkdir()
-    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *args: None)
-    handler = partial(SimpleHTTPRequestHandler, directory=folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
-        threading.Thread(target=served.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{served.server_port}"
-        served.shutdown()
 
 
 def test_weights_are_fetched_to_torchs_cache_and_found_there(server, tmp_path) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +16,13 @@ from PIL import Image
 from trained_run import draw, make_run, picture
 
 import test as translation
-from models import weights
+from models import pretrained
 from models.inference import load_generator
 from options.test_options import TestOptions
 from scripts import evaluate, export, visualize_queries
 from scripts.attention_intensity import IntensityOptions
 from scripts.evaluate import EvaluateOptions, weights_of
+from util.errors import UserError
 from util.weight_files import read_tensors
 
 
@@ -41,7 +46,7 @@ def root(runs, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def at_the_root(root, monkeypatch):
-    for module in ("models.weights", "options.test_options", "scripts.export"):
+    for module in ("models.pretrained", "scripts.export"):
         monkeypatch.setattr(f"{module}.ROOT", root)
 
 
@@ -76,8 +81,8 @@ def test_its_options_are_those_that_build_and_translate(root):
 
 
 def test_a_run_comes_before_a_pretrained_model_of_its_name(runs, root):
-    assert weights.find_run("zebras", runs) == runs / "zebras"
-    assert weights.find_run("zebras", runs / "nowhere") == root / "pretrained" / "zebras"
+    assert pretrained.find_run("zebras", runs) == runs / "zebras"
+    assert pretrained.find_run("zebras", runs / "nowhere") == root / "pretrained" / "zebras"
 
 
 def test_both_directions_are_packed(runs):
@@ -114,12 +119,12 @@ def test_it_is_a_run_of_another_folder(root):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("--pretrained cats", "there is no pretrained model cats: there are both, zebras"),
+        ("--pretrained cats", "there is no pretrained model cats: test.py --list_pretrained lists them"),
         ("--pretrained a/../zebras", "there is no pretrained model a/../zebras"),
         ("--pretrained zebras --name run", "--name names a run, and --pretrained a model instead"),
         ("--pretrained zebras --epoch 5", "--epoch names a run"),
         ("--pretrained zebras --ngf 8", "give those of its training, --ngf 4"),
-        ("--name nowhere", "with the code come --pretrained both, zebras"),
+        ("--name nowhere", "--list_pretrained lists models"),
     ],
 )
 def test_wrong_calls_are_named_with_status_2(words, message, tmp_path, capsys):
@@ -160,13 +165,86 @@ def test_evaluate_says_how_to_translate(tmp_path, capsys):
     assert "make them: python test.py --pretrained zebras" in capsys.readouterr().err
 
 
+# Models that others publish.
+
+
+@pytest.fixture
+def publish(server, runs, monkeypatch):
+    """Makes the only published models those of this server: CycleGAN's zebra2horse and CUT's cat2dog."""
+    folder, address = server
+    cut = "cat2dog_cut_pretrained"
+    weights = shutil.copy(runs / "both" / "latest_net_G_A.pth", folder.parent / "generator.pth")
+    # As torch before 0.4 saved instance norms.
+    torch.save({**torch.load(weights), "model.2.running_mean": torch.zeros(4)}, folder / "zebra2horse.pth")
+    with tarfile.open(folder / "cut.tar", "w") as archive:
+        archive.add(weights, f"checkpoints/{cut}/latest_net_G.pth")
+        archive.add(weights, f"checkpoints/{cut}/latest_net_D.pth")
+    monkeypatch.setattr(pretrained, "CUT", f"{address}/cut.tar")
+    models = {address: {"zebra2horse": "BtoA"}, f"{address}/cut.tar": {cut: "AtoB"}}
+    monkeypatch.setattr(pretrained, "PUBLISHED", models)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["zebra2horse", "cat2dog_cut_pretrained"])
+def test_a_published_model_is_fetched_once_and_is_a_run(name, publish, tmp_path):
+    draw(tmp_path / "photo.png", (50, 40))
+    words = ["--pretrained", name, "--gpu_ids", "-1", "--input", str(tmp_path / "photo.png")]
+    assert translation.main([*words, "--output", str(tmp_path / "out.png")]) == 0
+    for file in publish.iterdir():
+        file.unlink()
+    expected = load_generator(tmp_path / "generator.pth", device="cpu")(picture((50, 40)))
+    assert (pixels(Image.open(tmp_path / "out.png")) == pixels(expected)).all()
+    assert (pixels(load_generator(name, device="cpu")(picture((50, 40)))) == pixels(expected)).all()
+    opt = EvaluateOptions().parse(["--pretrained", name, "--metrics", "swd"])
+    assert opt.direction == ("BtoA" if name == "zebra2horse" else "AtoB") and opt.load_size == 256
+    words = ["--pretrained", name, "--format", "pretrained", "--output", str(tmp_path / "packed")]
+    assert export.main(words) == 0 and (tmp_path / "packed/latest_net_G.pth").is_file()
+    assert visualize_queries.parse(["--pretrained", name, "--input", "x"]).name == f"pretrained/{name}"
+
+
+def test_without_a_network_one_line_says_where_a_published_model_goes(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pretrained, "PUBLISHED", {"http://127.0.0.1:9": {"zebra2horse": "BtoA"}})
+    place = tmp_path / "torch/hub/pretrained/zebra2horse/latest_net_G.pth"
+    assert status_of(translation.main, ["--pretrained", "zebra2horse", "--input", "photo.png"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot fetch http://127.0.0.1:9/zebra2horse.pth" in error and f"put it at {place}\n" in error
+    with pytest.raises(SystemExit) as stop:
+        translation.main(["--list_pretrained"])
+    assert not stop.value.code and "zebra2horse" in capsys.readouterr().out
+
+
+def test_a_repository_of_the_hub(runs, server, tmp_path, monkeypatch):
+    """With the packages' own names, of which this project needs neither."""
+    file = shutil.copy(runs / "both" / "latest_net_G_A.pth", tmp_path / "generator.pth")
+    state = torch.load(file)
+
+    def snapshot_download(repository, local_dir, allow_patterns):
+        assert repository == "someone/horses" and "*.safetensors" in allow_patterns
+        local_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, local_dir / "model.safetensors")
+
+    def absent(name):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(UserError, match=f"pip install {name.split('.')[0]}"):
+            load_generator("hf:someone/horses", device="cpu")
+
+    absent("huggingface_hub")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
+    monkeypatch.setitem(sys.modules, "safetensors", SimpleNamespace())
+    absent("safetensors.torch")
+    monkeypatch.setitem(sys.modules, "safetensors.torch", SimpleNamespace(load_file=lambda _: state))
+    image = picture()
+    translated = load_generator("hf:someone/horses", device="cpu")(image)
+    assert (pixels(translated) == pixels(load_generator(file, device="cpu")(image))).all()
+
+
 HERE = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("folder", sorted(HERE.glob("pretrained/*/")), ids=lambda folder: folder.name)
 def test_what_the_repository_has_is_complete(folder, monkeypatch):
     """Runs on what is there: weights in float16 that load with their options, and a card."""
-    monkeypatch.setattr(weights, "ROOT", HERE)
+    monkeypatch.setattr(pretrained, "ROOT", HERE)
     state = read_tensors(folder / "latest_net_G.pth")
     assert {value.dtype for value in state.values()} == {torch.float16}
     assert load_generator(folder.name, "nowhere", device="cpu")(picture((30, 20))).size == (30, 20)

@@ -35,9 +35,14 @@ def read_tensors(path: str | Path, part: str | None = None) -> dict[str, Tensor]
             beginning = file.read(200)
         if beginning.startswith(b"PK"):
             verify_archive(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            state = _read_safetensors(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror}; check the path") from None
+    except UserError:
+        raise
     except Exception as error:  # torch raises exceptions of many types for damaged files
         raise UserError(f"cannot load {path}: {_what_it_is(path, beginning, error)}") from None
     if part is not None:
@@ -58,6 +63,14 @@ def read_tensors(path: str | Path, part: str | None = None) -> dict[str, Tensor]
                 f"cannot load {path}: {key} {obstacle}; load the weights of another epoch, or save them anew"
             )
     return unwrapped(state)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UserError(f"{path} needs a package ({error}): pip install safetensors") from None
+    return load_file(path)
 
 
 def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:

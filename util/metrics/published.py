@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from util.errors import UserError
+from util.fetch import fetch
 from util.weight_files import read_tensors
 
 
@@ -39,24 +39,13 @@ class Published:
         """
         path = Path(given) if given else self.cached
         if given is None and download and not path.is_file():
-            self._download()
+            fetch(self.url, self.cached)
         if not path.is_file():
             raise UserError(
                 f"{self.option}: no file {path} with the weights of {self.network}. Fetch {self.url} "
                 f"to there, or give --download_weights, or name a file with {self.option} FILE"
             )
         return path
-
-    def _download(self) -> None:
-        print(f"fetching {self.url} to {self.cached}")
-        self.cached.parent.mkdir(parents=True, exist_ok=True)
-        checked = re.search(r"-([0-9a-f]{8,})\.", self.cached.name)  # the beginning of the file's sha256
-        try:
-            torch.hub.download_url_to_file(self.url, str(self.cached), checked and checked[1])
-        except (OSError, RuntimeError) as error:  # no network; another hash
-            raise UserError(
-                f"cannot fetch {self.url} ({error}): fetch it elsewhere and put it at {self.cached}"
-            ) from None
 
     def read(self, path: Path) -> dict[str, Tensor]:
         """The state dict in a file; `UserError` with the address where it is damaged or holds none."""
