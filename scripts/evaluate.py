@@ -14,6 +14,7 @@ all that is needed to reproduce them.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from argparse import Namespace
@@ -30,15 +31,15 @@ from models.weights import weights_file
 from options.saved import results_folder
 from options.test_options import TestOptions
 from scripts.judging import METRICS, Judge, add_judging, higher_is_better, print_numbers, warn
-from util.arguments import ArgumentParser, integer
+from util.arguments import ArgumentParser, as_text, integer
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.metrics.diversity import SQUEEZENET, diversity, load_lpips
 from util.metrics.image_set import ImageSet
 from util.metrics.networks import INCEPTION, classifier_weights
 from util.metrics.published import sha256
-from util.metrics.receipt import make_receipt, require_writable, write_receipt
-from util.metrics.segmentation import CLASSES, score_label_folders
+from util.metrics.receipt import require_writable, write_receipt
+from util.metrics.segmentation import score_label_folders
 from util.metrics.structure import DINO, check_pairs
 from util.run.lock import is_held
 from util.run.run import run_folder
@@ -46,12 +47,7 @@ from util.run.saved_options import option_values
 
 POLL = 10.0  # seconds between looks at a run that is followed
 Row = dict[str, Any]  # {"epoch": "100", "numbers": {"FID": 45.5, ...}, ...}
-
-# The options of test.py that --help lists; the others are taken as well.
-LISTED = set(
-    "name suffix checkpoints_dir pretrained results_dir dataroot phase direction epoch gpu_ids seed eval "
-    "num_test max_dataset_size batch_size num_threads preprocess load_size crop_size precision".split()
-)
+REST = "All options of test.py are taken too, such as --name, --dataroot, --epoch: python test.py --help"
 
 
 def list_only(parser: ArgumentParser, names: Collection[str]) -> None:
@@ -59,16 +55,12 @@ def list_only(parser: ArgumentParser, names: Collection[str]) -> None:
     for action in parser._actions:
         if action.dest not in {*names, "help", "version"}:
             action.help = argparse.SUPPRESS
+    parser.epilog = REST
 
 
 def option_words(options: Mapping[str, object]) -> list[str]:
-    """Options as words of a command line: --NAME=VALUE, lists with commas; None is left out."""
-    words = []
-    for name, value in options.items():
-        if value is not None:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            words.append(f"--{name}={text}")
-    return words
+    """Options as words of a command line: --NAME=VALUE; None is left out."""
+    return [f"--{name}={as_text(value)}" for name, value in options.items() if value is not None]
 
 
 class EvaluateOptions(TestOptions):
@@ -93,18 +85,17 @@ class EvaluateOptions(TestOptions):
         add("--kid_subsets", 100, "random subsets of KID and KD", type=integer(1, 10_000))
         images = integer(2, 1_000_000)
         add("--kid_subset_size", None, "images in each", type=images, shown="1000, or the smaller set")
-        size = "side in pixels for SWD, 16 * 2^k"
-        add("--swd_size", None, size, type=integer(16, 2048), shown="256, or what fits")
+        size = "side in pixels for SWD"
+        sides = (16, 32, 64, 128, 256, 512, 1024, 2048)
+        add("--swd_size", None, size, type=int, choices=sides, shown="256, or what fits")
         add("--masks", None, "masks for stripes", type=Path, shown="DATAROOT/masks")
         inputs = "images that were translated, for structure"
         add("--inputs", None, inputs, type=Path, shown="real_A beside the translations")
-        add("--feature_batch_size", 32, "images at a time; changes no number", type=integer(1, 4096))
         receipt = "beside the results, or evaluation.json"
         add("--receipt", None, "file to write the receipt to", type=Path, shown=receipt)
         self.own = set(self.parser.defaults)
         super().declare()
-        list_only(self.parser, self.own | LISTED)
-        self.parser.epilog = "All other options of test.py are taken too: python test.py --help lists them."
+        list_only(self.parser, self.own)
 
     def resolve(self, given: dict[str, object]) -> Namespace:
         if given.get("follow"):
@@ -114,8 +105,6 @@ class EvaluateOptions(TestOptions):
     def check(self, opt: Namespace) -> None:
         super().check(opt)
         error = self.parser.error
-        if opt.input:
-            error("--input belongs to test.py: a folder of translations is given with --fake")
         if opt.pretrained and opt.epochs:
             error("--pretrained is one checkpoint, --epochs names several of a run: give one")
         if bool(opt.pred) != bool(opt.label):
@@ -150,12 +139,11 @@ class EvaluateOptions(TestOptions):
         """The metrics whose weights are given or in torch's cache."""
         if opt.pred:
             return ["segmentation"]
-        classifier = classifier_weights(opt.classifier).is_there(opt.classifier_weights)
-        inception = opt.download_weights or INCEPTION.is_there(opt.inception_weights)
         metrics = ["swd"]
-        metrics += ["fid", "fid_clean", "kid"] if inception else []
-        metrics += ["fd", "kd"] if classifier else []
-        metrics += ["class"] if classifier and opt.class_index is not None else []
+        if opt.download_weights or INCEPTION.is_there(opt.inception_weights):
+            metrics += ["fid", "fid_clean", "kid"]
+        if classifier_weights(opt.classifier).is_there(opt.classifier_weights):
+            metrics += ["fd", "kd"] + (["class"] if opt.class_index is not None else [])
         metrics += ["stripes"] if striped else []
         metrics += ["structure"] if has_inputs and DINO.is_there(opt.dino_weights) else []
         return metrics
@@ -175,13 +163,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = EvaluateOptions()
     opt = options.parse(argv)
     if opt.epochs:
-        receipt = opt.receipt or Path(opt.results_dir, opt.name, f"evaluation_{opt.phase}.json")
-        require_writable(receipt)
-        evaluate_sweep(opt, options, receipt)
+        evaluate_sweep(opt, options)
         return
     of_run = not opt.fake and not opt.pred
-    folder = results_folder(opt, opt.epoch) if of_run else Path()
-    receipt = opt.receipt or folder / "evaluation.json"
+    receipt = opt.receipt or (results_folder(opt, opt.epoch) if of_run else Path()) / "evaluation.json"
     if of_run and opt.metrics != ["lpips"]:
         require_translations(opt)
     require_writable(receipt)
@@ -192,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         judge = Judge(opt)
         results = {**(judge.evaluate(opt.fake) if opt.fake else evaluate_run(opt, judge)), **judge.record()}
-    write_receipt(receipt, make_receipt(option_values(opt), results, get_device(opt.gpu_ids)))
+    write_receipt(receipt, option_values(opt), results, get_device(opt.gpu_ids))
     print_numbers(results)
     print(f"receipt: {receipt}")
 
@@ -205,15 +190,9 @@ def fake_folder(opt: Namespace, epoch: str) -> Path:
 def require_translations(opt: Namespace) -> None:
     """UserError where test.py has not translated with the checkpoint that the options name."""
     folder = fake_folder(opt, opt.epoch)
-    if folder.is_dir():
-        return
-    run = f"--pretrained {opt.pretrained}" if opt.pretrained else f"--name {opt.name} --epoch {opt.epoch}"
-    if styles := sorted(folder.parent.glob("fake_B_style*")):
-        raise UserError(
-            f"{folder.parent} has translations in {len(styles)} styles, but a run is judged in one: "
-            f"translate with python test.py {run}, or judge each with --fake {styles[0]} --real FOLDER"
-        )
-    raise UserError(f"there are no translations in {folder}; make them: python test.py {run}")
+    if not folder.is_dir():
+        run = f"--pretrained {opt.pretrained}" if opt.pretrained else f"--name {opt.name} --epoch {opt.epoch}"
+        raise UserError(f"there are no translations in {folder}; make them: python test.py {run}")
 
 
 def evaluate_run(opt: Namespace, judge: Judge) -> dict[str, Any]:
@@ -241,21 +220,23 @@ def evaluate_styles(opt: Namespace) -> dict[str, Any]:
         check_pairs(styles[0].paths, style.paths)
     inputs = zip(*(style.images("lpips") for style in styles), strict=True)
     found = diversity(inputs, network)
-    details = {"images": len(found), "styles": len(styles), "deviation": float(np.std(found))}
-    compared = f"{folder}: {len(found)} images in {len(styles)} styles"
-    numbers = {"numbers": {"LPIPS": float(np.mean(found))}, "numbers_from": {"LPIPS": details}}
-    return {**numbers, "compared": compared, "networks": {SQUEEZENET: record}}
+    return {
+        "numbers": {"LPIPS": float(np.mean(found))},
+        "notes": {"LPIPS": f"deviation {np.std(found):.4f} over images"},
+        "compared": f"{folder}: {len(found)} images in {len(styles)} styles",
+        "networks": {SQUEEZENET: record},
+    }
 
 
 def evaluate_labels(opt: Namespace) -> dict[str, Any]:
     """Cityscapes scores of label maps, in per cent."""
-    scores, pairs = score_label_folders(opt.label, opt.pred)
-    numbers = {"mean IoU": scores.mean_iou, "pixel accuracy": scores.pixel_accuracy}
-    numbers["class accuracy"] = scores.class_accuracy
-    iou = {name: 100 * share for (name, _, _), share in zip(CLASSES, scores.class_iou, strict=True)}
-    compared = f"{opt.pred}: {pairs} label maps against {opt.label}, in %"
-    folders = {"pred": str(opt.pred), "label": str(opt.label), "pairs": pairs, "compared": compared}
-    return {"numbers": {name: 100 * share for name, share in numbers.items()}, "class_iou": iou, **folders}
+    scores, iou, pairs = score_label_folders(opt.label, opt.pred)
+    return {
+        "numbers": {name: 100 * share for name, share in scores.items()},
+        "notes": {},
+        "class_iou": {name: None if math.isnan(share) else 100 * share for name, share in iou.items()},
+        "compared": f"{opt.pred}: {pairs} label maps against {opt.label}, in %",
+    }
 
 
 # ---- the checkpoints of a run ----
@@ -290,13 +271,15 @@ def checkpoints(opt: Namespace, in_training: bool = False) -> dict[str, Path]:
     return found
 
 
-def evaluate_sweep(opt: Namespace, options: EvaluateOptions, receipt: Path) -> None:
+def evaluate_sweep(opt: Namespace, options: EvaluateOptions) -> None:
     """Translate with each checkpoint asked for, judge it, and keep receipt, plot and table of last and best.
 
     With --follow, checkpoints that the training saves later too, until it ends.
     """
     import test as translation  # the project's test.py, which comes before Python's own on the path
 
+    receipt = opt.receipt or Path(opt.results_dir, opt.name, f"evaluation_{opt.phase}.json")
+    require_writable(receipt)
     judge, rows = Judge(opt), []
     while True:
         in_training = bool(opt.follow) and is_held(run_folder(vars(opt)))
@@ -309,7 +292,7 @@ def evaluate_sweep(opt: Namespace, options: EvaluateOptions, receipt: Path) -> N
             identity = {"file": checkpoint.name, "sha256": sha256(checkpoint)}
             rows.append({"epoch": epoch, "checkpoint": identity, **judge.evaluate(fake_folder(opt, epoch))})
             results = {"numbers": last_and_best(rows), "checkpoints": rows, **judge.record()}
-            write_receipt(receipt, make_receipt(option_values(opt), results, get_device(opt.gpu_ids)))
+            write_receipt(receipt, option_values(opt), results, get_device(opt.gpu_ids))
             draw_sweep(rows, receipt.with_suffix(".png"))
             print_numbers(rows[-1])
         if not in_training:
@@ -342,24 +325,17 @@ def print_sweep(numbers: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def draw_sweep(rows: Sequence[Row], path: Path) -> None:
-    """Write a PNG with a panel for each metric: its course, with the last and the best marked."""
-    from scripts.plots import COLOURS, panels, save
+    """Write a PNG with the course of each metric over the checkpoints."""
+    from matplotlib.figure import Figure
 
-    best = last_and_best(rows)["best"]
-    epochs = [row["epoch"] for row in rows]
-    last, step = len(rows) - 1, max(1, len(rows) // 8)
-    titles = [f"{name} ({'higher' if higher_is_better(name) else 'lower'} is better)" for name in best]
-    figure, axes = panels(titles)
-    for panel, (name, found) in zip(axes, best.items(), strict=True):
-        numbers = [row["numbers"][name] for row in rows]
-        panel.plot(numbers, color=COLOURS[0], marker="o", markersize=3)
-        panel.plot(last, numbers[last], "s", color=COLOURS[0], label=f"last: {numbers[last]:.4g}")
-        place = epochs.index(found["epoch"])
-        panel.plot(place, found["number"], "*", color=COLOURS[1], ms=12, label=f"best: {found['number']:.4g}")
-        panel.set_xticks(range(0, len(epochs), step), epochs[::step])
-        panel.set_xlabel("checkpoint")
-        panel.legend(frameon=False)
-    save(figure, path, dpi=150)
+    names, epochs = list(rows[-1]["numbers"]), [row["epoch"] for row in rows]
+    step = max(1, len(rows) // 8)
+    figure = Figure(figsize=(6, 2 * len(names)), layout="constrained")
+    for panel, name in zip(figure.subplots(len(names), squeeze=False).flat, names, strict=True):
+        panel.plot([row["numbers"][name] for row in rows], marker="o")
+        panel.set_xticks(range(0, len(rows), step), epochs[::step])
+        panel.set_ylabel(name)
+    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":

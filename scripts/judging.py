@@ -14,13 +14,11 @@ import numpy as np
 from data.folders import domain_folders
 from util.arguments import integer
 from util.device import get_device
-from util.errors import UserError
 from util.metrics.frechet import frechet_distance
 from util.metrics.image_set import ImageSet
 from util.metrics.kernel import kernel_inception_distance
 from util.metrics.networks import (
     INCEPTION,
-    INCEPTION_SHA256,
     LITE,
     classifier_weights,
     clean,
@@ -55,7 +53,7 @@ def add_judging(add: Callable) -> None:
     add("--inception_weights", None, "pytorch-fid's file, for fid and kid", type=Path, shown=cached)
     add("--classifier", "squeezenet1_1", f"a torchvision classifier, or {LITE}, for fd, kd and class")
     add("--classifier_weights", None, "its weights file", type=Path, shown=cached)
-    add("--class_index", None, "a class of it, from 0 (ImageNet's zebra: 340)", type=integer(0))
+    add("--class_index", None, "a class of ImageNet, from 0 (zebra: 340)", type=integer(0, 999))
     add("--dino_weights", None, "the official file of DINO's ViT-B/8, for structure", type=Path, shown=cached)
     add("--download_weights", False, "fetch files that the metrics need (unnamed: those of FID) to there")
 
@@ -64,26 +62,17 @@ class Judge:
     """Compares folders of translations with one set of real images, which is processed once."""
 
     def __init__(self, opt: Namespace) -> None:
-        device = get_device(opt.gpu_ids)
-        if opt.swd_size is not None:
-            level_sizes(opt.swd_size)  # refuse an impossible size before the long work
+        device, download = get_device(opt.gpu_ids), opt.download_weights
         self.opt, self.networks, self.dino = opt, {}, None
         needed = {OF_FEATURES[metric][0] for metric in opt.metrics if metric in OF_FEATURES}
         if needed & {"inception", "inception-clean"}:
-            path = INCEPTION.find(opt.inception_weights, opt.download_weights)
-            network = load_inception(path, device)
+            network = load_inception(INCEPTION.find(opt.inception_weights, download), device)
             self.networks |= {"inception": network, "inception-clean": clean(network)}
-            if not network.record["sha256"].startswith(INCEPTION_SHA256):
-                published = f"the published file, whose sha256 begins with {INCEPTION_SHA256}"
-                warn(f"{path} is not {published}: its FID agrees with no other")
         if "classifier" in needed:
-            path = classifier_weights(opt.classifier).find(opt.classifier_weights, opt.download_weights)
-            network = self.networks["classifier"] = load_classifier(opt.classifier, path, device)
-            if "class" in opt.metrics and opt.class_index >= network.module.classes:
-                last = network.module.classes - 1
-                raise UserError(f"--class_index {opt.class_index}: {opt.classifier} has classes 0 to {last}")
+            path = classifier_weights(opt.classifier).find(opt.classifier_weights, download)
+            self.networks["classifier"] = load_classifier(opt.classifier, path, device)
         if "structure" in opt.metrics:
-            self.dino, self.dino_record = load_dino(DINO.find(opt.dino_weights, opt.download_weights), device)
+            self.dino, self.dino_record = load_dino(DINO.find(opt.dino_weights, download), device)
         self.sources, real = (None, opt.real) if opt.real else domain_folders(opt.dataroot, opt.phase)
         if opt.direction == "BtoA" and not opt.real:
             self.sources, real = real, self.sources
@@ -91,40 +80,37 @@ class Judge:
         self.of_real: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # network -> features and classes
 
     def evaluate(self, folder: Path) -> dict[str, Any]:
-        """Judge a folder of translations: print its numbers, and return what the receipt says of it."""
+        """The numbers of a folder of translations, with notes and what the receipt says of the folder."""
         opt, fake = self.opt, ImageSet(folder)
         if opt.swd_size is None:  # one size for a whole sweep: that of its first set
-            opt.swd_size = fitting_size(min(min(size) for side in (fake, self.real) for size in side.sizes))
-        if set(fake.sizes) != set(self.real.sizes):
+            opt.swd_size = fitting_size(min(map(min, fake.sizes | self.real.sizes)))
+        if fake.sizes != self.real.sizes:
             sets = f"the images of {folder} and {self.real.folder}"
             warn(f"{sets} differ in size, which affects every distance")
-        record = dict(fake.record)
-        if self.sources is not None:
-            record["of"] = len(ImageSet(self.sources))
-            if len(fake) < record["of"]:
-                found = f"{folder}: {len(fake)} translations of {record['of']} images"
-                warn(f"{found}; distances are larger with fewer images")
+        if self.sources is not None and len(fake) < len(ImageSet(self.sources)):
+            found = f"{folder}: {len(fake)} translations of {len(ImageSet(self.sources))} images"
+            warn(f"{found}; distances are larger with fewer images")
         numbers: dict[str, float] = {}
-        details: dict[str, dict[str, Any]] = {}
+        notes: dict[str, str] = {}
 
-        def add(name: str, number: float, **found: Any) -> None:
-            numbers[name], details[name] = float(number), found
+        def add(name: str, number: float, note: str = "") -> None:
+            numbers[name], notes[name] = float(number), note
 
         self._compare_features(fake, add)
         if "swd" in opt.metrics:
             self._compare_patches(fake, add)
         if "stripes" in opt.metrics:
             report = stripe_report(self.sources, folder, self.real.folder, opt.masks)
-            add("stripes-gained", report["gained"], **report)
+            means = ", ".join(f"{name}: {report[name]:.4f}" for name in ("real_A", "fake_B", "real_B"))
+            add("stripes-gained", report["gained"], means)
             add("stripes-background", report["background"])
         if self.dino:
             inputs = ImageSet(opt.inputs or folder.parent / "real_A")
             check_pairs(inputs.paths, fake.paths)
             images = (side.images("structure") for side in (inputs, fake))
-            distances = structure_distance(*images, self.dino)
-            add("structure", 100 * np.mean(distances), images=len(distances), inputs=inputs.record)
+            add("structure", 100 * np.mean(structure_distance(*images, self.dino)), f"from {inputs.folder}")
         compared = f"{folder}: {len(fake)} translations against {len(self.real)} images of {self.real.folder}"
-        return {"numbers": numbers, "numbers_from": details, "fake": record, "compared": compared}
+        return {"numbers": numbers, "notes": notes, "fake": fake.record, "compared": compared}
 
     def _compare_features(self, fake: ImageSet, add: Callable) -> None:
         """Frechet and kernel distances, and the share of a class, by the features of each network."""
@@ -134,24 +120,21 @@ class Judge:
             if not asked:
                 continue
             if kind not in self.of_real:
-                self.of_real[kind] = self._features(kind, self.real)
-            (ours, classes), (theirs, real_classes) = self._features(kind, fake), self.of_real[kind]
+                self.of_real[kind] = extract(network, self.real.images(network.name))
+            ours, classes = extract(network, fake.images(network.name))
+            theirs, real_classes = self.of_real[kind]
             if "frechet" in asked:
-                add(network.label("frechet"), frechet_distance(ours, theirs), network=network.name)
+                add(network.label("frechet"), frechet_distance(ours, theirs))
             if "kernel" in asked:
                 drawn = kernel_inception_distance(
                     ours, theirs, opt.kid_subsets, opt.kid_subset_size, opt.seed
                 )
-                subsets = {"std": drawn.std, "subsets": opt.kid_subsets, "subset_size": drawn.subset_size}
-                add(network.label("kernel"), drawn.mean, network=network.name, **subsets)
+                subsets = f"over {opt.kid_subsets} subsets of {drawn.subset_size}"
+                add(network.label("kernel"), drawn.mean, f"standard deviation {drawn.std:.4f} {subsets}")
             if "class" in asked:
                 share, real = (100 * (found == opt.class_index).mean() for found in (classes, real_classes))
                 name = f"class-{opt.class_index}-{network.name}"
-                add(name, share, network=network.name, unit="%", real=float(real))
-
-    def _features(self, kind: str, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
-        network = self.networks[kind]
-        return extract(network, images.images(network.name), self.opt.feature_batch_size)
+                add(name, share, f"%; of the real images {real:.2f} %")
 
     def _compare_patches(self, fake: ImageSet, add: Callable) -> None:
         """SWD of equally many images per side: of the larger set a random part, drawn by the seed."""
@@ -161,8 +144,9 @@ class Judge:
             chosen = np.random.default_rng(self.opt.seed).choice(len(patches[0]), images, replace=False)
             sides.append([level[np.sort(chosen)] for level in patches])
         distances = pyramid_distance(*sides, seed=self.opt.seed)
-        levels = dict(zip(map(str, level_sizes(self.opt.swd_size)), distances, strict=True))
-        add("SWD", np.mean(distances), images_per_side=images, size=self.opt.swd_size, levels=levels)
+        found = zip(level_sizes(self.opt.swd_size), distances, strict=True)
+        levels = ", ".join(f"{size}: {distance:.2f}" for size, distance in found)
+        add("SWD", np.mean(distances), f"{images} images per side; levels {levels}")
 
     @cached_property
     def _patches_of_real(self) -> list[np.ndarray]:
@@ -173,26 +157,17 @@ class Judge:
         return pyramid_patches(images.squares(size), size, self.opt.seed)
 
     def record(self) -> dict[str, Any]:
-        """For the receipt: the real images, the networks and the seed."""
+        """For the receipt: the real images and the networks."""
         networks = {network.name: network.record for network in self.networks.values()}
         networks |= {"dino_vitbase8": self.dino_record} if self.dino else {}
-        return {"real": self.real.record, "networks": networks, "seed": self.opt.seed}
+        return {"real": self.real.record, "networks": networks}
 
 
 def print_numbers(results: Mapping[str, Any]) -> None:
     """What was compared, then one line for each number, with what it was computed from."""
     print(results["compared"])
     for name, number in results["numbers"].items():
-        found, note = results.get("numbers_from", {}).get(name, {}), ""
-        if "std" in found:
-            subsets = f"{found['subsets']} subsets of {found['subset_size']}"
-            note = f"standard deviation {found['std']:.4f} over {subsets}"
-        elif "levels" in found:
-            levels = ", ".join(f"{size}: {distance:.2f}" for size, distance in found["levels"].items())
-            note = f"{found['images_per_side']} images per side; levels {levels}"
-        elif "unit" in found:
-            note = f"{found['unit']}; of the real images {found['real']:.2f} {found['unit']}"
-        print(f"  {name:22}{number:12.4f}  {note}".rstrip())
+        print(f"  {name:22}{number:12.4f}  {results['notes'].get(name, '')}".rstrip())
 
 
 def warn(message: str) -> None:

@@ -3,7 +3,7 @@
 runs/       trainings: checkpoints, logs, and compare.json, the record of what is done
 results/    translations and receipts; NAME/test_latest_BtoA has those of the other direction, if any
 logs/       what train.py and evaluate.py printed
-study.json, index.html, untranslated.json
+study.json, index.html
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import shlex
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -25,14 +24,14 @@ from typing import Any, NamedTuple
 
 from data.folders import domain_folders
 from options.train_options import TrainOptions
-from scripts import evaluate
 from scripts.configurations import run_options
+from scripts.evaluate import option_words
 from scripts.significance import study_results
 from scripts.study_page import write_page
 from util.device import get_device
 from util.errors import UserError
 from util.files import write_atomically
-from util.metrics.receipt import make_receipt, require_writable, write_receipt
+from util.metrics.receipt import require_writable, write_receipt
 from util.run.checkpoint import STATE_FILE
 from util.run.stop_signal import StopSignal
 from util.watch.loss_log import read_loss_records
@@ -92,7 +91,7 @@ class Study:
         self.options = {
             run.label: TrainOptions().parse([*self.train_words(run), self.gpu]) for run in self.runs
         }
-        self.judge_words = evaluate.option_words(opt.judging)
+        self.judge_words = option_words(opt.judging)
 
     def train_words(self, run: Run) -> list[str]:
         """What defines a training, as words for train.py: not its folder, nor the device."""
@@ -100,7 +99,7 @@ class Study:
         budget = (opt.n_epochs, opt.n_epochs_decay) if opt.minutes is None else (ENDLESS, 0)
         words = [f"--dataroot={opt.dataroot}", f"--seed={run.seed}"]
         words += [f"--n_epochs={budget[0]}", f"--n_epochs_decay={budget[1]}"]
-        return words + evaluate.option_words(self.given[run.label])
+        return words + option_words(self.given[run.label])
 
     # ---- all runs ----
 
@@ -109,9 +108,9 @@ class Study:
         require_writable(self.opt.out / "study.json")
         (self.opt.out / "logs").mkdir(exist_ok=True)
         for run in self.runs:
-            self.check_record(run)
+            self.read_record(run)  # refuse a folder of other options
         # What cannot be judged, for want of test images or weights, is found before hours of training.
-        self.untranslated = self.judge_sources()
+        self.untranslated = self.judge_sources(stop)
         failures: dict[str, str] = {}
         with ThreadPoolExecutor(self.opt.jobs) as pool:
             runs = {pool.submit(self.complete, run, stop): run for run in self.runs}
@@ -124,19 +123,17 @@ class Study:
                     say(f"{run.name}: done ({number} of {len(self.runs)})")
         return failures
 
-    def judge_sources(self) -> dict[str, float]:
+    def judge_sources(self, stop: StopSignal) -> dict[str, float]:
         """The numbers of the source images themselves, which a translation must improve on."""
-        receipt, numbers = self.opt.out / "untranslated.json", {}
+        numbers = {}
         for direction in self.directions:
             sources, targets = domain_folders(self.opt.dataroot, "test", direction)
+            receipt = self.opt.out / "results" / "untranslated" / TESTS[direction] / "evaluation.json"
             words = [f"--fake={sources}", f"--real={targets}", f"--receipt={receipt}", self.gpu]
-            with (
-                open(self.opt.out / "logs" / "untranslated.log", "a", encoding="utf-8") as log,
-                contextlib.redirect_stdout(log),
-            ):
-                if evaluate.main(words + self.judge_words):
-                    raise UserError("the test images cannot be judged as they are: see the line above")
-            numbers |= in_direction(json.loads(receipt.read_text("utf-8"))["numbers"], direction)
+            status, _ = self.run_script("scripts/evaluate.py", words + self.judge_words, "untranslated", stop)
+            if status and not stop.received:
+                raise UserError(f"the test images cannot be judged: {self.last_line('untranslated')}")
+            numbers |= {} if status else read_numbers(receipt, direction)
         masks = Path(self.opt.dataroot, "masks").is_dir()
         return numbers | ({"stripes-gained": 0.0, "stripes-background": 0.0} if masks else {})
 
@@ -144,23 +141,20 @@ class Study:
         """Write study.json and the page of the runs done so far."""
         opt, rows = self.opt, []
         for run in self.runs:
-            record = self.read_record(run)
+            record, losses = self.read_record(run), read_loss_records(self.folder(run))
             row = {"name": run.name, "label": run.label, "seed": run.seed, "train": record["train"]}
-            row |= {"seconds": record["seconds"], **self.progress(run), "failure": failures.get(run.name)}
-            rows.append({**row, "numbers": self.numbers(run)})
+            row |= {"seconds": record["seconds"], "images": losses[-1].images if losses else 0}
+            rows.append({**row, "numbers": self.numbers(run), "failure": failures.get(run.name)})
         results = {"runs": rows, "untranslated": self.untranslated, **study_results(rows)}
         results["published"] = self.published
-        words = {
-            name: evaluate.option_words(getattr(opt, name)) for name in ("preset_options", "train", "judging")
-        }
         device = get_device(opt.gpu_ids)
-        write_receipt(opt.out / "study.json", make_receipt({**vars(opt), **words}, results, device))
+        write_receipt(opt.out / "study.json", vars(opt), results, device)
         epochs = f"{opt.n_epochs} + {opt.n_epochs_decay} epochs"
         facts = {"data": str(opt.dataroot), "seeds": ", ".join(map(str, opt.seeds))}
         facts["budget of each run"] = f"{opt.minutes:g} minutes" if opt.minutes else epochs
         facts["device"] = f"{device}, {opt.jobs} trainings at a time" if opt.jobs > 1 else str(device)
         facts |= {"preset": opt.preset} if opt.preset else {}
-        facts |= {"options of every run": shlex.join(words["train"])} if opt.train else {}
+        facts |= {"options of every run": shlex.join(option_words(opt.train))} if opt.train else {}
         write_page(opt.out, self.title, results, facts, opt.samples)
         say(f"{opt.out / 'index.html'}")
 
@@ -179,9 +173,9 @@ class Study:
         for direction, receipt in self.receipts(run).items():
             words = [*self.place(run), f"--results_dir={self.opt.out / 'results'}", f"--receipt={receipt}"]
             words += [f"--direction={direction}", "--epochs=latest", "--num_threads=0", *self.judge_words]
-            status, _ = self.run_script("scripts/evaluate.py", words, run, stop)
+            status, _ = self.run_script("scripts/evaluate.py", words, run.name, stop)
             if status:
-                return None if stop.received else f"evaluate.py failed: {last_line(self.log(run))}"
+                return None if stop.received else f"evaluate.py failed: {self.last_line(run.name)}"
         self.write_record(run, {**record, "judged": self.judge_words})
         return None
 
@@ -193,22 +187,23 @@ class Study:
         if "num_threads" not in self.given[run.label]:  # batches do not depend on it
             words += [f"--num_threads={min(self.options[run.label].num_threads, self.cores())}"]
         limit = None if self.opt.minutes is None else 60 * self.opt.minutes - record["seconds"]
+        self.write_record(run, record)
         began = time.monotonic()
-        status, out_of_time = self.run_script("train.py", words, run, stop, limit)
+        status, out_of_time = self.run_script("train.py", words, run.name, stop, limit)
         record["seconds"] += time.monotonic() - began
         record["trained"] = status == 0 or (out_of_time and status in ENDED_BY_US and state.is_file())
         self.write_record(run, record)
         if record["trained"] or stop.received:
             return None
-        return f"training ended with status {status}: {last_line(self.log(run))}"
+        return f"training ended with status {status}: {self.last_line(run.name)}"
 
     def run_script(
-        self, script: str, words: Sequence[str], run: Run, stop: StopSignal, limit: float | None = None
+        self, script: str, words: Sequence[str], name: str, stop: StopSignal, limit: float | None = None
     ) -> tuple[int, bool]:
-        """Run a script, its output in the run's log; trainings side by side share the cores."""
+        """Run a script, its output in logs/NAME.log; trainings side by side share the cores."""
         threads = {"OMP_NUM_THREADS": str(self.cores())} if self.opt.jobs > 1 else {}
         command = [sys.executable, str(ROOT / script), *words]
-        return run_command(command, self.log(run), stop, limit, {**threads, **os.environ})
+        return run_command(command, self.log(name), stop, limit, {**threads, **os.environ})
 
     def cores(self) -> int:
         """A training's share of the cores that this process may use."""
@@ -225,8 +220,13 @@ class Study:
         """Where the run lies and computes, as words."""
         return [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}", self.gpu]
 
-    def log(self, run: Run) -> Path:
-        return self.opt.out / "logs" / f"{run.name}.log"
+    def log(self, name: str) -> Path:
+        return self.opt.out / "logs" / f"{name}.log"
+
+    def last_line(self, name: str) -> str:
+        """The last line of a log, and which log that is."""
+        lines = self.log(name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"{lines[-1][:300]} ({self.log(name)})"
 
     def receipts(self, run: Run) -> dict[str, Path]:
         """The file of its evaluation, by direction."""
@@ -239,53 +239,36 @@ class Study:
         return judged and all(file.is_file() for file in self.receipts(run).values())
 
     def numbers(self, run: Run) -> dict[str, float] | None:
-        """The numbers of its evaluations, those of BtoA with it in the name; None before they are there."""
+        """The numbers of its evaluations; None before they are there."""
         if not self.is_judged(run):
             return None
         found = {}
         for direction, file in self.receipts(run).items():
-            (judged,) = json.loads(file.read_text("utf-8"))["checkpoints"]
-            found |= in_direction(judged["numbers"], direction)
+            found |= read_numbers(file, direction)
         return found
 
-    def progress(self, run: Run) -> dict[str, float | None]:
-        """By its log: `images` trained on, and `step_ms`, the median time of a step, waiting included."""
-        records = read_loss_records(self.folder(run))
-        times = [record.seconds_per_image for record in records]
-        step = 1e3 * self.options[run.label].batch_size * statistics.median(times) if times else None
-        return {"images": records[-1].images if records else 0, "step_ms": step}
-
     def read_record(self, run: Run) -> dict[str, Any]:
-        """compare.json: the training's options and minutes, its seconds so far, and what is done."""
-        path, record = self.folder(run) / "compare.json", self.new_record(run)
+        """compare.json: the training's options and minutes, its seconds so far, and what is done.
+
+        `UserError` if the folder holds a run of other options or of another budget.
+        """
+        path = self.folder(run) / "compare.json"
+        record = {"train": shlex.join(self.train_words(run)), "minutes": self.opt.minutes}
         if not path.is_file():
-            return record
-        try:
-            found = json.loads(path.read_text("utf-8"))
-            return {**{name: found[name] for name in record}, "seconds": float(found["seconds"])}
-        except (ValueError, TypeError, KeyError):
-            raise UserError(f"{path} is damaged: remove the folder {path.parent} to train it anew") from None
-
-    def new_record(self, run: Run) -> dict[str, Any]:
-        words = shlex.join(self.train_words(run))
-        record = {"train": words, "minutes": self.opt.minutes, "seconds": 0.0}
-        return {**record, "trained": False, "judged": None}
-
-    def write_record(self, run: Run, record: Mapping[str, Any]) -> None:
-        self.folder(run).mkdir(parents=True, exist_ok=True)
-        text = json.dumps(record, indent=1) + "\n"
-        write_atomically(self.folder(run) / "compare.json", lambda path: path.write_text(text))
-
-    def check_record(self, run: Run) -> None:
-        """Write the record of the run; `UserError` if its folder holds one of other options or budget."""
-        record, now = self.read_record(run), self.new_record(run)
-        words, words_now = (f"{r['train']} for {r['minutes'] or 'any'} minutes" for r in (record, now))
+            return {**record, "seconds": 0.0, "trained": False, "judged": None}
+        found = json.loads(path.read_text("utf-8"))
+        words, words_now = (f"{r['train']} for {r['minutes'] or 'any'} minutes" for r in (found, record))
         if words != words_now:
             raise UserError(
                 f"{self.opt.out} holds {run.name} trained with other options: {words} there, {words_now} "
                 "now. Give another --out to keep both, or remove that folder"
             )
-        self.write_record(run, record)
+        return found
+
+    def write_record(self, run: Run, record: Mapping[str, Any]) -> None:
+        self.folder(run).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(record, indent=1) + "\n"
+        write_atomically(self.folder(run) / "compare.json", lambda path: path.write_text(text))
 
 
 def run_study(study: Study) -> int:
@@ -328,17 +311,12 @@ def run_command(
                 asked = True
 
 
-def in_direction(numbers: Mapping[str, float], direction: str) -> dict[str, float]:
-    """Numbers by metric; of another direction than AtoB with it in the name, as "KID BtoA"."""
-    return {
-        name if direction == "AtoB" else f"{name} {direction}": number for name, number in numbers.items()
-    }
-
-
-def last_line(log: Path) -> str:
-    """The last line of a log, and which log that is."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return f"{[line for line in lines if line][-1][:300]} ({log})"
+def read_numbers(receipt: Path, direction: str) -> dict[str, float]:
+    """The numbers of a receipt; of another direction than AtoB with it in the name, as "KID BtoA"."""
+    found = json.loads(receipt.read_text("utf-8"))
+    numbers = found["checkpoints"][0]["numbers"] if "checkpoints" in found else found["numbers"]
+    end = "" if direction == "AtoB" else f" {direction}"
+    return {name + end: number for name, number in numbers.items()}
 
 
 def say(text: str) -> None:

@@ -18,9 +18,9 @@ from datasets.make_stripes import make_stripes
 from options.train_options import TrainOptions
 from scripts import compare
 from scripts.configurations import CONFIGS, DEFAULT, NEED_VGG, run_options
-from scripts.significance import BEYOND, HINT, WITHIN, differences, holm, study_results, summarise
+from scripts.significance import BEYOND, HINT, WITHIN, differences, holm, summarise
 from scripts.study import Study, run_command
-from scripts.study_page import format_summary, spaced, verdict_sentence
+from scripts.study_page import format_summary
 from util.run.stop_signal import StopSignal
 
 TINY = (
@@ -34,9 +34,10 @@ TINY = (
 
 def test_summary_is_mean_and_sample_deviation() -> None:
     summary = summarise([1.0, 2.0, 6.0])
-    assert (summary["mean"], summary["count"]) == (3.0, 3)
-    assert summary["std"] == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
-    assert math.isnan(summarise([5.0])["std"])  # one seed has no spread, which is not a spread of 0
+    assert summary == {"mean": 3.0, "std": pytest.approx(math.sqrt((4 + 1 + 9) / 2))}
+    assert summarise([5.0])["std"] is None  # one seed has no spread, which is not a spread of 0
+    assert format_summary({"mean": 123.456, "std": 1.234}) == "123.5 ± 1.2"
+    assert format_summary({"mean": 0.5, "std": None}) == "0.5"
 
 
 def test_differences_agree_with_welch_on_the_raw_numbers() -> None:
@@ -45,37 +46,24 @@ def test_differences_agree_with_welch_on_the_raw_numbers() -> None:
     assert [(d["first"], d["second"]) for d in found] == list(itertools.combinations("abc", 2))
     for d in found:
         expected = stats.ttest_ind(values[d["first"]], values[d["second"]], equal_var=False)
-        assert (d["t"], d["p"]) == pytest.approx((expected.statistic, expected.pvalue))
+        assert d["p"] == pytest.approx(expected.pvalue)
         assert d["difference"] == pytest.approx(np.mean(values[d["first"]]) - np.mean(values[d["second"]]))
     assert [d["p_holm"] for d in found] == holm([d["p"] for d in found])
 
 
 def test_verdicts() -> None:
-    """Far apart; apart only without Holm's correction; within the spread."""
+    """Far apart; apart only without Holm's correction; within the spread; without any spread."""
     found = differences({"a": [1.0, 1.01, 0.99], "b": [5.0, 5.01, 4.99], "c": [1.025, 1.05, 1.04]})
-    assert {(d["first"], d["second"]): d["verdict"] for d in found} == {
-        ("a", "b"): BEYOND,
-        ("a", "c"): BEYOND,
-        ("b", "c"): BEYOND,
-    }
+    assert [d["verdict"] for d in found] == [BEYOND, BEYOND, BEYOND]
     found = differences({"a": [1.0, 1.2, 1.1], "b": [1.3, 1.5, 1.4], "c": [1.15, 1.35, 1.2]})
     assert [d["verdict"] for d in found] == [HINT, WITHIN, WITHIN]
-    assert verdict_sentence("SWD", found) == ("SWD: beyond the spread: none. Hints: a vs b. (3 pairs)")
-
-
-def test_no_spread_at_all() -> None:
-    same, other = (
-        differences({"a": [1.0, 1.0], "b": [1.0, 1.0]}),
-        differences({"a": [1.0, 1.0], "b": [2.0, 2.0]}),
-    )
-    assert (same[0]["p"], same[0]["in_spreads"]) == (1.0, 0.0)
-    assert (other[0]["p"], other[0]["in_spreads"]) == (0.0, math.inf)
+    found = differences({"a": [1.0, 1.0], "b": [1.0, 1.0], "c": [2.0, 2.0]})
+    assert [d["p"] for d in found] == [1, 0, 0]
 
 
 def test_holm() -> None:
     """Holm's rule, step by step: reject the smallest while p <= level / (tests left)."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == []
     rng = np.random.default_rng(0)
     for _ in range(50):
         p_values, level = rng.random(6) ** 3, rng.random()
@@ -87,31 +75,6 @@ def test_holm() -> None:
         assert {i for i, p in enumerate(holm(list(p_values))) if p <= level} == rejected
 
 
-def test_chance_declares_a_difference_in_few_studies() -> None:
-    """Five equal configurations, three seeds: at most one study in twenty may declare a difference."""
-    rng = np.random.default_rng(1)
-    claims = sum(
-        any(d["verdict"] == BEYOND for d in differences({name: rng.normal(size=3) for name in "abcde"}))
-        for _ in range(200)
-    )
-    assert claims <= 0.05 * 200
-
-
-def test_results_leave_out_what_is_missing() -> None:
-    numbers = [{"SWD": 1.0, "FID": None}, {"SWD": 3.0, "FID": math.nan}, None]
-    found = study_results([{"label": "cut", "seed": i, "numbers": n} for i, n in enumerate(numbers)])
-    assert set(found["summaries"]) == {"SWD"}
-    assert found["summaries"]["SWD"]["cut"] == {"mean": 2.0, "std": pytest.approx(math.sqrt(2)), "count": 2}
-
-
-def test_words() -> None:
-    assert format_summary({"mean": 123.456, "std": 1.234}) == "123.5 ± 1.2"
-    assert format_summary({"mean": 0.6885, "std": 0.0123}) == "0.689 ± 0.012"
-    assert format_summary({"mean": 0.5, "std": None}) == "0.5"
-    assert spaced(20, 6) == [0, 3, 6, 10, 13, 16]
-    assert spaced(2, 6) == [0, 1]
-
-
 # The command line
 
 
@@ -120,13 +83,10 @@ def test_words() -> None:
     [
         (["--configs", "cyclegan"], "there are qs_global, qs_local"),
         (["--seeds", "1,1"], "without repeats"),
-        (["--seeds", "0,x"], "--seeds 0,x: each takes a whole number"),
         (["--minutes", "3", "--n_epochs", "2"], "two budgets"),
         (["--", "--seed", "3"], "--seed after -- is set by the study"),
-        (["--preset", "quick"], "invalid choice: 'quick'"),
         (["--configs", "cut", "--gpu_ids", "-1", "--", "--qs_window", "3"], "no effect in any configuration"),
-        (["--queries", "4,8", "--", "--num_patches", "3"], "--num_patches after -- is set by the study"),
-        (["--", "--ngff", "3"], "did you mean --ngf"),
+        (["--configs", "fsesim"], "fsesim needs VGG-16's weights: give --vgg_weights FILE"),
     ],
 )
 def test_wrong_calls_are_refused(argv, message, capsys) -> None:
@@ -187,25 +147,6 @@ def test_an_option_without_effect_under_another_one_is_left_out() -> None:
     assert run_options(options, ["--model=cycle_gan", "--num_patches=4"], {}, {})["num_patches"] == 4
 
 
-def test_systems_that_need_vgg_weights_are_compared_only_with_them(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(compare, "NEED_VGG", {"cut"})
-    assert compare.parse(["--configs", "all"]).configs == [name for name in CONFIGS if name != "cut"]
-    with pytest.raises(SystemExit):
-        compare.parse(["--configs", "cut,fastcut"])
-    assert "cut needs VGG-16's weights: give --vgg_weights FILE" in capsys.readouterr().err
-    opt = compare.parse(["--configs", "cut,fastcut", "--vgg_weights", "vgg.pth"])
-    assert compare.configurations(opt) == {
-        "cut": ["--model=cut", "--vgg_weights=vgg.pth"],
-        "fastcut": list(CONFIGS["fastcut"]),
-    }
-
-
-def test_the_judge_takes_all_weights_files() -> None:
-    opt = compare.parse(["--gpu_ids=-1", "--configs=cut", "--dino_weights=vit.pth", "--class_index=340"])
-    words = Study(opt, compare.configurations(opt), "a study").judge_words
-    assert words == ["--classifier=squeezenet1_1", "--class_index=340", "--dino_weights=vit.pth"]
-
-
 def test_trainings_side_by_side_share_the_cores(monkeypatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
     study = Study.__new__(Study)
@@ -226,21 +167,8 @@ def stripes(tmp_path_factory) -> Path:
 
 def test_a_study_is_made_once_and_names_what_fails(stripes, tmp_path, capsys) -> None:
     out = tmp_path / "study"
-    argv = ["--dataroot", str(stripes), "--out", str(out), "--configs", "qs_local,cut", "--seeds", "4"]
-    argv += [
-        "--gpu_ids",
-        "-1",
-        "--n_epochs",
-        "1",
-        "--n_epochs_decay",
-        "0",
-        "--jobs",
-        "2",
-        "--samples",
-        "2",
-        "--",
-        *TINY,
-    ]
+    argv = f"--dataroot {stripes} --out {out} --configs qs_local,cut --seeds 4 --gpu_ids -1 --n_epochs 1"
+    argv = [*f"{argv} --n_epochs_decay 0 --jobs 2 --samples 2 --".split(), *TINY]
     # A run that was interrupted and cannot be continued.
     broken = out / "runs" / "cut_s4" / "latest_state.pth"
     broken.parent.mkdir(parents=True)
@@ -261,37 +189,21 @@ def test_a_study_is_made_once_and_names_what_fails(stripes, tmp_path, capsys) ->
     assert results["untranslated"]["stripes-background"] == 0
 
     page = (out / "index.html").read_text()
-    assert "fewer than two seeds" in page and "http" not in re.sub(r"http://www\.w3\.org\S*", "", page)
-    shown = re.findall(r'<img[^>]*src="\./([^"]+)"', page)
-    # A drawing; two test images: source, two translations, a target.
-    assert len(shown) == 1 + 2 * (1 + 2 + 1)
     assert "<h1>Study of qs_local, cut</h1>" in page
-    for run in results["runs"]:
-        assert run["step_ms"] > 0
-        for file in (f"results/{run['name']}/test_latest/evaluation.json", f"logs/{run['name']}.log"):
-            assert f'href="./{file}"' in page and (out / file).is_file()
+    shown = re.findall(r'<img[^>]*src="\./([^"]+)"', page)
+    assert len(shown) == 2 * (1 + 2 + 1)  # two test images: source, two translations, a target
     assert all((out / file).is_file() for file in shown)
 
-    with pytest.raises(SystemExit):
-        compare.main([*argv, "--ngf", "-3"])
     assert compare.main([*argv, "--lr", "0.1"]) == 2  # other options would mix two studies in one folder
     assert "trained with other options" in capsys.readouterr().err
 
 
-def test_what_cannot_be_judged_is_found_before_any_training(stripes, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+def test_what_cannot_be_judged_is_found_before_any_training(stripes, tmp_path, capsys) -> None:
     argv = ["--dataroot", str(stripes), "--configs", "cut", "--seeds", "0", "--gpu_ids", "-1"]
     out, weights = ["--out", str(tmp_path / "study")], ["--classifier_weights", str(tmp_path / "none.pth")]
     assert compare.main([*argv, *out, *weights, "--", *TINY]) == 2
     assert "--classifier_weights: no file" in capsys.readouterr().err
-    assert not (tmp_path / "study" / "runs" / "cut_s0" / "log.jsonl").exists()
-    record = tmp_path / "study" / "runs" / "cut_s0" / "compare.json"
-    record.write_text(record.read_text()[:20])
-    assert compare.main([*argv, *out, "--", *TINY]) == 2
-    assert "compare.json is damaged: remove the folder" in capsys.readouterr().err
-    (tmp_path / "file").touch()
-    assert compare.main([*argv, "--out", str(tmp_path / "file"), "--", *TINY]) == 2
-    assert "cannot write" in capsys.readouterr().err
+    assert not (tmp_path / "study" / "runs").exists()
 
 
 # Commands

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +21,8 @@ class ImageSet:
     Raises `UserError` if there are none, or for one that cannot be read.
     """
 
-    def __init__(self, folder: str | Path, progress: bool = True) -> None:
-        self.folder, self.progress = Path(folder), progress
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
         self.paths = list_images(folder)
 
     def __len__(self) -> int:
@@ -31,8 +30,7 @@ class ImageSet:
 
     def images(self, what: str) -> Iterator[Image.Image]:
         """Every image in RGB, in order, under a progress bar labelled `what`."""
-        label = f"{what}: {self.folder.name}"
-        for path in tqdm(self.paths, label, unit="image", leave=False, disable=not self.progress):
+        for path in tqdm(self.paths, f"{what}: {self.folder.name}", unit="image", leave=False):
             yield open_rgb(path)
 
     def squares(self, size: int) -> Iterator[np.ndarray]:
@@ -43,15 +41,14 @@ class ImageSet:
             yield np.asarray(image).transpose(2, 0, 1)  # (3, size, size)
 
     @cached_property
-    def sizes(self) -> Counter[tuple[int, int]]:
-        """How many images have which (width, height) in pixels."""
-        return Counter(open_rgb(path).size for path in self.paths)
+    def sizes(self) -> set[tuple[int, int]]:
+        """All (width, height) in pixels."""
+        return {open_rgb(path).size for path in self.paths}
 
     @cached_property
     def record(self) -> dict[str, object]:
-        """For the receipt: folder, count, sizes with their counts, a checksum of all names and bytes."""
+        """For the receipt: the folder, how many images, and a checksum of all names and bytes."""
         digest = hashlib.sha256()
         for path in self.paths:
             digest.update(os.fsencode(path.name) + b"\0" + path.read_bytes())
-        sizes = {f"{width}x{height}": count for (width, height), count in self.sizes.most_common()}
-        return {"folder": str(self.folder), "count": len(self), "sizes": sizes, "sha256": digest.hexdigest()}
+        return {"folder": str(self.folder), "count": len(self), "sha256": digest.hexdigest()}

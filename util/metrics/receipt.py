@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Mapping
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,6 @@ from util.errors import UserError
 
 PROTOCOL = "qs-attn evaluation 2 (docs/evaluation.md)"
 PACKAGES = ("torch", "torchvision", "triton", "numpy", "scipy", "pillow", "pytorch-fid", "lpips")
-
-
-def make_receipt(options: dict[str, Any], results: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A receipt around the `results` of an evaluation: its numbers, and the image sets and networks used."""
-    return {
-        "protocol": PROTOCOL,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **results,
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
-        **versions_and_hardware(device),
-    }
 
 
 def require_writable(path: Path) -> None:
@@ -41,10 +31,19 @@ def require_writable(path: Path) -> None:
         raise UserError(f"cannot write {path} ({error.strerror}): name another file") from None
 
 
-def write_receipt(path: Path, receipt: dict[str, Any]) -> None:
-    """Write the JSON file, creating its folder. NaN becomes null."""
+def write_receipt(
+    path: Path, options: Mapping[str, object], results: Mapping[str, Any], device: torch.device
+) -> None:
+    """Write the `results` of an evaluation (numbers, image sets, networks) with its options and versions."""
+    receipt = {
+        "protocol": PROTOCOL,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **results,
+        "options": options,
+        **versions_and_hardware(device),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_without_nan(receipt), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(receipt, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
 
 
 def versions_and_hardware(device: torch.device) -> dict[str, Any]:
@@ -69,14 +68,6 @@ def versions_and_hardware(device: torch.device) -> dict[str, Any]:
 
 def _version(package: str) -> str | None:
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return version(package)
+    except PackageNotFoundError:
         return None
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and value != value else value

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -39,15 +38,6 @@ _PALETTE = np.array([colour for _, _, colour in CLASSES] + VOID_COLOURS, np.int6
 _TRAIN_ID_OF_COLOUR = np.array([*range(len(CLASSES)), *[IGNORED] * len(VOID_COLOURS)])
 _TRAIN_ID_OF_CITYSCAPES_ID = np.full(256, IGNORED)
 _TRAIN_ID_OF_CITYSCAPES_ID[[number for _, number, _ in CLASSES]] = range(len(CLASSES))
-
-
-class SegmentationScores(NamedTuple):
-    """Shares in [0, 1]. The IoU of a class that neither side contains is NaN."""
-
-    mean_iou: float  # over the classes that either side contains
-    pixel_accuracy: float  # of the labelled pixels
-    class_accuracy: float  # mean recall of the labelled classes
-    class_iou: list[float]
 
 
 def nearest_palette_ids(colours: np.ndarray) -> np.ndarray:
@@ -87,16 +77,16 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int = l
 
     Pixels labelled 255 are not counted; predictions of 255 fill the last column. Sum the matrices of a set.
     """
-    if label.shape != prediction.shape:
-        raise UserError(f"segmentation: a label map {label.shape} against a prediction {prediction.shape}")
     labelled = label != IGNORED
     rows, columns = label[labelled], np.minimum(prediction[labelled], classes)
     counts = np.bincount(rows * (classes + 1) + columns, minlength=classes * (classes + 1))
     return counts.reshape(classes, classes + 1)
 
 
-def score_label_folders(label: str | Path, prediction: str | Path) -> tuple[SegmentationScores, int]:
-    """Scores over two folders of label maps, and the number of pairs.
+def score_label_folders(
+    label: str | Path, prediction: str | Path
+) -> tuple[dict[str, float], dict[str, float], int]:
+    """Scores over two folders of label maps, the IoU by class, and the number of pairs.
 
     Files are paired by name without the endings _leftImg8bit, _gtFine_labelIds, ...; predictions are scaled
     to the label's size by the nearest pixel. Raises `UserError` for a label map without prediction.
@@ -111,7 +101,10 @@ def score_label_folders(label: str | Path, prediction: str | Path) -> tuple[Segm
             )
         truth = read_label_map(path)
         confusion += confusion_matrix(truth, read_label_map(predictions[frame_name(path)], truth.shape[::-1]))
-    return segmentation_scores(confusion), len(labels)
+    if not confusion.any():
+        raise UserError(f"the label maps in {label} have no labelled pixel")
+    scores, iou = segmentation_scores(confusion)
+    return scores, dict(zip((name for name, _, _ in CLASSES), iou.tolist(), strict=True)), len(labels)
 
 
 def frame_name(path: Path) -> str:
@@ -119,18 +112,19 @@ def frame_name(path: Path) -> str:
     return re.sub(r"_(leftImg8bit|gt(Fine|Coarse)_\w+)$", "", path.stem)
 
 
-def segmentation_scores(confusion: np.ndarray) -> SegmentationScores:
-    """Scores of a `confusion_matrix`, (K, K + 1) or (K, K). `UserError` if no pixel is labelled."""
-    confusion = np.asarray(confusion, np.float64)
+def segmentation_scores(confusion: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """Scores in [0, 1] of a `confusion_matrix` (K, K + 1), and the IoU (K,) of each class.
+
+    The IoU of a class that neither side contains is NaN, and left out of the mean. Accuracies are of the
+    labelled pixels, and the mean recall of the labelled classes.
+    """
     hits, labelled = np.diag(confusion), confusion.sum(axis=1)
-    if labelled.sum() == 0:
-        raise UserError("segmentation: the label maps have no labelled pixel")
     predicted = confusion[:, : len(hits)].sum(axis=0)
     with np.errstate(invalid="ignore"):
-        iou, accuracy = hits / (labelled + predicted - hits), hits / labelled
-    return SegmentationScores(
-        mean_iou=float(np.nanmean(iou)),
-        pixel_accuracy=float(hits.sum() / labelled.sum()),
-        class_accuracy=float(np.nanmean(accuracy)),
-        class_iou=iou.tolist(),
-    )
+        iou, recall = hits / (labelled + predicted - hits), hits / labelled
+    scores = {
+        "mean IoU": np.nanmean(iou),
+        "pixel accuracy": hits.sum() / labelled.sum(),
+        "class accuracy": np.nanmean(recall),
+    }
+    return {name: float(score) for name, score in scores.items()}, iou
