@@ -48,22 +48,17 @@ def near_duplicates(paths: Sequence[Path]) -> list[list[Path]]:
     return groups
 
 
-def count_of(text: str, images: int) -> int:
-    """How many of `images` are for testing: a number, or a share such as 10%."""
-    try:
-        wanted = float(text.removesuffix("%"))
-    except ValueError:
-        wanted = -1
-    wanted = round(images * wanted / 100) if text.endswith("%") else wanted
-    if not 0 < wanted < images or wanted != int(wanted):
-        raise UserError(f"--test {text} of {images} images: give a number or a share, such as 50 or 10%")
-    return int(wanted)
+def amount(text: str) -> float | int:
+    """A share such as 10%, or a number of images."""
+    return float(text[:-1]) / 100 if text.endswith("%") else int(text)
 
 
-def split(folder: Path, test: str, seed: int) -> dict[str, list[Path]]:
+def split(folder: Path, test: float | int, seed: int) -> dict[str, list[Path]]:
     """The images of a folder for "train" and "test"."""
     paths = list_images(folder)
-    wanted = count_of(test, len(paths))
+    wanted = round(len(paths) * test) if isinstance(test, float) else test
+    if not 0 < wanted < len(paths):
+        raise UserError(f"{folder}: --test would keep {wanted} of {len(paths)} images")
     groups = near_duplicates(paths)
     random.Random(seed).shuffle(groups)
     parts: dict[str, list[Path]] = {"train": [], "test": []}
@@ -72,7 +67,7 @@ def split(folder: Path, test: str, seed: int) -> dict[str, list[Path]]:
         parts[part] += group
     counts = ", ".join(f"{len(part)} to {name}" for name, part in parts.items())
     print(f"{folder}: {counts}, {len(paths) - len(groups)} of them near-duplicates of others")
-    if not parts["test"] or not parts["train"]:
+    if not parts["test"]:
         raise UserError(f"{folder}: all images look alike, so that none can be kept for testing")
     return parts
 
@@ -84,25 +79,18 @@ def main(argv: list[str] | None = None) -> None:
     add("a", type=Path, help="folder of images of domain A")
     add("b", type=Path, help="folder of images of domain B")
     add("out", type=Path, help="folder to make")
-    add(
-        "--test",
-        default="10%",
-        help="images for testing, of each folder: a number or a share (default: 10%%)",
-    )
+    add("--test", type=amount, default="10%", help="of each folder: a share or a number (%(default)s)")
     add("--seed", type=int, default=0, help="another seed draws other test images (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.out.exists():
         raise UserError(f"{args.out} exists already: give another folder")
     parts = {side: split(folder, args.test, args.seed) for side, folder in (("A", args.a), ("B", args.b))}
-    unfinished = args.out.with_name(f".{args.out.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
     for side, folder in (("A", args.a), ("B", args.b)):
         for part, paths in parts[side].items():
             for path in paths:
-                target = unfinished / f"{part}{side}" / path.relative_to(folder)
+                target = args.out / f"{part}{side}" / path.relative_to(folder)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, target)
-    unfinished.rename(args.out)
     print(f"ready: --dataroot {args.out}")
 
 

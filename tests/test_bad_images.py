@@ -1,8 +1,6 @@
-"""Hostile and odd image files: each becomes the right RGB image or one `ImageError` that names it, and
-nothing else.
+"""Hostile and odd image files: each becomes the right RGB image or one `ImageError` that names it.
 
-The files are made here, several hundred of them. A case knows the right pixels, or that there are none, or (a
-flipped bit may or may not be noticed) leaves both open.
+A case knows the right pixels, or that there are none, or (a flipped bit may not be noticed) leaves both open.
 """
 
 from __future__ import annotations
@@ -32,6 +30,7 @@ from util.image_files import (
     read_image,
     to_rgb,
 )
+from util.metrics.image_set import ImageSet
 
 WIDTH, HEIGHT = 24, 16
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "GIF": {}, "PPM": {}, "WEBP": {"lossless": True, "exact": True}}
@@ -167,7 +166,7 @@ def every_orientation(cases: Cases) -> None:
         7: upright.transpose(1, 0, 2)[::-1, ::-1],
         8: np.rot90(upright, -1),
     }
-    for (orientation, pixels), kind in itertools.product(stored.items(), ("JPEG", "PNG", "WEBP", "TIFF")):
+    for (orientation, pixels), kind in itertools.product(stored.items(), ("JPEG", "PNG")):
         exif = Image.Exif()
         exif[0x0112] = orientation
         content = encoded(Image.fromarray(np.ascontiguousarray(pixels)), kind, exif=exif)
@@ -190,31 +189,23 @@ def damaged(cases: Cases) -> None:
             cases.add(f"{kind} cut at {part}/13", named("cut", kind), cut, pixels, 1, True)
         cases.add(f"{kind} short of a byte", named("cut", kind), content[:-1], expected, 1, True)
         cases.add(f"{kind} with a tail", named("tail", kind), content + b"tail" * 9, expected)
-        for number in range(24):
+        for number in range(16):
             flipped = bytearray(content)
-            end = 64 if number < 12 else len(content)  # half of them in the header
+            end = 64 if number < 8 else len(content)  # half of them in the header
             flipped[generator.randrange(min(end, len(content)))] ^= 1 << generator.randrange(8)
             cases.add(f"{kind} with a flipped bit, {number}", named("bit", kind), bytes(flipped), EITHER)
 
 
 def misnamed(cases: Cases) -> None:
-    expected = np.asarray(photograph())
-    for kind, other in itertools.permutations(LOSSLESS, 2):
-        if kind != "GIF":
-            content = encoded(photograph(), kind)
-            cases.add(f"{kind} named {other}", named("misnamed", other), content, expected)
+    cases.add("PNG named JPEG", "misnamed.jpg", encoded(photograph(), "PNG"), np.asarray(photograph()))
     contents = {
         "a web page": b"<!DOCTYPE html><html><body>404</body></html>",
         "noise": random.Random(1).randbytes(4096),
-        "zeros": bytes(4096),
-        "one byte": b"\x89",
         "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) print showpage\n",
-        "PDF": b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\n",
         "nothing": b"",
-        "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n",
         "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
     }
-    for (what, content), kind in itertools.product(contents.items(), ("PNG", "JPEG", "TIFF", "TGA")):
+    for (what, content), kind in itertools.product(contents.items(), ("PNG", "TGA")):
         cases.add(f"{what} named {kind}", named("fake", kind), content, ERROR)
 
 
@@ -228,33 +219,15 @@ def png_of(width: int, height: int, data: bytes, *others: bytes) -> bytes:
 
 
 def odd_sizes(cases: Cases) -> None:
-    for (width, height), kind in itertools.product([(1, 1), (1, 300), (2, 3), (65500, 1)], LOSSLESS):
-        if kind == "WEBP" and width > 16383:
-            continue
+    for width, height in [(1, 1), (1, 300), (65500, 1)]:
         pixels = np.full((height, width, 3), (10, 200, 90), np.uint8)
-        image = Image.fromarray(pixels).quantize(2) if kind == "GIF" else Image.fromarray(pixels)
-        cases.add(f"{width} x {height} {kind}", named("thin", kind), encoded(image, kind), pixels)
-    for width, height in [
-        (0, 5),
-        (5, 0),
-        (100_000, 100_000),
-        (2**31 - 1, 2**31 - 1),
-        (2**32 - 1, 1),
-        (70_000, 2),
-    ]:
+        cases.add(f"{width} x {height}", "thin.png", encoded(Image.fromarray(pixels), "PNG"), pixels)
+    for width, height in [(0, 5), (5, 0), (100_000, 100_000), (2**31 - 1, 2**31 - 1), (2**32 - 1, 1)]:
         content = png_of(width, height, b"\0" * 64)
         cases.add(f"PNG declaring {width} x {height}", "huge.png", content, ERROR)
     for width, height in [(60_000, 60_000), (20_000, 9_000)]:
-        gif = b"GIF89a" + struct.pack("<HH", width, height) + bytes(3)
-        gif += b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\0;"
-        bmp = bytearray(encoded(photograph(), "BMP"))
-        bmp[18:26] = struct.pack("<ii", width, height)
-        for kind, content in {
-            "GIF": gif,
-            "PPM": b"P6 %d %d 255\n" % (width, height),
-            "BMP": bytes(bmp),
-        }.items():
-            cases.add(f"{kind} declaring {width} x {height}", named("huge", kind), content, ERROR)
+        content = b"P6 %d %d 255\n" % (width, height)
+        cases.add(f"PPM declaring {width} x {height}", "huge.ppm", content, ERROR)
     bomb = encoded(Image.new("1", (12_000, 9_000)), "PNG")
     cases.add("a bomb of 108 million pixels", "bomb.png", bomb, ERROR)
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000), 9))
@@ -264,32 +237,20 @@ def odd_sizes(cases: Cases) -> None:
 def no_files(cases: Cases) -> None:
     cases.add("missing", "missing.png", None, ERROR)
     cases.add("a folder", "folder.png", os.mkdir, ERROR)
-    cases.add("a name too long", "n" * 300 + ".png", None, ERROR)
     cases.add("a name with a zero byte", "zero\0byte.png", None, ERROR)
     cases.add("a pipe", "pipe.png", os.mkfifo, ERROR)
-    for name, target in {
-        "dangling.png": "nowhere",
-        "loop.png": "loop.png",
-        "device.png": "/dev/zero",
-    }.items():
-        cases.add(name, name, lambda path, target=target: os.symlink(target, path), ERROR)
+    cases.add("a loop", "loop.png", lambda path: os.symlink("loop.png", path), ERROR)
     if os.geteuid() != 0:  # root may read anything
         os.chmod(cases.add("without permission", "locked.png", encoded(photograph(), "PNG"), ERROR), 0)
-    real = cases.add("a good file", "real.png", encoded(photograph(), "PNG"), np.asarray(photograph()))
-    cases.add("a good link", "link.png", lambda path: os.symlink(real, path), np.asarray(photograph()))
-    cases.add("below a file", os.path.join(real, "image.png"), None, ERROR)
-
-
-HOSTILE_NAMES = [
-    b"new\nline.png", b"tab\tand\rreturn.png", b"single'quote.png", b'double"quote.png',
-    b"<script>alert(1)<!--.png", b"&amp;#x27;.png", b"not \xff\xfe utf-8.png", b"-rf.png",
-    b"%s %d {0} $HOME `id`.png", b"back\\slash.png", b"escape\x1b[31m.png",
-    "snow ☃ and \u202e turned.png".encode(), b" .png", b"n" * 250 + b".png",
-]  # fmt: skip
 
 
 def hostile_names(cases: Cases) -> None:
-    for name in map(os.fsdecode, HOSTILE_NAMES):
+    for name in (
+        "new\nline.png",
+        "single'quote.png",
+        "<script>alert(1)<!--.png",
+        os.fsdecode(b"\xff\xfe.png"),
+    ):
         content = encoded(photograph(), "PNG")
         path = cases.add(f"named {name!r}", name, content, np.asarray(photograph()))
         assert [os.fspath(found) for found in list_images(os.path.dirname(path))] == [path]
@@ -305,26 +266,16 @@ def other_oddities(cases: Cases) -> None:
     for value in (np.nan, np.inf):
         bad = Image.fromarray(np.full((8, 8), value, np.float32))
         cases.add(f"floats of {value}", "nan.tif", encoded(bad, "TIFF"), ERROR)
-    wide = np.linspace(-1000, 70000, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH)
-    for kind in (np.int32, np.float32):
-        content = encoded(Image.fromarray(wide.astype(kind)), "TIFF")
-        stretched = grey_of(np.rint((wide + 1000) * 255 / 71000))
-        cases.add(f"grey of {kind.__name__} beyond 16 bits", "wide.tif", content, stretched)
     flat = encoded(Image.fromarray(np.full((8, 8), -5, np.int32)), "TIFF")
     cases.add("a flat image out of range", "flat.tif", flat, np.zeros((8, 8, 3)))
     key = encoded(photograph(), "PNG", transparency=tuple(int(value) for value in expected[3, 4]))
     punched = expected.copy()
     punched[3, 4] = 255
     cases.add("RGB with a transparent colour", "key.png", key, punched)
-    grey = photograph().getchannel(1)
-    hole = grey_of(np.asarray(grey))
-    hole[0] = 255
-    cases.add("grey with a transparent value", "grey.png", encoded(grey, "PNG", transparency=30), hole)
     image = images_by_mode()["P"][0]
     colours = over_white(np.asarray(image.convert("RGB")).astype(int), np.asarray(image).astype(int))
     content = encoded(image, "PNG", transparency=bytes(range(256)))
     cases.add("a palette of alphas", "alphas.png", content, colours)
-    cases.add("progressive", "progressive.jpg", encoded(photograph(), "JPEG", progressive=True), expected, 6)
 
 
 GROUPS = [
@@ -365,17 +316,6 @@ def test_each_file_gives_its_pixels_or_one_error(group, tmp_path):
     assert {name: what for name, what in wrong.items() if what} == {}
 
 
-def test_heic_is_called_by_its_name(tmp_path):
-    (tmp_path / "IMG_1.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    with pytest.raises(
-        ImageError, match="it is a HEIC image, which cannot be read. Install .* or convert it"
-    ):
-        open_rgb(tmp_path / "IMG_1.jpg")
-    (tmp_path / "IMG_1.jpg").rename(tmp_path / "IMG_1.HEIC")
-    with pytest.raises(UserError, match="found there: 1 of '.heic'.* HEIC cannot be read. Install"):
-        list_images(tmp_path)
-
-
 def other_profile() -> bytes:
     """An RGB profile with red and blue exchanged, under another name."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -410,7 +350,8 @@ def test_deep_grey_has_one_white_in_a_data_set(tmp_path, high, dtype, white):
     assert grey == (0, white)
     bright, dark = (np.asarray(open_rgb(tmp_path / name, grey)) for name in ("bright.tif", "dark.tif"))
     assert bright.max() == 255 and len(np.unique(bright)) > 250 and 62 <= dark.max() <= 64
-    assert np.array_equal(bright, open_rgb(tmp_path / "bright.tif"))
+    measured = list(ImageSet(tmp_path, progress=False).images(""))  # as metrics read a folder
+    assert np.array_equal(measured[0], bright) and np.array_equal(measured[1], dark)
     halved = np.asarray(open_rgb(tmp_path / "bright.tif", (0, 2 * white)))
     assert 127 <= halved.max() <= 128
 

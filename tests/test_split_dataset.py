@@ -49,8 +49,7 @@ def test_wrong_calls_are_one_line_and_leave_nothing(folders, capsys):
     horses, zebras = str(folders / "horses"), str(folders / "zebras")
     for words, message in (
         ([horses, zebras, horses], "exists already"),
-        ([horses, zebras, str(folders / "out"), "--test", "100%"], "--test 100% of 20 images"),
-        ([horses, zebras, str(folders / "out"), "--test", "few"], "--test few of 20 images"),
+        ([horses, zebras, str(folders / "out"), "--test", "100%"], "20 of 20 images"),
         ([horses, str(folders / "none"), str(folders / "out")], "does not exist"),
     ):
         assert main(words) == 2

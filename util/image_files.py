@@ -1,18 +1,16 @@
-"""Finding image files and decoding them: whatever is in a user's folder becomes 8-bit RGB, or one clear
-error.
+"""Finding image files and decoding them: whatever a user has becomes 8-bit RGB, or one `ImageError`.
 
 Cameras, scanners and annotation tools leave grey, palette, 16-bit, CMYK, transparent and rotated images in a
-data set, and downloads leave broken ones. `open_rgb` converts the former and raises `ImageError` for the
-latter; `read_image` leaves an image in the mode of its file, as label maps and masks need it.
+data set, and downloads leave broken ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
 import os
-import stat
 import sys
 import warnings
 from collections import Counter
@@ -27,10 +25,9 @@ from util.errors import UserError
 # Only these decoders are tried, whatever a file is called: others of Pillow's start external programs (EPS).
 FORMATS = ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000"]
 
-# Compared in lower case.
-_ALWAYS = ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .jp2 .tga"
-HEIC_EXTENSIONS = [".heic", ".heif"]
-IMAGE_EXTENSIONS = set(_ALWAYS.split())
+IMAGE_EXTENSIONS = set(
+    ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .jp2 .tga".split()
+)
 if features.check("avif"):
     FORMATS.append("AVIF")
     IMAGE_EXTENSIONS.add(".avif")
@@ -41,7 +38,7 @@ except ImportError:  # an optional package
 else:
     pillow_heif.register_heif_opener()
     FORMATS.append("HEIF")
-    IMAGE_EXTENSIONS.update(HEIC_EXTENSIONS)
+    IMAGE_EXTENSIONS.update((".heic", ".heif"))
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it only warns: 256 MiB of RGB
 MAX_SIDE = 65_535
@@ -51,13 +48,7 @@ MAX_SIDE = 65_535
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 REMEDY = "Replace or remove the file; training can also continue without it: --on_bad_image skip"
-
-# What phones write, which Pillow cannot decode by itself: the brand at byte 8 of an ISO media file.
-HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-HEIC_REMEDY = (
-    "Install the package that reads it (pip install pillow-heif), or convert it to JPEG or PNG, for example "
-    "with ImageMagick: magick photo.heic photo.jpg"
-)
+HEIC_REMEDY = "Convert it to JPEG or PNG; HEIC is read where pillow-heif is installed"
 
 WHITES = (1, 255, 1023, 4095, 16383, 65535)  # of floats, and of sensors with 8 to 16 bits
 SAMPLED = 32  # files that `grey_range` reads
@@ -80,30 +71,28 @@ def has_image_extension(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-_said: set[str] = set()
-
-
 def _counted(names: Iterable[str]) -> str:
     kinds = Counter(os.path.splitext(name)[1].lower() or "no extension" for name in names)
     return ", ".join(f"{count} of {kind!r}" for kind, count in kinds.most_common(5))
 
 
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def name_others(folder: str | os.PathLike, others: Iterable[str]) -> None:
     """Say once on stderr which files beside the images of a folder or archive are left out."""
-    found = _counted(others)
-    line = f"note: {str(folder)!r}: left out, since they are no images that can be read: {found}"
-    if found and line not in _said:
-        _said.add(line)
-        print(line, file=sys.stderr)
+    if found := _counted(others):
+        _say_once(f"note: {str(folder)!r}: left out, since they are no images that can be read: {found}")
 
 
 def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path]:
     """The image files under `folder`, in the order of their names' bytes, at most `limit` of them.
 
-    Nested folders and symlinks are followed, each real folder once, so a link to a parent folder ends the
-    descent. Hidden names are skipped; names without an image extension too, and counted in one note on
-    stderr. A dangling or circular link counts as a file; opening it raises. Raises `UserError` when the
-    folder is missing, unreadable or without images.
+    Nested folders and symlinks are followed, each real folder once. Hidden names are skipped; names without
+    an image extension too, and counted in one note on stderr. Raises `UserError` when the folder is missing
+    or without images, OSError when it cannot be listed.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -111,28 +100,24 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
         raise UserError(f"the image folder {str(folder)!r} {found}. Check the path, --dataroot and --phase.")
 
     def stop(error: OSError) -> None:
-        found = f"cannot list the folder {error.filename!r}: {error.strerror}"
-        raise UserError(f"{found}. Check its permissions.") from error
+        raise error
 
     images: list[Path] = []
     others: list[str] = []
-    visited: set[tuple[int, int]] = set()
+    visited: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=stop):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in visited:
+        if (real := os.path.realpath(parent)) in visited:
             folders.clear()
             continue
-        visited.add((status.st_dev, status.st_ino))
+        visited.add(real)
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=os.fsencode)
         shown = [name for name in files if not name.startswith(".")]
         images += [Path(parent, name) for name in shown if has_image_extension(name)]
         others += [name for name in shown if not has_image_extension(name)]
     if not images:
         found = _counted(others) or "nothing"
-        remedy = f"Put images into it; known are {' '.join(sorted(IMAGE_EXTENSIONS))}."
-        if any(heic in found for heic in HEIC_EXTENSIONS):
-            remedy += f" HEIC cannot be read. {HEIC_REMEDY}."
-        raise UserError(f"no images in the folder {str(folder)!r} (found there: {found}). {remedy}")
+        known = f"{' '.join(sorted(IMAGE_EXTENSIONS))}, and HEIC where pillow-heif is installed"
+        raise UserError(f"no images in the folder {str(folder)!r}, but {found}. Known are {known}.")
     name_others(folder, others)
     images.sort(key=os.fsencode)
     return images if limit == math.inf else images[: int(limit)]
@@ -144,13 +129,15 @@ def read_image(path: str | os.PathLike, content: bytes | None = None) -> Image.I
     content: the file's bytes, where it is in an archive; `path` then only names it. Raises nothing but
     `ImageError`.
     """
-    if content is None:
-        _require_file(path)
+    if content is None and not os.path.isfile(path):  # reading a pipe or a device might never end
+        raise ImageError(path, "there is no such file")
     try:
         # Almost any bytes can be taken for a TGA file, which has no signature.
         formats = [*FORMATS, "TGA"] if os.fspath(path).lower().endswith(".tga") else FORMATS
         with Image.open(path if content is None else io.BytesIO(content), formats=formats) as image:
-            _require_size(path, *image.size)
+            if not 0 < image.width * image.height <= MAX_PIXELS:
+                sides = f"{image.width} x {image.height}"
+                raise ImageError(path, f"it declares {sides} pixels; at most {MAX_PIXELS} are accepted")
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
         if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
@@ -161,19 +148,17 @@ def read_image(path: str | os.PathLike, content: bytes | None = None) -> Image.I
     except UnidentifiedImageError as error:
         with open(path, "rb") if content is None else io.BytesIO(content) as file:
             start = file.read(12)
-        if start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS:
-            raise ImageError(path, "it is a HEIC image, which cannot be read", HEIC_REMEDY) from error
-        raise ImageError(path, f"it is not an image of a known format (it begins with {start!r})") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(path, f"it declares more than the {MAX_PIXELS} pixels that are accepted") from error
-    except MemoryError as error:
-        raise ImageError(path, "decoding it needs more memory than there is") from error
+        remedy = HEIC_REMEDY if start[4:8] == b"ftyp" else REMEDY
+        found = f"it is not an image of a known format (it begins with {start!r})"
+        raise ImageError(path, found, remedy) from error
     except Exception as error:  # decoders raise exceptions of every type for damaged data
-        raise ImageError(path, f"it is damaged or cut short ({type(error).__name__}: {error})") from error
+        raise ImageError(
+            path, f"it is damaged or cannot be read ({type(error).__name__}: {error})"
+        ) from error
 
 
 def open_rgb(path: str | os.PathLike, grey: tuple[float, float] | None = None) -> Image.Image:
-    """An image file as 8-bit sRGB, upright: `read_image`, then `to_rgb`. Raises nothing but `ImageError`."""
+    """An image file as 8-bit sRGB, upright. Raises nothing but `ImageError`."""
     return to_rgb(read_image(path), grey)
 
 
@@ -226,9 +211,6 @@ def _profile_transform(profile: bytes | None):
         return None, None
 
 
-# ---- grey of more than 8 bits ----
-
-
 def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
@@ -248,15 +230,10 @@ def likely_range(low: float, high: float) -> tuple[float, float]:
 def grey_range(paths: Sequence[str | os.PathLike]) -> tuple[float, float] | None:
     """The `likely_range` of the files of a data set, by some of them; None if those have 8 bits."""
     extremes: list[float] = []
-    for path in paths[:: -(-len(paths) // SAMPLED)]:
-        try:
-            _require_file(path)
-            with Image.open(path, formats=FORMATS) as image:
-                values = np.asarray(image) if is_deep(image) else np.zeros(0)
-        except Exception:  # said when the file's turn comes
-            continue
-        if values.size and np.isfinite(values).all():
-            extremes += [float(values.min()), float(values.max())]
+    for path in filter(os.path.isfile, paths[:: -(-len(paths) // SAMPLED)]):
+        with contextlib.suppress(Exception), Image.open(path, formats=FORMATS) as image:  # said in its turn
+            if is_deep(image) and np.isfinite(values := np.asarray(image)).all():
+                extremes += [float(values.min()), float(values.max())]
     return likely_range(min(extremes), max(extremes)) if extremes else None
 
 
@@ -269,10 +246,7 @@ def parse_grey_range(text: str) -> tuple[float, float] | None:
     except ValueError:
         low = high = math.nan
     if not -math.inf < low < high < math.inf:
-        raise UserError(
-            f"--grey_range {text} is no range: give the values that are black and white, such as 0,4095, or "
-            "auto"
-        )
+        raise UserError(f"--grey_range {text} is no range: give black and white, such as 0,4095, or auto")
     return low, high
 
 
@@ -284,32 +258,6 @@ def describe_grey_range(grey: tuple[float, float]) -> str:
 
 
 def _eight_bits(values: np.ndarray, grey: tuple[float, float] | None) -> np.ndarray:
-    """Grey values of more than 8 bits (H, W) as uint8; what is beyond black and white becomes these."""
     black, white = grey or likely_range(float(values.min()), float(values.max()))
     scaled = (values.astype(np.float64) - black) * (255 / max(white - black, 1e-30))
     return np.rint(scaled).clip(0, 255).astype(np.uint8)
-
-
-# ---- what is refused before it is opened ----
-
-
-def _require_file(path: str | os.PathLike) -> None:
-    """Only regular files are opened: reading a pipe or a device might never end."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise ImageError(path, f"it cannot be read ({getattr(error, 'strerror', error)})") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(path, "it is not a regular file")
-    if status.st_size == 0:
-        raise ImageError(path, "it is empty (0 bytes)")
-
-
-def _require_size(path: str | os.PathLike, width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise ImageError(path, f"it has no pixels ({width} x {height})")
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        found = (
-            f"it declares {width} x {height} pixels; accepted are {MAX_PIXELS} pixels, {MAX_SIDE} per side"
-        )
-        raise ImageError(path, found, "If it is a real photograph, scale it down; else remove it")

@@ -12,15 +12,10 @@ from PIL import Image
 
 
 def to_pixels(images: torch.Tensor) -> torch.Tensor:
-    """A batch as 8-bit RGB, on the same device.
+    """Images (B, C, H, W) in [-1, 1] as 8-bit RGB, (B, H, W, 3) uint8, on the same device.
 
-    Args:
-        images: (B, C, H, W), any float type and device, values in [-1, 1]; values outside are clipped, NaN
-            becomes black. With fewer than three channels the first is shown as grey, with more the first
-            three.
-
-    Returns:
-        (B, H, W, 3) uint8: -1 is 0, 1 is 255, rounded to the nearest.
+    Values outside are clipped, NaN becomes black. With fewer than three channels the first is shown as grey,
+    with more the first three.
     """
     images = images.detach()
     images = images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)  # (B, 3, H, W)
@@ -42,14 +37,7 @@ def save_png(image: np.ndarray, path: str | Path) -> None:
 
 
 def image_grid(images: Sequence[np.ndarray], columns: int, side: int = 256) -> np.ndarray:
-    """Images side by side in rows, on white, those larger than `side` reduced to it.
-
-    Args:
-        images: at least one (h, w, 3) uint8, of any sizes.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """Images (h, w, 3) uint8 side by side in rows, on white, those larger than `side` reduced to it."""
     pictures = [Image.fromarray(image) for image in images]
     for picture in pictures:
         picture.thumbnail((side, side))

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from util.image_files import list_images, open_rgb
+from util.image_files import grey_range, list_images, open_rgb
 
 
 class ImageSet:
@@ -24,6 +24,7 @@ class ImageSet:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.paths = list_images(folder)
+        self.grey = grey_range(self.paths)  # black and white of grey images of more than 8 bits
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -31,7 +32,7 @@ class ImageSet:
     def images(self, what: str) -> Iterator[Image.Image]:
         """Every image in RGB, in order, under a progress bar labelled `what`."""
         for path in tqdm(self.paths, f"{what}: {self.folder.name}", unit="image", leave=False):
-            yield open_rgb(path)
+            yield open_rgb(path, self.grey)
 
     def squares(self, size: int) -> Iterator[np.ndarray]:
         """Every image as uint8 (3, size, size), scaled bicubically if it has another size."""
