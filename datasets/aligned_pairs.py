@@ -19,7 +19,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a file, a script sees only its own folder
 
-from datasets.conversion import Conversion, ImageSource, convert_all
+from datasets.prepare import Conversion, ImageSource, convert_all
 from util.errors import UserError, entry_point
 
 PHASES = ("train", "val", "test")
@@ -48,50 +48,43 @@ def _png(name: str) -> PurePosixPath:
     return PurePosixPath(name).with_suffix(".png")
 
 
-def _by_result(source: ImageSource) -> dict[PurePosixPath, str]:
-    """The images of a source by the name of their pair."""
-    names = {_png(name): name for name in source.images}
-    for name in source.images:
-        if names[_png(name)] != name:
-            twice = f"{name} and {names[_png(name)]}"
-            raise UserError(f"{source.path}: {twice} would be one pair: rename one of them")
-    return names
-
-
 def split_pairs(pairs: str | Path, out: str | Path) -> int:
     """Write `out`/{phase}{A,B} from `pairs`/{phase}; returns how many files were made. Raises `UserError`."""
-    sources = {phase: ImageSource(Path(pairs) / phase) for phase in PHASES if (Path(pairs) / phase).is_dir()}
-    conversions = [
-        Conversion(Path(out) / f"{phase}{side}" / _png(name), partial(_half, source, name, side))
-        for phase, source in sources.items()
-        for name in source.images
-        for side in "AB"
-    ]
+    conversions: list[Conversion] = []
+    for phase in PHASES:
+        if Path(pairs, phase).is_dir():
+            source = ImageSource(Path(pairs, phase))
+            conversions += [
+                (Path(out, f"{phase}{side}", _png(name)), partial(_half, source, name, side))
+                for name in source.images
+                for side in "AB"
+            ]
     if not conversions:
-        raise UserError(f"{pairs} holds no images in any of the folders {' '.join(PHASES)}")
+        raise UserError(f"{pairs} holds none of the folders {' '.join(PHASES)}")
     return convert_all(conversions, "split")
 
 
 def join_pairs(folders: str | Path, out: str | Path) -> int:
     """Write `out`/{phase} from `folders`/{phase}A and B; returns how many files were made."""
-    conversions = []
+    conversions: list[Conversion] = []
     for phase in PHASES:
-        roots = [Path(folders) / f"{phase}{side}" for side in "AB"]
+        roots = [Path(folders, f"{phase}{side}") for side in "AB"]
         if not any(root.is_dir() for root in roots):
             continue
         a, b = (ImageSource(root) for root in roots)
-        names, partners = _by_result(a), _by_result(b)
-        alone = sorted(names.keys() ^ partners.keys())
+        partners = {_png(name): name for name in b.images}
+        alone = sorted({_png(name) for name in a.images} ^ partners.keys())
         if alone:
-            example = alone[0].with_suffix("")
             found = f"{len(alone)} images of {phase}A and {phase}B have no partner of the same name"
-            raise UserError(f"{found} (such as {example}): add the partners, or remove the images")
+            raise UserError(f"{found} (such as {alone[0].stem}): add the partners, or remove the images")
+        if len(partners) < len(b.images):
+            raise UserError(f"{b.path} has images whose names differ in the suffix alone: rename one of them")
         conversions += [
-            Conversion(Path(out) / phase / png, partial(_joined, a, name, b, partners[png]))
-            for png, name in names.items()
+            (Path(out, phase, _png(name)), partial(_joined, a, name, b, partners[_png(name)]))
+            for name in a.images
         ]
     if not conversions:
-        raise UserError(f"{folders} holds no images in folders such as trainA and trainB")
+        raise UserError(f"{folders} holds no folders such as trainA and trainB")
     return convert_all(conversions, "join")
 
 
@@ -106,10 +99,9 @@ def main(argv: list[str] | None = None) -> None:
     for command in (split, join):
         command.add_argument("--out", required=True, help="folder to write into")
     args = parser.parse_args(argv)
-    if args.command == "split":
-        written = split_pairs(args.pairs, args.out)
-    else:
-        written = join_pairs(args.folders, args.out)
+    written = (
+        split_pairs(args.pairs, args.out) if args.command == "split" else join_pairs(args.folders, args.out)
+    )
     print(f"{args.out}: {written} images written")
 
 

@@ -9,13 +9,8 @@
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
-cyclegan_sets="apple2orange cezanne2photo facades grumpifycat horse2zebra iphone2dslr_flower maps monet2photo
-               summer2winter_yosemite ukiyoe2photo vangogh2photo"
-cyclegan_hosts=(http://efrosgans.eecs.berkeley.edu/cyclegan/datasets
-                https://people.eecs.berkeley.edu/~taesung_park/CycleGAN/datasets)
-pix2pix_hosts=(http://efrosgans.eecs.berkeley.edu/pix2pix/datasets
-               https://people.eecs.berkeley.edu/~tinghuiz/projects/pix2pix/datasets)
-afhq_archive="https://www.dropbox.com/s/t9l9o3vsx2jai3z/afhq.zip?dl=1" # of StarGAN v2
+cyclegan_sets="apple2orange cezanne2photo facades grumpifycat horse2zebra iphone2dslr_flower maps monet2photo \
+summer2winter_yosemite ukiyoe2photo vangogh2photo"
 
 fail() {
     printf 'error: %s\n' "$@" >&2
@@ -30,103 +25,69 @@ $(printf '  %s\n' $cyclegan_sets)
   cat2dog     (AFHQ's cats and dogs, resized to 256 x 256)
   day2night   (aligned pairs, pix2pix's night2day: night is A, day is B; ASGIT's own day2night is
               unpaired crops of BDD100K)
-  cityscapes  (prints how to get it: its licence forbids redistribution)
+  cityscapes  (its licence forbids redistribution: register at https://www.cityscapes-dataset.com, download
+              leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, and call
+              python datasets/prepare.py cityscapes leftImg8bit_trainvaltest.zip gtFine_trainvaltest.zip \\
+                  --out datasets/cityscapes)
 TEXT
 }
 
-cityscapes_instructions() {
-    cat <<'TEXT'
-Cityscapes may not be redistributed, so it cannot be downloaded from here. To get it:
-  1. register at https://www.cityscapes-dataset.com and accept the licence;
-  2. download leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB), not to be unpacked;
-  3. python datasets/prepare_cityscapes.py --leftImg8bit leftImg8bit_trainvaltest.zip \
-         --gtFine gtFine_trainvaltest.zip --out datasets/cityscapes
-  4. python train.py --QS_mode=global --dataroot ./datasets/cityscapes --direction BtoA \
-         --name cityscapes_qsattn_global
-TEXT
-}
-
-fetch() { # $1: URL, $2: file; a partial download waits in $2.part
-    local url=$1 part=$2.part status=0
-    echo "downloading $url"
+fetch() { # URL, file; a partial download waits in FILE.part
+    local part=$2.part status=0
+    echo "downloading $1"
     if command -v curl >/dev/null; then
-        curl --fail --location --retry 3 --connect-timeout 30 --continue-at - --output "$part" "$url" || status=$?
+        local get=(curl --fail --location --retry 3 --connect-timeout 30 --output "$part")
+        "${get[@]}" --continue-at - "$1" || status=$?
         # 22, 33, 36: the server does not offer the rest alone, so the download starts again.
-        if [[ $status == 22 || $status == 33 || $status == 36 ]] && [[ -s "$part" ]]; then
-            rm -f -- "$part"
+        if [[ " 22 33 36 " == *" $status "* && -s "$part" ]]; then
+            rm -- "$part"
             status=0
-            curl --fail --location --retry 3 --connect-timeout 30 --output "$part" "$url" || status=$?
+            "${get[@]}" "$1" || status=$?
         fi
-    elif command -v wget >/dev/null; then
-        wget --tries=3 --connect-timeout=30 --continue --output-document="$part" "$url" || status=$?
     else
-        fail "neither curl nor wget is installed"
+        wget --tries=3 --connect-timeout=30 --continue --output-document="$part" "$1" || status=$?
     fi
-    if [[ $status == 0 ]]; then
-        mv -- "$part" "$2"
-    else
-        [[ -s "$part" ]] || rm -f -- "$part" # wget creates the file before it has any content
-        echo "the download of $url failed (status $status)" >&2
-    fi
+    [[ $status != 0 ]] || mv -- "$part" "$2"
     return "$status"
 }
 
-fetch_any() { # $1: file; then URLs, tried in turn
-    local file=$1 url
-    for url in "${@:2}"; do
-        if fetch "$url" "$file"; then return; fi
-    done
-    fail "no address of the archive answers" \
-        "Run the same command again to resume the download, or set QSATTN_DATASET_URL to a mirror."
-}
-
-[[ $# == 1 && -n "$1" ]] || { usage >&2; exit 2; }
-name=$1
+name=${1:-}
+folders=(trainA trainB testA testB)
 case $name in
     -h | --help) usage; exit ;;
-    cityscapes) cityscapes_instructions; exit 2 ;;
-    cat2dog) urls=("$afhq_archive") ;;
-    day2night) urls=("${pix2pix_hosts[@]/%//night2day.tar.gz}") ;;
+    cat2dog) urls=("https://www.dropbox.com/s/t9l9o3vsx2jai3z/afhq.zip?dl=1") ;; # of StarGAN v2
+    day2night)
+        urls=(http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/night2day.tar.gz
+              https://people.eecs.berkeley.edu/~tinghuiz/projects/pix2pix/datasets/night2day.tar.gz)
+        folders=(train val test)
+        ;;
     *)
-        if [[ $name == *[[:space:]]* || " ${cyclegan_sets//[[:space:]]/ } " != *" $name "* ]]; then
-            echo "error: there is no data set $name" >&2
-            usage >&2
-            exit 2
-        fi
-        urls=("${cyclegan_hosts[@]/%//$name.zip}")
+        [[ $# == 1 && " $cyclegan_sets " == *" $name "* && $name != *" "* ]] || { usage >&2; exit 2; }
+        urls=("http://efrosgans.eecs.berkeley.edu/cyclegan/datasets/$name.zip"
+              "https://people.eecs.berkeley.edu/~taesung_park/CycleGAN/datasets/$name.zip")
+        [[ $name != grumpifycat ]] || folders=(trainA trainB) # has no test images
         ;;
 esac
 if [[ -n "${QSATTN_DATASET_URL:-}" ]]; then read -ra urls <<<"$QSATTN_DATASET_URL"; fi
 [[ ! -e "$name" ]] || fail "$PWD/$name exists already; move it away to download it again"
 
-python=../.venv/bin/python
-[[ -x "$python" ]] || python=python3
-if [[ $name == cat2dog ]] && ! "$python" -c 'import PIL, tqdm' 2>/dev/null; then
-    fail "resizing AFHQ needs the project's environment: bash scripts/setup.sh"
-fi
-
 archive=.$name.zip
-[[ -f "$archive" ]] || fetch_any "$archive" "${urls[@]}" # it exists if a run was stopped between download and unpacking
+for url in "${urls[@]}"; do
+    [[ -f "$archive" ]] || fetch "$url" "$archive" || echo "the download of $url failed" >&2
+done
+[[ -f "$archive" ]] || fail "no address of the archive answers" \
+    "Run the same command again to resume the download, or set QSATTN_DATASET_URL to a mirror."
 
 echo "checking and unpacking"
-status=0
-case $name in
-    cat2dog)
-        partial=.$name.partial # kept over an interruption, so that nothing is resized twice
-        "$python" prepare_afhq.py --afhq "$archive" --out "$partial" && mv -- "$partial" "$name" ||
-            fail "resizing AFHQ failed; call this again to continue, or remove $PWD/$archive to download it anew"
-        ;;
-    grumpifycat) # has no test images
-        "$python" unpack_dataset.py "$archive" "$name" --folders trainA trainB || status=$?
-        ;;
-    day2night) "$python" unpack_dataset.py "$archive" "$name" --folders train val test || status=$? ;;
-    *) "$python" unpack_dataset.py "$archive" "$name" || status=$? ;;
-esac
-if [[ $status == 2 ]]; then # the archive is at fault
-    rm -f -- "$archive"
-    fail "the archive from ${urls[*]} cannot be used and was removed"
+python=../.venv/bin/python
+[[ -x "$python" ]] || python=python3
+again="Call this again to continue, or remove $PWD/$archive to download it anew."
+if [[ $name == cat2dog ]]; then # the partial folder is kept, so that nothing is resized twice
+    "$python" prepare.py afhq "$archive" --out .cat2dog.partial || fail "$again"
+    mv -- .cat2dog.partial "$name"
+else
+    "$python" unpack_dataset.py "$archive" "$name" --folders "${folders[@]}" || fail "$again"
 fi
-[[ $status == 0 ]] || exit "$status"
 rm -f -- "$archive"
 echo "ready: $PWD/$name"
 if [[ $name == day2night ]]; then

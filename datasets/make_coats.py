@@ -2,10 +2,8 @@
 
     python datasets/make_coats.py [--out datasets/coats] [--size 64] [--train 200] [--test 20] [--seed 0]
 
-Scenes come from one distribution, that of make_stripes.py, and no scene is shared: only the coat differs.
-Stripes and spots are new texture, ginger is a new colour alone. The script writes `train/COAT`, `test/COAT`
-and `masks/COAT` (of the test pictures: 255 on animals, else 0). The set depends on the parameters alone,
-which are in `coats.json`.
+Scenes come from one distribution, that of make_stripes.py: only the coat differs. The script writes
+`train/COAT`, `test/COAT` and `masks/COAT` (of the test pictures: 255 on animals, else 0).
 """
 
 from __future__ import annotations

@@ -31,7 +31,6 @@ from util.errors import UserError, entry_point
 
 DRAWING = 1  # raise it when the pictures change, so that existing sets are drawn again
 SUPERSAMPLING = 3
-MIN_SIZE = 16
 
 # ---- the animal: it faces right, y points down, and one unit is about the length of its barrel -------------
 
@@ -100,12 +99,9 @@ def _skeleton(rng: np.random.Generator, stripe: float) -> dict[str, list[Limb]]:
         hoof = _toward(knee, lower - 90 - (4 if hind else 0), 0.40)
         top = (0.2 if hind else 0.14) * stout
         start = -rate * hip[0]
-        limbs.append(
-            [
-                Limb(hip, knee, (top, 0.068), start, rate * 1.1),
-                Limb(knee, hoof, (0.066, 0.048), start + 0.44 * rate, rate * 1.2, tip=0.86, point=1.0),
-            ]
-        )
+        thigh = Limb(hip, knee, (top, 0.068), start, rate * 1.1)
+        shank = Limb(knee, hoof, (0.066, 0.048), start + 0.44 * rate, rate * 1.2, tip=0.86, point=1.0)
+        limbs.append([thigh, shank])
     swing = rng.uniform(-105, -75) - (40 if neck < 40 and legs[0][0] > 50 else 0)
     dock = (-0.62, -0.14)
     bone = _toward(dock, swing - 40, 0.2)
@@ -208,11 +204,8 @@ def _ginger(rng: np.random.Generator) -> Coat:
 
 
 COATS: dict[str, Callable[[np.random.Generator], Coat]] = {
-    "plain": _plain,
-    "striped": _striped,
-    "spotted": _spotted,
-    "ginger": _ginger,
-}
+    "plain": _plain, "striped": _striped, "spotted": _spotted, "ginger": _ginger,
+}  # fmt: skip
 
 
 def _colours(field: dict[str, np.ndarray], layer: str, coat: Coat, sun: float) -> np.ndarray:
@@ -263,10 +256,10 @@ def draw_animal_scene(rng: np.random.Generator, size: int, coat: str) -> tuple[n
     """One picture: one animal, sometimes two, in a landscape.
 
     Returns the image, (size, size, 3) uint8 RGB, and the animals' mask, (size, size) bool. `coat`, of COATS,
-    does not change the distribution of scenes. Raises `UserError` for a size below 16.
+    does not change the distribution of scenes.
     """
-    if size < MIN_SIZE:
-        raise UserError(f"size {size} is too small to show an animal: use {MIN_SIZE} or more (64 is usual)")
+    if size < 16:
+        raise UserError(f"--size {size} is too small to show an animal: use 16 or more (64 is usual)")
     n = size * SUPERSAMPLING
     canvas, horizon = landscape(rng, n)
     cover = np.zeros((n, n), np.float32)
@@ -295,75 +288,59 @@ class DrawnSet:
     name: str  # the record of its parameters is NAME.json
     folders: dict[str, str]
 
-    @staticmethod
-    def masks(folder: str) -> str | None:
-        """Where the masks of a test folder are; None for a training folder, which has none."""
-        return f"masks/{folder.removeprefix('test/')}" if folder.startswith("test") else None
-
     def make(self, out: str | Path, size: int = 64, train: int = 200, test: int = 20, seed: int = 0) -> bool:
         """Draw the set into folder `out`: `train` and `test` pictures of `size` x `size` with each coat.
 
-        Returns whether anything was drawn: a complete set of the same parameters is left alone, one of other
-        parameters is replaced. The folder appears whole or not at all. Raises `UserError` for impossible
-        parameters and if `out` holds anything besides such a set.
+        Returns whether anything was drawn: a set of the same parameters is left alone, one of others is
+        replaced. The folder appears whole or not at all. Raises `UserError` if `out` holds something else.
         """
-        out = Path(out)
-        parameters = {"size": size, "train": train, "test": test, "seed": seed}
-        for (name, value), least in zip(parameters.items(), (MIN_SIZE, 1, 1, 0), strict=True):
-            if value < least:
-                raise UserError(f"--{name} is {value}: it must be at least {least}")
-        record, file = json.dumps({"drawing": DRAWING} | parameters) + "\n", f"{self.name}.json"
-        counts = {folder: train if folder.startswith("train") else test for folder in self.folders}
-        counts |= {masks: test for folder in self.folders if (masks := self.masks(folder))}
+        if min(train, test) < 1 or seed < 0:
+            raise UserError("--train and --test must be at least 1, --seed at least 0")
+        out, file = Path(out), f"{self.name}.json"
+        parameters = {"drawing": DRAWING, "size": size, "train": train, "test": test, "seed": seed}
+        record = json.dumps(parameters) + "\n"
         if out.exists():
-            found = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-            ours = {file} | {Path(folder).parts[0] for folder in counts}
-            if found and not (file in found and found <= ours):
-                raise UserError(
-                    f"{out} is not a set drawn by this script: move it away or choose another --out"
-                )
-            whole = all(len(list((out / folder).glob("*.png"))) == count for folder, count in counts.items())
-            if whole and (out / file).read_text() == record:
+            if not (out / file).is_file():
+                raise UserError(f"{out} is not a set drawn by this script: choose another --out")
+            if (out / file).read_text() == record:
                 return False
 
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
             fresh = Path(scratch) / "set"
-            for folder in counts:
-                (fresh / folder).mkdir(parents=True)
-            self._draw(fresh, counts, size, seed)
+            for number, (folder, coat) in enumerate(self.folders.items()):
+                for index in range(train if folder.startswith("train") else test):
+                    # a random stream for each picture, so that it does not depend on their number
+                    rng = np.random.default_rng([seed, number, index])
+                    image, mask = draw_animal_scene(rng, size, coat)
+                    _save(image, fresh / folder / f"{index:04d}.png")
+                    if folder.startswith("test"):
+                        masks = fresh / "masks" / folder.removeprefix("test/")
+                        _save(mask.astype(np.uint8) * 255, masks / f"{index:04d}.png")
             (fresh / file).write_text(record)
             if out.exists():
                 out.rename(Path(scratch) / "old")
             fresh.rename(out)
         return True
 
-    def _draw(self, root: Path, counts: dict[str, int], size: int, seed: int) -> None:
-        """Draw every picture below `root`, each from a random stream of its own, whatever their number."""
-        for number, (folder, coat) in enumerate(self.folders.items()):
-            for index in range(counts[folder]):
-                image, mask = draw_animal_scene(np.random.default_rng([seed, number, index]), size, coat)
-                Image.fromarray(image).save(root / folder / f"{index:04d}.png")
-                if masks := self.masks(folder):
-                    Image.fromarray(mask.astype(np.uint8) * 255).save(root / masks / f"{index:04d}.png")
-
     def command(self, description: str, argv: list[str] | None) -> None:
         """Make the set as a command line says."""
         parser = argparse.ArgumentParser(description=description)
-        parser.add_argument(
-            "--out", default=f"datasets/{self.name}", help="folder to draw into (default: %(default)s)"
-        )
-        for name, default, meaning in (
-            ("--size", 64, "width and height of the pictures in pixels"),
-            ("--train", 200, "training pictures with each coat"),
-            ("--test", 20, "test pictures with each coat"),
-            ("--seed", 0, "another seed draws other pictures"),
-        ):
-            parser.add_argument(name, type=int, default=default, help=f"{meaning} (default: %(default)s)")
+        add = parser.add_argument
+        add("--out", default=f"datasets/{self.name}", help="folder to draw into (%(default)s)")
+        add("--size", type=int, default=64, help="width and height of the pictures in pixels (%(default)s)")
+        add("--train", type=int, default=200, help="training pictures with each coat (%(default)s)")
+        add("--test", type=int, default=20, help="test pictures with each coat (%(default)s)")
+        add("--seed", type=int, default=0, help="another seed draws other pictures (%(default)s)")
         args = parser.parse_args(argv)
         drawn = self.make(**vars(args))
         what = f"{args.train} training and {args.test} test pictures of each coat, {args.size} x {args.size}"
         print(f"{args.out}: drew {what}" if drawn else f"{args.out}: already there ({what})")
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
 
 
 STRIPES = DrawnSet("stripes", {"trainA": "plain", "trainB": "striped", "testA": "plain", "testB": "striped"})

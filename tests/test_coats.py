@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.make_coats import main, make_coats
+from datasets.make_coats import make_coats
 from datasets.make_stripes import COATS, draw_animal_scene
 from util.metrics.coats import Coats
 
@@ -25,18 +25,6 @@ def test_layout(drawn):
     counts = {path.relative_to(drawn).as_posix(): len(list(path.glob("*.png"))) for path in drawn.glob("*/*")}
     phases = {"train": 1, "test": 20, "masks": 20}
     assert counts == {f"{phase}/{coat}": count for phase, count in phases.items() for coat in COATS}
-    image, mask = (Image.open(drawn / phase / "spotted" / "0003.png") for phase in ("test", "masks"))
-    assert (image.mode, image.size, mask.mode, mask.size) == ("RGB", (64, 64), "L", (64, 64))
-    assert set(np.unique(mask)) == {0, 255}
-
-
-def test_the_command_leaves_a_whole_set_and_replaces_another(tmp_path, capsys):
-    words = ["--out", str(tmp_path / "set"), "--size", "16", "--train", "1", "--test", "1"]
-    assert [main(words), main(words), main([*words, "--seed", "1"])] == [0, 0, 0]
-    lines = capsys.readouterr().out.splitlines()
-    assert ["drew" in line for line in lines] == [True, False, True]
-    (tmp_path / "set" / "mine.txt").write_text("")
-    assert main(words) == 2
 
 
 def test_plain_and_striped_animals_are_drawn_as_before():

@@ -38,6 +38,8 @@ def test_an_archive_becomes_a_data_set(tmp_path, root):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h.zip", "out"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FOLDERS)
     assert (tmp_path / "out/trainA/_0.jpg").read_bytes() == DATA
+    with pytest.raises(UserError, match="exists already"):
+        unpack(tmp_path / "h.zip", tmp_path / "out")
 
 
 def pairs(path: Path, *extra: tarfile.TarInfo) -> Path:
@@ -52,49 +54,25 @@ def pairs(path: Path, *extra: tarfile.TarInfo) -> Path:
     return path
 
 
-def encrypted(path: Path) -> bytes:
-    """An archive whose members say that they are encrypted."""
-    data = bytearray(horses(path).read_bytes())
-    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # local and central headers
-        start = data.find(signature)
-        while start >= 0:
-            data[start + flags] |= 1
-            start = data.find(signature, start + 4)
-    return bytes(data)
-
-
 def unusable(folder: Path) -> dict[str, tuple[bytes, str]]:
     """Archives that are refused, and what is said."""
-    whole = {f"h/{name}/0.jpg": DATA for name in FOLDERS}
-    zip_of = lambda **members: archive(folder / "made.zip", members).read_bytes()  # noqa: E731
-    link = zipfile.ZipInfo("h/trainA/link")
-    link.create_system, link.external_attr = 3, 0o120777 << 16
-    with zipfile.ZipFile(folder / "link.zip", "w") as opened:
-        opened.writestr(link, "/etc")
     with zipfile.ZipFile(folder / "stored.zip", "w", zipfile.ZIP_STORED) as opened:
         opened.writestr("trainA/0.jpg", DATA * 10)
     stored = (folder / "stored.zip").read_bytes()
     tar = pairs(folder / "made.tar.gz").read_bytes()
-    tar_link = tarfile.TarInfo("night2day/train/link")
-    tar_link.type, tar_link.linkname = tarfile.SYMTYPE, "/etc"
+    link = tarfile.TarInfo("night2day/train/link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
     return {
-        **{
-            f"outside {number}": (zip_of(**whole | {name: DATA}), "would be written outside the data set")
-            for number, name in enumerate(
-                ["../e.jpg", "/e.jpg", "horse2zebra/../../e.jpg", "..\\e.jpg", "C:/e.jpg"]
-            )
-        },
-        "link": ((folder / "link.zip").read_bytes(), "is a link or a device"),
         "damaged": (stored.replace(DATA[:8], DATA[:8].upper(), 1), "not a whole zip or tar archive (Bad CRC"),
         "cut": (stored[: len(stored) // 2], "not a whole zip or tar archive"),
         "a web page": (b"<html>404</html>", "not a whole zip or tar archive"),
-        "encrypted": (encrypted(folder / "e.zip"), "is encrypted"),
-        "folders": (zip_of(**{"h/trainA/0.jpg": DATA}), "lacks some of the folders"),
-        "empty": (zip_of(**{f"h/{name}/": b"" for name in FOLDERS}), "trainA is empty"),
+        "folders": (stored, "lacks some of the folders"),
         "tar cut": (tar[: len(tar) // 2], "not a whole zip or tar archive"),
-        "tar sum": (tar[:-8] + bytes(4) + tar[-4:], "not a whole zip or tar archive (CRC check failed"),
-        "tar link": (pairs(folder / "l.tar.gz", tar_link).read_bytes(), "is a link or a device"),
-        "tar up": (pairs(folder / "u.tar.gz", tarfile.TarInfo("../e")).read_bytes(), "outside the data set"),
+        "tar link": (pairs(folder / "l.tar.gz", link).read_bytes(), "link to an absolute path"),
+        "tar up": (
+            pairs(folder / "u.tar.gz", tarfile.TarInfo("../e")).read_bytes(),
+            "outside the destination",
+        ),
     }
 
 
@@ -106,24 +84,21 @@ def test_what_cannot_be_unpacked_is_one_line_and_leaves_nothing(tmp_path, capsys
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1 and message in error, what
         assert not list(tmp_path.glob("deep/*")) and not list(tmp_path.glob("e*")), what
-    assert main([str(tmp_path / "missing.zip"), str(tmp_path / "out")]) == 2
-    (tmp_path / "file").write_text("")
-    assert main([str(horses(tmp_path / "h.zip")), str(tmp_path / "file/out")]) == 1
-    assert "Not a directory" in capsys.readouterr().err
 
 
-def test_other_folders_may_be_asked_for(tmp_path):
-    unpack(pairs(tmp_path / "n.tar.gz"), tmp_path / "out", ("train", "val", "test"))
-    assert (tmp_path / "out/val/0.jpg").read_bytes() == DATA
-    with pytest.raises(UserError, match="exists already"):
-        unpack(pairs(tmp_path / "n.tar.gz"), tmp_path / "out", ("train", "val", "test"))
+def test_a_hostile_archive_writes_nothing_outside(tmp_path):
+    whole = {f"h/{name}/0.jpg": DATA for name in FOLDERS}
+    hostile = ["../../../e.jpg", "/e.jpg", "h/../../../e.jpg"]
+    unpack(archive(tmp_path / "h.zip", whole | dict.fromkeys(hostile, DATA)), tmp_path / "deep/out")
+    assert not (tmp_path / "e.jpg").exists() and not Path("/e.jpg").exists()
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
 
 
 def test_an_archive_that_needs_more_than_the_free_space_is_not_unpacked(tmp_path, capsys, monkeypatch):
     bomb = archive(tmp_path / "bomb.zip", {f"h/{folder}/0.bmp": bytes(50_000_000) for folder in FOLDERS})
     assert bomb.stat().st_size < 1e6
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 9 * 10**8, 10**8))
-    assert main([str(bomb), str(tmp_path / "out")]) == 1
+    assert main([str(bomb), str(tmp_path / "out")]) == 2
     assert "unpacked it has 0.2 GB, and 0.1 GB are free" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["bomb.zip"]
 
@@ -136,7 +111,7 @@ def project(tmp_path):
     """A project whose datasets/ holds nothing but the scripts, in a path with a space."""
     project = tmp_path / "a project"
     (project / "datasets").mkdir(parents=True)
-    for script in ("download_qsattn_dataset.sh", "unpack_dataset.py", "prepare_afhq.py"):
+    for script in ("download_qsattn_dataset.sh", "unpack_dataset.py", "prepare.py"):
         (project / "datasets" / script).symlink_to(ROOT / "datasets" / script)
     (project / ".venv/bin").mkdir(parents=True)
     python = project / ".venv/bin/python"
@@ -165,22 +140,15 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 @needs_curl
 def test_download(project, tmp_path):
-    source = horses(tmp_path / "source.zip")
-    done = download(project, "horse2zebra", url=source)
-    assert done.returncode == 0, done.stderr
-    assert f"ready: {project}/datasets/horse2zebra" in done.stdout
-    assert leftovers(project) == ["horse2zebra"]
-    again = download(project, "horse2zebra", url=source)
-    assert again.returncode == 2 and "exists already" in again.stderr
-
-
-@needs_curl
-def test_a_second_address_is_tried_where_the_first_does_not_answer(project, tmp_path):
-    source = horses(tmp_path / "source.zip")
-    done = download(project, "horse2zebra", url=f"http://127.0.0.1:9/h.zip {source.as_uri()}")
+    """Where the first address does not answer, the second is tried."""
+    url = f"http://127.0.0.1:9/h.zip {horses(tmp_path / 'source.zip').as_uri()}"
+    done = download(project, "horse2zebra", url=url)
     assert done.returncode == 0, done.stderr
     assert "the download of http://127.0.0.1:9/h.zip failed" in done.stderr
+    assert f"ready: {project}/datasets/horse2zebra" in done.stdout
     assert leftovers(project) == ["horse2zebra"]
+    again = download(project, "horse2zebra", url=url)
+    assert again.returncode == 2 and "exists already" in again.stderr
 
 
 @needs_curl
@@ -188,27 +156,17 @@ def test_day2night_is_a_set_of_pairs(project, tmp_path):
     done = download(project, "day2night", url=pairs(tmp_path / "night2day.tar.gz"))
     assert done.returncode == 0, done.stderr
     assert "--dataset_mode aligned --direction BtoA" in done.stdout
-    assert sorted(path.name for path in (project / "datasets/day2night").iterdir()) == [
-        "test",
-        "train",
-        "val",
-    ]
     assert leftovers(project) == ["day2night"]
 
 
 @needs_curl
-def test_an_interrupted_download_goes_on(project, tmp_path):
-    source = horses(tmp_path / "source.zip")
+def test_an_interrupted_download_goes_on_or_begins_again(project, tmp_path, server):
+    source = horses(tmp_path / "served/h.zip")
     (project / "datasets/.horse2zebra.zip.part").write_bytes(source.read_bytes()[:100])
     assert download(project, "horse2zebra", url=source).returncode == 0
     assert leftovers(project) == ["horse2zebra"]
-
-
-@needs_curl
-def test_a_download_without_ranges_begins_again(project, tmp_path, server):
-    horses(tmp_path / "served/h.zip")
-    (project / "datasets/.horse2zebra.zip.part").write_bytes(b"half")
-    done = download(project, "horse2zebra", url=f"{server}/h.zip")  # this server knows no ranges
+    (project / "datasets/.maps.zip.part").write_bytes(b"half")
+    done = download(project, "maps", url=f"{server}/h.zip")  # this server knows no ranges
     assert done.returncode == 0, done.stderr
 
 
@@ -222,36 +180,24 @@ def test_download_by_wget(project, tmp_path, server):
     done = download(project, "horse2zebra", url=f"{server}/h.zip", PATH=str(tools))
     assert done.returncode == 0, done.stderr
     missing = download(project, "maps", url=f"{server}/no.zip", PATH=str(tools))
-    assert missing.returncode == 2 and "failed (status 8)" in missing.stderr
-    assert leftovers(project) == ["horse2zebra"]
+    assert missing.returncode == 2 and "no address of the archive answers" in missing.stderr
 
 
 @needs_curl
-def test_a_useless_archive_is_refused_and_removed(project, tmp_path):
+def test_a_useless_archive_is_refused_and_named(project, tmp_path):
     cut = tmp_path / "cut.zip"
     cut.write_bytes(horses(tmp_path / "source.zip").read_bytes()[:200])
-    hostile = archive(tmp_path / "hostile.zip", {"../evil.jpg": b"x"})
-    for source, message in ((cut, "not a whole zip"), (hostile, "outside"), (tmp_path / "no.zip", "failed")):
-        done = download(project, "horse2zebra", url=source)
-        assert done.returncode == 2 and message in done.stderr
-        assert leftovers(project) == []
+    done = download(project, "horse2zebra", url=cut)
+    assert done.returncode == 2 and "not a whole zip" in done.stderr
+    assert f"remove {project}/datasets/.horse2zebra.zip" in done.stderr
 
 
 def test_names(project):
-    for arguments in (
-        (),
-        ("",),
-        ("zebra2horse",),
-        ("horse2zebra", "maps"),
-        ("horse2zebra iphone2dslr_flower",),
-    ):
+    for arguments in ((), ("",), ("zebra2horse",), ("horse2zebra", "maps"), ("horse2zebra maps",)):
         done = download(project, *arguments)
         assert done.returncode == 2 and "summer2winter_yosemite" in done.stderr
-    assert "no data set zebra2horse" in download(project, "zebra2horse").stderr
-    assert download(project, "--help").returncode == 0
-    cityscapes = download(project, "cityscapes")
-    assert cityscapes.returncode == 2 and "prepare_cityscapes.py" in cityscapes.stdout
-    assert leftovers(project) == []
+    assert "prepare.py cityscapes" in download(project, "cityscapes").stderr
+    assert download(project, "--help").returncode == 0 and leftovers(project) == []
 
 
 @needs_curl
@@ -262,10 +208,8 @@ def test_cat2dog(project, tmp_path):
     done = download(project, "cat2dog", url=zipped(tmp_path / "afhq", tmp_path / "afhq.zip"))
     assert done.returncode == 0, done.stderr
     assert leftovers(project) == ["cat2dog"]
-    made = sorted(
-        path.relative_to(project / "datasets/cat2dog").as_posix() for path in project.rglob("*.png")
-    )
-    assert made == [f"{folder}/0.png" for folder in sorted(FOLDERS)]
+    root = project / "datasets/cat2dog"
+    assert sorted(path.parent.name for path in root.rglob("*.png")) == sorted(FOLDERS)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import shutil
 from pathlib import Path
 
@@ -13,10 +11,7 @@ from archives import picture, zipped
 from PIL import Image
 
 from datasets.aligned_pairs import join_pairs, split_pairs
-from datasets.conversion import Conversion, ImageSource, convert_all
-from datasets.prepare_afhq import prepare_afhq
-from datasets.prepare_cityscapes import main as prepare_cityscapes_main
-from datasets.prepare_cityscapes import prepare_cityscapes
+from datasets.prepare import ImageSource, convert_all, main, prepare_afhq, prepare_cityscapes
 from util.errors import UserError
 
 
@@ -25,30 +20,26 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-# ---- conversion ----
-
-
 def test_conversion_goes_on_where_it_stopped(tmp_path):
-    made = []
+    made, broken = [], {2}
 
-    def make(number: int) -> Image.Image:
-        made.append(number)
-        if number == 2 and made.count(2) == 1:
-            raise UserError("image 2 is broken")
-        return Image.new("RGB", (4, 4))
+    def conversion(number: int):
+        def make() -> Image.Image:
+            made.append(number)
+            if number in broken:
+                raise UserError("image 2 is broken")
+            return Image.new("RGB", (4, 4))
 
-    wanted = [Conversion(tmp_path / f"{n}.png", functools.partial(make, n), (4, 4)) for n in range(5)]
+        return tmp_path / f"{number}.png", make
+
+    wanted = [conversion(number) for number in range(5)]
     with pytest.raises(UserError, match="image 2 is broken"):
-        convert_all(wanted, "test", workers=1)
+        convert_all(wanted, "test")
     whole = {int(path.stem) for path in tmp_path.glob("*.png")}
-    assert {0, 1} <= whole and 2 not in whole
+    broken.clear()
     made.clear()
-    made.append(2)
-    assert convert_all(wanted, "test", workers=1) == 5 - len(whole)
-    assert sorted(made[1:]) == sorted(set(range(5)) - whole)
-    assert convert_all(wanted, "test") == 0
-    Image.new("RGB", (2, 2)).save(tmp_path / "3.png")  # of an earlier run with another size
-    assert convert_all(wanted, "test") == 1
+    assert convert_all(wanted, "test") == 5 - len(whole)
+    assert sorted(made) == sorted(set(range(5)) - whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n}.png" for n in range(5)]
 
 
@@ -70,66 +61,33 @@ def test_a_source_is_a_folder_or_an_archive(tmp_path, capsys):
         assert source.read(f"{prefix}_c.jpe").size == (5, 8)  # upright
         with pytest.raises(UserError, match="b.JPG': it is not an image"):
             source.read(f"{prefix}b.JPG")
-    with pytest.raises(UserError, match="does not exist"):
-        ImageSource(tmp_path / "no")
     with pytest.raises(UserError, match="neither a folder nor a whole zip"):
         ImageSource(tmp_path / "set/b.JPG")
 
 
-# ---- Cityscapes ----
-
-
-@pytest.fixture
-def cityscapes(tmp_path):
-    """The official layout, one 64 x 32 image per city; label maps are red on the left, blue on the right."""
-    label = Image.new("RGBA", (64, 32), (255, 0, 0, 255))
-    label.paste((0, 0, 255, 255), (33, 0, 64, 32))  # an edge that no interpolation could keep
-    for phase, city in (("train", "aachen"), ("train", "bonn"), ("val", "lindau")):
-        stem = f"{city}_000000_000019"
-        picture(tmp_path / f"leftImg8bit/{phase}/{city}/{stem}_leftImg8bit.png", (64, 32), (50, 100, 150))
-        labels = tmp_path / f"gtFine/{phase}/{city}"
-        labels.mkdir(parents=True)
-        label.save(labels / f"{stem}_gtFine_color.png")
-        picture(labels / f"{stem}_gtFine_labelIds.png", (64, 32), 3, "L")
-    picture(tmp_path / "leftImg8bit/test/berlin/berlin_0_leftImg8bit.png")
-    return tmp_path
-
-
 @pytest.mark.parametrize("as_archive", [False, True])
-def test_cityscapes(cityscapes, as_archive):
-    photos, labels = cityscapes / "leftImg8bit", cityscapes / "gtFine"
+def test_cityscapes(tmp_path, capsys, as_archive):
+    """Label maps are red on the left, blue on the right, at an edge that no interpolation could keep."""
+    label = Image.new("RGBA", (64, 32), (255, 0, 0, 255))
+    label.paste((0, 0, 255, 255), (33, 0, 64, 32))
+    for phase, city in (("train", "aachen"), ("train", "bonn"), ("val", "lindau")):
+        picture(tmp_path / f"leftImg8bit/{phase}/{city}/{city}_leftImg8bit.png", (64, 32), (50, 100, 150))
+        picture(tmp_path / f"gtFine/{phase}/{city}/{city}_gtFine_labelIds.png", (64, 32), 3, "L")
+        label.save(tmp_path / f"gtFine/{phase}/{city}/{city}_gtFine_color.png")
+    picture(tmp_path / "leftImg8bit/test/berlin/berlin_leftImg8bit.png")
+    photos, labels, out = tmp_path / "leftImg8bit", tmp_path / "gtFine", tmp_path / "out"
     if as_archive:
-        photos, labels = zipped(photos, cityscapes / "photos.zip"), zipped(labels, cityscapes / "labels.zip")
-    out = cityscapes / "out"
-    assert prepare_cityscapes(photos, labels, out, size=16) == 6
+        photos, labels = zipped(photos, tmp_path / "photos.zip"), zipped(labels, tmp_path / "labels.zip")
+    assert prepare_cityscapes(photos, labels, out, 16) == 6
     made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
-    train = ["aachen_000000_000019.png", "bonn_000000_000019.png"]
-    assert made == [f"train{side}/{name}" for side in "AB" for name in train] + [
-        f"val{side}/lindau_000000_000019.png" for side in "AB"
-    ]
-    photo, label = (pixels(out / f"valA/{made[-1][5:]}"), pixels(out / made[-1]))
-    assert photo.shape == label.shape == (16, 16, 3)
-    assert (photo == (50, 100, 150)).all()
-    assert {tuple(colour) for colour in label.reshape(-1, 3)} == {(255, 0, 0), (0, 0, 255)}
-    assert prepare_cityscapes(photos, labels, out, size=16) == 0
-
-
-def test_cityscapes_that_is_not_whole(cityscapes, capsys):
-    photos, labels, out = cityscapes / "leftImg8bit", cityscapes / "gtFine", cityscapes / "out"
-    with pytest.raises(UserError, match="holds no leftImg8bit/train/CITY"):
-        prepare_cityscapes(labels, labels, out)
-    next((labels / "train/bonn").glob("*_color.png")).unlink()
-    with pytest.raises(UserError, match=r"1 images have no label map \(train/bonn_000000_000019\)"):
-        prepare_cityscapes(photos, labels, out)
-    shutil.rmtree(labels / "val")
-    status = prepare_cityscapes_main(
-        ["--leftImg8bit", str(photos), "--gtFine", str(labels), "--out", str(out)]
-    )
-    assert status == 2 and "error: " in capsys.readouterr().err
-    assert not out.exists()
-
-
-# ---- AFHQ ----
+    train = [f"train{side}/{city}.png" for side in "AB" for city in ("aachen", "bonn")]
+    assert made == [*train, "valA/lindau.png", "valB/lindau.png"]
+    assert (pixels(out / "valA/lindau.png") == (50, 100, 150)).all()
+    colours = pixels(out / "valB/lindau.png").reshape(16 * 16, 3)
+    assert {tuple(colour) for colour in colours} == {(255, 0, 0), (0, 0, 255)}
+    shutil.rmtree(tmp_path / "gtFine/val")
+    assert main(["cityscapes", str(photos), str(tmp_path / "gtFine"), "--out", str(tmp_path / "no")]) == 2
+    assert "(such as val/lindau)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("test_phase", ["val", "test"])
@@ -140,18 +98,15 @@ def test_afhq(tmp_path, test_phase):
         picture(tmp_path / f"afhq/{phase}/wild/w.jpg", (32, 32))
     for source in (tmp_path / "afhq", zipped(tmp_path / "afhq", tmp_path / "afhq.zip")):
         out = tmp_path / f"from_{source.name}"
-        assert prepare_afhq(source, out, size=16) == 4
+        assert prepare_afhq(source, out, 16) == 4
         assert (pixels(out / "testB/d.png") == (0, 200, 0)).all()
         assert pixels(out / "trainA/c.png").shape == (16, 16, 3)
     picture(tmp_path / "afhq/train/cat/c.png")
     with pytest.raises(UserError, match="two images would become .*c.png"):
-        prepare_afhq(tmp_path / "afhq", tmp_path / "out")
+        prepare_afhq(tmp_path / "afhq", tmp_path / "out", 16)
     shutil.rmtree(tmp_path / f"afhq/{test_phase}/dog")
     with pytest.raises(UserError, match="no images for testB"):
-        prepare_afhq(tmp_path / "afhq", tmp_path / "out")
-
-
-# ---- aligned pairs ----
+        prepare_afhq(tmp_path / "afhq", tmp_path / "out", 16)
 
 
 def test_split_and_join_undo_each_other(tmp_path):
@@ -175,7 +130,7 @@ def test_no_picture_is_lost_or_changed_in_silence_by_joining(tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.count("4095 as white") == 2 and said.count("left out") == 2 and "1 of '.psd'" in said
     picture(tmp_path / "trainA/_DSC0002.jpg")
-    with pytest.raises(UserError, match="_DSC0002.jpg and _DSC0002.tif would be one pair"):
+    with pytest.raises(UserError, match="two images would become .*_DSC0002.png"):
         join_pairs(tmp_path, tmp_path / "pairs")
 
 
@@ -190,20 +145,3 @@ def test_pairs_that_are_none(tmp_path):
     picture(tmp_path / "uneven/trainA/2.png")
     with pytest.raises(UserError, match="1 images of trainA and trainB have no partner .*such as 2"):
         join_pairs(tmp_path / "uneven", tmp_path / "out")
-    for convert in (split_pairs, join_pairs):
-        with pytest.raises(UserError, match="holds no images"):
-            convert(tmp_path / "none", tmp_path / "out")
-
-
-# ---- help
-
-
-@pytest.mark.parametrize("script", ["make_stripes", "prepare_afhq", "prepare_cityscapes", "unpack_dataset"])
-def test_help_names_every_default(script, capsys):
-    module = importlib.import_module(f"datasets.{script}")
-    with pytest.raises(SystemExit):
-        module.main(["--help"])
-    optional = capsys.readouterr().out.split("options:")[1].split("\n  -")[1:]
-    required = ("--afhq", "--leftImg8bit", "--gtFine", "h, --help")
-    for text in optional:
-        assert "default: " in " ".join(text.split()) or f"-{text}".startswith(required) or text[:1] == "h"

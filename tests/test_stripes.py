@@ -13,8 +13,6 @@ from datasets.make_stripes import draw_animal_scene, main, make_stripes
 from util.errors import UserError
 from util.metrics.stripes import background_change, stripe_report, stripedness
 
-SCRIPT = Path(__file__).resolve().parent.parent / "datasets" / "make_stripes.py"
-
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -35,23 +33,17 @@ def test_layout_and_formats(drawn):
         str(folder.relative_to(drawn)): len(list(folder.glob("*.png"))) for folder in drawn.glob("**/*[AB]")
     }
     assert counts == {"trainA": 2, "trainB": 2, "testA": 8, "testB": 8, "masks/testA": 8, "masks/testB": 8}
-    for domain in "AB":
-        for path in (drawn / f"test{domain}").iterdir():
-            image, mask = Image.open(path), Image.open(drawn / "masks" / f"test{domain}" / path.name)
-            assert (image.mode, image.size, mask.mode, mask.size) == ("RGB", (48, 48), "L", (48, 48))
-            values = np.asarray(mask)
-            assert set(np.unique(values)) == {0, 255} and 0.08 < (values > 0).mean() < 0.6
+    image, mask = (Image.open(drawn / folder / "0003.png") for folder in ("testB", "masks/testB"))
+    assert (image.mode, image.size, mask.mode, mask.size) == ("RGB", (48, 48), "L", (48, 48))
+    values = np.asarray(mask)
+    assert set(np.unique(values)) == {0, 255} and 0.08 < (values > 0).mean() < 0.6
 
 
 def test_same_seed_same_files_and_no_scene_twice(drawn, tmp_path):
-    make_stripes(tmp_path / "again", size=48, train=2, test=8, seed=3)
     make_stripes(tmp_path / "more", size=48, train=3, test=1, seed=3)
     make_stripes(tmp_path / "other", size=48, train=1, test=1, seed=4)
     first, more = contents(drawn), contents(tmp_path / "more")
-    assert first == contents(tmp_path / "again")
-    assert (
-        more["trainB/0001.png"] == first["trainB/0001.png"]
-    )  # a picture does not depend on how many there are
+    assert all(more[name] == first[name] for name in more.keys() & first.keys() if name.endswith(".png"))
     assert contents(tmp_path / "other")["trainA/0000.png"] != first["trainA/0000.png"]
     pictures = [data for name, data in first.items() if name.endswith(".png") and "masks" not in name]
     assert len(set(pictures)) == len(pictures) == 20
@@ -73,40 +65,17 @@ def test_only_the_coat_is_striped():
     assert max(grounds[False] + grounds[True]) < min(coats[True])
 
 
-def test_a_complete_set_is_left_alone_and_another_one_replaced(tmp_path, capsys):
+def test_a_set_is_left_alone_and_one_of_other_parameters_replaced(tmp_path, capsys):
     out = tmp_path / "stripes"
-    arguments = ["--out", str(out), "--size", "16", "--train", "2", "--test", "1"]
-    assert main(arguments) == 0 and "drew" in capsys.readouterr().out
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    assert main(arguments) == 0 and "already there" in capsys.readouterr().out
-    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-
-    (out / "masks" / "testA" / "0000.png").unlink()  # no longer complete
-    assert main(arguments) == 0 and "drew" in capsys.readouterr().out
-    assert main([*arguments, "--seed", "1"]) == 0 and "drew" in capsys.readouterr().out
+    words = ["--out", str(out), "--size", "16", "--train", "2", "--test", "1"]
+    assert [main(words), main(words), main([*words, "--seed", "1"])] == [0, 0, 0]
+    lines = capsys.readouterr().out.splitlines()
+    assert ["drew" in line for line in lines] == [True, False, True]
     assert [path.name for path in tmp_path.iterdir()] == ["stripes"]  # nothing temporary stays behind
-
-
-def test_foreign_folders_and_impossible_values_are_refused(tmp_path, capsys):
     (tmp_path / "holiday.jpg").write_text("mine")
-    assert main(["--out", str(tmp_path)]) == 2
-    assert "not a set drawn" in capsys.readouterr().err and (tmp_path / "holiday.jpg").read_text() == "mine"
-    for wrong in ("--size=8", "--train=0", "--test=-1", "--seed=-1"):
-        assert main(["--out", str(tmp_path / "new"), wrong]) == 2
-        assert wrong.split("=")[0] in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
-
-
-def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(rng, size, coat):
-        if coat == "striped":
-            raise KeyboardInterrupt
-        return draw_animal_scene(rng, size, coat)
-
-    monkeypatch.setattr("datasets.make_stripes.draw_animal_scene", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        make_stripes(tmp_path / "stripes", size=16, train=1, test=1)
-    assert list(tmp_path.iterdir()) == []
+    for wrong in (["--out", str(tmp_path)], [*words, "--size=8"], [*words, "--train=0"]):
+        assert main(wrong) == 2
+    assert (tmp_path / "holiday.jpg").read_text() == "mine" and (out / "trainA").is_dir()
 
 
 # ---- the measure
@@ -169,24 +138,13 @@ def test_background_change_counts_levels_outside_the_animal_only():
     assert background_change(real, real + 10 * left, mask) == pytest.approx(5, rel=0.05)
 
 
-def test_impossible_arrays_are_refused():
-    image, mask = painted(bands()), ellipse()
-    for wrong in (np.zeros_like(mask), mask[:32]):
-        with pytest.raises(ValueError, match="mask"):
-            stripedness(image, wrong)
-    with pytest.raises(ValueError, match="one shape"):
-        background_change(image, image[:32], mask)
-    with pytest.raises(ValueError, match="no background"):
-        background_change(image, image, np.ones_like(mask))
-
-
 def test_report_of_doing_nothing_and_of_perfect_stripes(drawn, tmp_path):
     real_a, real_b, masks = drawn / "testA", drawn / "testB", drawn / "masks"
     idle = stripe_report(real_a, real_a, real_b, masks)
     assert idle["images"] == 8 and idle["gained"] == 0 and idle["background"] == 0
     assert idle["real_B"] > 4 * idle["real_A"]  # and this at 48 x 48, where stripes are three pixels apart
 
-    for path in list(real_a.iterdir())[:4]:  # translations need not be complete
+    for path in sorted(real_a.iterdir())[:4]:  # translations need not be complete
         image, mask = np.asarray(Image.open(path)), np.asarray(Image.open(masks / "testA" / path.name)) > 0
         bars = np.where(np.arange(48) // 2 % 2, 230, 25)[None, :, None].astype(np.uint8)
         Image.fromarray(np.where(mask[..., None], bars, image)).save(tmp_path / path.name)
@@ -196,13 +154,8 @@ def test_report_of_doing_nothing_and_of_perfect_stripes(drawn, tmp_path):
 
 def test_report_names_what_is_missing(drawn, tmp_path):
     real_a, real_b, masks = drawn / "testA", drawn / "testB", drawn / "masks"
-    with pytest.raises(UserError, match="no PNG"):
-        stripe_report(real_a, tmp_path, real_b, masks)
     with pytest.raises(UserError, match="no such mask"):
         stripe_report(real_a, real_a, real_b, tmp_path)
-    Image.new("RGB", (32, 32)).save(tmp_path / "0000.png")
-    with pytest.raises(UserError, match="32 x 32, its mask 48 x 48"):
-        stripe_report(real_a, tmp_path, real_b, masks)
-    (tmp_path / "0000.png").rename(tmp_path / "stranger.png")
+    Image.new("RGB", (48, 48)).save(tmp_path / "stranger.png")
     with pytest.raises(UserError, match="stranger.png"):
         stripe_report(real_a, tmp_path, real_b, masks)
