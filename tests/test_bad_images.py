@@ -350,7 +350,7 @@ def test_deep_grey_has_one_white_in_a_data_set(tmp_path, high, dtype, white):
     assert grey == (0, white)
     bright, dark = (np.asarray(open_rgb(tmp_path / name, grey)) for name in ("bright.tif", "dark.tif"))
     assert bright.max() == 255 and len(np.unique(bright)) > 250 and 62 <= dark.max() <= 64
-    measured = list(ImageSet(tmp_path, progress=False).images(""))  # as metrics read a folder
+    measured = list(ImageSet(tmp_path).images(""))  # as metrics read a folder
     assert np.array_equal(measured[0], bright) and np.array_equal(measured[1], dark)
     halved = np.asarray(open_rgb(tmp_path / "bright.tif", (0, 2 * white)))
     assert 127 <= halved.max() <= 128

@@ -130,7 +130,7 @@ def read_image(path: str | os.PathLike, content: bytes | None = None) -> Image.I
     `ImageError`.
     """
     if content is None and not os.path.isfile(path):  # reading a pipe or a device might never end
-        raise ImageError(path, "there is no such file")
+        raise ImageError(path, "it cannot be read: there is no such file")
     try:
         # Almost any bytes can be taken for a TGA file, which has no signature.
         formats = [*FORMATS, "TGA"] if os.fspath(path).lower().endswith(".tga") else FORMATS
