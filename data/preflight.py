@@ -73,18 +73,18 @@ def inspect(
 
 def problems(findings: Sequence[Finding], min_side: int = MIN_SIDE) -> list[str]:
     """What is wrong with single files, one line for each folder and problem, naming files."""
-    found: dict[str, list[str]] = defaultdict(list)
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for finding in findings:
+        what = None
         if finding.error:
             what = f"unusable ({finding.error.found})"
         elif min(finding.size) < min_side:
             what = f"shorter side below {min_side} pixels"
         elif finding.contrast < NEAR_CONSTANT:
             what = "of nearly one colour"
-        else:
-            continue
-        found[f"{finding.folder}: {{}} {what}"].append(finding.path)
-    return [f"{what.format(len(paths))}: {_names(paths)}" for what, paths in found.items()]
+        if what:
+            found[finding.folder, what].append(finding.path)
+    return [f"{folder}: {len(paths)} {what}: {_names(paths)}" for (folder, what), paths in found.items()]
 
 
 def copies(findings: Sequence[Finding]) -> list[str]:
@@ -93,22 +93,22 @@ def copies(findings: Sequence[Finding]) -> list[str]:
     for finding in findings:
         if not finding.error:
             same[finding.content].append(finding)
-    return [
-        f"{' and '.join(dict.fromkeys(copy.folder for copy in group))}: the same picture {len(group)} times: "
-        + _names([copy.path for copy in group])
-        for group in same.values()
-        if len(group) > 1
-    ]
+    lines = []
+    for group in same.values():
+        if len(group) > 1:
+            folders = " and ".join(dict.fromkeys(finding.folder for finding in group))
+            paths = [finding.path for finding in group]
+            lines.append(f"{folders}: the same picture {len(paths)} times: {_names(paths)}")
+    return lines
 
 
 def summary(folder: str, findings: Sequence[Finding]) -> str:
     """The images of a folder by size and mode, in one line."""
     readable = [finding for finding in findings if finding.folder == folder and not finding.error]
-    sizes = Counter("{} x {}".format(*finding.size) for finding in readable).most_common()
-    more = f" and {len(sizes) - SHOWN} more sizes" if len(sizes) > SHOWN else ""
-    modes = Counter(finding.mode for finding in readable).most_common()
-    counted = [", ".join(f"{count} {name}" for name, count in counts) for counts in (sizes[:SHOWN], modes)]
-    return f"{folder}: {len(readable)} images; {counted[0]}{more}; {counted[1]}"
+    counts = Counter(f"{finding.size[0]} x {finding.size[1]} {finding.mode}" for finding in readable)
+    kinds = ", ".join(f"{count} of {kind}" for kind, count in counts.most_common(SHOWN))
+    more = f" and {len(counts) - SHOWN} other sizes" if len(counts) > SHOWN else ""
+    return f"{folder}: {len(readable)} images ({kinds}{more})"
 
 
 def folders_under(dataroot: str | os.PathLike) -> dict[str, list[Path]]:
