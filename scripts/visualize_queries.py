@@ -10,7 +10,6 @@ window and number of queries are the run's own unless given. docs/queries.md exp
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
@@ -47,7 +46,6 @@ DEFAULTS = {"qs_layers": [12, 16], "num_patches": 256, "qs_window": 7, "qs_pool"
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The options. A wrong call exits with status 2."""
     parser = ArgumentParser(prog="scripts/visualize_queries.py", description=__doc__.splitlines()[0])
     add = parser.add
     add("--name", None, "the run, or a ..._net_G.pth file")
@@ -84,31 +82,29 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def _modes(text: str) -> list[str]:
-    modes = [mode.strip() for mode in text.split(",") if mode.strip()]
-    if not modes or not set(modes) <= set(MODES):
-        raise ArgumentTypeError(f"takes a list of {', '.join(MODES)}, not {text!r}")
-    return list(dict.fromkeys(modes))
+    modes = text.split(",")
+    if not set(modes) <= set(MODES):
+        raise ArgumentTypeError(f"takes a list of {','.join(MODES)}, not {text!r}")
+    return modes
 
 
 @entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the pages and figures that a command line asks for; exit status 1 if an image failed."""
     opt = parse(argv)
-    if opt.figures != "none" and importlib.util.find_spec("matplotlib") is None:
-        raise UserError("figures need matplotlib: pip install matplotlib, or give --figures none")
     translator = build_translator(opt)
     take_selection_of_the_run(opt, translator.net)
     paths = list_images(opt.input) if opt.input.is_dir() else [opt.input]
-    failed = 0
+    failed = False
     for path, name in zip(paths, output_names(paths), strict=True):
         try:
             photo = read_photo(path, opt.load_size).pixels
         except ImageError as error:
             print(f"error: {error}", file=sys.stderr)
-            failed += 1
+            failed = True
             continue
         draw_image(opt, translator, photo, opt.output / name.with_suffix(""), path.name)
-    return 1 if failed else 0
+    return int(failed)
 
 
 def build_translator(opt: Namespace) -> Translator:
@@ -125,8 +121,7 @@ def build_translator(opt: Namespace) -> Translator:
 def take_selection_of_the_run(opt: Namespace, net: nn.Module) -> None:
     """Set the layers, window, pooling and number of queries that were not given.
 
-    Raises:
-        UserError: a layer of the decoder, unless the run was trained with it.
+    UserError for a layer of the decoder, unless the run was trained with it.
     """
     saved: dict[str, object] = {}
     if not opt.random_weights:
@@ -167,11 +162,10 @@ def draw_image(opt: Namespace, translator: Translator, photo: np.ndarray, stem: 
     for view in views:
         print(f"  layer {view.layer}, {view.mode}: {len(view.indices)} of {view.log_entropy.size} positions")
         if opt.figures != "none":
-            from scripts.queries.figure import draw_figure
+            from scripts.queries.figure import draw_figure  # matplotlib takes a second to import
 
             figure = stem.with_name(f"{stem.name}_layer{view.layer}_{view.mode}.{opt.figures}")
             draw_figure(view, photo, target, figure, rank=min(opt.query, len(view.indices) - 1))
-            print(f"    {printable(figure)}")
 
 
 def to_input(photo: np.ndarray, channels: int) -> torch.Tensor:

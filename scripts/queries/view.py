@@ -61,18 +61,6 @@ class QueryView:
             places[:, axis] = pixels - 1 - np.abs(pixels - 1 - places[:, axis])
         return np.rint(places).astype(np.int64)
 
-    def over_image(self, values: np.ndarray, smooth: bool) -> np.ndarray:
-        """A map (h, w) over the image: (H, W) float32, bilinear (`smooth`) or by the nearest position."""
-        for axis, ((stride, border), pixels) in enumerate(zip(self.geometry, self.image_shape, strict=True)):
-            last = values.shape[axis] - 1
-            at = ((np.arange(pixels) + border) / stride).clip(0, last)
-            low = np.floor(at + (0.0 if smooth else 0.5)).astype(int).clip(0, last)
-            high = (low + 1).clip(0, last)
-            share = (at - low).astype(np.float32) if smooth else np.zeros(pixels, np.float32)
-            share = share.reshape((-1, 1) if axis == 0 else (1, -1))
-            values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
-        return values.astype(np.float32)
-
     def row_map(self, rank: int) -> np.ndarray:
         """The attention row of the query of this rank as a map over the image's positions: (h, w) float32.
 
@@ -103,10 +91,7 @@ def view_queries(
     """The views of an image (1, C, H, W) in [-1, 1], H and W multiples of 4, for each layer and mode.
 
     Args:
-        netG: a generator with `encode`; the image is moved to its device.
-        layers: taps, as in `--nce_layers`.
-        modes: of `models.qs_attn.MODES`.
-        pool: as `--qs_pool`.
+        layers, modes, pool: as in `--nce_layers`, `models.qs_attn.MODES`, `--qs_pool`.
         seed: of the random positions; the global random state is not changed.
 
     Raises:
@@ -126,7 +111,9 @@ def view_queries(
         vectors = features[0].float().flatten(1)  # (C, hw)
         axes = zip(whole.shape[2:], (h, w), image.shape[2:], strict=True)
         geometry = tuple(axis_geometry(*lengths) for lengths in axes)
-        random = random_positions(h * w, num_patches, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random = patch_sampler.random_locations(h * w, num_patches, "cpu").numpy()
         for mode, rule in rules.items():
             selection = select_queries(features, mode, num_patches, window)
             views.append(
@@ -144,13 +131,6 @@ def view_queries(
                 )
             )
     return views
-
-
-def random_positions(num_locations: int, num_patches: int, seed: int) -> np.ndarray:
-    """Positions as CUT draws them, (min(num_patches, num_locations),) int64, with their own random state."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return patch_sampler.random_locations(num_locations, num_patches, "cpu").numpy()
 
 
 def axis_geometry(whole: int, cells: int, pixels: int) -> tuple[float, float]:
