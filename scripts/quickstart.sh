@@ -5,7 +5,6 @@ set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 export GOMP_SPINCOUNT=10000 # waiting threads leave their cores to other programs
 
-# ---- everything that determines time and quality ----
 name=stripes_qsattn_global
 data=(--size 64 --train 200 --test 20 --seed 0)
 read -r -d '' -a training < <(grep -v '^#' scripts/presets/quickstart.txt) || true # status 1 at the end
@@ -14,7 +13,6 @@ training+=(--seed 0 --display_id 0)
 run=checkpoints/$name
 results=results/$name/test_latest
 preset="${data[*]} ${training[*]}"
-afresh="To start afresh: rm -r $run results/$name && bash scripts/quickstart.sh"
 
 step() { printf '\n== %s\n' "$*"; }
 
@@ -25,26 +23,21 @@ step "the embedded data set: plain animals (A), striped animals (B)"
 "$python" datasets/make_stripes.py --out datasets/stripes "${data[@]}"
 
 step "training QS-Attn (global) on it"
-if [[ -f "$run/quickstart_done" ]]; then
-    if [[ "$(cat "$run/quickstart_done")" != "$preset" ]]; then
-        echo "error: $run was trained with another preset than scripts/presets/quickstart.txt has now. $afresh" >&2
-        exit 2
-    fi
-    echo "trained already: $run. $afresh"
-else
+if [[ ! -f "$run/quickstart_done" ]]; then
     resume=()
     [[ ! -f "$run/latest_net_G.pth" ]] || resume=(--continue_train)
     "$python" train.py --QS_mode=global --dataroot ./datasets/stripes --name "$name" \
         "${training[@]}" ${resume[@]+"${resume[@]}"}
     echo "$preset" >"$run/quickstart_done"
+elif [[ "$(cat "$run/quickstart_done")" == "$preset" ]]; then
+    echo "trained already. To start afresh: rm -r $run results/$name"
+else
+    echo "error: $run was trained with another preset. To start afresh: rm -r $run results/$name" >&2
+    exit 2
 fi
 
 step "translating the test images"
-if [[ "$results/index.html" -nt "$run/latest_net_G.pth" ]]; then
-    echo "translated already: $results"
-else
-    "$python" test.py --name "$name"
-fi
+[[ "$results/index.html" -nt "$run/latest_net_G.pth" ]] || "$python" test.py --name "$name"
 
 step "what it measured"
 "$python" - "$results/images/fake_B" <<'PYTHON'
@@ -56,7 +49,6 @@ data = "datasets/stripes"
 report = stripe_report(f"{data}/testA", sys.argv[1], f"{data}/testB", f"{data}/masks")
 print(f"stripes on the animals, {report['images']} images (0 even coat, 1 black and white bands):")
 print(f"  real A {report['real_A']:.3f}   translated {report['fake_B']:.3f}   real B {report['real_B']:.3f}")
-print(f"  so {report['gained']:.0%} of the way from A to B")
 print(f"background: changed by {report['background']:.1f} of 255 levels on average")
 PYTHON
 

@@ -153,7 +153,8 @@ def test_the_page_in_a_browser(scene, page, tmp_path):
         tab.wait("view && view.layer === 16 && view.mode === 'local'")
         tab.run(f"""for (const kind of ["pointermove", "click"]) {{
             const box = $("target").getBoundingClientRect();
-            const clientX = box.left + ({x} + .5) / 64 * box.width, clientY = box.top + ({y} + .5) / 48 * box.height;
+            const clientX = box.left + ({x} + .5) / 64 * box.width;
+            const clientY = box.top + ({y} + .5) / 48 * box.height;
             $("target").dispatchEvent(new PointerEvent(kind, {{clientX, clientY}}));
         }}""")
         assert tab.run("[state.query, state.kept, $('rank').value]") == [11, True, "11"]

@@ -7,18 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = [
-    *sorted((ROOT / "scripts").glob("*.sh")),
-    *sorted((ROOT / "datasets").glob("*.sh")),
-    ROOT / ".ci/run",
-]
 
 
 def bash(script: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
@@ -33,13 +27,11 @@ def bash(script: Path, *arguments: str, **env: str) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_parse_and_stop_at_errors(script):
-    assert subprocess.run(["bash", "-n", script]).returncode == 0
-    assert "\nset -euo pipefail\n" in script.read_text()
-    assert os.access(script, os.X_OK)
-    # grep -q exits at the first match; the writer may then be killed, which `pipefail` reports as a failure
-    assert not re.search(r"\|\s*grep\s+-\w*q", script.read_text(encoding="utf-8"))
+def test_scripts_parse_and_stop_at_errors():
+    for script in (*ROOT.glob("scripts/*.sh"), *ROOT.glob("datasets/*.sh"), ROOT / ".ci/run"):
+        assert subprocess.run(["bash", "-n", script]).returncode == 0
+        assert "\nset -euo pipefail\n" in script.read_text()
+        assert os.access(script, os.X_OK)
 
 
 # ---- setup.sh ----
@@ -70,74 +62,57 @@ def project(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "vision", "build"),
-    [
-        ("cpu", "class ops: nms = print", "2.0+cpu"),
-        ("cpu", "raise ImportError", "2.0"),  # the CPU build does not work with torchvision
-        ("cuda", "class ops: nms = print", "2.0"),
-    ],
+    ("wanted", "build"), [("cpu", "2.0+cpu"), ("cuda", "2.0"), ("cpu", "2.0")], ids=["cpu", "cuda", "broken"]
 )
-def test_setup_chooses_the_build_of_torch(project, wanted, vision, build):
+def test_setup_chooses_the_build_of_torch(project, wanted, build):
     """The index of CPU builds is out of reach; wheels in a folder of pip's configuration stand for it."""
-    torch = "rand = lambda *shape: shape"
-    make_wheel(project, "torch", "2.0", torch)
-    make_wheel(project, "torchvision", "0.2", "class ops: nms = print")
-    shutil.rmtree(project / "cpu", ignore_errors=True)
-    make_wheel(project / "cpu", "torch", "2.0+cpu", torch)
-    make_wheel(project / "cpu", "torchvision", "0.2+cpu", vision)
-    file = project / f"{wanted}{len(vision)}.txt"
+    torch, vision = "rand = lambda *shape: shape", "class ops: nms = print"
+    file = project / f"{wanted}{build}.txt"
     file.write_text(f"--no-index\n--find-links {project.as_uri()}\ntorch>=2,<3  # a note\ntorchvision>=0.2\n")
-    away = {"https_proxy": "http://127.0.0.1:9", "PIP_CONFIG_FILE": os.devnull, "QSATTN_TORCH": wanted}
+    make_wheel(project, "torch", "2.0", torch)
+    make_wheel(project, "torchvision", "0.2", vision)
+    make_wheel(project / "cpu", "torch", "2.0+cpu", torch)
+    make_wheel(project / "cpu", "torchvision", "0.2+cpu", vision if "cpu" in build else "raise ImportError")
+    script = project / "scripts/setup.sh"
+    if (wanted, build) == ("cpu", "2.0"):  # the second installation must not find the broken build again
+        script.write_text(script.read_text().replace("pip_install -r", "PIP_FIND_LINKS= pip_install -r"))
     python = project / ".venv/bin/python"
     subprocess.run([python, "-m", "pip", "uninstall", "-qy", "torch", "torchvision"], check=True)
-    links = {"PIP_FIND_LINKS": (project / "cpu").as_uri() if wanted == "cpu" else ""}
-    begun = time.monotonic()
-    script = project / "scripts/setup.sh"
-    if wanted == "cpu" and build == "2.0":  # the second installation must not find the broken build again
-        text = script.read_text()
-        script.write_text(text.replace("pip_install -r", "PIP_FIND_LINKS= pip_install -r"))
-    done = bash(script, file.name, **away, **links)
-    shutil.copy(ROOT / "scripts/setup.sh", script)
+    done = bash(
+        script,
+        file.name,
+        QSATTN_TORCH=wanted,
+        PIP_FIND_LINKS=(project / "cpu").as_uri() if wanted == "cpu" else "",
+        PIP_CONFIG_FILE=os.devnull,
+        https_proxy="http://127.0.0.1:9",
+    )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - begun < 60
     code = "from importlib.metadata import version; print(version('torch'))"
     assert subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip() == build
 
 
-def test_setup_again_does_nothing_at_once(project):
-    begun = time.monotonic()
-    done = bash(project / "scripts/setup.sh")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert time.monotonic() - begun < 2
-    assert bash(project / "scripts/setup.sh", QSATTN_PYTHON=sys.executable).stdout == ""
-
-
-def test_setup_after_an_interruption_begins_again(project):
+def test_setup_again_does_nothing_and_after_an_interruption_begins_again(project):
+    setup = project / "scripts/setup.sh"
+    shutil.copy(ROOT / "scripts/setup.sh", setup)
+    assert bash(setup).stdout == ""
     more = project / "more.txt"
     more.write_text("--no-index\nno-such-package\n")
-    for _ in range(2):  # the second call fails as well
-        done = bash(project / "scripts/setup.sh", "requirements.txt", "more.txt")
-        assert done.returncode == 1 and "no-such-package" in done.stderr
+    done = bash(setup, "requirements.txt", "more.txt")
+    assert done.returncode == 1 and "no-such-package" in done.stderr
     more.write_text("--no-index\n")
-    assert "installing more.txt" in bash(project / "scripts/setup.sh", "requirements.txt", "more.txt").stdout
-    assert bash(project / "scripts/setup.sh", "requirements.txt", "more.txt").stdout == ""
+    assert "installing more.txt" in bash(setup, "requirements.txt", "more.txt").stdout
 
     for pip in project.glob(".venv/lib/python*/site-packages/pip"):  # an interrupted creation of .venv
         shutil.rmtree(pip)
-    done = bash(project / "scripts/setup.sh", "requirements.txt", "more.txt")
+    done = bash(setup, QSATTN_PYTHON=sys.executable)
     assert done.returncode == 0 and "making .venv" in done.stdout
-    assert "installing requirements.txt" in done.stdout and "installing more.txt" in done.stdout
+    assert "installing requirements.txt" in done.stdout
 
 
-def test_setup_names_what_is_wrong(project, tmp_path):
-    old = tmp_path / "python3.9"
-    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.18" && exit 0\nexit 1\n')
-    old.chmod(0o755)
-    done = bash(project / "scripts/setup.sh", QSATTN_PYTHON=str(old))
-    assert done.returncode == 2
-    assert "no Python 3.10 to 3.13" in done.stderr and "Python 3.9.18" in done.stderr
-    done = bash(project / "scripts/setup.sh", "nothing.txt")
-    assert done.returncode == 2 and "no nothing.txt" in done.stderr
+def test_setup_refuses_an_old_python(project, tmp_path):
+    shutil.copytree(project / "scripts", tmp_path / "scripts")
+    done = bash(tmp_path / "scripts/setup.sh", QSATTN_PYTHON="false")
+    assert done.returncode == 2 and "no Python 3.10 to 3.13" in done.stderr
 
 
 def test_the_lowest_versions_are_those_that_the_requirements_promise():
@@ -191,23 +166,17 @@ def quickstart(tmp_path):
 DRAW, MEASURE = "datasets/make_stripes.py", "-"
 
 
-def test_quickstart_runs_everything_once(quickstart, tmp_path):
-    done, calls = quickstart()
-    assert done.returncode == 0, done.stderr
-    assert calls == [DRAW, "train.py", "test.py", MEASURE]
-    assert f"{tmp_path}/results/stripes_qsattn_global/test_latest/index.html" in done.stdout
-    done, calls = quickstart()
-    assert calls == [DRAW, MEASURE] and "start afresh" in done.stdout
-
-
-def test_quickstart_resumes_an_interrupted_training(quickstart, tmp_path):
+def test_quickstart_resumes_an_interrupted_training_and_repeats_nothing(quickstart, tmp_path):
     (tmp_path / "interrupt").touch()
     done, calls = quickstart()
     assert done.returncode == 1 and calls == [DRAW, "train.py"]
     (tmp_path / "interrupt").unlink()
     done, calls = quickstart()
+    assert done.returncode == 0, done.stderr
     assert calls == [DRAW, "train.py", "test.py", MEASURE]
     assert "--continue_train" in (tmp_path / "calls").read_text()
+    done, calls = quickstart()
+    assert calls == [DRAW, MEASURE] and "start afresh" in done.stdout
 
 
 def test_quickstart_refuses_the_result_of_another_preset(quickstart, tmp_path):
