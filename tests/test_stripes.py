@@ -10,7 +10,6 @@ from PIL import Image
 from scipy import ndimage
 
 from datasets.make_stripes import draw_animal_scene, main, make_stripes
-from util.errors import UserError
 from util.metrics.stripes import background_change, stripe_report, stripedness
 
 
@@ -115,21 +114,6 @@ def test_stripes_read_high_and_everything_else_low():
     assert readings["plain"] < 1e-6 and readings["shaded from above"] < 0.1 * striped
 
 
-def test_reading_follows_contrast_not_brightness_scale_or_surroundings():
-    mask, coat = ellipse(), bands()
-    full = stripedness(painted(coat), mask)
-    half = stripedness(painted(0.5 + 0.5 * (coat - 0.5)), mask)
-    assert half == pytest.approx(0.5 * full, rel=1e-6)
-    assert stripedness(painted(0.5 * coat + 0.4), mask) == pytest.approx(
-        0.5 * full, rel=1e-6
-    )  # only brighter
-    assert stripedness(painted(bands(192)), ellipse(192)) == pytest.approx(full, rel=0.15)
-    elsewhere = np.where(
-        mask[..., None], painted(coat), np.random.default_rng(0).uniform(0, 255, (64, 64, 3))
-    )
-    assert stripedness(elsewhere, mask) == pytest.approx(full, rel=1e-9)
-
-
 def test_background_change_counts_levels_outside_the_animal_only():
     mask, real = ellipse(), painted(bands())
     assert background_change(real, np.where(mask[..., None], 255 - real, real), mask) == 0
@@ -150,12 +134,3 @@ def test_report_of_doing_nothing_and_of_perfect_stripes(drawn, tmp_path):
         Image.fromarray(np.where(mask[..., None], bars, image)).save(tmp_path / path.name)
     striped = stripe_report(real_a, tmp_path, real_b, masks)
     assert striped["images"] == 4 and striped["gained"] > 0.9 and striped["background"] == 0
-
-
-def test_report_names_what_is_missing(drawn, tmp_path):
-    real_a, real_b, masks = drawn / "testA", drawn / "testB", drawn / "masks"
-    with pytest.raises(UserError, match="no such mask"):
-        stripe_report(real_a, real_a, real_b, tmp_path)
-    Image.new("RGB", (48, 48)).save(tmp_path / "stranger.png")
-    with pytest.raises(UserError, match="stranger.png"):
-        stripe_report(real_a, tmp_path, real_b, masks)
