@@ -58,6 +58,9 @@ def synthetic_batches(opt: Namespace) -> Iterator[dict]:
         batch = {name: torch.rand(size, generator=generator) * 2 - 1 for name in "AB"}
         if opt.gpu_ids and torch.cuda.is_available():
             batch = {name: images.pin_memory() for name, images in batch.items()}
+        if opt.domains:
+            targets = torch.arange(number, number + opt.batch_size) % len(opt.domains)
+            batch |= {"A_domain": (targets + 1) % len(opt.domains), "B_domain": targets}
         paths = [f"{number}_{image}.png" for image in range(opt.batch_size)]
         batches.append(batch | {"A_paths": paths, "B_paths": paths})
     return cycle(batches)

@@ -30,7 +30,7 @@ from models import MODELS
 from models.weights import weights_file
 from options.saved import results_folder
 from options.test_options import TestOptions
-from scripts.judging import METRICS, Judge, add_judging, higher_is_better, print_numbers, warn
+from scripts.judging import METRICS, DomainsJudge, Judge, add_judging, higher_is_better, print_numbers, warn
 from util.arguments import ArgumentParser, as_text, integer
 from util.device import get_device
 from util.errors import UserError, entry_point
@@ -114,10 +114,16 @@ class EvaluateOptions(TestOptions):
         if opt.fake and opt.epochs:
             error("--epochs makes translations with checkpoints, --fake names existing ones")
         opt.masks = opt.masks or Path(opt.dataroot, "masks")
+        pairs = bool(opt.domains) and not opt.fake and not opt.pred
+        if pairs and opt.real:
+            error("--real is one domain, but this run has many: give --fake too, or leave it out")
         striped = opt.masks.is_dir() and not opt.real and opt.direction == "AtoB"
+        striped = striped and (not pairs or (opt.domains, opt.domain) == (["A", "B"], ["B"]))
+        masks = (Path(opt.dataroot, "masks", name) for name in opt.domains)
+        coats = pairs and all(folder.is_dir() for folder in masks)
         has_inputs = bool(opt.inputs) or not opt.fake
         if opt.metrics is None:
-            opt.metrics = self._possible_metrics(opt, striped, has_inputs)
+            opt.metrics = self._possible_metrics(opt, striped, coats, has_inputs)
             return
         opt.metrics = [metric.strip().lower() for metric in opt.metrics.split(",") if metric.strip()]
         for metric in opt.metrics:
@@ -131,11 +137,13 @@ class EvaluateOptions(TestOptions):
             error("--metrics class needs --class_index N, such as 340, ImageNet's zebra")
         if "stripes" in opt.metrics and not striped:
             error(f"--metrics stripes needs a run AtoB on a set with masks, no --real; masks: {opt.masks}")
+        if "coats" in opt.metrics and not coats:
+            error(f"--metrics coats needs a run of many domains with masks/DOMAIN in {opt.dataroot}")
         if "structure" in opt.metrics and not has_inputs:
             error("--metrics structure compares translations with what was translated: give --inputs DIR")
 
     @staticmethod
-    def _possible_metrics(opt: Namespace, striped: bool, has_inputs: bool) -> list[str]:
+    def _possible_metrics(opt: Namespace, striped: bool, coats: bool, has_inputs: bool) -> list[str]:
         """The metrics whose weights are given or in torch's cache."""
         if opt.pred:
             return ["segmentation"]
@@ -145,6 +153,7 @@ class EvaluateOptions(TestOptions):
         if classifier_weights(opt.classifier).is_there(opt.classifier_weights):
             metrics += ["fd", "kd"] + (["class"] if opt.class_index is not None else [])
         metrics += ["stripes"] if striped else []
+        metrics += ["coats"] if coats else []
         metrics += ["structure"] if has_inputs and DINO.is_there(opt.dino_weights) else []
         return metrics
 
@@ -175,33 +184,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif opt.metrics == ["lpips"]:
         results = evaluate_styles(opt)
     else:
-        judge = Judge(opt)
+        judge = create_judge(opt)
         results = {**(judge.evaluate(opt.fake) if opt.fake else evaluate_run(opt, judge)), **judge.record()}
     write_receipt(receipt, option_values(opt), results, get_device(opt.gpu_ids))
     print_numbers(results)
     print(f"receipt: {receipt}")
 
 
+def create_judge(opt: Namespace) -> Judge | DomainsJudge:
+    """The judge of a run, or of --fake."""
+    return DomainsJudge(opt) if opt.domains and not opt.fake else Judge(opt)
+
+
 def fake_folder(opt: Namespace, epoch: str) -> Path:
-    """Where test.py writes the translations of a checkpoint."""
-    return results_folder(opt, epoch) / "images" / "fake_B"
+    """Where test.py writes the translations of a checkpoint; of many domains, with to_DOMAIN in it."""
+    images = results_folder(opt, epoch) / "images"
+    return images if opt.domains else images / "fake_B"
 
 
 def require_translations(opt: Namespace) -> None:
     """UserError where test.py has not translated with the checkpoint that the options name."""
     folder = fake_folder(opt, opt.epoch)
-    if not folder.is_dir():
+    if not all(place.is_dir() for place in (folder, *(folder / f"to_{name}" for name in opt.domain))):
         run = f"--pretrained {opt.pretrained}" if opt.pretrained else f"--name {opt.name} --epoch {opt.epoch}"
         raise UserError(f"there are no translations in {folder}; make them: python test.py {run}")
 
 
-def evaluate_run(opt: Namespace, judge: Judge) -> dict[str, Any]:
+def evaluate_run(opt: Namespace, judge: Judge | DomainsJudge) -> dict[str, Any]:
     """What test.py made of one checkpoint."""
     folder, checkpoint = fake_folder(opt, opt.epoch), weights_of(opt, opt.epoch)
     results = judge.evaluate(folder)
     if checkpoint.is_file():
         results["checkpoint"] = {"file": checkpoint.name, "sha256": sha256(checkpoint)}
-        if min(path.stat().st_mtime for path in folder.iterdir()) < checkpoint.stat().st_mtime:
+        if min(path.stat().st_mtime for path in folder.rglob("*.png")) < checkpoint.stat().st_mtime:
             warn(f"{folder} is older than {checkpoint}: if training continued since, run test.py again")
     return results
 
@@ -280,7 +295,7 @@ def evaluate_sweep(opt: Namespace, options: EvaluateOptions) -> None:
 
     receipt = opt.receipt or Path(opt.results_dir, opt.name, f"evaluation_{opt.phase}.json")
     require_writable(receipt)
-    judge, rows = Judge(opt), []
+    judge, rows = create_judge(opt), []
     while True:
         in_training = bool(opt.follow) and is_held(run_folder(vars(opt)))
         for epoch, checkpoint in checkpoints(opt, in_training).items():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.folders import domain_folders
+from data.folders import domain_folder, domain_folders
 from util.arguments import integer
 from util.device import get_device
+from util.metrics.coats import Coats
 from util.metrics.frechet import frechet_distance
 from util.metrics.image_set import ImageSet
 from util.metrics.kernel import kernel_inception_distance
@@ -30,7 +32,7 @@ from util.metrics.sliced_wasserstein import fitting_size, level_sizes, pyramid_d
 from util.metrics.stripes import stripe_report
 from util.metrics.structure import DINO, check_pairs, load_dino, structure_distance
 
-METRICS = tuple("fid fid_clean kid swd fd kd class stripes structure lpips segmentation".split())
+METRICS = tuple("fid fid_clean kid swd fd kd class stripes coats structure lpips segmentation".split())
 # The network of a metric of features, and how it compares two sets.
 OF_FEATURES = {
     "fid": ("inception", "frechet"),
@@ -44,7 +46,7 @@ OF_FEATURES = {
 
 def higher_is_better(name: str) -> bool:
     """Whether a larger number of this name is better; of distances the smaller is."""
-    return name.startswith("class-") or name == "stripes-gained"
+    return name.startswith("class-") or name in ("stripes-gained", "coats-taken")
 
 
 def add_judging(add: Callable) -> None:
@@ -59,9 +61,13 @@ def add_judging(add: Callable) -> None:
 
 
 class Judge:
-    """Compares folders of translations with one set of real images, which is processed once."""
+    """Compares folders of translations with one set of real images, which is processed once.
 
-    def __init__(self, opt: Namespace) -> None:
+    Args:
+        real: the folder of these; None: what the options name.
+    """
+
+    def __init__(self, opt: Namespace, real: Path | None = None) -> None:
         device, download = get_device(opt.gpu_ids), opt.download_weights
         self.opt, self.networks, self.dino = opt, {}, None
         needed = {OF_FEATURES[metric][0] for metric in opt.metrics if metric in OF_FEATURES}
@@ -73,22 +79,35 @@ class Judge:
             self.networks["classifier"] = load_classifier(opt.classifier, path, device)
         if "structure" in opt.metrics:
             self.dino, self.dino_record = load_dino(DINO.find(opt.dino_weights, download), device)
-        self.sources, real = (None, opt.real) if opt.real else domain_folders(opt.dataroot, opt.phase)
-        if opt.direction == "BtoA" and not opt.real:
-            self.sources, real = real, self.sources
+        self.sources, real = None, opt.real or real
+        if not real:
+            self.sources, real = domain_folders(opt.dataroot, opt.phase, opt.direction)
         self.real = ImageSet(real)
         self.of_real: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # network -> features and classes
 
-    def evaluate(self, folder: Path) -> dict[str, Any]:
-        """The numbers of a folder of translations, with notes and what the receipt says of the folder."""
-        opt, fake = self.opt, ImageSet(folder)
+    def against(self, real: Path) -> Judge:
+        """The same judge with other real images."""
+        other = copy.copy(self)
+        other.real, other.of_real = ImageSet(real), {}
+        return other
+
+    def evaluate(
+        self, folder: Path, sources: Path | None = None, inputs: Path | None = None
+    ) -> dict[str, Any]:
+        """The numbers of a folder of translations, with notes and what the receipt says of the folder.
+
+        Args:
+            sources: the images that there are to translate; None: what the options name.
+            inputs: those that were translated; None: real_A beside the folder.
+        """
+        opt, fake, sources = self.opt, ImageSet(folder), sources or self.sources
         if opt.swd_size is None:  # one size for a whole sweep: that of its first set
             opt.swd_size = fitting_size(min(map(min, fake.sizes | self.real.sizes)))
         if fake.sizes != self.real.sizes:
             sets = f"the images of {folder} and {self.real.folder}"
             warn(f"{sets} differ in size, which affects every distance")
-        if self.sources is not None and len(fake) < len(ImageSet(self.sources)):
-            found = f"{folder}: {len(fake)} translations of {len(ImageSet(self.sources))} images"
+        if sources is not None and len(fake) < len(ImageSet(sources)):
+            found = f"{folder}: {len(fake)} translations of {len(ImageSet(sources))} images"
             warn(f"{found}; distances are larger with fewer images")
         numbers: dict[str, float] = {}
         notes: dict[str, str] = {}
@@ -100,12 +119,12 @@ class Judge:
         if "swd" in opt.metrics:
             self._compare_patches(fake, add)
         if "stripes" in opt.metrics:
-            report = stripe_report(self.sources, folder, self.real.folder, opt.masks)
+            report = stripe_report(sources, folder, self.real.folder, opt.masks)
             means = ", ".join(f"{name}: {report[name]:.4f}" for name in ("real_A", "fake_B", "real_B"))
             add("stripes-gained", report["gained"], means)
             add("stripes-background", report["background"])
         if self.dino:
-            inputs = ImageSet(opt.inputs or folder.parent / "real_A")
+            inputs = ImageSet(opt.inputs or inputs or folder.parent / "real_A")
             check_pairs(inputs.paths, fake.paths)
             images = (side.images("structure") for side in (inputs, fake))
             add("structure", 100 * np.mean(structure_distance(*images, self.dino)), f"from {inputs.folder}")
@@ -163,8 +182,84 @@ class Judge:
         return {"real": self.real.record, "networks": networks}
 
 
+class DomainsJudge:
+    """Judges each ordered pair of domains, a source and a target, by the real images of the target.
+
+    So StarGAN v2 judges each of its tasks, but that it compares with training images.
+    """
+
+    def __init__(self, opt: Namespace) -> None:
+        self.opt = opt
+        self.real = {name: domain_folder(opt.dataroot, opt.phase, name) for name in opt.domains}
+        first = Judge(opt, self.real[opt.domain[0]])
+        self.judges = {target: first.against(self.real[target]) for target in opt.domain}
+        self.coats = Coats(opt.dataroot, opt.domains) if "coats" in opt.metrics else None
+
+    def evaluate(self, folder: Path) -> dict[str, Any]:
+        """Judge to_TARGET/SOURCE in a folder; `numbers` are the means over pairs."""
+        pairs = {
+            target: {
+                source: self._pair(judge, folder, source, target)
+                for source in self.opt.domains
+                if source != target
+            }
+            for target, judge in self.judges.items()
+        }
+        targets = {target: mean_numbers(found.values()) for target, found in pairs.items()}
+        count = sum(map(len, pairs.values()))
+        compared = f"{folder}: each of {count} pairs against the images of its target, and their mean"
+        numbers = mean_numbers([pair for found in pairs.values() for pair in found.values()])
+        return {
+            "numbers": numbers,
+            "targets": targets,
+            "pairs": pairs,
+            "domains": self.opt.domains,
+            "notes": {},
+            "compared": compared,
+        }
+
+    def _pair(self, judge: Judge, folder: Path, source: str, target: str) -> dict[str, Any]:
+        translations = folder / f"to_{target}" / source
+        found = judge.evaluate(translations, self.real[source], folder / "real_A" / source)
+        if self.coats:
+            report = self.coats.report(source, target, translations)
+            found["numbers"] |= {
+                "coats-taken": 100 * report["taken"],
+                "coats-background": report["background"],
+            }
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """As of `Judge`, with the real images of each target."""
+        records = {target: judge.record() for target, judge in self.judges.items()}
+        real = {target: record["real"] for target, record in records.items()}
+        return {**next(iter(records.values())), "real": real}
+
+
+def mean_numbers(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of each number."""
+    numbers = [found["numbers"] for found in results]
+    return {name: float(np.mean([found[name] for found in numbers])) for name in numbers[0]}
+
+
+def print_pairs(results: Mapping[str, Any]) -> None:
+    """A table of sources and targets for each number."""
+    pairs, targets = results["pairs"], results["targets"]
+    sources = [name for name in results["domains"] if any(name in found for found in pairs.values())]
+    for name in results["numbers"]:
+        rows = [[name, *(f"to {target}" for target in targets)]]
+        for source in sources:
+            found = [of_target.get(source) for of_target in pairs.values()]
+            rows.append([source, *(f"{pair['numbers'][name]:.4f}" if pair else "-" for pair in found)])
+        rows.append(["mean", *(f"{numbers[name]:.4f}" for numbers in targets.values())])
+        for first, *others in rows:
+            print(f"  {first:22}" + "".join(f"{text:>14}" for text in others))
+
+
 def print_numbers(results: Mapping[str, Any]) -> None:
     """What was compared, then one line for each number, with what it was computed from."""
+    if "pairs" in results:
+        print_pairs(results)
     print(results["compared"])
     for name, number in results["numbers"].items():
         print(f"  {name:22}{number:12.4f}  {results['notes'].get(name, '')}".rstrip())

@@ -172,7 +172,9 @@ class Study:
         say(f"{run.name}: translating and judging")
         for direction, receipt in self.receipts(run).items():
             words = [*self.place(run), f"--results_dir={self.opt.out / 'results'}", f"--receipt={receipt}"]
-            words += [f"--direction={direction}", "--epochs=latest", "--num_threads=0", *self.judge_words]
+            many = self.options[run.label].domains  # they have no direction, but a target
+            words += [f"--domain={direction[-1]}" if many else f"--direction={direction}"]
+            words += ["--epochs=latest", "--num_threads=0", *self.judge_words]
             status, _ = self.run_script("scripts/evaluate.py", words, run.name, stop)
             if status:
                 return None if stop.received else f"evaluate.py failed: {self.last_line(run.name)}"

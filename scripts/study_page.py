@@ -53,8 +53,13 @@ def _add_samples(page: Page, runs: Rows, count: int, folder: str, direction: str
     """Test images in rows, runs in columns, between the source and a target."""
     shown = [run for run in runs if run["numbers"]]
 
+    source, target = direction.split("to")
+
     def images(run: Mapping[str, Any], domain: str) -> Path:
-        return page.folder / "results" / run["name"] / folder / "images" / domain
+        found = page.folder / "results" / run["name"] / folder / "images"
+        if (found / f"to_{target}").is_dir():  # of a model with many domains
+            return found / domain.replace("fake_B", f"to_{target}") / source
+        return found / domain
 
     def cell(run: Mapping[str, Any], domain: str, name: Path, kind: str = "") -> tags.td:
         path = images(run, domain) / name

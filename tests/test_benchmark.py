@@ -30,12 +30,17 @@ def test_all_numbers_of_a_mode(tmp_path, capsys):
     assert "| local_global |" in table and "precision bf16" in table
 
 
-@pytest.mark.parametrize("mode", ["munit", "lsesim", "norm"])
+@pytest.mark.parametrize("mode", ["munit", "lsesim", "norm", "qs_multi", "stargan"])
 def test_models_systems_and_rules_of_ones_own(mode, tmp_path, monkeypatch):
     """What has no textbook step is timed alone; a new rule is ranked in the textbook step by itself."""
     rule = Rule(lambda features, window: -features.flatten(2).norm(dim=1), global_attention)
     monkeypatch.setitem(MODES, "norm", rule)
-    small = {"munit": "--mlp_dim 8 --n_res 1 --n_layer 2 --num_scales 2", "norm": "--netF_nc 8"}.get(mode, "")
+    small = {
+        "munit": "--mlp_dim 8 --n_res 1 --n_layer 2 --num_scales 2",
+        "norm": "--netF_nc 8",
+        "qs_multi": "--netF_nc 8 --num_patches 8",
+        "stargan": "--d_repeat_num 3 --g_repeat_num 1 --batch_size 2",
+    }.get(mode, "")
     words = f"--modes {mode} --steps 1 --warmup 0 --images 1 --no_memory {small}".split()
     assert benchmark.main([*TINY, *words, "--json", str(tmp_path / "numbers.json")]) == 0
     (result,) = json.loads((tmp_path / "numbers.json").read_text())["results"]

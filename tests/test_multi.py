@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 
 import numpy as np
@@ -14,13 +15,16 @@ from textbook import run_steps
 from trained_run import picture
 
 import test as translation
-from data.folders import find_domains
+from data.folders import domain_folder, find_domains
+from datasets.make_coats import make_coats
 from models import create_model, gan_loss
 from models.domain_networks import StarGANDiscriminator, StarGANGenerator
 from models.generator import ResnetGenerator
 from models.inference import load_generator
+from models.samples import Samples
 from models.weights import save_tensors, save_weights, weights_file
 from options.train_options import TrainOptions
+from scripts import evaluate, judging
 from util.errors import UserError
 from util.image_files import open_rgb
 from util.run.saved_options import write_options
@@ -373,3 +377,53 @@ def test_weights_without_options_take_names_of_domains(command, runs, dataroot, 
     assert command("bare", "--domains", "A,B,C", "--domain", "B", "--load_size", "32") == 0
     found = list((tmp_path / "results" / "bare").rglob("to_B/C/*.png"))
     assert len(found) == 2
+
+
+# ---- judging, and the page of a training ----
+
+
+def test_each_pair_is_judged_by_the_images_of_its_target(command, runs, dataroot, tmp_path, capsys):
+    assert command("qs_multi") == 0
+    words = f"--name qs_multi --checkpoints_dir {runs} --dataroot {dataroot} --gpu_ids -1 --swd_size 32"
+    words = f"{words} --metrics swd --results_dir {tmp_path / 'results'}".split()
+    assert evaluate.main(words) == 0
+    printed = capsys.readouterr().out
+    results = tmp_path / "results" / "qs_multi" / "test_latest"
+    found = json.loads((results / "evaluation.json").read_text())
+    pairs = {(s, t): pair["numbers"]["SWD"] for t, of in found["pairs"].items() for s, pair in of.items()}
+    assert set(pairs) == {(s, t) for s in "ABC" for t in "ABC" if s != t}
+    opt = evaluate.EvaluateOptions().parse(words)
+    for (source, target), number in pairs.items():
+        judge = judging.Judge(opt, domain_folder(dataroot, "test", target))
+        fake = judge.evaluate(results / "images" / f"to_{target}" / source)
+        assert fake["numbers"]["SWD"] == number and f"{number:.4f}" in printed
+    assert found["numbers"]["SWD"] == pytest.approx(np.mean(list(pairs.values())))
+    assert found["targets"]["C"]["SWD"] == pytest.approx((pairs["A", "C"] + pairs["B", "C"]) / 2)
+    assert evaluate.main([*words, "--domain", "C", "--epochs", "latest"]) == 0  # translates anew, to C alone
+    (row,) = json.loads((results.parent / "evaluation_test.json").read_text())["checkpoints"]
+    assert list(row["pairs"]) == ["C"] and row["targets"]["C"] == row["numbers"] == found["targets"]["C"]
+    assert evaluate.main(words) == 2 and "make them: python test.py" in capsys.readouterr().err
+
+
+def test_coats_are_judged_on_a_set_with_their_masks(runs, tmp_path):
+    make_coats(tmp_path / "set", train=1, test=3)
+    options = TrainOptions()
+    words = f"--model qs_multi --domains ginger,spotted {SMALL} {RUNS['qs_multi']}"
+    opt = options.parse([*words.split(), "--name", "run", "--checkpoints_dir", str(tmp_path)])
+    write_options(tmp_path / "run", opt, options.parser.defaults)
+    opt = evaluate.EvaluateOptions().parse(
+        f"--name run --checkpoints_dir {tmp_path} --dataroot {tmp_path / 'set'} --gpu_ids -1".split()
+    )
+    assert opt.metrics == ["swd", "coats"]
+    for target, source in (("ginger", "spotted"), ("spotted", "ginger")):  # one as if nothing was translated
+        place = tmp_path / "images" / f"to_{target}" / source
+        shutil.copytree(tmp_path / "set" / "test" / source, place)
+    numbers = judging.DomainsJudge(opt).evaluate(tmp_path / "images")["numbers"]
+    assert (numbers["coats-taken"], numbers["coats-background"]) == (0, 0)
+
+
+def test_samples_are_of_each_domain_to_another(runs, dataroot):
+    words = f"--model qs_multi --dataroot {dataroot} {SMALL} {RUNS['qs_multi']}"
+    opt = TrainOptions().parse(words.split())
+    samples = Samples(opt, create_model(opt))
+    assert [target.tolist() for target in samples.targets] == [[1], [2], [0]]

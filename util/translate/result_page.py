@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from argparse import Namespace
 from collections import deque
@@ -48,6 +49,9 @@ class ResultPage:
             (self.folder / "index.html").unlink(missing_ok=True)
             for file in set(_recorded(record)) - set(files):
                 (self.folder / file).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # the folder holds others
+                    for folder in list(Path(file).parents)[:-2]:
+                        (self.folder / folder).rmdir()
             record.write_text(json.dumps(files, indent=0))
         except OSError as error:
             found = f"the results cannot be written to {self.folder} ({error})"
