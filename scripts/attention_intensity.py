@@ -35,7 +35,6 @@ from util.errors import UserError, entry_point
 from util.image_files import list_images, open_rgb
 from util.images import to_uint8
 from util.metrics.attention_intensity import Regions, class_statistics, intensity
-from util.metrics.receipt import require_writable
 from util.metrics.segmentation import CLASSES, frame_name, nearest_palette_ids, read_label_map
 
 WHITE = {(255, 255, 255)}
@@ -84,7 +83,7 @@ class IntensityOptions(TestOptions):
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, write and print."""
     opt = IntensityOptions().parse(argv)
-    require_writable(opt.out / "attention.json")
+    opt.out.mkdir(parents=True, exist_ok=True)
     epochs: dict[str, dict[str, dict[str, float]]] = {}
     if "name" in opt.given:
         labels = labels_by_source(opt)

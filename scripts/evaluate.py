@@ -38,7 +38,7 @@ from util.metrics.diversity import SQUEEZENET, diversity, load_lpips
 from util.metrics.image_set import ImageSet
 from util.metrics.networks import INCEPTION, classifier_weights
 from util.metrics.published import sha256
-from util.metrics.receipt import require_writable, write_receipt
+from util.metrics.receipt import write_receipt
 from util.metrics.segmentation import score_label_folders
 from util.metrics.structure import DINO, check_pairs
 from util.run.lock import is_held
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     receipt = opt.receipt or (results_folder(opt, opt.epoch) if of_run else Path()) / "evaluation.json"
     if of_run and opt.metrics != ["lpips"]:
         require_translations(opt)
-    require_writable(receipt)
+    receipt.parent.mkdir(parents=True, exist_ok=True)
     if opt.pred:
         results = evaluate_labels(opt)
     elif opt.metrics == ["lpips"]:
@@ -294,7 +294,7 @@ def evaluate_sweep(opt: Namespace, options: EvaluateOptions) -> None:
     import test as translation  # the project's test.py, which comes before Python's own on the path
 
     receipt = opt.receipt or Path(opt.results_dir, opt.name, f"evaluation_{opt.phase}.json")
-    require_writable(receipt)
+    receipt.parent.mkdir(parents=True, exist_ok=True)
     judge, rows = create_judge(opt), []
     while True:
         in_training = bool(opt.follow) and is_held(run_folder(vars(opt)))

@@ -145,11 +145,10 @@ class Judge:
             if "frechet" in asked:
                 add(network.label("frechet"), frechet_distance(ours, theirs))
             if "kernel" in asked:
-                drawn = kernel_inception_distance(
-                    ours, theirs, opt.kid_subsets, opt.kid_subset_size, opt.seed
-                )
-                subsets = f"over {opt.kid_subsets} subsets of {drawn.subset_size}"
-                add(network.label("kernel"), drawn.mean, f"standard deviation {drawn.std:.4f} {subsets}")
+                size = opt.kid_subset_size or min(1000, len(ours), len(theirs))
+                mean, std = kernel_inception_distance(ours, theirs, size, opt.kid_subsets, opt.seed)
+                note = f"standard deviation {std:.4f} over {opt.kid_subsets} subsets of {size}"
+                add(network.label("kernel"), mean, note)
             if "class" in asked:
                 share, real = (100 * (found == opt.class_index).mean() for found in (classes, real_classes))
                 name = f"class-{opt.class_index}-{network.name}"

@@ -31,7 +31,7 @@ from scripts.study_page import write_page
 from util.device import get_device
 from util.errors import UserError
 from util.files import write_atomically
-from util.metrics.receipt import require_writable, write_receipt
+from util.metrics.receipt import write_receipt
 from util.run.checkpoint import STATE_FILE
 from util.run.stop_signal import StopSignal
 from util.watch.loss_log import read_loss_records
@@ -105,8 +105,7 @@ class Study:
 
     def work(self, stop: StopSignal) -> dict[str, str]:
         """Train and judge what is not done yet; returns failures by the run's name."""
-        require_writable(self.opt.out / "study.json")
-        (self.opt.out / "logs").mkdir(exist_ok=True)
+        (self.opt.out / "logs").mkdir(parents=True, exist_ok=True)
         for run in self.runs:
             self.read_record(run)  # refuse a folder of other options
         # What cannot be judged, for want of test images or weights, is found before hours of training.

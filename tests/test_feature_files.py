@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 
 from util.errors import UserError
 from util.metrics import networks
-from util.metrics.networks import classifier_weights, extract, load_classifier, load_inception
+from util.metrics.networks import extract, load_classifier, load_inception
 from util.metrics.published import Published
 
 
@@ -60,9 +59,6 @@ def test_inception_is_that_of_pytorch_fid(tmp_path, monkeypatch) -> None:
     clean = networks.clean(network)
     assert clean.label("frechet") == "FID-clean" and clean.module is network.module
 
-    with pytest.raises(UserError, match=r"torchvision's inception_v3: \d+ of its \d+ tensors fit"):
-        load_classifier("inception_v3", path)
-
 
 def test_clean_resizing_by_loops() -> None:
     """Each channel by itself as floats, by Pillow's bicubic filter (a = -0.5), widened when it shrinks."""
@@ -92,7 +88,7 @@ def test_classifier_features_are_what_the_last_layer_sees(squeezenet) -> None:
     with torch.no_grad():
         expected, logits = model.features(prepared).mean(dim=(2, 3)), model.eval()(prepared)
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
-    assert classes.tolist() == logits.argmax(1).tolist() and network.module.classes == 1000
+    assert classes.tolist() == logits.argmax(1).tolist()
     assert (network.label("frechet"), network.label("kernel")) == ("FD-squeezenet1_1", "KD-squeezenet1_1")
 
 
@@ -104,38 +100,20 @@ def test_features_do_not_depend_on_the_batch_size(squeezenet) -> None:
         several, same = extract(network, images, batch_size)
         np.testing.assert_allclose(several, one, rtol=1e-4, atol=1e-5)
         assert same.tolist() == classes.tolist()
-    with pytest.raises(UserError, match="without images"):
-        extract(network, [])
 
 
-def test_wrong_weights_are_named(squeezenet, tmp_path, monkeypatch) -> None:
-    with pytest.raises(
-        UserError, match=r"torchvision's resnet18: \d+ of its \d+ tensors fit. Fetch https://"
-    ):
-        load_classifier("resnet18", squeezenet)
-    with pytest.raises(UserError, match="not a torchvision classifier; there are alexnet"):
-        load_classifier("inception_v9", squeezenet)
-    (tmp_path / "page.pth").write_bytes(b"<html>404</html>")
-    with pytest.raises(UserError, match="page.pth: it is a web page"):
-        load_classifier("squeezenet1_1", tmp_path / "page.pth")
-    monkeypatch.setitem(sys.modules, "pytorch_fid", None)
-    with pytest.raises(UserError, match="pip install pytorch-fid"):
-        load_inception(squeezenet)
-
-
-def test_flipped_bits_and_numbers_that_are_not_finite_are_refused(squeezenet, tmp_path) -> None:
+def test_wrong_and_damaged_weights_are_named(squeezenet, tmp_path) -> None:
     """Damage that torch.load does not notice would give other numbers in silence."""
+    with pytest.raises(UserError, match="not hold the weights of torchvision's resnet18. Fetch https://"):
+        load_classifier("resnet18", squeezenet)
+    damaged = tmp_path / "damaged.pth"
+    damaged.write_bytes(b"<html>404</html>")
+    with pytest.raises(UserError, match="damaged.pth: it is a web page"):
+        load_classifier("squeezenet1_1", damaged)
     content = bytearray(squeezenet.read_bytes())
     content[len(content) // 2] ^= 16  # within the numbers of a tensor
-    damaged = tmp_path / "damaged.pth"
     damaged.write_bytes(content)
-    torch.load(damaged, weights_only=True)
     with pytest.raises(UserError, match="damaged"):
-        load_classifier("squeezenet1_1", damaged)
-    state = torch.load(squeezenet, weights_only=True)
-    state["classifier.1.bias"][7] = float("nan")
-    torch.save(state, damaged)
-    with pytest.raises(UserError, match="not finite"):
         load_classifier("squeezenet1_1", damaged)
 
 
@@ -164,8 +142,3 @@ def test_what_cannot_be_fetched_is_said_in_one_line(server) -> None:
         with pytest.raises(UserError, match="cannot fetch http://127.*put it at .*checkpoints") as error:
             published.find(download=True)
         assert "\n" not in str(error.value) and not published.cached.exists()
-
-
-def test_published_addresses_have_the_digits_of_their_files() -> None:
-    assert networks.INCEPTION.url.endswith(f"-{networks.INCEPTION_SHA256}.pth")
-    assert classifier_weights("squeezenet1_1").cached.name == "squeezenet1_1-b8a52dc0.pth"

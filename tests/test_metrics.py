@@ -49,13 +49,6 @@ def test_frechet_distance_of_singular_covariances_is_exact() -> None:
     assert frechet_distance(features, wider) == pytest.approx(4 * np.trace(np.cov(features, rowvar=False)))
 
 
-def test_frechet_distance_refuses_sets_without_covariance() -> None:
-    with pytest.raises(UserError, match="3 features against 2"):
-        frechet_distance(np.zeros((5, 3)), np.zeros((5, 2)))
-    with pytest.raises(UserError, match="single image"):
-        frechet_distance(draw(1, 4), draw(5, 4))
-
-
 # Kernel distance
 
 
@@ -89,12 +82,12 @@ def test_kernel_distance_is_unbiased() -> None:
 
 def test_kernel_distance_draws_by_its_seed_alone() -> None:
     a, b = draw(40, 5), draw(30, 5, seed=1, shift=0.5)
-    first = kernel_inception_distance(a, b, subset_size=10, seed=3)
+    first = kernel_inception_distance(a, b, 10, seed=3)
     np.random.seed(0)
-    assert kernel_inception_distance(a, b, subset_size=10, seed=3) == first
-    assert kernel_inception_distance(a, b, subset_size=10, seed=4) != first
+    assert kernel_inception_distance(a, b, 10, seed=3) == first
+    assert kernel_inception_distance(a, b, 10, seed=4) != first
     with pytest.raises(UserError, match="subsets of 31 images cannot be drawn from sets of 40 and 30"):
-        kernel_inception_distance(a, b, subset_size=31)
+        kernel_inception_distance(a, b, 31)
 
 
 # Sliced Wasserstein distance
@@ -145,20 +138,12 @@ def test_patches_lie_in_the_bands() -> None:
             assert all(np.ascontiguousarray(patch).tobytes() in windows for patch in level[index])
 
 
-def test_patches_of_an_image_do_not_depend_on_the_set() -> None:
-    """So neither the batch size nor later images change them."""
-    images = photographs(3)
-    for whole, part in zip(swd.pyramid_patches(images, 32), swd.pyramid_patches(images[:2], 32), strict=True):
-        np.testing.assert_array_equal(whole[:2], part)
-
-
 def test_normalised_patches_forget_brightness_and_contrast() -> None:
     patches = np.random.default_rng(0).random((40, 3, 7, 7)).astype(np.float32)
     points = swd.normalise_patches(patches).reshape(40, 3, 49)
     np.testing.assert_allclose(points.mean(axis=(0, 2)), 0, atol=1e-6)
     np.testing.assert_allclose(points.std(axis=(0, 2)), 1, atol=1e-5)
     np.testing.assert_allclose(swd.normalise_patches(5 * patches + 3).reshape(40, 3, 49), points, atol=1e-4)
-    assert not swd.normalise_patches(np.ones_like(patches)).any()
 
 
 def test_pyramid_distance_of_equal_and_other_sets() -> None:
@@ -169,18 +154,11 @@ def test_pyramid_distance_of_equal_and_other_sets() -> None:
     stripes[:, :, ::4] = 0
     other = swd.pyramid_patches(stripes, 32)
     assert swd.pyramid_distance(patches, patches) == [0, 0]
-    assert (
-        np.mean(swd.pyramid_distance(patches, other)) > 3 * np.mean(swd.pyramid_distance(patches, same)) > 0
-    )
+    near, far = (np.mean(swd.pyramid_distance(patches, found)) for found in (same, other))
+    assert far > 3 * near > 0
 
 
-def test_unequal_sets_and_sizes_are_refused() -> None:
-    with pytest.raises(UserError, match="equally many"):
-        swd.sliced_wasserstein(draw(5, 3), draw(6, 3))
-    with pytest.raises(UserError, match="not 48"):
-        swd.level_sizes(48)
-    with pytest.raises(UserError, match="image 0 is"):
-        swd.pyramid_patches(photographs(1), 64)
+def test_sizes_of_levels() -> None:
     assert swd.level_sizes(256) == [256, 128, 64, 32, 16]
     assert [swd.fitting_size(side) for side in (9, 31, 64, 255, 256, 2000)] == [16, 16, 64, 128, 256, 256]
 
@@ -207,7 +185,6 @@ def test_colours_find_their_classes_through_jpeg(tmp_path) -> None:
     ids = np.repeat(np.repeat(np.arange(19).reshape(1, 19), 24, axis=1), 32, axis=0)
     palette = np.array([colour for _, _, colour in segmentation.CLASSES], np.uint8)
     np.testing.assert_array_equal(segmentation.nearest_palette_ids(palette[ids]), ids)
-    np.testing.assert_array_equal(segmentation.nearest_palette_ids(np.zeros((2, 2, 3))), segmentation.IGNORED)
     Image.fromarray(palette[ids]).save(tmp_path / "map.jpg", quality=90)
     assert (segmentation.read_label_map(tmp_path / "map.jpg") == ids).mean() > 0.9
 

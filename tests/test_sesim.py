@@ -257,7 +257,7 @@ def test_the_weights_of_another_network_end_a_training(dataroot, tmp_path, monke
     torch.save({"features.3.squeeze.weight": torch.zeros(1)}, tmp_path / "other.pth")
     assert train.main(words(dataroot, tmp_path, f"--vgg_weights {tmp_path / 'other.pth'}")) == 2
     told = capsys.readouterr().err
-    assert "of its 20 tensors fit" in told and VGG16_URL in told
+    assert "does not hold the weights of torchvision's VGG-16" in told and VGG16_URL in told
     assert not list((tmp_path / "run").glob("*.pth"))
 
 

@@ -10,19 +10,9 @@ Inception network.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from util.errors import UserError
-
-
-class KernelDistance(NamedTuple):
-    """Mean over the random subsets and standard deviation between them, not multiplied by 100 or 1000."""
-
-    mean: float
-    std: float
-    subset_size: int
 
 
 def polynomial_mmd2(x: np.ndarray, y: np.ndarray) -> float:
@@ -39,24 +29,18 @@ def polynomial_mmd2(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def kernel_inception_distance(
-    features1: np.ndarray,
-    features2: np.ndarray,
-    subsets: int = 100,
-    subset_size: int | None = None,
-    seed: int = 0,
-) -> KernelDistance:
-    """Mean MMD^2 over random pairs of subsets, each without repeats, of features (N1, D) and (N2, D).
+    features1: np.ndarray, features2: np.ndarray, subset_size: int, subsets: int = 100, seed: int = 0
+) -> tuple[float, float]:
+    """MMD^2 over random pairs of subsets, each without repeats, of features (N1, D) and (N2, D).
 
-    `subset_size` None: 1000 images, or the smaller set. The same seed gives the same number.
-    Raises `UserError` for a subset larger than a set or smaller than two.
+    The mean and the standard deviation between subsets, not multiplied by 100 or 1000. Raises `UserError` for
+    a subset larger than a set or smaller than two.
     """
     sets = [np.asarray(features, np.float64) for features in (features1, features2)]
-    fewest = min(map(len, sets))
-    subset_size = min(1000, fewest) if subset_size is None else subset_size
-    if not 2 <= subset_size <= fewest:
+    if not 2 <= subset_size <= min(map(len, sets)):
         raise UserError(
             f"kernel distance: subsets of {subset_size} images cannot be drawn from sets of {len(sets[0])} "
-            f"and {len(sets[1])}; a subset needs at least two images, and at most as many as the smaller set"
+            f"and {len(sets[1])}"
         )
     rng = np.random.default_rng(seed)
     values = [
@@ -65,4 +49,4 @@ def kernel_inception_distance(
         )
         for _ in range(subsets)
     ]
-    return KernelDistance(float(np.mean(values)), float(np.std(values)), subset_size)
+    return float(np.mean(values)), float(np.std(values))

@@ -13,22 +13,8 @@ from typing import Any
 
 import torch
 
-from util.errors import UserError
-
 PROTOCOL = "qs-attn evaluation 2 (docs/evaluation.md)"
 PACKAGES = ("torch", "torchvision", "triton", "numpy", "scipy", "pillow", "pytorch-fid", "lpips")
-
-
-def require_writable(path: Path) -> None:
-    """Make the file's folder. `UserError`, before the long work, where the file cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        there = path.exists()
-        path.open("ab").close()
-        if not there:
-            path.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): name another file") from None
 
 
 def write_receipt(
@@ -42,7 +28,6 @@ def write_receipt(
         "options": options,
         **versions_and_hardware(device),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(receipt, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ over images.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -72,10 +72,7 @@ class DinoKeys(nn.Module):
 
 
 def load_dino(path: str | Path, device: torch.device | str = "cpu") -> tuple[DinoKeys, dict[str, str]]:
-    """DINO's ViT-B/8 from its official file, ready for use, and what a receipt says of it.
-
-    Raises `UserError` for other weights.
-    """
+    """DINO's ViT-B/8 from its official file, ready for use, and what a receipt says of it."""
     keys = DinoKeys()
     state = {torchvision_name(name): value for name, value in DINO.read(Path(path)).items()}
     record = DINO.fill(keys.network, Path(path), state)
@@ -99,7 +96,7 @@ def structure_distance(
     """The distance of each input from its translation, RGB images in the same order; each in [0, 4].
 
     Computed in float32 without TF32, each pair apart from the others: `batch_size` (pairs) moves only the
-    rounding. Raises `UserError` where a distance is not finite.
+    rounding.
     """
     device = next(network.parameters()).device
     distances: list[float] = []
@@ -109,8 +106,6 @@ def structure_distance(
             keys = network(torch.stack(batch).to(device))  # (2 n, T, D)
             maps = key_similarity(keys).unflatten(0, (-1, 2))  # (n, 2, T, T)
             distances += (maps[:, 0] - maps[:, 1]).square().mean((1, 2)).tolist()
-    if not all(distance < float("inf") for distance in distances):
-        raise UserError("the structure distance is not finite: are the weights of --dino_weights damaged?")
     return distances
 
 
@@ -122,10 +117,10 @@ def key_similarity(keys: Tensor) -> Tensor:
 
 def check_pairs(inputs: Sequence[Path], translations: Sequence[Path]) -> None:
     """UserError unless the files, each in its order, belong together by name; endings may differ."""
-    for source, translation in zip_longest(inputs, translations):
-        if source is None or translation is None or source.stem != translation.stem:
-            found = [str(path) if path else "no further file" for path in (source, translation)]
-            raise UserError(
-                "structure distance: each translation needs the input of its name, but here "
-                f"{found[0]} meets {found[1]}"
-            )
+    sides = [[path.stem for path in paths] for paths in (inputs, translations)]
+    if sides[0] != sides[1]:
+        lone = sorted(set(sides[0]) ^ set(sides[1]))
+        raise UserError(
+            f"each translation needs the input of its name, but of {inputs[0].parent} and "
+            f"{translations[0].parent} only one has {lone[0] if lone else 'some names twice'}"
+        )
