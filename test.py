@@ -32,8 +32,6 @@ from util.translate.photo import WRITTEN, output_names, read_photo
 from util.translate.result_page import ResultPage
 from util.translate.translate_files import Job, translate_files
 
-VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
-
 
 @entry_point
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,19 +160,10 @@ def with_ending(target: Path, ending: str) -> Path:
 
 
 def find_jobs(opt: Namespace) -> list[Job]:
-    """The images that --input names, each with the file to write.
-
-    Raises:
-        UserError: there is no image, or one would be written over.
-    """
+    """The images that --input names, each with the file to write; none is written over."""
     source = Path(opt.input)
     if not source.exists():
         raise UserError(f"--input {source} does not exist: give an image or a folder, in quotes")
-    if source.suffix.lower() in VIDEOS:
-        raise UserError(
-            f"--input {source} is a video: make a folder of its frames, ffmpeg -i {source.name} "
-            "FRAMES/%06d.png, and give --input FRAMES"
-        )
     results = Path(opt.results_dir, opt.name)
     if source.is_dir():
         jobs = jobs_of_folder(source, Path(opt.output or results / source.resolve().name))
@@ -192,18 +181,12 @@ def find_jobs(opt: Namespace) -> list[Job]:
             if real(written) in sources:
                 found = f"the translation of {path} would be written over the input {written}"
                 raise UserError(f"{found}: give another --output")
-    folder = jobs[0].target.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made ({error}): give another --output") from None
+    jobs[0].target.parent.mkdir(parents=True, exist_ok=True)  # it says now where it cannot
     return jobs
 
 
 def jobs_of_folder(source: Path, target: Path) -> list[Job]:
     """The images below a folder, each with a PNG file below `target`. UserError if there is none."""
-    if target.is_file():
-        raise UserError(f"--output {target} is a file, but --input is a folder: give a folder")
     inside = target.resolve()
     if inside == source.resolve():  # a second call would take the translations for inputs
         raise UserError(f"--output {target} is the folder of --input: give another")

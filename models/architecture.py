@@ -61,23 +61,17 @@ def explain(state: State, own: State) -> str:
     names = [name for name in {**asked, **found} if found.get(name) != asked.get(name)]
     if found and names:
         return f"these options are {_flags(asked, names)}; give those of its training, {_flags(found, names)}"
-    missing, unknown = ([k for k in a if k not in b] for a, b in ((own, state), (state, own)))
-    shapes = [
-        f"{key} has shape {tuple(state[key].shape)} in place of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    lists = {"it lacks": missing, "it has besides": unknown, "other shapes:": shapes}
-    return "; ".join(f"{words} {_shortened(keys)}" for words, keys in lists.items() if keys)
+    differ = [key for key in {**own, **state} if _shape(own, key) != _shape(state, key)]
+    more = f" and {len(differ) - MOST_KEYS} more" if len(differ) > MOST_KEYS else ""
+    return f"the shapes differ, or one has no such tensor: {', '.join(differ[:MOST_KEYS])}{more}"
+
+
+def _shape(state: State, key: str) -> tuple[int, ...] | None:
+    return tuple(state[key].shape) if key in state else None
 
 
 def _flags(options: Architecture, names: list[str]) -> str:
     return " ".join(f"--{name} {as_text(options.get(name)) or 'none'}" for name in names)
-
-
-def _shortened(keys: list[str]) -> str:
-    more = f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""
-    return ", ".join(keys[:MOST_KEYS]) + more
 
 
 def _resnet(state: State) -> Architecture:

@@ -105,20 +105,13 @@ def _is_unused(key: str, state: dict[str, Tensor], own: dict[str, Tensor]) -> bo
     return is_statistic and (f"{module}.weight" not in state or f"{module}.weight" in own)
 
 
-def save_weights(net: nn.Module, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the network's state dict to `path` as contiguous CPU tensors, atomically.
-
-    Args:
-        dtype: of the numbers that are not integers. A file of any dtype loads into any network.
-
-    Raises:
-        OSError: the file could not be written; what was at `path` is still there.
-    """
-    save_tensors(net.state_dict(), path, dtype)
+def save_weights(net: nn.Module, path: str | Path) -> None:
+    """Write the network's state dict to `path`, see `save_tensors`."""
+    save_tensors(net.state_dict(), path)
 
 
 def save_tensors(state: dict[str, Tensor], path: str | Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a state dict, see `save_weights`."""
+    """Write a state dict to `path` as contiguous CPU tensors, atomically; floating-point ones as `dtype`."""
     plain = {}
     for key, value in unwrapped(state).items():
         own = dtype if value.is_floating_point() else value.dtype

@@ -20,7 +20,7 @@ from models import translator as translator_module
 from models.inference import load_generator
 from models.translator import BYTES, Translator
 from util.errors import UserError
-from util.image_files import list_images, open_rgb
+from util.image_files import open_rgb
 from util.images import to_pixels
 from util.translate import memory
 from util.translate.photo import output_names, read_photo, to_photo
@@ -53,10 +53,7 @@ def command(runs, tmp_path):
 # Any size
 
 
-SIZES = [(17, 23), (16, 16), (64, 20), (1, 1), (1, 50), (2, 3), (5, 300), (129, 33)]
-
-
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [(17, 23), (16, 16), (1, 1), (1, 50), (2, 3), (129, 33)])
 def test_any_size_gives_the_same_size(translator, tmp_path, size):
     image = draw(tmp_path / "a.png", size)
     translated = translator(image)
@@ -85,15 +82,6 @@ def test_other_sides_are_extended_by_reflection(translator, height, width, befor
     torch.testing.assert_close(translator.run(images), whole[:, :, top : top + height, left : left + width])
 
 
-def test_a_unet_takes_any_size_too(tmp_path):
-    make_run(
-        tmp_path, "--netG", "unet_128", "--nce_layers", "0,1", "--crop_size", "128", "--load_size", "128"
-    )
-    translate = load_generator("run", tmp_path, device="cpu")
-    assert translate.multiple == 128
-    assert translate(draw(tmp_path / "a.png", (150, 90))).size == (150, 90)
-
-
 # Any mode
 
 
@@ -117,23 +105,17 @@ def test_colours_are_not_blended_by_their_alpha_and_unseen_ones_are_white():
     assert np.asarray(photo.alpha).tolist() == [[0, 128], [128, 128]]
 
 
-@pytest.mark.parametrize("suffix, mode", [("jpg", "RGB"), ("png", "RGB"), ("png", "RGBA")])
+@pytest.mark.parametrize("suffix, mode", [("jpg", "RGB"), ("png", "RGBA")])
 def test_exif_orientation_is_applied_once(tmp_path, suffix, mode):
     """From a file and from an opened image alike, with alpha and without."""
     upright = draw(tmp_path / "upright.png", (30, 20), mode)
-    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    turned = tmp_path / f"turned.{suffix}"
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
-    turned.save(tmp_path / f"turned.{suffix}", exif=exif)
-    for photo in (
-        read_photo(tmp_path / f"turned.{suffix}"),
-        to_photo(Image.open(tmp_path / f"turned.{suffix}")),
-    ):
-        assert photo.size == (30, 20)
+    upright.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
+    for photo in (read_photo(turned), to_photo(Image.open(turned))):
+        assert photo.size == (30, 20) and (photo.alpha is not None) == (mode == "RGBA")
         assert np.abs(photo.pixels.astype(int) - to_photo(upright).pixels).mean() < 12
-        assert (photo.alpha is not None) == (mode == "RGBA") and (
-            photo.alpha is None or photo.alpha.size == (30, 20)
-        )
 
 
 def test_a_generator_of_grey_images(tmp_path):
@@ -160,35 +142,24 @@ def test_what_cannot_be_loaded_is_named(runs, tmp_path):
         load_generator("walk", runs)
     with pytest.raises(UserError, match="--epoch can be latest"):
         load_generator("run", runs, epoch=3)
+    with pytest.raises(UserError, match="was trained AtoB alone: leave direction out"):
+        load_generator("run", runs, direction="BtoA")
     torch.save({"mlp_0.0.weight": torch.zeros(4, 3)}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="heads of features .*not a generator"):
         load_generator(tmp_path / "x.pth")
-    torch.save({"fc.weight": torch.zeros(4, 3)}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="no network of this project, not a generator"):
-        load_generator(tmp_path / "x.pth")
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"ngf": "wide"}, "--ngf, as saved in .*train_opt.json, cannot be used"),
-        ({"ngf": -3}, "--ngf, as saved in"),
-        ({"netG": ["x"]}, "--netG, as saved in"),
-        ({"input_nc": None}, "--input_nc, as saved in"),
-        ({"model": []}, "name --model \\[\\], which is not known here"),
-    ],
-)
+@pytest.mark.parametrize("change, message", [
+    ({"ngf": "wide"}, "--ngf, as saved in .*train_opt.json, cannot be used"),
+    ({"input_nc": None}, "--input_nc, as saved in"),
+    ({"model": []}, "name --model \\[\\], which is not known here"),
+])  # fmt: skip
 def test_odd_options_of_a_run_are_named(tmp_path, change, message):
     folder = make_run(tmp_path)
     options = json.loads((folder / "train_opt.json").read_text())
     (folder / "train_opt.json").write_text(json.dumps({**options, **change}))
     with pytest.raises(UserError, match=message):
         load_generator("run", tmp_path, device="cpu")
-
-
-def test_a_direction_that_a_run_does_not_learn_is_refused(runs):
-    with pytest.raises(UserError, match="was trained AtoB alone: leave direction out"):
-        load_generator("run", runs, device="cpu", direction="BtoA")
 
 
 def test_torch_hub_finds_the_translators_from_any_folder(runs, translator, tmp_path, monkeypatch):
@@ -215,28 +186,13 @@ def test_names_keep_folders_and_never_collide():
     assert [name.as_posix() for name in output_names(["x/one.jpg"])] == ["one.png"]
 
 
-def test_names_of_250_to_255_bytes_have_results(command, tmp_path):
-    names = [f"{'n' * length}{suffix}" for length in range(246, 251) for suffix in (".tiff", ".png", ".jpg")]
-    names += [f"{'n' * 251}.png", f"{'n' * 251}.jpg", f"{'é' * 125}x.jpg", f"{'é' * 125}x.png"]
+def test_names_of_255_bytes_have_results(command, tmp_path):
+    names = [f"{'n' * 250}.tiff", f"{'n' * 251}.png", f"{'n' * 251}.jpg", f"{'é' * 125}x.jpg"]
     for number, name in enumerate(names):
         draw(tmp_path / "in" / name, (16, 16), seed=number)
     assert command("--input", tmp_path / "in", "--output", tmp_path / "out") == 0
     written = [path.name for path in (tmp_path / "out").iterdir()]
     assert len(written) == len(names) and max(len(os.fsencode(name)) for name in written) == 255
-
-
-def test_circular_links_are_named_and_the_rest_go_on(translator, tmp_path):
-    """As `list_images` finds them in a folder."""
-    draw(tmp_path / "in" / "good.png")
-    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
-    (tmp_path / "in" / "here.jpg").symlink_to("there.jpg")
-    (tmp_path / "in" / "there.jpg").symlink_to("here.jpg")
-    (tmp_path / "in" / "up").symlink_to(tmp_path / "in")
-    jobs = [Job(path, tmp_path / "out" / path.name) for path in list_images(tmp_path / "in")]
-    failures = translate_files(translator, jobs)
-    assert [failure.source.name for failure in failures] == ["here.jpg", "loop.png", "there.jpg"]
-    assert all("cannot be read" in failure.reason for failure in failures)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
 
 
 def test_a_folder_is_mirrored_in_batches_and_each_image_is_as_by_itself(
@@ -255,20 +211,19 @@ def test_a_folder_is_mirrored_in_batches_and_each_image_is_as_by_itself(
 
 
 def test_one_photo_needs_no_data_set(command, tmp_path):
-    draw(tmp_path / "horse.jpg", (40, 30))
-    assert command("--input", tmp_path / "horse.jpg", "--dataroot", tmp_path / "nowhere") == 0
-    assert command("--input", tmp_path / "horse.jpg", "--output", tmp_path / "folder") == 0
-    for path in ("results/run/horse.png", "folder/horse.png"):
-        assert Image.open(tmp_path / path).size == (40, 30)
-    draw(tmp_path / "horse.png", (40, 30), "RGBA")
+    draw(tmp_path / "horse.png", (60, 40), "RGBA")
+    photo = ["--input", tmp_path / "horse.png", "--dataroot", tmp_path / "nowhere"]
+    assert command(*photo) == command(*photo, "--output", tmp_path / "folder", "--load_size", 20) == 0
+    assert Image.open(tmp_path / "results/run/horse.png").size == (60, 40)
+    scaled = Image.open(tmp_path / "folder/horse.png")
+    assert (scaled.size, scaled.mode) == ((30, 20), "RGBA")
     for suffix, format in {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}.items():
-        path = tmp_path / f"zebra.{suffix}"
-        assert command("--input", tmp_path / "horse.png", "--output", path) == 0
-        with Image.open(path) as image:
-            assert (image.format, image.size) == (format, (40, 30))
+        assert command(*photo, "--output", tmp_path / f"zebra.{suffix}") == 0
+        with Image.open(tmp_path / f"zebra.{suffix}") as image:
+            assert (image.format, image.size) == (format, (60, 40))
     pixels = [np.asarray(open_rgb(tmp_path / f"zebra.{suffix}")).astype(int) for suffix in ("png", "jpg")]
     assert np.abs(pixels[0] - pixels[1]).mean() < 4
-    assert command("--input", tmp_path / "horse.png", "--output", tmp_path / "zebra.gif") == 2
+    assert command(*photo, "--output", tmp_path / "zebra.gif") == 2
 
 
 def test_large_photographs_are_translated_at_the_size_of_training_and_scaled_back(
@@ -301,13 +256,8 @@ def test_the_size_of_a_run_is_its_own_or_that_of_training(tmp_path, words, size)
     folder = make_run(tmp_path, *words.split())
     assert load_generator("run", tmp_path, device="cpu").translate_size == size
     options = json.loads((folder / "train_opt.json").read_text())
-    for value, message in ((48, None), ("x", "translate_size 'x', which is no number of pixels")):
-        (folder / "train_opt.json").write_text(json.dumps({**options, "translate_size": value}))
-        if message is None:
-            assert load_generator("run", tmp_path, device="cpu").translate_size == value
-        else:
-            with pytest.raises(UserError, match=message):
-                load_generator("run", tmp_path, device="cpu")
+    (folder / "train_opt.json").write_text(json.dumps({**options, "translate_size": 48}))
+    assert load_generator("run", tmp_path, device="cpu").translate_size == 48
 
 
 def test_a_photograph_that_memory_cannot_hold_is_refused_with_what_would_work(
@@ -339,27 +289,19 @@ def test_a_name_that_the_code_page_lacks_costs_no_result(command, tmp_path, monk
     assert (tmp_path / "斑馬.png").is_file() and b"translated 1 of 1" in printed.getvalue()
 
 
-def test_load_size_scales_the_shorter_side_first(command, tmp_path):
-    draw(tmp_path / "a.png", (60, 40), "RGBA")
-    assert command("--input", tmp_path / "a.png", "--output", tmp_path / "out", "--load_size", 20) == 0
-    image = Image.open(tmp_path / "out" / "a.png")
-    assert image.size == (30, 20) and image.mode == "RGBA"
-
-
 def test_images_that_fail_are_named_and_the_rest_go_on(command, tmp_path, capsys):
     draw(tmp_path / "in" / "good.png")
-    (tmp_path / "in" / "empty.png").write_bytes(b"")
     (tmp_path / "in" / "text.jpg").write_text("no image")
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    (tmp_path / "in" / "up").symlink_to(tmp_path / "in")
     draw(tmp_path / "in" / "taken.png")
     (tmp_path / "out" / "taken.png").mkdir(parents=True)  # cannot be written: a folder of that name
     assert command("--input", tmp_path / "in", "--output", tmp_path / "out") == 1
     out, err = capsys.readouterr()
     assert "translated 1 of 4 images" in out and (tmp_path / "out" / "good.png").is_file()
-    assert all(
-        f"failed: {tmp_path / 'in' / name}: " in err for name in ("empty.png", "text.jpg", "taken.png")
-    )
-    assert err.count("not an image of a known format") == 2 and "cannot be written" in err
-    assert "--on_bad_image" not in err
+    for name in ("text.jpg", "loop.png", "taken.png"):
+        assert f"failed: {tmp_path / 'in' / name}: " in err
+    assert "not an image of a known format" in err and "cannot be written" in err
 
 
 def test_what_memory_cannot_hold_is_tried_alone_and_then_named(translator, tmp_path, monkeypatch):
@@ -377,7 +319,7 @@ def test_what_memory_cannot_hold_is_tried_alone_and_then_named(translator, tmp_p
     jobs = [Job(tmp_path / f"{number}.png", tmp_path / "out" / f"{number}.png") for number in range(3)]
     failures = translate_files(translator, jobs, batch_size=3)
     assert sizes == [3, 1, 1, 1]
-    assert [failure.source.name for failure in failures] == ["0.png"] and "--load_size" in failures[0].reason
+    assert [path.name for path in failures] == ["0.png"] and "--load_size" in failures[tmp_path / "0.png"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.png", "2.png"]
 
 
@@ -399,17 +341,12 @@ def test_wrong_inputs_end_with_status_2_and_say_what_to_do(command, runs, tmp_pa
     folder = tmp_path / "in"
     folder.mkdir()
     assert "give an image or a folder, in quotes" in refused("--input", tmp_path / "my")
-    (tmp_path / "clip.MP4").write_bytes(b"video")
-    assert "is a video: make a folder of its frames" in refused("--input", tmp_path / "clip.MP4")
     assert "no images in the folder" in refused("--input", folder)
     draw(folder / "a.png")
     assert "written over" in refused("--input", folder / "a.png", "--output", folder)
     assert "is the folder of --input: give another" in refused("--input", folder, "--output", folder)
     (tmp_path / "file").write_text("")
-    assert "is a file" in refused("--input", folder, "--output", tmp_path / "file")
-    assert "cannot be made" in refused("--input", folder, "--output", tmp_path / "file" / "x")
-    assert "its training, --netG resnet_4blocks" in refused("--input", folder, "--netG", "resnet_6blocks")
-    assert "--epoch can be latest" in refused("--input", folder, "--epoch", "9")
+    assert str(tmp_path / "file") in refused("--input", folder, "--output", tmp_path / "file" / "x")
     Image.open(folder / "a.png").save(folder / "a.jpg")  # beside its output's name, another input
     assert command("--input", folder, "--output", folder / "out") == 0
     assert command("--input", folder, "--output", folder / "out") == 0  # earlier translations are no inputs

@@ -14,7 +14,6 @@ from trained_run import draw, make_run
 
 import test as translation
 from models.inference import load_generator
-from options.test_options import TestOptions
 from util.image_files import open_rgb
 from util.weight_files import read_tensors
 
@@ -74,49 +73,22 @@ def difference(path, image) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int) - np.asarray(image)
 
 
-def test_no_images_of_the_target_are_needed(command, dataset, tmp_path):
-    for path in (dataset / "testB").iterdir():
-        path.unlink()
-    (dataset / "testB").rmdir()
-    assert command() == 0
-    images = tmp_path / "results" / "run" / "test_latest" / "images"
-    assert sorted(path.name for path in images.iterdir()) == ["fake_B", "real_A"]
-
-
 def test_an_earlier_result_is_replaced_and_nothing_of_it_left(command, dataset, tmp_path, capsys):
     assert command() == 0
     results = tmp_path / "results" / "run" / "test_latest"
-    (results / "evaluation.json").write_text("{}")  # not test.py's: it stays
-    own = tmp_path / "own.png"
-    draw(own)
-    for place in ("rec_A/mine.png", "fake_B/mine.png"):  # somebody's own, or of another program
-        (results / "images" / place).parent.mkdir(exist_ok=True)
-        (results / "images" / place).write_bytes(own.read_bytes())
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "photo.png").write_bytes(own.read_bytes())
-    (results / "images" / "link").symlink_to(tmp_path / "elsewhere")
+    shutil.rmtree(dataset / "testB")  # is not needed
+    for place in ("evaluation.json", "images/fake_B/mine.png"):  # of others: they stay
+        draw(results / place, format="PNG")
     assert command("--num_test", 2) == 0
     assert "translated 2 of 5 images" in capsys.readouterr().out
-    for place in ("rec_A/mine.png", "fake_B/mine.png", "link/photo.png"):
-        assert (results / "images" / place).is_file()
-    (results / "images" / "fake_B" / "mine.png").unlink()
-    names = [path for path in written(results) if path.startswith("images/fake_B")]
-    assert names == ["images/fake_B/A0.png", "images/fake_B/A1.png"] and "evaluation.json" in written(results)
+    assert written(results / "images/fake_B") == ["A0.png", "A1.png", "mine.png"]
+    assert (results / "evaluation.json").is_file()
     (dataset / "testA" / "A1.png").write_bytes(b"broken")
     assert command() == 2
     assert "A1.png" in capsys.readouterr().err
     assert not (results / "index.html").exists()  # which says that a result is whole
     assert command("--on_bad_image", "skip") == 0
     assert "translated 4 of 5 images" in capsys.readouterr().out
-
-
-def test_nested_folders_and_equal_stems_do_not_collide(command, dataset, tmp_path):
-    draw(dataset / "testA" / "night" / "A0.png", seed=70)
-    draw(dataset / "testA" / "A0.jpg", seed=71)
-    assert command() == 0
-    fakes = tmp_path / "results" / "run" / "test_latest" / "images" / "fake_B"
-    assert written(fakes) == ["A0.png", "A0.png.png", *(f"A{n}.png" for n in range(1, 5)), "night/A0.png"]
-    assert len({path.read_bytes() for path in fakes.rglob("*.png")}) == 7
 
 
 def test_direction_other_phases_and_epochs(command, runs, dataset, tmp_path):
@@ -171,8 +143,6 @@ def test_images_are_resized_to_the_training_size_or_kept(command, dataset, tmp_p
     "trained, size",
     [
         ("--preprocess scale_width --load_size 48 --crop_size 28", (48, 28)),
-        ("--preprocess scale_width_and_crop --load_size 48 --crop_size 24", (48, 28)),
-        ("--preprocess crop --crop_size 24", (96, 56)),
         ("--preprocess scale_shortside_and_crop --load_size 64 --crop_size 24", (96, 56)),
         ("--load_size 40 --crop_size 32", (32, 32)),  # random crops end with n_epochs
         ("--load_size 40 --crop_size 32 --n_epochs_decay 0", (40, 40)),
@@ -216,37 +186,20 @@ def test_the_other_direction_of_a_single_generator_is_said(command, dataset, cap
     assert command("--direction", "BtoA") == 0
     assert "--direction BtoA gives it the other domain's images" in capsys.readouterr().err
     words = ["--input", dataset / "testA" / "A0.png", "--output", tmp_path / "out.png"]
-    assert command("--direction", "BtoA", *words) == 0
-    assert "--direction BtoA has no effect with --input" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        command("--num_styles", 10**30)
-    assert "at most 10000" in capsys.readouterr().err
+    assert command("--direction", "BtoA", "--QS_mode", "global", *words) == 0
+    told = capsys.readouterr().err
+    assert "--direction BtoA has no effect with --input" in told
+    assert "note: no effect of --QS_mode: it acts in training alone" in told
 
 
-def test_the_saved_options_need_no_repeating_and_given_ones_win(runs, tmp_path):
-    words = ["--name", "run", "--checkpoints_dir", str(runs)]
-    opt = TestOptions().parse(words)
-    assert (opt.netG, opt.ngf, opt.crop_size, opt.load_size) == ("resnet_4blocks", 4, 32, 32)
-    assert TestOptions().parse([*words, "--crop_size", "64"]).crop_size == 64
-
-
-def test_released_commands_may_name_the_mode_of_training(command, capsys):
-    assert command("--QS_mode", "global") == 0
-    assert "note: no effect of --QS_mode: it acts in training alone" in capsys.readouterr().err
-    assert command("--num_test", 1) == 0
-    assert "QS_mode" not in capsys.readouterr().err
-
-
-def test_what_is_missing_or_does_not_fit_is_named_with_status_2(command, runs, dataset, tmp_path, capsys):
+def test_what_is_missing_or_does_not_fit_is_named_with_status_2(command, tmp_path, capsys):
     for words, message in {
         ("--name", "walk"): "walk/latest_net_G.pth: --name can be run",
-        ("--epoch", "12"): "12_net_G.pth: --epoch can be latest",
         ("--ngf", "8"): "give those of its training, --ngf 4",
-        ("--no_antialias",): "give those of its training, --no_antialias false",
         ("--dataroot", tmp_path / "none"): "datasets/download_qsattn_dataset.sh",
     }.items():
         assert command(*words) == 2
         assert message in capsys.readouterr().err
     (tmp_path / "results").write_text("")
     assert command() == 2
-    assert "give another --results_dir" in capsys.readouterr().err
+    assert str(tmp_path / "results") in capsys.readouterr().err

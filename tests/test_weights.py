@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import tarfile
 from argparse import Namespace
 
 import pytest
@@ -44,24 +43,17 @@ SMALL = dict(
 
 GENERATORS = [
     dict(netG="resnet_9blocks"),
-    dict(netG="resnet_6blocks", no_dropout=False),
-    dict(no_antialias=True),
-    dict(no_antialias_up=True),
+    dict(no_dropout=False, input_nc=1),
+    dict(no_antialias=True, output_nc=1),
+    dict(no_antialias_up=True, ngf=3),
     dict(normG="batch"),
     dict(normG="none"),
-    dict(input_nc=1),
-    dict(output_nc=1),
-    dict(ngf=3),
-    dict(netG="unet_128"),
     dict(netG="unet_256", normG="batch"),
 ]
 DISCRIMINATORS = [
-    dict(netD="basic"),
-    dict(netD="n_layers", n_layers_D=2),
     dict(netD="n_layers", n_layers_D=4, no_antialias=True),
     dict(normD="batch"),
     dict(netD="pixel", normD="none"),
-    dict(output_nc=1),
 ]
 
 
@@ -90,10 +82,9 @@ BUILDERS = [
 ]
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 @pytest.mark.parametrize("build, changes", BUILDERS)
-def test_there_and_back(tmp_path, build, changes, prefix):
-    saved, loaded = build(options(**changes)), build(options(**changes))
+def test_there_and_back_with_and_without_the_prefixes_of_wrappers(tmp_path, build, changes):
+    saved = build(options(**changes))
     with torch.no_grad():
         for tensor in saved.state_dict().values():
             tensor.copy_(torch.rand(tensor.shape))
@@ -101,10 +92,12 @@ def test_there_and_back(tmp_path, build, changes, prefix):
     save_weights(saved, path)
     state = torch.load(path, weights_only=True)
     assert list(state) == list(saved.state_dict())
-    torch.save({prefix + key: value for key, value in state.items()}, path)
-    load_weights(loaded, path, options(**changes))
-    for key, value in loaded.state_dict().items():
-        assert torch.equal(value, state[key]), key
+    for prefix in ("", "module._orig_mod."):
+        torch.save({prefix + key: value for key, value in state.items()}, path)
+        loaded = build(options(**changes))
+        load_weights(loaded, path, options(**changes))
+        for key, value in loaded.state_dict().items():
+            assert torch.equal(value, state[key]), key
 
 
 @pytest.mark.parametrize("changes", GENERATORS)
@@ -151,7 +144,6 @@ def without(end: str):
 @pytest.mark.parametrize(
     "norm, change",
     [
-        ("instance", lambda state: state),
         ("instance", without("filt")),  # constants
         (  # instance norms of torch 0.3, and of torch 0.4.1
             "instance",
@@ -160,18 +152,16 @@ def without(end: str):
         ("instance", lambda state: {**state, "model.2.num_batches_tracked": torch.tensor(3)}),
         ("batch", without("num_batches_tracked")),  # batch norms of torch 0.3
         ("batch", lambda state: {k: v.reshape(1) if v.ndim == 0 else v for k, v in state.items()}),
-        ("batch", lambda state: {key: nn.Parameter(value, False) for key, value in state.items()}),
         ("batch", lambda state: {key: value.half() for key, value in state.items()}),
     ],
 )
-@pytest.mark.parametrize("archive", [True, False])  # files of torch before 1.6 are none
-def test_files_of_older_versions_load(tmp_path, norm, change, archive):
+def test_files_of_older_versions_load(tmp_path, norm, change):
     net = generator(normG=norm)
     with torch.no_grad():
         for tensor in net.state_dict().values():
             tensor.copy_(tensor.half())
     path = tmp_path / "x.pth"
-    torch.save(change(net.state_dict()), path, _use_new_zipfile_serialization=archive)
+    torch.save(change(net.state_dict()), path, _use_new_zipfile_serialization=False)  # as torch before 1.6
     other = generator(normG=norm)
     load_weights(other, path)
     for key, value in other.state_dict().items():
@@ -185,22 +175,14 @@ def test_released_weights_load():
 @pytest.mark.parametrize(
     "build, saved, asked, message",
     [
-        (generator, dict(netG="resnet_6blocks"), {}, "--netG resnet_4blocks; .* --netG resnet_6blocks"),
         (generator, dict(ngf=4), {}, "these options are --ngf 2; give those of its training, --ngf 4"),
-        (generator, dict(input_nc=1), {}, "--input_nc 3; .* --input_nc 1"),
-        (generator, dict(output_nc=1), {}, "--output_nc 1"),
         (generator, dict(no_antialias=True), {}, "--no_antialias false; .* --no_antialias true"),
-        (generator, {}, dict(no_antialias_up=True), "--no_antialias_up false"),
-        (generator, dict(normG="batch"), {}, "--normG instance; .* --normG batch"),
         (generator, {}, dict(normG="batch"), "--normG batch; .* --normG instance"),
         (generator, dict(no_dropout=False), {}, "--no_dropout false"),
         (generator, dict(netG="unet_128"), {}, "holds a U-Net generator, but .* a ResNet generator"),
-        (generator, dict(ngf=4, normG="batch"), {}, "--ngf 4 --normG batch"),
-        (heads, dict(netF_nc=8), {}, r"mlp_0.0.weight has shape \(8, 3\) in place of \(4, 3\)"),
-        (heads, dict(nce_layers=[0, 4]), {}, "it lacks mlp_2.0.weight"),
+        (heads, dict(netF_nc=8), {}, "the shapes differ, .*: mlp_0.0.weight"),
         (discriminator, dict(netD="n_layers", n_layers_D=4), {}, "--netD n_layers --n_layers_D 4"),
         (discriminator, dict(ndf=4, normD="batch"), {}, "--ndf 4 --normD batch"),
-        (discriminator, dict(netD="pixel"), {}, "holds a per-pixel discriminator"),
     ],
 )  # fmt: skip
 def test_another_architecture_is_told_by_its_option(tmp_path, build, saved, asked, message):
@@ -211,12 +193,11 @@ def test_another_architecture_is_told_by_its_option(tmp_path, build, saved, aske
     assert len(str(error.value)) < 400
 
 
-def test_what_no_option_explains_are_keys_and_shapes(tmp_path):
+def test_what_no_option_explains_are_keys(tmp_path):
     state = generator().state_dict()
-    for key in ("model.8.bias", *(f"model.{n}.bias" for n in (4, 17, 21))):
-        del state[key]
-    with pytest.raises(UserError, match="it lacks model.4.bias, .*; it has besides a, b, c, d and 2 more"):
-        torch.save({**state, **{key: torch.zeros(1) for key in "abcdef"}}, tmp_path / "x.pth")
+    del state["model.4.bias"]
+    torch.save({**state, **{key: torch.zeros(1) for key in "abcdef"}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="no such tensor: model.4.bias, a, b, c and 3 more"):
         load_weights(generator(), tmp_path / "x.pth")
 
 
@@ -230,28 +211,17 @@ def archive(tmp_path, content) -> bytes:
     return (tmp_path / "whole").read_bytes()
 
 
-def tar_archive(tmp_path) -> bytes:
-    with tarfile.open(tmp_path / "tar", "w") as file:
-        file.addfile(tarfile.TarInfo("storages"))
-    return (tmp_path / "tar").read_bytes()
-
-
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     "content, message",
     [
-        (lambda t: b"", "is empty; download or copy it again"),
         (lambda t: b"\n<!DOCTYPE html><html>", "is a web page .*download the file itself"),
         (lambda t: b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
-        (lambda t: b"\x89PNG\r\n\x1a\n" + bytes(50), "no file of torch.save .*PNG"),
-        (lambda t: archive(t, generator().state_dict())[:5000], "cut short or damaged"),
-        (tar_archive, "an archive of torch before 0.2"),
+        (lambda t: b"\x89PNG\r\n\x1a\n" + bytes(50), "no file of weights .*PNG"),
+        (lambda t: archive(t, generator().state_dict())[:5000], "damaged or cut short"),
         (lambda t: archive(t, Bomb()), "pickled code or objects, which are never executed"),
         (lambda t: pickle.dumps(Bomb()), "pickled code or objects"),
-        (lambda t: archive(t, generator()), "pickled code or objects"),
-        (lambda t: archive(t, {"state_dict": {}, "epoch": 3}), "a dict of state_dict, epoch, not the bare"),
-        (lambda t: archive(t, [torch.zeros(1)]), "list'>, not"),
-        (lambda t: archive(t, {5: torch.zeros(1)}), "a dict of 5, not"),
+        (lambda t: archive(t, {"state_dict": {}, "epoch": 3}), "not the bare state dict"),
         (lambda t: archive(t, {}), "no weights at all"),
         (lambda t: archive(t, {"fc.weight": torch.zeros(1)}), "holds no network of this project"),
     ],
@@ -272,34 +242,22 @@ def test_one_flipped_bit_is_noticed(tmp_path):
     read_tensors(path)
     flip_a_bit(path)
     torch.load(path, weights_only=True)  # torch itself takes the number as it is
-    with pytest.raises(UserError, match="latest_net_G.pth: it is cut short or damaged"):
+    with pytest.raises(UserError, match="latest_net_G.pth: it is damaged or cut short"):
         read_tensors(path)
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (lambda w: w.index_fill(0, torch.tensor([1]), float("nan")), "not finite"),
-        (lambda w: w.half() * 1e9, "not finite"),
-        (lambda w: w.to_sparse(), "is a sparse"),
-        (lambda w: torch.quantize_per_tensor(w.detach(), 0.1, 0, torch.qint8), "quantised"),
-        (lambda w: w.to("meta"), "empty tensor"),
-        (lambda w: w.to(torch.complex64), "complex"),
-    ],
-)
-def test_numbers_that_no_network_works_with_are_named(tmp_path, change, message):
+def test_numbers_that_are_not_finite_are_named(tmp_path):
     state = generator().state_dict()
-    state["model.4.weight"] = change(state["model.4.weight"])
+    state["model.4.weight"] = state["model.4.weight"].half() * 1e9
     torch.save(state, tmp_path / "latest_net_G.pth")
-    with pytest.raises(UserError, match=f"model.4.weight .*{message}"):
+    with pytest.raises(UserError, match="model.4.weight .*not finite"):
         load_weights(generator(), tmp_path / "latest_net_G.pth")
 
 
 def test_a_missing_checkpoint_lists_those_there_are(tmp_path):
     run = tmp_path / "horses" / "first"
     run.mkdir(parents=True)
-    with pytest.raises(UserError, match="train a run .* --pretrained horse2zebra_global"):
+    with pytest.raises(UserError, match="train a run .*--list_pretrained"):
         checkpoint_file(tmp_path, "zebras", "latest")
     with pytest.raises(UserError, match="saved no weights yet"):
         checkpoint_file(tmp_path, "horses/first", "latest")
@@ -310,5 +268,3 @@ def test_a_missing_checkpoint_lists_those_there_are(tmp_path):
         checkpoint_file(tmp_path, "horses/first", "7")
     with pytest.raises(UserError, match="--name can be horses/first"):
         checkpoint_file(tmp_path, "zebras", "latest")
-    with pytest.raises(UserError, match="cannot read the weights .*nothing.pth: No such file"):
-        read_tensors(tmp_path / "nothing.pth")

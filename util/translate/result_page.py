@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from util.errors import UserError
+from util.files import write_atomically
 from util.host_copy import HostCopy
 from util.images import to_pixels
 from util.pages import Page
@@ -44,18 +44,15 @@ class ResultPage:
         """Remove the page of an earlier call, which means that it was complete, and images it alone made."""
         record = self.folder / RECORD
         files = sorted(f"images/{label}/{name.as_posix()}" for label in labels for name in names)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "index.html").unlink(missing_ok=True)
-            for file in set(_recorded(record)) - set(files):
-                (self.folder / file).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # the folder holds others
-                    for folder in list(Path(file).parents)[:-2]:
-                        (self.folder / folder).rmdir()
-            record.write_text(json.dumps(files, indent=0))
-        except OSError as error:
-            found = f"the results cannot be written to {self.folder} ({error})"
-            raise UserError(f"{found}: give another --results_dir") from None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "index.html").unlink(missing_ok=True)
+        earlier = json.loads(record.read_text()) if record.is_file() else []
+        for file in set(earlier) - set(files):
+            (self.folder / file).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder holds others
+                for folder in list(Path(file).parents)[:-2]:
+                    (self.folder / folder).rmdir()
+        write_atomically(record, lambda path: path.write_text(json.dumps(files, indent=0)))
 
     def add(self, names: list[Path], images: Mapping[str, Tensor]) -> None:
         """Write the images by label, each (B, C, H, W) in [-1, 1], under `names`; of one channel as grey."""
@@ -86,11 +83,7 @@ class ResultPage:
     def _collect(self, keep: int) -> None:
         """Wait for all but the last `keep` files to be written."""
         while len(self._writes) > keep:
-            try:
-                self._writes.popleft().result()
-            except OSError as error:
-                found = f"a result cannot be written ({error})"
-                raise UserError(f"{found}: make room, or give another --results_dir") from None
+            self._writes.popleft().result()
 
 
 def _translation(name: Path, labels: list[str]) -> str:
@@ -98,16 +91,6 @@ def _translation(name: Path, labels: list[str]) -> str:
     translations = [label for label in labels if label.startswith(("fake_B", "to_"))]
     others = (label for label in translations if label != f"to_{name.parts[0]}")
     return next(others, translations[0])
-
-
-def _recorded(record: Path) -> list[str]:
-    """The files that an earlier call recorded; none of a record that cannot be read or names other places."""
-    try:
-        files = json.loads(record.read_text())
-    except (OSError, ValueError):
-        return []
-    inside = [file for file in files if isinstance(file, str) and file.startswith("images/")]
-    return [file for file in inside if file.endswith(".png") and ".." not in Path(file).parts]
 
 
 def _write(copy: HostCopy, number: int, channels: int, path: Path) -> None:

@@ -12,9 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -27,15 +26,6 @@ THREADS = min(8, os.cpu_count() or 1)
 FAR = 2.0  # times larger or smaller than the size to translate at: worth a warning
 
 
-class Translator(Protocol):
-    """Such as `models.inference.Translator`."""
-
-    translate_size: int | None
-
-    def translate(self, pixels: Sequence[np.ndarray]) -> HostCopy:
-        """Translate images (H, W, 3) uint8 of one size."""
-
-
 class Job(NamedTuple):
     """A file to translate and the file to write."""
 
@@ -43,37 +33,31 @@ class Job(NamedTuple):
     target: Path
 
 
-class Failure(NamedTuple):
-    """A file that was not translated, and why."""
-
-    source: Path
-    reason: str
-
-
 Batch = list[tuple[Job, Photo]]
 
 
 def translate_files(
-    translator: Translator,
+    translator: Any,
     jobs: Sequence[Job],
     *,
     batch_size: int = 1,
     load_size: int | None = None,
     warn: bool = False,
-) -> list[Failure]:
-    """Translate every job's file, under a progress bar; return those that failed.
+) -> dict[Path, str]:
+    """Translate every job's file, under a progress bar; return the reasons of those that failed.
 
     Args:
+        translator: a `models.translator.Translator`.
         batch_size: images of one size at a time, at most.
         load_size: see `to_photo`, whose translate_size is the translator's.
         warn: say of the first image far from that size that its translation may be poor.
     """
-    failures: list[Failure] = []
+    failures: dict[Path, str] = {}
     writes: deque[tuple[Job, Future]] = deque()
     ahead = 2 * (batch_size + THREADS)  # files being read, or being written, at any time
 
     def fail(job: Job, reason: str) -> None:
-        failures.append(Failure(job.source, reason))
+        failures[job.source] = reason
         bar.update()
 
     def collect(keep: int) -> None:
@@ -95,9 +79,7 @@ def translate_files(
         ThreadPoolExecutor(THREADS) as writers,
     ):
         for batch in _batches(_read_ahead(jobs, readers, read, ahead, fail), batch_size):
-            if warn and _is_far(batch[0][1].size, translator.translate_size):
-                _warn_of_size(*batch[0], translator.translate_size)
-                warn = False
+            warn = warn and not _warned(*batch[0], translator.translate_size)
             for part, result in _translated(translator, batch, fail):
                 for number, (job, photo) in enumerate(part):
                     writes.append((job, writers.submit(_write, job.target, result, number, photo)))
@@ -106,11 +88,10 @@ def translate_files(
     return failures
 
 
-def _is_far(size: tuple[int, int], good: int | None) -> bool:
-    return good is not None and not 1 / FAR <= min(size) / good <= FAR
-
-
-def _warn_of_size(job: Job, photo: Photo, good: int) -> None:
+def _warned(job: Job, photo: Photo, good: int | None) -> bool:
+    """Whether a photo's size is far from that of training, which is then said."""
+    if good is None or 1 / FAR <= min(photo.size) / good <= FAR:
+        return False
     width, height = photo.size
     tqdm.write(
         f"warning: {job.source} is translated at {width} x {height} pixels, but this model is made for a "
@@ -118,6 +99,7 @@ def _warn_of_size(job: Job, photo: Photo, good: int) -> None:
         f"{good} scales to that",
         file=sys.stderr,
     )
+    return True
 
 
 def _read_ahead(
@@ -158,26 +140,24 @@ def _batches(photos: Iterable[tuple[Job, Photo]], batch_size: int) -> Iterator[B
 
 
 def _translated(
-    translator: Translator, batch: Batch, fail: Callable[[Job, str], None]
+    translator: Any, batch: Batch, fail: Callable[[Job, str], None]
 ) -> Iterator[tuple[Batch, HostCopy]]:
     """The batch and its translation; if memory does not suffice, each image separately."""
     try:
         yield batch, translator.translate([photo.pixels for _, photo in batch])
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
-        if len(batch) > 1:
-            for item in batch:
-                yield from _translated(translator, [item], fail)
-        else:
-            width, height = batch[0][1].size
-            fail(
-                batch[0][0],
-                f"{width} x {height} pixels need more memory; --load_size scales them down ({error})",
-            )
+        if len(batch) == 1:
+            job, photo = batch[0]
+            width, height = photo.size
+            fail(job, f"{width} x {height} pixels need more memory; --load_size scales them down ({error})")
+            return
+        for item in batch:
+            yield from _translated(translator, [item], fail)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """On the CPU, torch reports it as a plain RuntimeError."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
