@@ -10,11 +10,15 @@ Only what translates is loaded, and no training data. `python test.py --help` li
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+
+if __name__ == "__main__":  # Ctrl-C during the imports ends without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
 from PIL import Image
@@ -202,4 +206,5 @@ def real(path: Path) -> Path:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -6,8 +6,12 @@ An epoch is max(|A|, |B|) images. `python train.py --help` lists all options; RE
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from argparse import Namespace
+
+if __name__ == "__main__":  # Ctrl-C during the imports ends without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
 
@@ -23,8 +27,7 @@ from util.console import lasting_output, say, show_warnings_as_lines
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.run.checkpoint import seed_everything
-from util.run.clock import Clock
-from util.run.length import Length
+from util.run.progress import Clock, Length
 from util.run.recent_steps import RecentSteps
 from util.run.run import Run
 from util.run.stop_signal import StopSignal
@@ -71,7 +74,8 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
     model = create_model(opt)
     model.expect_images(loader.dataset.files)
     if opt.dry_run:
-        print(describe(opt, options.parser.options, model, loader))
+        print(describe(opt, options.parser.options, model))
+        print(banner(opt, model, loader, run.folder, opt.epoch_count))
         return 0
 
     try:

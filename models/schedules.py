@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch.optim import Optimizer
 
-from util.run.length import Length
+from util.run.progress import Length
 
 POLICIES = ("linear", "step", "plateau", "cosine")
 PLATEAU_FACTOR, PLATEAU_PATIENCE, PLATEAU_THRESHOLD = 0.2, 5, 0.01

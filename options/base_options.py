@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import platform
-from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,51 +18,32 @@ from data import DATASETS
 from data.transforms import MODES as PREPROCESS_MODES
 from models import MODELS, build
 from models.speed.accelerator import choose_speed
-from util.arguments import ArgumentParser, count_or_inf, gpu_list, integer, note_no_effect
+from util.arguments import ArgumentParser, count_or_inf, gpu_list, integer
 from util.errors import UserError
 from util.run.run import run_folder
 
 VERSION = "1.0.0"
 
-# Options of the released codes' commands that do nothing here, with the reason that a note gives.
-WITHOUT_EFFECT = {
-    "easy_label": "the released code declares it and reads it nowhere",
-    "evaluation_freq": "the released code declares it and reads it nowhere",
-    "display_winsize": "pages and visdom show images 256 pixels wide",
-}
+# Options of the released codes' commands that do nothing here.
+WITHOUT_EFFECT = ("easy_label", "evaluation_freq", "display_winsize")
 
-# Options of other programs that users of theirs may type, with what the refusal says.
-_CYCLEGAN = "in this version, as in CycleGAN's since 2020, it is "
-_STYLEGAN2 = "it belongs to CUT's StyleGAN2 networks, which are not offered here"
-_SINCUT = "it belongs to SinCUT (single images), which is not offered here"
-ABSENT = {
-    "niter": _CYCLEGAN + "--n_epochs",
-    "niter_decay": _CYCLEGAN + "--n_epochs_decay",
-    "loadSize": _CYCLEGAN + "--load_size",
-    "fineSize": _CYCLEGAN + "--crop_size",
-    "batchSize": _CYCLEGAN + "--batch_size",
-    "nThreads": _CYCLEGAN + "--num_threads",
-    "resize_or_crop": _CYCLEGAN + "--preprocess",
-    "which_direction": _CYCLEGAN + "--direction",
-    "which_epoch": _CYCLEGAN + "--epoch",
-    "which_model_netG": _CYCLEGAN + "--netG",
-    "which_model_netD": _CYCLEGAN + "--netD",
-    "how_many": _CYCLEGAN + "--num_test",
-    "no_lsgan": _CYCLEGAN + "--gan_mode vanilla",
-    "model_suffix": "test.py finds latest_net_G_A.pth by itself; --direction BtoA takes latest_net_G_B.pth",
-    "norm": "G and D have one each here, --normG and --normD",
-    "stylegan2_G_num_downsampling": _STYLEGAN2,
-    "nce_includes_all_negatives_from_minibatch": _SINCUT,
-    "random_scale_max": _SINCUT,
-    "lambda_R1": _SINCUT,
-}
-
-# Models of CUT's and CycleGAN's documentation, with what the refusal says.
-ABSENT_MODELS = {
-    "sincut": "sincut (CUT for one single image per domain, with StyleGAN2 networks) is not offered here: "
-    "train it with CUT's own code",
-    "pix2pix": "pix2pix is --model asgit_supervised --attention_fusion none --netD basic here",
-    "test": "test is CycleGAN's name for translating one folder: it belongs to test.py",
+# Options of CycleGAN, most of them of its first versions, by their names here.
+RENAMED = {
+    "niter": "n_epochs",
+    "niter_decay": "n_epochs_decay",
+    "loadSize": "load_size",
+    "fineSize": "crop_size",
+    "batchSize": "batch_size",
+    "nThreads": "num_threads",
+    "resize_or_crop": "preprocess",
+    "which_direction": "direction",
+    "which_epoch": "epoch",
+    "which_model_netG": "netG",
+    "which_model_netD": "netD",
+    "how_many": "num_test",
+    "no_lsgan": "gan_mode",
+    "model_suffix": "direction",
+    "norm": "normG",
 }
 
 
@@ -89,8 +70,6 @@ class BaseOptions:
 
     Attributes:
         other_models: names that --model takes besides those of `MODELS`.
-        model_options: the names of the models' own options.
-        without_effect: given options that this command has no use for, with the reason.
         configured: options of a saved configuration; what a run has saved, and what is given, counts more.
     """
 
@@ -100,18 +79,11 @@ class BaseOptions:
     other_models: tuple[str, ...] = ()
 
     def __init__(self):
-        self.parser = ArgumentParser(ABSENT, WITHOUT_EFFECT, prog=self.prog, description=self.description)
+        self.parser = ArgumentParser(self.prog, self.description, RENAMED, WITHOUT_EFFECT)
         versions = f"torch {torch.__version__}, Python {platform.python_version()}"
         self.parser.add_argument("--version", action="version", version=f"QS-Attn {VERSION}, {versions}")
-        self.without_effect: dict[str, str] = {}
         self.configured: dict[str, object] = {}
         self.declare()
-
-    def model_name(self, text: str) -> str:
-        """The value of --model; the names of other programs' models are refused with the reason."""
-        if text in ABSENT_MODELS and text not in self.other_models:
-            raise ArgumentTypeError(ABSENT_MODELS[text])
-        return text
 
     def declare(self) -> None:
         """Add the rows of the table."""
@@ -144,18 +116,14 @@ class BaseOptions:
         add("--load_size", 286, "resize to this many pixels", type=integer(1 if self.is_train else 0))
         add("--crop_size", 256, "then crop to this many pixels", type=integer(1))
         add("--no_flip", not self.is_train, "do not mirror images at random")
-        add(
-            "--grey_range",
-            "auto",
-            "LOW,HIGH: what is black and white in grey images of more than 8 bits; auto: 0 and the least of "
-            "1, 255, 1023, 4095, 16383, 65535 that covers a sample of the folder",
-        )
+        grey = "LOW,HIGH: black and white of grey images of more than 8 bits; auto: by a sample of the folder"
+        add("--grey_range", "auto", grey)
         channels = {"choices": (1, 3), "type": integer(1), "scope": "fixed"}
         add("--input_nc", 3, "channels of the source images: 1 (grey) or 3 (RGB)", **channels)
         add("--output_nc", 3, "channels of the target images: 1 (grey) or 3 (RGB)", **channels)
         group("networks")
         trained = "what is trained: docs/models.md"
-        add("--model", "qs", trained, type=self.model_name, choices=models, scope="fixed")
+        add("--model", "qs", trained, choices=models, scope="fixed")
         cut = "as CUT spells it: CUT is --model cut, FastCUT is --model fastcut"
         add("--CUT_mode", None, cut, type=cut_mode, choices=("CUT", "FastCUT"), scope="call")
         build.add_options(add)
@@ -173,22 +141,18 @@ class BaseOptions:
     def _declare_models(self) -> None:
         """The rows of every model, grouped by the models that have them."""
         rows: dict[str, tuple[tuple, dict]] = {}
-        owners: dict[str, tuple[str, ...]] = {}
-
-        def collect(name: str) -> Callable:
-            def add(flag: str, *args, **row) -> None:
-                rows[flag] = (args, row) if flag not in rows else rows[flag]
-                owners[flag] = (*owners.get(flag, ()), name)
-
-            return add
-
+        owners: dict[str, list[str]] = {}
         for name, model in MODELS.items():
-            model.add_options(collect(name))
-        self.model_options = {flag.removeprefix("--") for flag in rows}
-        for group in dict.fromkeys(owners.values()):
+
+            def collect(flag: str, *args, owner=name, **row) -> None:
+                rows.setdefault(flag, (args, row))
+                owners.setdefault(flag, []).append(owner)
+
+            model.add_options(collect)
+        for group in dict.fromkeys(map(tuple, owners.values())):
             self.parser.group(f"--model {', '.join(group)}")
             for flag, (args, row) in rows.items():
-                if owners[flag] == group:
+                if tuple(owners[flag]) == group:
                     self.parser.add(flag, *args, **{**row, "only": {"model": group, **row.get("only", {})}})
 
     def parse(self, argv: Sequence[str] | None = None) -> Namespace:
@@ -202,18 +166,15 @@ class BaseOptions:
             opt = self.resolve(given)
         except UserError as error:
             self.parser.error(str(error))
-        note_no_effect({name: self.without_effect[name] for name in opt.given if name in self.without_effect})
         return opt
 
     def resolve(self, given: dict[str, object]) -> Namespace:
         """All options, from those given. UserError for impossible ones."""
         if "CUT_mode" in given:
             model = given["CUT_mode"].lower()
-            if given.setdefault("model", model) not in (model, "cut"):
-                raise UserError(
-                    f"--CUT_mode {given['CUT_mode']} contradicts --model {given['model']}: give one of them"
-                )
-            given["model"] = model
+            if given.get("model", model) not in (model, "cut"):
+                raise UserError(f"--CUT_mode {given['CUT_mode']} contradicts --model {given['model']}")
+            given = {**given, "model": model}
         options = self._with_defaults({**self.configured, **given})
         if options["name"] is None:
             options["name"] = default_name(options)

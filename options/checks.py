@@ -11,7 +11,7 @@ from models import MODELS
 from models.image_pool import check_pool
 from util.arguments import Option
 from util.errors import UserError
-from util.run.length import Length
+from util.run.progress import Length
 
 
 def check_training(opt: Namespace, options: Mapping[str, Option]) -> None:
@@ -45,15 +45,10 @@ def _check_schedule(opt: Namespace) -> None:
     if length.total == 0:
         raise UserError("--n_epochs and --n_epochs_decay are both 0: nothing would be trained")
     if length.unit == "iterations":
-        for name in ("n_epochs", "n_epochs_decay"):
-            if name in opt.given:
-                raise UserError(
-                    f"--{name} has no effect, as this training is {length} long: leave it out, or give "
-                    "--n_iterations 0 --n_iterations_decay 0"
-                )
+        for name in {"n_epochs", "n_epochs_decay"} & set(opt.given):
+            raise UserError(f"--{name} has no effect, as this training is {length} long: leave it out")
     elif opt.epoch_count > length.total:
-        last = f"{length.total} (--n_epochs + --n_epochs_decay)"
-        raise UserError(f"--epoch_count {opt.epoch_count} is after the last epoch, {last}")
+        raise UserError(f"--epoch_count {opt.epoch_count} is after the last epoch, {length.total}")
 
 
 def _check_start(opt: Namespace) -> None:
@@ -63,7 +58,7 @@ def _check_start(opt: Namespace) -> None:
     if "epoch" in opt.given and opt.epoch != "latest" and not (opt.continue_train or opt.pretrained_name):
         raise UserError(
             f"--epoch {opt.epoch} says which weights to start from: give --continue_train for those of this "
-            "run, or --pretrained_name for those of another; the first epoch's number is --epoch_count"
+            "run, or --pretrained_name for those of another"
         )
 
 
@@ -74,7 +69,7 @@ def _check_image_size(opt: Namespace) -> None:
         if multiple > 4:
             raise UserError(
                 f"--preprocess {opt.preprocess} gives images of any size, but the generator needs multiples "
-                f"of {multiple}: use a mode that crops, such as resize_and_crop, with --crop_size {multiple}"
+                f"of {multiple}: use a mode that crops"
             )
         return
     if opt.crop_size % multiple or opt.crop_size < smallest:
@@ -85,25 +80,19 @@ def _check_image_size(opt: Namespace) -> None:
             f"discriminator at least {smallest} pixels. Take {nearest}"
         )
     if opt.preprocess != "crop" and opt.load_size < opt.crop_size:
-        raise UserError(
-            f"--crop_size {opt.crop_size} is larger than --load_size {opt.load_size}: "
-            "no window of that size fits"
-        )
+        raise UserError(f"--crop_size {opt.crop_size} is larger than --load_size {opt.load_size}")
 
 
 def _check_watchers(opt: Namespace) -> None:
     """What was asked for must be installed and usable: a run nobody sees is noticed too late."""
     for name, module in (("tensorboard", "torch.utils.tensorboard"), ("use_wandb", "wandb.sdk")):
-        if not getattr(opt, name):
-            continue
         try:
-            importlib.import_module(module)
+            if getattr(opt, name):
+                importlib.import_module(module)
         except Exception as error:  # not installed, or broken by another package
-            package = name.removeprefix("use_")
-            raise UserError(
-                f"--{name} needs the package {package}, which cannot be imported ({error}): pip install "
-                f"-r requirements-watch.txt, or leave --{name} out"
-            ) from None
+            package = f"the package {name.removeprefix('use_')}, which cannot be imported ({error})"
+            mend = f"pip install -r requirements-watch.txt, or leave --{name} out"
+            raise UserError(f"--{name} needs {package}: {mend}") from None
     if opt.use_wandb:
         from util.watch.wandb_run import login_obstacle
 

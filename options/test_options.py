@@ -14,7 +14,7 @@ from models.pretrained import pretrained_list
 from models.weights import bare_generator, weights_file
 from options.base_options import BaseOptions
 from options.saved import place_of_pretrained
-from util.arguments import as_text, count_or_inf, integer
+from util.arguments import as_text, count_or_inf, integer, note_no_effect
 from util.errors import UserError
 from util.run.saved_options import read_saved_options, saved_options
 from util.weight_files import read_tensors
@@ -55,31 +55,19 @@ class TestOptions(BaseOptions):
         add("--results_dir", "./results/", "where results/NAME/PHASE_EPOCH/ is written")
         add("--num_test", math.inf, "translate at most this many images", type=count_or_inf)
         group("styles, of a model that has them (munit)")
-        add(
-            "--num_styles",
-            1,
-            "translations per image, each with a style of its own",
-            type=integer(1, MOST_STYLES),
-        )
+        styles = "translations per image, each with a style of its own"
+        add("--num_styles", 1, styles, type=integer(1, MOST_STYLES))
         add("--style_seed", 0, "seed of the styles", type=integer(0))
         add("--style_image", None, "image of the target domain whose style is used")
         group("domains, of a model that has many (qs_multi, cut_multi, stargan)")
         add("--domain", [], "translate to these of its domains", type=name_list, shown="all")
         group("any photographs")
-        add(
-            "--input",
-            None,
-            "an image or a folder of images of any size; no data set. Large ones are translated at the "
-            "run's size and scaled back; --load_size N scales the shorter side to N, 0 leaves it as it is",
+        photo = (
+            "image or folder of images; large ones are translated at the run's size and scaled back, or at "
         )
-        add(
-            "--output",
-            None,
-            "folder for the translations (or, of one image, a .png or .jpg file)",
-            shown="results/NAME/INPUT's name",
-        )
-        acting = {name for model in MODELS.values() for name in model.translation_options}
-        self.without_effect |= dict.fromkeys(self.model_options - acting, "it acts in training alone")
+        add("--input", None, photo + "a shorter side of --load_size N, 0: their own")
+        where = "folder for the translations (or, of one image, a .png or .jpg file)"
+        add("--output", None, where, shown="results/NAME/INPUT's name")
 
     def resolve(self, given: dict[str, object]) -> Namespace:
         if given.get("model") == SINGLE:
@@ -90,9 +78,7 @@ class TestOptions(BaseOptions):
             sys.exit()
         if given.get("pretrained"):
             if place := sorted(OF_A_RUN & given.keys()):
-                raise UserError(
-                    f"--{place[0]} names a run, and --pretrained a model instead: leave one of them out"
-                )
+                raise UserError(f"--{place[0]} names a run, and --pretrained a model instead: give one")
             given = {**place_of_pretrained(given["pretrained"]), **given}
         return super().resolve(given)
 
@@ -113,7 +99,11 @@ class TestOptions(BaseOptions):
         self.check_styles(opt)
         self.check_domains(opt)
         if opt.output and not opt.input:
-            self.parser.error("--output says where the images of --input go: give --input too")
+            raise UserError("--output says where the images of --input go: give --input too")
+        models = MODELS.values()
+        acting = {name for model in models for name in model.translation_options}
+        idle = [n for n in opt.given if "model" in (self.parser.options[n].only or {}) and n not in acting]
+        note_no_effect(idle, "it acts in training alone")
 
     def check_size(self, opt: Namespace) -> None:
         """Test images have the scale of training, and are whole unless a crop is asked for."""
@@ -128,14 +118,9 @@ class TestOptions(BaseOptions):
         """UserError for style options of a model without styles, or a style by both image and seed."""
         given = [name for name in ("num_styles", "style_seed", "style_image") if name in opt.given]
         if given and not MODELS[opt.model].styled:
-            raise UserError(
-                f"--{given[0]} has no effect with --model {opt.model}, which has no styles: leave it out"
-            )
+            raise UserError(f"--{given[0]} has no effect with --model {opt.model}, which has no styles")
         if opt.style_image and given != ["style_image"]:
-            raise UserError(
-                f"--{given[0]} draws styles, but --style_image {opt.style_image} gives one: "
-                "leave one of them out"
-            )
+            raise UserError(f"--{given[0]} draws styles, but --style_image gives one: leave one of them out")
 
     def check_domains(self, opt: Namespace) -> None:
         """The targets, all domains by default. UserError for what cannot be one."""

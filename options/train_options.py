@@ -28,32 +28,20 @@ class TrainOptions(BaseOptions):
         group("schedule and optimiser")
         add("--n_epochs", 200, "epochs at the initial learning rate", type=integer(0))
         add("--n_epochs_decay", 200, "epochs of decay to zero", type=integer(0))
-        add(
-            "--crop_late",
-            False,
-            "random crops also after n_epochs; false: images are resized to crop_size then",
-        )
+        late = "random crops also after n_epochs; false: images are resized to crop_size then"
+        add("--crop_late", False, late)
         add("--n_iterations", 0, "length in iterations (steps) instead of epochs", type=integer(0))
         add("--n_iterations_decay", 0, "iterations of decay after them", type=integer(0))
         add("--lr", 0.0002, "initial learning rate of Adam", type=real_number(0, above=True))
         add("--beta1", 0.5, "Adam's first moment", type=real_number(0, 0.999999))
         add("--beta2", 0.999, "Adam's second moment", type=real_number(0, 0.999999))
-        add(
-            "--lr_policy",
-            "linear",
-            "how the learning rate decays",
-            choices=POLICIES,
-            shown="linear; step of munit in iterations",
-        )
+        decays = "linear; step of munit in iterations"
+        add("--lr_policy", "linear", "how the learning rate decays", choices=POLICIES, shown=decays)
         step = {"lr_policy": ("step",)}
-        add(
-            "--lr_decay_iters",
-            50,
-            "epochs between decays, or iterations where the length is in iterations",
-            type=integer(1),
-            only=step,
-        )
-        add("--lr_decay_gamma", 0.1, "factor of each decay", type=real_number(0, 1, above=True), only=step)
+        between = "epochs between decays, or iterations where the length is in iterations"
+        add("--lr_decay_iters", 50, between, type=integer(1), only=step)
+        factor = real_number(0, 1, above=True)
+        add("--lr_decay_gamma", 0.1, "factor of each decay", type=factor, only=step)
         add("--gan_mode", "lsgan", "adversarial objective", choices=tuple(GAN_LOSSES))
         pool = "past translations kept for the discriminator"
         add("--pool_size", 0, pool, type=integer(0), scope="fixed")
@@ -103,8 +91,7 @@ class TrainOptions(BaseOptions):
             path, options = Path(str(given["config"])), self.parser.options
             if path.suffix == ".json":
                 saved = checked(read_options(path), options, path)
-                lasting = {name: value for name, value in saved.items() if options[name].scope != "watch"}
-                self.configured = lasting
+                self.configured = {name: v for name, v in saved.items() if options[name].scope != "watch"}
             else:
                 given = {**self.parser.parse_given(read_words(path)), **given}
         return super().resolve(given)
@@ -118,9 +105,8 @@ class TrainOptions(BaseOptions):
         for name, value in saved.items():
             if options[name].scope == "fixed" and given.get(name, value) != value:
                 raise UserError(
-                    f"--{name} is {as_text(value)} in the run in {folder}, and a training that continues "
-                    f"cannot change it to {as_text(given[name])}: leave it out, or begin a new run with "
-                    "another --name"
+                    f"--{name} is {as_text(value)} in the run in {folder} and cannot change to "
+                    f"{as_text(given[name])}: leave it out, or begin a new run with another --name"
                 )
         return saved
 

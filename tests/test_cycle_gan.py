@@ -25,11 +25,6 @@ def model_of(words=TINY):
     return create_model(TrainOptions().parse(words.split()))
 
 
-def batch(seed=0, count=1, size=(32, 32)):
-    generator = torch.Generator().manual_seed(seed)
-    return {domain: torch.rand(count, 3, *size, generator=generator) * 2 - 1 for domain in "AB"}
-
-
 def close(found, expected, rtol=1e-5, atol=1e-6):
     torch.testing.assert_close(found.detach(), expected, rtol=rtol, atol=atol)
 

@@ -94,30 +94,16 @@ def single(dataroot, tmp_path_factory):
 
 
 def assert_same_training(a, b):
-    """Two runs agree but for rounding; returns the largest relative difference of a loss in the first 6
-    steps, and of a weight.
-
-    Sums in another order differ in the last bit, and steps amplify that: behind those 6 one ReLU that falls
-    on the other side of 0 is enough for a difference of 1e-4.
-    """
+    """Two runs agree but for rounding, which steps amplify."""
     first, second = losses(a), losses(b)
     assert len(first) == len(second) == STEPS
-    steps = [
-        max(abs(x[name] - y[name]) / max(1, abs(y[name])) for name in y)
-        for x, y in zip(first, second, strict=True)
-    ]
-    loss, weight = max(steps[:6]), difference_of_weights(a, b)
-    assert loss < 2e-6 and max(steps) < 1e-3 and weight < 1e-5
-    return loss, weight
+    for x, y in zip(first[:6], second, strict=False):  # behind them one ReLU at 0 makes a difference of 1e-4
+        assert x == pytest.approx(y, rel=2e-6, abs=2e-6)
+    assert difference_of_weights(a, b) < 1e-5
 
 
 def difference_of_weights(a, b):
-    """The largest difference of a weight, biases left out.
-
-    A bias before an instance norm has no effect: its exact gradient is 0, and what is computed is rounding
-    noise, which Adam scales up to whole steps of the learning rate, in a direction of its own for each order
-    of summation.
-    """
+    """The largest difference of a weight; biases before an instance norm differ by rounding alone."""
     first, second = (state_of(folder)["model"]["networks"] for folder in (a, b))
     return max(
         (first[net][name] - second[net][name]).abs().max().item()
@@ -131,8 +117,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(dataroot, single,
     both = start_two(dataroot, tmp_path, change=note_images)
     assert [process.wait() for process in both] == [0, 0]
     assert images_seen(both[0].log, both[1].log) == images_seen(single / "one.log")
-    loss, weight = assert_same_training(tmp_path, single)
-    print(f"largest difference of a loss {loss:.1e}, of a weight {weight:.1e}")
+    assert_same_training(tmp_path, single)
     # one writer: the second process prints none of what the first does, and saves nothing
     assert "(epoch: 1, iters: 2" in both[0].output() and "End of epoch 3 / 3" in both[0].output()
     assert all(line.startswith("saw ") for line in both[1].output().splitlines())
@@ -140,9 +125,9 @@ def test_two_processes_train_as_one_with_the_same_global_batch(dataroot, single,
     assert sum(line.startswith("(epoch") for line in lines) == STEPS
 
 
-@pytest.mark.parametrize("model", ["cycle_gan", "dcl", "qs_dual"])
+@pytest.mark.parametrize("model", ["cycle_gan", "qs_dual"])
 def test_models_with_two_generators_train_as_one_too(dataroot, tmp_path, model):
-    """Negatives of dcl and qs_dual are the patches of all processes. Without pools, which are per process.
+    """Negatives of qs_dual are the patches of all processes. Without pools, which are per process.
 
     In float64, where Adam does not turn rounding noise of gradients that should be 0 into whole steps.
     """
@@ -156,8 +141,8 @@ def test_models_with_two_generators_train_as_one_too(dataroot, tmp_path, model):
     torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", ["cycle_gan", "qs_dual"])
-def test_two_processes_resume_exactly_each_with_its_pool(dataroot, tmp_path, model):
+def test_two_processes_resume_exactly_each_with_its_pool(dataroot, tmp_path):
+    model = "cycle_gan"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     undisturbed = start_two(dataroot, whole, "--pool_size 2", model=model)
     assert [process.wait() for process in undisturbed] == [0, 0]
@@ -173,9 +158,11 @@ def test_two_processes_resume_exactly_each_with_its_pool(dataroot, tmp_path, mod
 
 def test_two_processes_draw_the_styles_of_one(dataroot, tmp_path):
     """MUNIT draws random numbers in each step; those of the global batch are shared out."""
-    options = "--model munit --gpu_ids -1 --display_id 0 --no_html"
-    options += " --ngf 2 --ndf 2 --mlp_dim 4 --n_res 1 --n_layer 2 --num_scales 2"
-    options += " --load_size 34 --crop_size 32 --print_freq 1 --num_threads 0 --name run --n_iterations 3"
+    options = (
+        "--model munit --gpu_ids -1 --display_id 0 --no_html --load_size 34 --crop_size 32 --print_freq 1 "
+        "--ngf 2 --ndf 2 --mlp_dim 4 --n_res 1 --n_layer 2 --num_scales 2 --name run --n_iterations 3 "
+        "--num_threads 0"
+    )
     for folder, env, batch in (("two", ranks_env(2), 1), ("one", [{}], 2)):
         (tmp_path / folder).mkdir()
         argv = ["--dataroot", str(dataroot), "--checkpoints_dir", str(tmp_path / folder), *options.split()]
@@ -189,21 +176,15 @@ def test_two_processes_draw_the_styles_of_one(dataroot, tmp_path):
         assert of_two == pytest.approx(of_one, rel=1e-4)
 
 
-@pytest.mark.parametrize("first", ["two", "one"])
-def test_a_resume_may_change_the_number_of_processes(dataroot, single, tmp_path, first):
-    if first == "two":
-        begun = start_two(dataroot, tmp_path, change=stop_after_five)
-        assert [process.wait() for process in begun] == [143, 143]
-        seen = images_seen(*(process.log for process in begun))
-        assert one(dataroot, tmp_path, "--continue_train", change=note_images) == 0
-        seen += images_seen(tmp_path / "one.log")
-    else:
-        assert one(dataroot, tmp_path, change=stop_after_five) == 143
-        seen = images_seen(tmp_path / "one.log")
-        both = start_two(dataroot, tmp_path, "--continue_train --batch_size 1", change=note_images)
-        assert [process.wait() for process in both] == [0, 0]
-        seen += images_seen(*(process.log for process in both))
-    assert seen == images_seen(single / "one.log")
+def test_a_resume_may_change_the_number_of_processes(dataroot, single, tmp_path):
+    begun = start_two(dataroot, tmp_path, change=stop_after_five)
+    assert [process.wait() for process in begun] == [143, 143]
+    seen = images_seen(*(process.log for process in begun))
+    assert one(dataroot, tmp_path, "--continue_train --batch_size 3") == 2
+    assert "resume with the global batch it was trained with" in (tmp_path / "one.log").read_text()
+    (tmp_path / "one.log").unlink()
+    assert one(dataroot, tmp_path, "--continue_train", change=note_images) == 0
+    assert seen + images_seen(tmp_path / "one.log") == images_seen(single / "one.log")
     assert_same_training(tmp_path, single)
 
 
@@ -228,23 +209,14 @@ def test_a_nan_in_one_process_stops_both(dataroot, tmp_path):
     assert steps_saved(tmp_path) == 3
 
 
-def test_a_wrong_global_batch_is_refused(dataroot, tmp_path):
-    begun = start_two(dataroot, tmp_path, change=stop_after_five)
-    assert [process.wait() for process in begun] == [143, 143]
-    assert one(dataroot, tmp_path, "--continue_train --batch_size 3") == 2
-    assert "resume with the global batch it was trained with" in (tmp_path / "one.log").read_text()
-
-
 @pytest.mark.parametrize("lost", [0, 1])
 def test_when_one_process_dies_the_other_says_so_and_stops(dataroot, tmp_path, lost):
     both = start_two(dataroot, tmp_path, "--n_epochs 1000 --num_threads 1 --cache_gb 0 --save_latest_freq 2")
     both[0].wait_until(lambda: steps_saved(tmp_path) >= 3)
     both[lost].kill()
-    killed_at = time.monotonic()
     other = both[1 - lost]
     assert other.wait() == 1
     assert "another process of this training was lost" in other.output() and "Traceback" not in other.output()
-    print(f"the other process had stopped after {time.monotonic() - killed_at:.1f} s")
 
 
 def test_a_refused_run_ends_all_processes(dataroot, single):
@@ -253,15 +225,7 @@ def test_a_refused_run_ends_all_processes(dataroot, single):
     assert "there is a run in" in both[0].output()
 
 
-@pytest.mark.parametrize(
-    "model, options",
-    [
-        ("cut", "--normG batch"),
-        ("cut", "--normD batch"),
-        ("dcl", "--normD batch"),
-        ("dcl", "--preprocess none"),
-    ],
-)
+@pytest.mark.parametrize("model, options", [("cut", "--normG batch"), ("dcl", "--preprocess none")])
 def test_what_processes_cannot_share_is_refused(dataroot, tmp_path, model, options):
     both = start_two(dataroot, tmp_path, options, model=model)
     assert [process.wait() for process in both] == [2, 2]
@@ -270,15 +234,8 @@ def test_what_processes_cannot_share_is_refused(dataroot, tmp_path, model, optio
 
 def torchrun(dataroot, checkpoints, *more):
     """The real launcher, with its own processes."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "--max-restarts=3",
-    ]
-    argv = [*command, str(PROJECT / "train.py"), *words(dataroot, checkpoints, *more)]
+    launcher = "-m torch.distributed.run --standalone --nproc_per_node=2 --max-restarts=3".split()
+    argv = [sys.executable, *launcher, str(PROJECT / "train.py"), *words(dataroot, checkpoints, *more)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

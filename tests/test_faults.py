@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +17,6 @@ import train
 from models.cut_model import CUTModel
 from models.finite_guard import FiniteGuard
 
-PROJECT = Path(__file__).parents[1]
 EVERY_STEP = "--n_epochs 2 --n_epochs_decay 1 --save_latest_freq 1"
 STEPS = 15
 
@@ -60,84 +56,27 @@ def at_step(monkeypatch):
     yield arrange
 
 
-def leftovers(checkpoints):
-    return [path.name for path in (checkpoints / "run").iterdir() if path.name.endswith(".tmp")]
-
-
-# A disk that is full, read-only or gone
-
-
-@contextlib.contextmanager
-def file_size_limit(number):
-    """No file of this process can exceed so many bytes: a write fails in the middle, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (number, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+# A disk that is full or gone
 
 
 def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
     dataroot, whole, tmp_path, at_step, capsys
 ):
-    full = contextlib.ExitStack()
-    at_step({5: lambda batch: full.enter_context(file_size_limit(30_000))})
-    with full:
+    """No file of this process can exceed so many bytes: a write fails in the middle, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    at_step({5: lambda batch: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))})
+    try:
         assert train.main(words(dataroot, tmp_path, EVERY_STEP)) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     said = capsys.readouterr().err
-    assert (
-        "could not be saved in" in said and "The last good one stays" in said and "--continue_train" in said
-    )
-    assert steps_saved(tmp_path) == 4 and not leftovers(tmp_path)
+    assert "could not be saved in" in said and "--continue_train" in said
+    assert steps_saved(tmp_path) == 4 and not list(tmp_path.glob("run/*.tmp"))
     assert train.main(words(dataroot, tmp_path, EVERY_STEP, "--continue_train")) == 0
     assert_same_run(whole, tmp_path)
 
 
-@contextlib.contextmanager
-def small_disk(folder, size="4m"):
-    folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("this user cannot mount a file system")
-    try:
-        yield folder
-    finally:
-        while os.path.ismount(folder):
-            subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_real_file_system_that_fails(dataroot, whole, tmp_path, at_step, capsys, fault):
-    with small_disk(tmp_path / "disk") as disk:
-
-        def break_disk(batch):
-            if fault == "read-only":
-                subprocess.run(["mount", "--bind", str(disk), str(disk)], check=True)
-                subprocess.run(["mount", "-o", "remount,bind,ro", str(disk)], check=True)
-            else:
-                with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
-                    while filler.write(bytes(4096)):
-                        pass
-
-        at_step({5: break_disk})
-        assert train.main(words(dataroot, disk, EVERY_STEP)) == 2
-        said = capsys.readouterr().err
-        assert ("with 0 MB free" if fault == "full" else "Read-only file system") in said
-        assert steps_saved(disk) == 4 and not leftovers(disk)
-        if fault == "read-only":  # nor can another run begin there
-            assert train.main(words(dataroot, disk, EVERY_STEP, "--continue_train")) == 2
-            assert "cannot be used: [Errno 30]" in capsys.readouterr().err
-            subprocess.run(["umount", "-l", str(disk)], check=True)
-        else:
-            (disk / "filler").unlink()
-        assert train.main(words(dataroot, disk, EVERY_STEP, "--continue_train")) == 0
-        assert_same_run(whole, disk)
-
-
-@pytest.mark.parametrize("successor", ["another run", "a file", "nothing"])
+@pytest.mark.parametrize("successor", ["another run", "nothing"])
 def test_a_training_whose_folder_was_moved_stops_and_writes_nowhere_else(
     dataroot, whole, tmp_path, at_step, capsys, successor
 ):
@@ -145,9 +84,7 @@ def test_a_training_whose_folder_was_moved_stops_and_writes_nowhere_else(
 
     def move(batch):
         checkpoints.rename(tmp_path / "elsewhere")
-        if successor == "a file":
-            checkpoints.write_text("a file in its place")
-        elif successor == "another run":
+        if successor == "another run":
             (checkpoints / "run").mkdir(parents=True)
             (checkpoints / "run" / ".lock").write_text("process 1 on another machine")
 
@@ -190,22 +127,15 @@ def test_a_lack_of_memory_while_a_state_is_loaded_is_no_damage(
     assert "error: not enough memory (CUDA out of memory." in said and "damaged" not in said
 
 
-@pytest.mark.parametrize("part", ["step", "exp_avg", "exp_avg_sq"])
-def test_moments_of_other_shapes_never_reach_adam(dataroot, whole, tmp_path, capsys, part):
+def test_moments_of_other_shapes_never_reach_adam(dataroot, whole, tmp_path, capsys):
     """Fused Adam would write outside its memory."""
     shutil.copytree(whole / "run", tmp_path / "run")
-    state = state_of(tmp_path)
-    for moments in (torch.zeros(1, 1), torch.zeros(2, dtype=torch.int64), "text"):
+    for part, moments in {"step": torch.zeros(2), "exp_avg": torch.zeros(1, 1), "exp_avg_sq": "text"}.items():
+        state = state_of(whole)
         state["model"]["optimizers"]["G"]["state"][0][part] = moments
         torch.save(state, tmp_path / "run" / "latest_state.pth")
         assert train.main(words(dataroot, tmp_path, "--continue_train --n_epochs 9")) == 2
         assert "latest_state.pth is damaged" in capsys.readouterr().err
-
-
-def test_a_folder_that_cannot_be_made_is_an_error(dataroot, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert train.main(words(dataroot, tmp_path / "file")) == 2
-    assert "cannot be used" in capsys.readouterr().err
 
 
 # Numbers that are none
@@ -230,60 +160,40 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(
     assert_same_run(whole, tmp_path)
 
 
-@pytest.mark.parametrize("save_freq", [2, 1000])
 def test_told_late_as_a_gpu_tells_it_nothing_is_trained_or_saved_behind_it(
-    dataroot, tmp_path, at_step, monkeypatch, capsys, save_freq
+    dataroot, tmp_path, at_step, monkeypatch, capsys
 ):
     """On CUDA the host may run some steps ahead of the news. Here it hears of them four steps late."""
     told = FiniteGuard.failure
-    history = []
+    history, models, weights = [], [], {}
 
     def late(guard, wait=False):
         history.append(told(guard))
         return told(guard) if wait else history[max(len(history) - 5, 0)]
 
-    monkeypatch.setattr(FiniteGuard, "failure", late)
-    snapshots = {}
+    def all_weights():
+        return [p.clone() for net in models[0].networks.values() for p in net.parameters()]
 
-    def look(number):
-        def take(batch):
-            model = training[0]
-            snapshots[number] = [p.clone() for net in model.networks.values() for p in net.parameters()]
-            if number == 8:
-                poison(batch)
+    def look_and_poison(batch):
+        weights["before"] = all_weights()
+        poison(batch)
 
-        return take
-
-    training = []
     create = train.create_model
-    monkeypatch.setattr(train, "create_model", lambda opt: training.append(create(opt)) or training[0])
-    at_step({number: look(number) for number in range(1, 16)})
-    options = f"--n_epochs 2 --n_epochs_decay 1 --save_latest_freq {save_freq}"
+    monkeypatch.setattr(FiniteGuard, "failure", late)
+    monkeypatch.setattr(train, "create_model", lambda opt: models.append(create(opt)) or models[0])
+    at_step({8: look_and_poison})
+    options = "--n_epochs 2 --n_epochs_decay 1 --save_latest_freq 2"
     assert train.main(words(dataroot, tmp_path, options)) == 2
     assert "not finite in step 8 (image 8, epoch 2)" in capsys.readouterr().err
-    final = [p for net in training[0].networks.values() for p in net.parameters()]
-    for before, after in zip(snapshots[8], final, strict=True):
-        # D's own update of step 8 is refused too: all of the step's losses see the poisoned image.
-        assert torch.equal(before, after)
-    assert not torch.equal(snapshots[7][0], snapshots[8][0])
-    if save_freq == 2:
-        assert steps_saved(tmp_path) == 6
-    else:
-        assert max(snapshots) > 8 or max(snapshots) == 8
-        assert not (tmp_path / "run" / "latest_state.pth").exists()
-
-
-def test_a_learning_rate_that_explodes_stops_the_run(dataroot, tmp_path, capsys):
-    assert train.main(words(dataroot, tmp_path, "--n_epochs 3 --lr 1e30")) == 2
-    said = capsys.readouterr().err
-    assert "not finite in step" in said and "lower --lr" in said
+    # D's own update of step 8 is refused too: all of the step's losses see the poisoned image.
+    assert all(torch.equal(*pair) for pair in zip(weights["before"], all_weights(), strict=True))
+    assert steps_saved(tmp_path) == 6
 
 
 # Images
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("choice", ["stop", "skip"])
+@pytest.mark.parametrize("workers, choice", [(0, "stop"), (2, "stop"), (2, "skip")])
 def test_an_image_that_breaks_in_mid_training(tmp_path, at_step, capfd, workers, choice):
     dataroot = make_images(tmp_path / "images")
     broken = dataroot / "trainA" / "3.png"
@@ -307,38 +217,21 @@ def test_an_image_that_breaks_in_mid_training(tmp_path, at_step, capfd, workers,
         assert len(losses(tmp_path)) == STEPS
 
 
-HOSTILE = [
-    "new\nline.png",
-    "\"quotes' & `ticks`.png",
-    "<script>alert(1)<!--.png",
-    "%2e%2e%00.png",
-    "-rf *.png",
-]
-NOT_UTF8 = os.fsdecode(b"\xff\xfe \xe9.png")
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_hostile_names_through_a_whole_run_with_its_page(tmp_path, at_step, capfd):
-    dataroot = make_images(tmp_path / os.fsdecode(b"im\xff\nages"), 6, 6)
+    dataroot = make_images(tmp_path / os.fsdecode(b"im\xff\nages"))
+    names = "new\nline.png", "<script>alert(1)<!--.png", "%2e%2e%00.png", os.fsdecode(b"-rf \xff\xfe*.png")
     for folder in ("trainA", "trainB"):
-        for i, name in enumerate([*HOSTILE, NOT_UTF8]):
-            (dataroot / folder / f"{i}.png").rename(dataroot / folder / name)
+        for number, name in enumerate(names):
+            (dataroot / folder / f"{number}.png").rename(dataroot / folder / name)
     checkpoints = tmp_path / "<script>alert('x')</script>\n"
-    argv = [
-        word
-        for word in words(dataroot, checkpoints, "--n_epochs 1 --n_epochs_decay 1")
-        if word != "--no_html"
-    ]
-    argv[argv.index("run")] = "run <img src=x onerror=alert(1)>"
-    assert train.main(argv) == 0
-    assert train.main([*argv, "--continue_train", "--n_epochs_decay", "2"]) == 0
-    run = checkpoints / argv[argv.index("--name") + 1]
-    page = (run / "web" / "index.html").read_text(encoding="utf-8")
-    assert "<script" not in page and "<img src=x" not in page
-    at_step({2: poison})  # a message that names the files
-    assert train.main([*argv, "--overwrite"]) == 2
+    argv = [*words(dataroot, checkpoints, EVERY_STEP, "--no_html false"), "--name", "run <img src=x>"]
+    at_step({8: poison})  # a message that names the files
+    assert train.main(argv) == 2
     said = capfd.readouterr().err
-    assert "not finite in step 2" in said and "Traceback" not in said and "new\nline" not in said
+    assert "not finite in step 8" in said and "Traceback" not in said and "new\nline" not in said
+    page = (checkpoints / "run <img src=x>" / "web" / "index.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "<img src=x" not in page
 
 
 # Checkpoints that are none
@@ -354,46 +247,26 @@ class Payload:
         return (os.mkdir, (str(self.path),))
 
 
-def damaged(good: bytes) -> dict[str, bytes]:
-    middle = len(good) // 2
-    return {
-        "empty": b"",
-        "text": b"no checkpoint at all",
-        "page": b"<!DOCTYPE html><html>404</html>",
-        "cut": good[:middle],
-        "pickle": b"\x80\x04]q\x00.",
-    }
-
-
 @pytest.mark.parametrize("name", ["latest_state.pth", "latest_net_G.pth"])
 def test_files_that_are_no_checkpoints_or_carry_code(dataroot, whole, tmp_path, capsys, name):
     shutil.copytree(whole / "run", tmp_path / "run")
     path = tmp_path / "run" / name
     good = path.read_bytes()
-    epoch = ["--continue_train"]
-    if name != "latest_state.pth":
-        (tmp_path / "run" / "latest_state.pth").unlink()
-    contents = damaged(good)
+    middle = len(good) // 2
+    contents = [b"", b"<!DOCTYPE html><html>404</html>", good[:middle], b"\x80\x04]q\x00."]
     if name == "latest_state.pth":  # a disk's lost block, of which only a checksum tells
-        contents["zeroed"] = good[: len(good) // 2] + bytes(4096) + good[len(good) // 2 + 4096 :]
-    for content in ({"format": 1, "x": Payload(tmp_path / "executed")}, Payload(tmp_path / "executed")):
-        torch.save(content, path)
-        contents[f"code {len(contents)}"] = path.read_bytes()
-    for content in (
-        [1, 2],
-        torch.zeros(3),
-        {"format": 99},
-        {"format": 1},
-        {"format": 1, "model": {}, "random": 3},
-    ):
-        torch.save(content, path)
-        contents[f"other {len(contents)}"] = path.read_bytes()
-    for kind, content in contents.items():
+        contents.append(good[:middle] + bytes(4096) + good[middle + 4096 :])
+    else:
+        (tmp_path / "run" / "latest_state.pth").unlink()
+    payload = Payload(tmp_path / "executed")
+    for odd in ({"format": 1, "x": payload}, payload, [1, 2], {"format": 99}, {"format": 1, "random": 3}):
+        torch.save(odd, path)
+        contents.append(path.read_bytes())
+    for content in contents:
         path.write_bytes(content)
-        status = train.main(words(dataroot, tmp_path, *epoch))
-        said = capsys.readouterr().err
-        assert status == 2 and "Traceback" not in said, (kind, said)
-        assert name in said.splitlines()[-1] and said.splitlines()[-1].startswith("error: "), (kind, said)
+        assert train.main(words(dataroot, tmp_path, "--continue_train")) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("error: ") and name in said, content[:80]
     assert not (tmp_path / "executed").exists()
     assert path.read_bytes() == content  # it is not touched
 
@@ -405,17 +278,12 @@ def test_one_flipped_bit_in_the_state_is_noticed(dataroot, whole, tmp_path, caps
     assert "its checksum" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "name, value",
-    [("epoch", "x"), ("epoch", None), ("epoch", -5), ("epoch", 1.5), ("position", 10**9), ("position", -1)]
-    + [("position", True), ("steps", float("nan")), ("images", [1]), ("no_such", 1)],
-)
+@pytest.mark.parametrize("name, value", [("epoch", "x"), ("epoch", -5), ("steps", 1.5), ("no_such", 1)])
 def test_a_place_where_no_training_stands(dataroot, whole, tmp_path, capsys, name, value):
     shutil.copytree(whole / "run", tmp_path / "run")
-    path = tmp_path / "run" / "latest_state.pth"
-    state = torch.load(path, weights_only=True)
+    state = state_of(tmp_path)
     state["progress"] |= {"epoch": 2, "position": 3, name: value}
-    torch.save(state, path)
+    torch.save(state, tmp_path / "run" / "latest_state.pth")
     assert train.main(words(dataroot, tmp_path, "--continue_train")) == 2
     said = capsys.readouterr().err
     assert "latest_state.pth is damaged" in said and "remove the file and use --continue_train" in said

@@ -34,33 +34,23 @@ def fail(error: Exception):
     return write
 
 
-def refuse(path: Path) -> None:
-    raise OSError(f"found {path.read_text()!r}")
-
-
 @pytest.mark.parametrize(
-    ("write", "verify", "message"),
+    "error, message",
     [
-        (
-            fail(RuntimeError("PytorchStreamWriter failed\nstack")),
-            None,
-            "f could not be written, with .* MB free",
-        ),
-        (fail(OSError("no space")), None, "no space"),
-        (lambda path: path.write_text("bad"), refuse, "f, read back after writing: found 'bad'"),
+        (RuntimeError("PytorchStreamWriter failed\nstack"), "f could not be written, with .* MB free"),
+        (OSError("no space"), "no space"),
     ],
 )
-def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path, write, verify, message):
+def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path, error, message):
     (tmp_path / "f").write_text("old")
     with pytest.raises(OSError, match=message):
-        write_atomically(tmp_path / "f", write, **({"verify": verify} if verify else {}))
+        write_atomically(tmp_path / "f", fail(error))
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("f", "old")]
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
     (tmp_path / ".x1y2.tmp").mkdir()
     (tmp_path / ".x1y2.tmp" / "archive").write_text("half")
-    (tmp_path / ".latest_state.pth.123.tmp").write_text("of an earlier version")
     (tmp_path / "kept.tmp").write_text("")
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.tmp"]

@@ -15,7 +15,6 @@ from torch import nn
 from models import create_model
 from models.gan_loss import GAN_LOSSES, gradient_penalty
 from models.generator import ResnetBlock
-from models.image_pool import ImagePool
 from models.layers import BlurDownsample, BlurUpsample
 from models.patch_sampler import PatchSelection
 from models.qs_attn import QuerySelection
@@ -86,52 +85,31 @@ P, Q = PatchSelection, QuerySelection
 SEEN = {
     # networks
     "--netG resnet_4blocks": lambda m: count(m.netG, ResnetBlock) == 4,
-    "--netG resnet_6blocks": lambda m: count(m.netG, ResnetBlock) == 6,
     "--netG resnet_9blocks": lambda m: count(m.netG, ResnetBlock) == 9,
     "--netG unet_128 --crop_size 128 --load_size 128 --nce_layers 0,1,2,3,4": lambda m: count(m.netG, nn.ConvTranspose2d) == 7,
-    "--netG unet_256 --crop_size 256 --load_size 256 --nce_layers 0,1,2,8": lambda m: count(m.netG, nn.ConvTranspose2d) == 8,
-    "--ngf 3": lambda m: m.netG.model[1].out_channels == 3,
-    "--ndf 3": lambda m: m.netD.model[0].out_channels == 3,
     "--normG batch": lambda m: count(m.netG, nn.BatchNorm2d) == 13 and m.netG.model[1].bias is None,
-    "--normG none": lambda m: count(m.netG, nn.Identity) == 13,
     "--normD batch": lambda m: count(m.netD, nn.BatchNorm2d) == 3,
-    "--normD none": lambda m: count(m.netD, nn.Identity) == 3,
     "--no_dropout false": lambda m: count(m.netG, nn.Dropout) == 4 and not torch.equal(*(m.netG(m.batch["A"]) for _ in range(2))),
-    "--no_dropout true": lambda m: count(m.netG, nn.Dropout) == 0 and torch.equal(*(m.netG(m.batch["A"]) for _ in range(2))),
     "--no_antialias --nce_layers 0,4,7,10,13": lambda m: count(m.netG, BlurDownsample) == count(m.netD, BlurDownsample) == 0,
     "--no_antialias_up": lambda m: count(m.netG, BlurUpsample) == 0 and count(m.netG, nn.ConvTranspose2d) == 2,
-    "--no_antialias false": lambda m: count(m.netG, BlurDownsample) == 2 and count(m.netD, BlurDownsample) == 3,
-    "--netD basic": lambda m: m.netD(m.batch["B"]).shape == (1, 1, 2, 2),  # 32 / 2**3 - 2
     "--netD n_layers --n_layers_D 2": lambda m: m.netD(m.batch["B"]).shape == (1, 1, 6, 6),
-    "--netD pixel": lambda m: m.netD(m.batch["B"]).shape == (1, 1, 32, 32),
     "--input_nc 1 --output_nc 1": lambda m: m.results["fake_B"].shape[1] == 1 and m.embedded[0][2] == 1,
     "--input_nc 3 --output_nc 1 --lambda_NCE 0": lambda m: m.results["fake_B"].shape[1] == 1 and m.batch["A"].shape[1] == 3,
-    "--input_nc 1 --output_nc 3 --lambda_NCE 0": lambda m: m.results["fake_B"].shape[1] == 3 and m.batch["A"].shape[1] == 1,
     # the choice of patches
-    "--model qs": lambda m: kinds(m) == [P, P, P, Q, Q],
-    "--model cut": lambda m: kinds(m) == [P] * 5,
-    "--model fastcut": lambda m: kinds(m) == [P] * 5 and "NCE_Y" not in m.losses and m.opt.flip_equivariance,
     "--CUT_mode FastCUT": lambda m: kinds(m) == [P] * 5 and "NCE_Y" not in m.losses and m.opt.lambda_NCE == 10,
-    "--QS_mode global": lambda m: keys(m) == [64, 64],
     "--QS_mode local": lambda m: keys(m) == [49, 49],
-    "--QS_mode local_global": lambda m: keys(m) == [64, 64],
+    "--QS_mode local_global": lambda m: kinds(m) == [P, P, P, Q, Q] and keys(m) == [64, 64],
     "--QS_mode local --qs_window 3": lambda m: keys(m) == [9, 9],
-    "--qs_layers 4": lambda m: kinds(m) == [P, Q, P, P, P] and keys(m) == [32 * 32],
     "--qs_layers 0,4,8,12,15 --qs_pool 8": lambda m: kinds(m) == [Q] * 5 and keys(m) == [64] * 5,
     "--qs_variant released --QS_mode local --num_patches 8": lambda m: kinds(m)[3:] == [ReleasedLocalSelection] * 2,
-    "--qs_variant released --QS_mode local_global": lambda m: keys(m) == [64, 64],
-    "--num_patches 5": lambda m: {shape[1] for shape in m.embedded} == {5},
     "--num_patches 5000": lambda m: [shape[1] for shape in m.embedded[:5]] == [38 * 38, 32 * 32, 16 * 16, 64, 64],
     "--nce_layers 4,8": lambda m: [shape[2] for shape in m.embedded[:2]] == [4, 8] and len(m.netF.heads) == 2,
     # losses
-    "--netF mlp_sample": lambda m: "F" in m.optimizers and m.netF(0, torch.rand(1, 2, 3)).shape == (1, 2, 4),
     "--netF sample": lambda m: "F" not in m.optimizers and m.netF(0, torch.rand(1, 2, 5)).shape == (1, 2, 5),
     "--netF_nc 7": lambda m: m.netF(0, torch.rand(1, 2, 3)).shape == (1, 2, 7),
     "--nce_T 1000": lambda m: loss(m, "NCE") == pytest.approx(math.log(6), abs=0.01),  # all 6 patches look alike
     "--nce_idt false": lambda m: "NCE_Y" not in m.losses and loss(m, "G") == pytest.approx(loss(m, "G_GAN") + loss(m, "NCE")),
-    "--nce_idt true": lambda m: loss(m, "G") == pytest.approx(loss(m, "G_GAN") + (loss(m, "NCE") + loss(m, "NCE_Y")) / 2),
     "--lambda_GAN 3": lambda m: loss(m, "G_GAN") == pytest.approx(3 * loss(stepped("--lambda_GAN 1"), "G_GAN")),
-    "--lambda_GAN 0": lambda m: loss(m, "G_GAN") == 0 and loss(m, "NCE") > 0,
     "--lambda_NCE 3": lambda m: loss(m, "NCE") == pytest.approx(3 * loss(stepped("--lambda_NCE 1"), "NCE")),
     "--lambda_NCE 0": lambda m: not m.chosen and loss(m, "G") == pytest.approx(loss(m, "G_GAN")),
     # optimisers
@@ -202,8 +180,7 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("policy", SCHEDULES)
-@pytest.mark.parametrize("first", [1, 4])
+@pytest.mark.parametrize("policy, first", [("linear", 1), ("linear", 4), ("step", 1), ("cosine", 4)])
 def test_schedules(policy, first):
     every = "--lr_decay_iters 3" if policy == "step" else ""
     model = model_of(
@@ -225,21 +202,7 @@ def test_the_plateau_schedule_waits_for_the_loss():
     assert [settings(model, name)["lr"] for name in "GDF"] == pytest.approx([0.02] * 3)
 
 
-def test_pool_shows_the_discriminator_older_images():
-    torch.manual_seed(0)
-    pool, images = ImagePool(3), torch.arange(40.0).view(40, 1, 1, 1)
-    shown = torch.cat([pool(image[None]) for image in images]).flatten()
-    assert shown[:3].tolist() == [0, 1, 2]  # until it is full, what comes
-    older = shown != images.flatten()
-    assert 8 < older.sum() < 30 and (shown <= images.flatten()).all()
-    fresh = torch.ones(1, 1, 1, 1, requires_grad=True)
-    assert not ImagePool(0)(fresh).requires_grad
-
-
-@pytest.mark.parametrize(
-    "model_name",
-    ["--model fastcut", "--QS_mode global --flip_equivariance", "--model cut --flip_equivariance"],
-)
+@pytest.mark.parametrize("model_name", ["--model fastcut", "--QS_mode global --flip_equivariance"])
 def test_a_mirrored_step_compares_mirrored_features(model_name):
     """Both branches: G sees the mirrored image in half of the steps; its features are mirrored back for NCE."""
     branches = set()
@@ -277,11 +240,10 @@ def real_images(model) -> torch.Tensor:
     return torch.cat([model.batch["A"], model.batch["B"]]) if model.contrast_B else model.batch["A"]
 
 
-@pytest.mark.parametrize("identity, passes", [("true", 5), ("false", 3)])
-def test_running_statistics_of_a_batch_norm_see_each_pass_once(identity, passes):
+def test_running_statistics_of_a_batch_norm_see_each_pass_once():
     """The generating pass, then each domain's real images and translations (released: docs/options.md)."""
-    model = stepped(f"--normG batch --nce_idt {identity}", steps=2)
-    assert model.netG.model[2].num_batches_tracked == 2 * passes
+    model = stepped("--normG batch", steps=2)
+    assert model.netG.model[2].num_batches_tracked == 2 * 5
     assert model.netG.model[-5].num_batches_tracked == 2  # the decoder takes part in generating alone
 
 
@@ -298,10 +260,7 @@ def test_sources_have_a_dropout_mask_of_their_own():
         assert torch.equal(found, expected) and not torch.equal(found, reused)
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["--normG instance", "--normG none", "--normG batch", "--netG unet_128 --crop_size 128 --load_size 128"],
-)
+@pytest.mark.parametrize("line", ["--normG batch", "--netG unet_128 --crop_size 128 --load_size 128"])
 def test_a_tap_is_the_same_in_either_pass(line):
     """No later module changes a tap in place, and encoding stops at the last tap without changing it."""
     net = model_of(f"{line} --nce_layers 0,1").netG

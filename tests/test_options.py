@@ -12,7 +12,7 @@ import pytest
 
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
-from util.run.length import Length
+from util.run.progress import Length
 from util.run.saved_options import read_saved_options, write_options
 
 # As the released code has them (but num_test, which was 20).
@@ -63,42 +63,16 @@ def test_defaults_are_the_released_ones(options, own, tmp_path, monkeypatch):
     assert {name: opt[name] for name in expected} == expected
 
 
-@pytest.mark.parametrize(
-    "words, value",
-    [
-        ("", False),
-        ("--no_flip", True),
-        ("--no_flip true", True),
-        ("--no_flip=True", True),
-        ("--no_flip False", False),
-        ("--no_flip 0", False),
-    ],
-)
-def test_booleans_are_accepted_bare_and_with_a_value(words, value):
-    assert train_options(words).no_flip is value
+def test_booleans_are_accepted_bare_and_with_a_value():
+    lines = "", "--no_flip", "--no_flip true", "--no_flip=True", "--no_flip False", "--no_flip 0"
+    assert [train_options(line).no_flip for line in lines] == [False, True, True, True, False, False]
 
 
-MODELS = {
-    "--model cut": ("cut", 1, True, False, 200, 200),
-    "--CUT_mode CUT": ("cut", 1, True, False, 200, 200),
-    "--model fastcut": ("fastcut", 10, False, True, 150, 50),
-    "--CUT_mode FastCUT": ("fastcut", 10, False, True, 150, 50),
-    "--model cut --CUT_mode FastCUT": ("fastcut", 10, False, True, 150, 50),
-    "--model fastcut --lambda_NCE 5 --n_epochs 3": ("fastcut", 5, False, True, 3, 50),
-}
-
-
-@pytest.mark.parametrize("line", MODELS)
-def test_a_model_brings_its_defaults_and_what_is_given_wins(line):
-    opt = train_options(line)
-    assert (
-        opt.model,
-        opt.lambda_NCE,
-        opt.nce_idt,
-        opt.flip_equivariance,
-        opt.n_epochs,
-        opt.n_epochs_decay,
-    ) == MODELS[line]
+def test_what_is_given_wins_over_the_defaults_of_the_model():
+    for line in ("--model fastcut", "--model cut --CUT_mode FastCUT", "--model fastcut --lambda_NCE 5"):
+        opt = train_options(line)
+        assert (opt.model, opt.nce_idt, opt.flip_equivariance, opt.n_epochs) == ("fastcut", False, True, 150)
+        assert opt.lambda_NCE == (5 if "--lambda_NCE" in line else 10)
 
 
 def test_a_unet_has_taps_of_its_own():
@@ -111,82 +85,42 @@ def test_a_unet_has_taps_of_its_own():
 REFUSALS = {
     # unknown options and values
     "--QS_mod global": r"unknown option --QS_mod: did you mean --QS_mode\?",
-    "--n_epoch=3": r"did you mean --n_epochs\?",
     "--qqqqqq 1": "unknown option --qqqqqq; --help lists all",
-    "--qs_mode local": r"unknown option --qs_mode: did you mean --QS_mode\?",
-    "--gpu 0": r"did you mean --gpu_ids\?",
-    "--versions": "unknown option --versions; --help lists all",  # --precision is not near enough
-    "--niter 100": "unknown option --niter: in this version, as in CycleGAN's since 2020, it is --n_epochs",
-    "--niter_decay=100": "it is --n_epochs_decay",
-    "--which_epoch 5": "it is --epoch",
-    "--stylegan2_G_num_downsampling 1": "it belongs to CUT's StyleGAN2 networks, which are not offered here",
-    "--nce_includes_all_negatives_from_minibatch": "it belongs to SinCUT",
-    "--display_port 99999": "takes a whole number of at least 1 and at most 65535, not '99999'",
-    "--CUT_mode SinCUT": "invalid choice: 'SinCUT'",
+    "--niter_decay=100": "did you mean --n_epochs_decay",
     "stray": "cannot place 'stray'",
     "--QS_mode lo": r"argument --QS_mode: invalid choice: 'lo' \(choose from .*local_global",
-    "--netG resnet_8blocks": "invalid choice: 'resnet_8blocks'",
     "--continue_train maybe": "--continue_train: is a boolean: write true or false, not 'maybe'",
-    "--batch_size 0": "--batch_size: takes a whole number of at least 1, not '0'",
-    "--batch_size 1.5": "not '1.5'",
+    "--batch_size 1.5": "--batch_size: takes a whole number of at least 1, not '1.5'",
+    "--display_port 99999": "at least 1 and at most 65535, not '99999'",
     "--lr 0": "--lr: takes a number above 0, not '0'",
     "--lr nan": "not 'nan'",
-    "--beta1 1": "--beta1: takes a number of at least 0 and at most",
-    "--lambda_NCE -1": "--lambda_NCE: takes a number of at least 0",
+    "--lambda_NCE inf": "not 'inf'",
     "--nce_layers 4,0": "ascending layer numbers such as 0,4,8,12,16, not '4,0'",
-    "--nce_layers a": "not 'a'",
-    "--gpu_ids 0,1": "use torchrun --nproc_per_node=2 train.py",
-    "--gpu_ids zero": "takes a GPU number, or -1 for the CPU",
-    "--max_dataset_size 0": "at least 1",
-    "--input_nc 4": "--input_nc: invalid choice: 4",
-    "--lr": "expected one argument",
-    # names
+    "--gpu_ids 0,1": "for several use torchrun",
     "--name ../other": "no name of a folder under --checkpoints_dir",
-    "--name /other": "no name of a folder",
     "--name=": "no name of a folder",
     # layers and queries
     "--nce_layers 0,4,99": r"--nce_layers names layer 99, but --netG resnet_9blocks has layers 0 to 31",
-    "--netG unet_256 --nce_layers 0,4,8,12,16": (
-        r"--netG unet_256 has layers 0 to 8 \(depths of its way down\)"
-    ),
     "--qs_layers 12,20": "--qs_layers names 20, which is not among --nce_layers 0,4,8,12,16",
     "--QS_mode local --qs_window 4": "--qs_window is 4, but a window has a centre: give an odd number",
-    "--qs_variant released --QS_mode local --num_patches 64": (
-        "found --batch_size 1, --num_patches 64, and 256 channels"
-    ),
-    "--qs_variant released --QS_mode local --batch_size 2": "works, .* for --batch_size 1",
-    "--qs_variant released --QS_mode local --qs_layers 8,12,4": "ascending",
+    "--qs_variant released --QS_mode local --num_patches 64": "found --batch_size 1, --num_patches 64",
     # image sizes
     "--crop_size 30": "--crop_size 30 cannot be used: the generator needs a multiple of 4.* Take 32",
     "--crop_size 16": "the discriminator at least 24 pixels. Take 24",
-    "--netD n_layers --n_layers_D 5 --crop_size 64": "at least 96 pixels. Take 96",
-    "--netG unet_128 --crop_size 64": "the generator needs a multiple of 128.* Take 128",
-    "--netG unet_256 --preprocess none": (
-        "--preprocess none gives images of any size, but the generator needs multiples of 256"
-    ),
+    "--netG unet_256 --preprocess none": "the generator needs multiples of 256",
     "--load_size 200": "--crop_size 256 is larger than --load_size 200",
     # contradictions
-    "--CUT_mode CUT --model fastcut": "--CUT_mode CUT contradicts --model fastcut",
-    "--CUT_mode CUT --model qs": "contradicts --model qs",
-    "--model cut --QS_mode local": (
-        "--QS_mode has no effect with --model cut: leave it out, or give --model qs"
-    ),
-    "--model cut --qs_layers 16": "--qs_layers has no effect with --model cut",
+    "--CUT_mode CUT --model qs": "--CUT_mode CUT contradicts --model qs",
+    "--model cut --QS_mode local": "--QS_mode has no effect with --model cut.* give --model qs",
     "--qs_window 5": "--qs_window has no effect with --QS_mode global.* give --QS_mode local or local_global",
-    "--n_layers_D 4": "--n_layers_D has no effect with --netD basic",
-    "--netF sample --netF_nc 64": "--netF_nc has no effect with --netF sample",
-    "--lr_decay_iters 10": "--lr_decay_iters has no effect with --lr_policy linear",
-    "--netG unet_256 --no_antialias_up": "--no_antialias_up has no effect with --netG unet_256",
     "--input_nc 1": "--input_nc 1 and --output_nc 3 differ",
     "--lambda_GAN 0 --lambda_NCE 0": "nothing to learn from",
     "--n_epochs 0 --n_epochs_decay 0": "nothing would be trained",
-    "--epoch_count 401": r"--epoch_count 401 is after the last epoch, 400",
+    "--n_iterations 10 --n_epochs 200": "--n_epochs has no effect, as this training is 10 iterations long",
+    "--epoch_count 401": "--epoch_count 401 is after the last epoch, 400",
     "--continue_train --overwrite": "--continue_train and --overwrite contradict each other",
-    "--continue_train --pretrained_name other": (
-        "--continue_train and --pretrained_name contradict each other"
-    ),
     "--epoch 5": "--epoch 5 says which weights to start from: give --continue_train",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("line", REFUSALS)
@@ -201,22 +135,13 @@ def test_refused_at_once_with_status_2(line, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", [TrainOptions, TestOptions])
-def test_the_version_names_torch_and_python(options, capsys):
-    with pytest.raises(SystemExit) as exit:
-        options().parse(["--version"])
-    assert exit.value.code == 0
-    assert re.fullmatch(r"QS-Attn [\d.]+, torch \d\S+, Python 3\S+\n", capsys.readouterr().out)
-
-
 def test_help_is_grouped_with_one_entry_an_option(capsys):
-    with pytest.raises(SystemExit) as exit:
+    with pytest.raises(SystemExit):
         TrainOptions().parse(["--help"])
-    assert exit.value.code == 0
     text = capsys.readouterr().out
+    assert text.startswith("usage: python train.py [options]")
     for name in TrainOptions().parser.defaults:
         assert text.count(f"\n  --{name} ") == 1, name
-    assert max(map(len, text.splitlines())) <= 120
     assert "(default: 0,4,8,12,16; U-Nets 0,1,2,3,4)" in " ".join(text.split())
 
 
@@ -229,87 +154,48 @@ def test_saved_options_are_read_back(tmp_path):
     assert saved == {name: getattr(opt, name) for name in of_the_run}
     as_text = (tmp_path / "train_opt.txt").read_text()
     assert "                  no_flip: True                          \t[default: False]\n" in as_text
-    (tmp_path / "train_opt.json").unlink()  # as a run of the released code is, which has the text alone
-    from_text = read_saved_options(tmp_path, parser.options)
-    for name, value in from_text.items():
-        assert value == saved[name], name
-    assert (
-        from_text["nce_layers"] == [0, 4]
-        and from_text["lambda_NCE"] == 10
-        and from_text["max_dataset_size"] == 9
-    )
 
 
-RELEASED_TEXT = """----------------- Options ---------------
-               batch_size: 1
-                  gpu_ids: 0,1                           	[default: 0]
-                     netG: resnet_6blocks                	[default: resnet_9blocks]
-                      ngf: 32                            	[default: 64]
-               easy_label: experiment_name
-stylegan2_G_num_downsampling: 1
-                   suffix:
------------------ End -------------------
-"""
+VALUES = {
+    "ngf": "8 or 9",
+    "lr": -1,
+    "netG": "resnet_8blocks",
+    "no_html": "maybe",
+    "nce_layers": [[0]],
+    "lambda_NCE": None,
+    "batch_size": True,
+    "seed": 2**64,
+}
 
 
-def test_options_saved_by_the_released_code_are_read(tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "train_opt.txt").write_text(RELEASED_TEXT)
-    opt = TestOptions().parse(["--checkpoints_dir", str(tmp_path), "--name", "run"])
-    assert (opt.netG, opt.ngf, opt.gpu_ids) == ("resnet_6blocks", 32, [0])
-    opt = TestOptions().parse(["--checkpoints_dir", str(tmp_path), "--name", "run", "--ngf", "16"])
-    assert (opt.netG, opt.ngf) == ("resnet_6blocks", 16)  # given flags win
-
-
-@pytest.mark.parametrize("text", ["{", "[1, 2]", '{"ngf": '])
-def test_damaged_saved_options_are_named(tmp_path, text, capsys):
+@pytest.mark.parametrize("text", ["{", "[1, 2]", *(json.dumps({name: v}) for name, v in VALUES.items())])
+def test_saved_values_are_checked_like_typed_ones(tmp_path, text, capsys):
     (tmp_path / "train_opt.json").write_text(text)
     with pytest.raises(SystemExit) as exit:
-        TrainOptions().parse(
-            ["--checkpoints_dir", str(tmp_path.parent), "--name", tmp_path.name, "--continue_train"]
-        )
-    assert exit.value.code == 2 and "train_opt.json holds no saved options" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "name, value",
-    [("ngf", "8 or 9"), ("lr", -1), ("netG", "resnet_8blocks"), ("no_html", "maybe"), ("nce_layers", [[0]])]
-    + [("lambda_NCE", None), ("dataroot", 5), ("batch_size", True), ("seed", 2**64), ("crop_size", {})],
-)
-def test_saved_values_are_checked_like_typed_ones(tmp_path, name, value, capsys):
-    (tmp_path / "train_opt.json").write_text(json.dumps({"ngf": 4, name: value}))
-    place = ["--checkpoints_dir", str(tmp_path.parent), "--name", tmp_path.name]
-    with pytest.raises(SystemExit) as exit:
-        TrainOptions().parse([*place, "--continue_train"])
+        train_options(f"--checkpoints_dir {tmp_path.parent} --name {tmp_path.name} --continue_train")
     error = capsys.readouterr().err
     assert exit.value.code == 2 and error.count("\n") == 1
-    assert re.search(rf"--{name}, as saved in .*train_opt.json, cannot be used", error), error
+    assert re.search(r"train_opt.json(, cannot be used| holds no saved options)", error), error
 
 
 def test_continuing_takes_the_options_of_the_run(tmp_path):
     place = ["--checkpoints_dir", str(tmp_path), "--name", "run"]
     opt = TrainOptions().parse([*place, "--model", "cut", "--ngf", "8", "--gpu_ids", "-1", "--verbose"])
     write_options(tmp_path / "run", opt, TrainOptions().parser.defaults)
-    assert json.loads((tmp_path / "run" / "train_opt.json").read_text())["ngf"] == 8
     again = TrainOptions().parse([*place, "--continue_train", "--lr", "0.1"])
     assert (again.model, again.ngf, again.lr, again.continue_train) == ("cut", 8, 0.1, True)
     assert (again.gpu_ids, again.verbose) == ([0], False)  # of the call, not of the run
     assert TrainOptions().parse(place).ngf == 64
 
 
-@pytest.mark.parametrize(
-    "line, name",
-    [
-        ("", "horse2zebra_qsattn_global"),
-        ("--QS_mode local", "horse2zebra_qsattn_local"),
-        ("--model cycle_gan --dataroot datasets/maps/", "maps_cycle_gan"),
-        ("--CUT_mode FastCUT --suffix b", "horse2zebra_fastcut_b"),
-        ("--model qs_dual --QS_mode local_global", "horse2zebra_qs_dual_local_global"),
-    ],
-)
-def test_a_run_without_a_name_is_called_by_its_data_and_model(line, name):
-    assert train_options(line).name == TestOptions().parse(line.split()).name == name
+def test_a_run_without_a_name_is_called_by_its_data_and_model():
+    for line, name in {
+        "--QS_mode local": "horse2zebra_qsattn_local",
+        "--model cycle_gan --dataroot datasets/maps/": "maps_cycle_gan",
+        "--CUT_mode FastCUT --suffix b": "horse2zebra_fastcut_b",
+        "--model qs_dual --QS_mode local_global": "horse2zebra_qs_dual_local_global",
+    }.items():
+        assert train_options(line).name == TestOptions().parse(line.split()).name == name
 
 
 def test_a_configuration_is_words_or_the_options_of_a_run(tmp_path):
@@ -323,21 +209,7 @@ def test_a_configuration_is_words_or_the_options_of_a_run(tmp_path):
     assert opt.n_iterations == 1_000_000
 
 
-def test_a_length_in_epochs_or_in_iterations():
-    """Iterations replace epochs; giving both is refused."""
-
-    def length(*words):
-        return str(Length.of(TrainOptions().parse(list(words))))
-
-    assert length() == "400 epochs"
-    assert length("--n_iterations", "10") == "10 iterations"
-    assert length("--n_iterations", "10", "--n_iterations_decay", "5") == "15 iterations"
-
-
-@pytest.mark.parametrize("name", ["n_epochs", "n_epochs_decay"])
-def test_epochs_and_iterations_together_are_refused(name, capsys):
-    with pytest.raises(SystemExit):
-        TrainOptions().parse(["--n_iterations", "10", f"--{name}", "200"])
-    error = capsys.readouterr().err
-    assert f"--{name} has no effect, as this training is 10 iterations long" in error
-    assert "--n_iterations 0" in error
+def test_iterations_replace_epochs():
+    lines = "", "--n_iterations 10", "--n_iterations 10 --n_iterations_decay 5"
+    lengths = [str(Length.of(train_options(line))) for line in lines]
+    assert lengths == ["400 epochs", "10 iterations", "15 iterations"]

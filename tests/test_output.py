@@ -7,6 +7,7 @@ import io
 import os
 import pty
 import shlex
+import signal
 import struct
 import subprocess
 import sys
@@ -144,3 +145,11 @@ def test_a_reader_that_leaves_ends_a_command_quietly():
     line = f"{shlex.join([sys.executable, '-c', script])} | head -c 1; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=PROJECT)
     assert (ended.returncode, ended.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("script", ["train.py", "test.py"])
+def test_ctrl_c_while_torch_is_imported_ends_without_a_traceback(script, tmp_path):
+    (tmp_path / "torch.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    env = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run([sys.executable, str(PROJECT / script)], env=env, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")

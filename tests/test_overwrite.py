@@ -50,7 +50,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     "options, message",
     [
         ("--pretrained_name nosuchrun", "has no latest_net_G.pth to start from"),
-        ("--batch_size 100", "less than one batch (100)"),
         ("--crop_size 33", "Take 32"),
     ],
 )
@@ -73,8 +72,6 @@ def test_the_run_before_is_kept_under_the_first_free_name(dataroot, checkpoints,
         assert f"The run before is kept in {checkpoints / f'run.replaced-{number}'}." in said
     assert contents(checkpoints / "run.replaced-1") == old
     assert len(losses(checkpoints)) == 5 and not (checkpoints / "run" / "web").exists()
-    seeds = [(checkpoints / name / "train_opt.txt").read_text() for name in ("run.replaced-2", "run")]
-    assert ["seed: 1" in seeds[0], "seed: 2" in seeds[1]] == [True, True]
 
 
 def test_it_may_start_from_the_weights_of_the_run_it_replaces(dataroot, checkpoints):

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import shutil
 from argparse import Namespace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from trained_run import draw
 from training_process import assert_same, make_images
 
 import test as translation
 import train
-from models import create_model
 from models.base_model import BaseModel
 from options.train_options import TrainOptions
 from util import distributed
-from util.run.checkpoint import Progress
-from util.run.clock import Clock
+from util.run.progress import Clock, Progress
 from util.run.stop_signal import StopSignal
 from util.watch.loss_log import read_loss_records
 from util.watch.report import Report
@@ -39,15 +33,7 @@ SESIM = "--model sesim --vgg_weights random --attn_layers 2,4 --patch_nums 8 --p
 
 @pytest.fixture(scope="module")
 def dataroot(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
-    rng = np.random.default_rng(0)
-    for folder, count in {"trainA": 5, "trainB": 4}.items():
-        (root / folder).mkdir()
-        for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (30, 28, 3), dtype=np.uint8)).save(
-                root / folder / f"{i}.png"
-            )
-    return root
+    return make_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(autouse=True)
@@ -108,35 +94,28 @@ def stop_after(monkeypatch):
 
 MUNIT = "--model munit --style_dim 3 --mlp_dim 4 --n_res 1 --n_layer 2 --num_scales 2"
 VARIANTS = {
-    "global": f"--QS_mode global {CONTRAST}",
-    "local": f"--QS_mode local {CONTRAST}",
     "local_global": f"--QS_mode local_global {CONTRAST}",
-    "cut": f"--model cut {CONTRAST}",
     "fastcut": f"--model fastcut {CONTRAST}",
     "cycle_gan": "--model cycle_gan",
-    "dcl": f"--model dcl {CONTRAST}",
     "qs_dual": f"--model qs_dual --QS_mode local_global {CONTRAST}",
-    "fsesim": SESIM,
     "lsesim": f"{SESIM} --learned_attn",
-    "asgit": "--model asgit",
-    "asgit_v2": "--model asgit --netD trainable_attn --attention_fusion alpha "
-    "--attention_source discriminator --use_rec",
-    "asgit_supervised": "--model asgit_supervised --dataset_mode unaligned --no_dropout false --batch_size 1",
+    "asgit": "--model asgit --netD trainable_attn --attention_source discriminator --use_rec",
     "iterations": f"--model cut --n_iterations 6 --n_iterations_decay 9 {CONTRAST}",
     "munit": f"{MUNIT} --n_iterations 15 --lr_decay_iters 4",
-    "munit_epochs": f"{MUNIT} --recon_x_cyc_w 0",
 }
 
 
-# 5 images per epoch: stopped within the first, at its end, and behind the schedule's bend
-CASES = [(variant, steps, 0) for variant in VARIANTS for steps in (3, 5, 8) if variant != "munit_epochs"] + [
-    ("munit_epochs", 8, 0),
-    ("global", 3, 2),
+# variant, steps, workers. An epoch has 5 images: within the first, at its end, behind the schedule's bend
+CASES = [
+    ("local_global", 3, 2),
+    ("local_global", 5, 0),
+    ("local_global", 8, 0),
     ("fastcut", 8, 2),
-    ("cycle_gan", 8, 2),
-    ("dcl", 3, 2),
+    ("cycle_gan", 8, 0),
     ("qs_dual", 5, 2),
-    ("lsesim", 3, 2),
+    ("lsesim", 3, 0),
+    ("asgit", 8, 0),
+    ("iterations", 8, 0),
     ("munit", 8, 2),
 ]
 
@@ -218,36 +197,23 @@ def resume(stopped, *more):
     return train.main(["--checkpoints_dir", str(stopped), *RESUME, *more])
 
 
-def test_nothing_is_noted_where_nothing_changed(stopped, capsys):
-    (stopped / "data").rename(stopped / "elsewhere")
-    assert resume(stopped, "--dataroot", str(stopped / "elsewhere"), "--print_freq", "2") == 0
-    assert "note:" not in capsys.readouterr().out
-
-
-def test_images_that_changed_are_noted(stopped, capsys):
-    draw(stopped / "data" / "trainA" / "new.png", (30, 28))
-    (stopped / "data" / "trainB" / "3.png").rename(stopped / "data" / "trainB" / "other.png")
-    assert resume(stopped) == 0
-    said = capsys.readouterr().out
-    assert "note: the images are not those of the run so far" in said and "in another order" in said
-    assert "domain A: 5 images there, 6 now; domain B: 4 images as there, but with other names" in said
-
-
-def test_with_fewer_images_than_were_seen_the_epoch_ends(stopped, capsys):
+def test_images_and_options_that_changed_are_noted(stopped, capsys):
+    """The epoch ends where fewer images are left than it has seen."""
     for number in range(3):
         (stopped / "data" / "trainA" / f"{number}.png").unlink()
         (stopped / "data" / "trainB" / f"{number}.png").unlink()
-    assert resume(stopped) == 0
+    assert resume(stopped, "--num_patches", "4", "--crop_size", "36", "--print_freq", "2") == 0
     said = capsys.readouterr().out
-    assert "domain A: 5 images there, 2 now" in said and "End of epoch 3 / 3" in said
-    assert "(epoch: 1, iters: 4" not in said and "(epoch: 2, iters: 2" in said
+    assert "note: the images are not those of the run so far" in said
+    assert "domain A: 5 images there, 2 now; domain B: 4 images there, 1 now" in said
+    assert "crop_size: 32 there, 36 now; num_patches: 8 there, 4 now" in said and "print_freq:" not in said
+    assert "(epoch: 1, iters: 4" not in said and "End of epoch 3 / 3" in said
 
 
-def test_options_that_changed_are_noted(stopped, capsys):
-    assert resume(stopped, "--num_patches", "4", "--crop_size", "36", "--lr", "0.001") == 0
-    said = capsys.readouterr().out
-    assert "note: options are not those of the run so far: crop_size: 32 there, 36 now; " in said
-    assert "lr: 0.0002 there, 0.001 now; num_patches: 8 there, 4 now" in said and "may not compare" in said
+def test_nothing_is_noted_where_the_same_images_moved(stopped, capsys):
+    (stopped / "data").rename(stopped / "elsewhere")
+    assert resume(stopped, "--dataroot", str(stopped / "elsewhere")) == 0
+    assert "note:" not in capsys.readouterr().out
 
 
 def test_a_state_of_other_networks_is_refused_and_the_option_named(stopped, capsys):
@@ -263,11 +229,8 @@ def test_a_state_of_other_networks_is_refused_and_the_option_named(stopped, caps
 def test_more_iterations_continue_within_the_epoch(dataroot, tmp_path, capsys):
     """A run of 7 iterations, continued to 12, is the run of 12; its epochs have 5."""
     argv = f"--model cut {CONTRAST} --lr_policy step --lr_decay_iters 4 --lr_decay_gamma 0.5".split()
-    argv.append("--n_iterations")
-    assert run(dataroot, tmp_path / "whole", *argv, "12") == 0
-    assert run(dataroot, tmp_path / "parts", *argv, "7") == 0
-    text = capsys.readouterr().out
-    assert "length:     7 iterations" in text and "End of training in epoch 2, after 7 iterations" in text
+    assert run(dataroot, tmp_path / "whole", *argv, "--n_iterations", "12") == 0
+    assert run(dataroot, tmp_path / "parts", *argv, "--n_iterations", "7") == 0
     again = f"--checkpoints_dir {tmp_path}/parts --name run --gpu_ids -1 --continue_train".split()
     assert train.main(again) == 0
     assert "The run is complete: 7 iterations. Raise --n_iterations" in capsys.readouterr().out
@@ -277,20 +240,6 @@ def test_more_iterations_continue_within_the_epoch(dataroot, tmp_path, capsys):
     assert_same(whole[0], parts[0])
     assert losses_of(whole[2]) == losses_of(parts[2]) and len(losses_of(whole[2])) == 12
     assert whole[0]["optimizers"]["G"]["param_groups"][0]["lr"] == 0.0002 / 8  # after 4, 8 and 12
-
-
-def test_a_complete_run_goes_on_at_the_rate_of_the_longer_schedule():
-    """The rate it saved is 0, that of the epoch after its last; with more epochs it is not."""
-    words = f"--model cut {CONTRAST} --gpu_ids -1 --ngf 2 --ndf 2 --netG resnet_4blocks --n_epochs 1"
-    short, longer = (
-        create_model(TrainOptions().parse([*words.split(), "--n_epochs_decay", decay])) for decay in "13"
-    )
-    for _ in range(2):
-        short.update_learning_rate()
-    assert short.learning_rate == 0
-    longer.load_training_state(copy.deepcopy(short.training_state()))
-    longer.schedule.begin(epoch=3, steps=10)
-    assert longer.learning_rate == pytest.approx(0.5 * 0.0002)  # the second of three epochs of decay
 
 
 def test_a_run_of_version_1_0_resumes_exactly_and_translates(tmp_path, monkeypatch):

@@ -30,9 +30,7 @@ MODELS = {
     "dcl": "--model dcl --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
     "qs_dual": "--model qs_dual --netF_nc 4 --num_patches 8 --nce_layers 4,8,12 --QS_mode local_global",
 }
-PATIENCE = (
-    120  # seconds after which something that should have happened counts as hung, on a busy machine too
-)
+PATIENCE = 120  # seconds after which something counts as hung, on a busy machine too
 
 
 def make_images(root: Path, count_A: int = 5, count_B: int = 4) -> Path:
@@ -133,17 +131,9 @@ def ranks_env(count: int) -> list[dict[str, str]]:
     """What torchrun tells each of `count` processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [
-        {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(count),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-        for rank in range(count)
-    ]
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    size = {"WORLD_SIZE": str(count)}
+    return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **size, **place} for rank in range(count)]
 
 
 def state_of(checkpoints: Path) -> dict:
@@ -153,11 +143,8 @@ def state_of(checkpoints: Path) -> dict:
 
 def steps_saved(checkpoints: Path) -> int:
     """Steps in the saved state, 0 where there is none yet."""
-    return (
-        state_of(checkpoints)["progress"]["steps"]
-        if (checkpoints / "run" / "latest_state.pth").exists()
-        else 0
-    )
+    saved = (checkpoints / "run" / "latest_state.pth").exists()
+    return state_of(checkpoints)["progress"]["steps"] if saved else 0
 
 
 def losses(checkpoints: Path) -> list[dict[str, float]]:

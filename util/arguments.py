@@ -7,61 +7,44 @@ import difflib
 import math
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from util.errors import UserError
 
-WORDS = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
-}
-
 
 def boolean(text: str) -> bool:
     """true/false, yes/no, on/off, 1/0."""
-    if text.lower() not in WORDS:
-        raise argparse.ArgumentTypeError(f"is a boolean: write true or false, not {text!r}")
-    return WORDS[text.lower()]
+    if text.lower() in ("true", "yes", "on", "1"):
+        return True
+    if text.lower() in ("false", "no", "off", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"is a boolean: write true or false, not {text!r}")
 
 
 def integer(least: int, most: float = math.inf) -> Callable[[str], int]:
     """A whole number from `least` to `most`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or not least <= value <= most:
-            bound = f" and at most {most}" if most < math.inf else ""
-            raise argparse.ArgumentTypeError(f"takes a whole number of at least {least}{bound}, not {text!r}")
-        return value
-
-    return parse
+    return _number(int, "a whole number", least, most, above=False)
 
 
 def real_number(
     least: float = -math.inf, most: float = math.inf, above: bool = False
 ) -> Callable[[str], float]:
     """A finite number from `least` (excluded where `above`) to `most`."""
+    return _number(float, "a number", least, most, above)
 
+
+def _number(kind: type, noun: str, least: float, most: float, above: bool) -> Callable:
     def parse(text: str) -> float:
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or not least <= value <= most or (above and value == least):
+        if not (least <= value <= most and abs(value) < math.inf) or (above and value == least):
             bound = f"above {least:g}" if above else f"of at least {least:g}"
-            bound += f" and at most {most:g}" if most < math.inf else ""
-            raise argparse.ArgumentTypeError(f"takes a number {bound}, not {text!r}")
+            bound += f" and at most {most}" if most < math.inf else ""
+            raise argparse.ArgumentTypeError(f"takes {noun} {bound}, not {text!r}")
         return value
 
     return parse
@@ -86,15 +69,12 @@ def layer_list(text: str) -> list[int]:
 def gpu_list(text: str) -> list[int]:
     """One GPU number, or -1 for the CPU (the empty list)."""
     try:
-        ids = [int(part) for part in text.split(",")]
+        number = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"takes a GPU number, or -1 for the CPU, not {text!r}") from None
-    if len(ids) > 1:
-        raise argparse.ArgumentTypeError(
-            f"takes one GPU: for the {len(ids)} of {text!r} use "
-            f"torchrun --nproc_per_node={len(ids)} train.py ..."
-        )
-    return [i for i in ids if i >= 0]
+        hint = "; for several use torchrun --nproc_per_node=N train.py ..." if "," in text else ""
+        problem = f"takes a GPU number, or -1 for the CPU, not {text!r}{hint}"
+        raise argparse.ArgumentTypeError(problem) from None
+    return [number] if number >= 0 else []
 
 
 def read_words(path: Path) -> list[str]:
@@ -127,22 +107,11 @@ class Option:
     only: Mapping[str, tuple] | None = None
     scope: str = "run"
 
-    def described(self) -> str:
-        """The help with the default."""
-        shown = as_text(self.default) if self.shown is None else self.shown
-        return f"{self.help} (default: {shown})" if shown else self.help
-
     def restored(self, value: object) -> object:
         """A value read from a file, as the command line would have given it; else ValueError."""
         if value == self.default and type(value) is type(self.default):
             return value
-        convert, kinds = self.type, (str, int, float, list)
-        if isinstance(self.default, bool):
-            convert, kinds = boolean, (str, bool)
-        elif self.type is str:
-            kinds = (str,)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise ValueError(f"it is {value!r}")
+        convert = boolean if isinstance(self.default, bool) else self.type
         try:
             value = convert(as_text(value))
         except argparse.ArgumentTypeError as error:
@@ -161,13 +130,11 @@ def as_text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def note_no_effect(reasons: Mapping[str, str]) -> None:
-    """Print one line on stderr for each reason why options have no effect; `reasons` by option."""
-    flags: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        flags.setdefault(reason, []).append(f"--{name}")
-    for reason, names in flags.items():
-        print(f"note: no effect of {', '.join(names)}: {reason}", file=sys.stderr)
+def note_no_effect(names: Collection[str], reason: str) -> None:
+    """Say on stderr that the options of these names, if any, have no effect."""
+    if names:
+        flags = ", ".join(f"--{name}" for name in names)
+        print(f"note: no effect of {flags}: {reason}", file=sys.stderr)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -177,31 +144,37 @@ class ArgumentParser(argparse.ArgumentParser):
     model's own defaults can stand between the two.
 
     Args:
-        absent: names of options that other programs have, each with what to say to whoever gives it.
-        ignored: names of options of other programs that are accepted and do nothing, each with the reason.
+        renamed: options of other programs -> the one that was meant.
+        ignored: options of other programs that are accepted and do nothing.
 
     Attributes:
         options: the table, by name.
-        defaults: the default of each.
     """
 
     def __init__(
         self,
-        absent: Mapping[str, str] | None = None,
-        ignored: Mapping[str, str] | None = None,
-        **kwargs,
+        prog: str,
+        description: str,
+        renamed: Mapping[str, str] | None = None,
+        ignored: Collection[str] = (),
     ):
         super().__init__(
-            allow_abbrev=False, argument_default=argparse.SUPPRESS, formatter_class=_HelpFormatter, **kwargs
+            prog=prog,
+            description=description,
+            usage="python %(prog)s [options]",
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=120),
         )
         self.options: dict[str, Option] = {}
-        self.absent, self.ignored = absent or {}, ignored or {}
-        for name in self.ignored:
+        self.renamed, self.ignored = renamed or {}, ignored
+        for name in ignored:
             self.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS)
         self._group = self
 
     @property
     def defaults(self) -> dict[str, object]:
+        """The default of each option."""
         return {name: option.default for name, option in self.options.items()}
 
     def group(self, title: str) -> None:
@@ -217,7 +190,8 @@ class ArgumentParser(argparse.ArgumentParser):
         else:
             metavar = None if option.choices else name.upper().split("_")[-1]
             how = {"type": option.type, "choices": option.choices, "metavar": metavar}
-        self._group.add_argument(flag, help=option.described(), **how)
+        shown = as_text(default) if option.shown is None else option.shown
+        self._group.add_argument(flag, help=f"{help} (default: {shown})" if shown else help, **how)
 
     def parse_given(self, argv: Sequence[str] | None) -> dict[str, object]:
         """The options given in `argv` (None: the command line), no others. Exits with status 2 if wrong."""
@@ -228,18 +202,16 @@ class ArgumentParser(argparse.ArgumentParser):
                 self.error(f"unknown option {flag}{self._advice(flag[2:])}")
         if unknown:
             self.error(
-                f"cannot place {unknown[0]!r}: every value follows an option such as --name, one with spaces "
-                "in quotes; --help lists all"
+                f"cannot place {unknown[0]!r}: every value follows an option, one with spaces in quotes"
             )
         values = vars(given)
-        note_no_effect({name: self.ignored[name] for name in values if name in self.ignored})
+        note_no_effect([name for name in values if name in self.ignored], "it does nothing here")
         return {name: value for name, value in values.items() if name not in self.ignored}
 
     def _advice(self, name: str) -> str:
-        """What to say of an unknown option: its name here, why it is absent, or the name that was meant."""
-        if name in self.absent:
-            return f": {self.absent[name]}"
-        known = {own.lower(): own for own in self.options}
+        """The option that was meant, if one is near enough."""
+        known = {word.lower(): own for word, own in self.renamed.items()}
+        known |= {own.lower(): own for own in self.options}
         longer = [own for own in known if own.startswith(name.lower()) and len(name) > 2]
         alike = [own for own in known if own[0] == name[:1].lower()]  # typing errors spare the first letter
         near = difflib.get_close_matches(name.lower(), alike, n=1, cutoff=0.7) or longer
@@ -248,11 +220,3 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """Say what is wrong and exit with status 2, without the page of usage."""
         self.exit(2, f"error: {message}\n")
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=34, width=120)
-
-    def _format_usage(self, usage, actions, groups, prefix) -> str:
-        return f"usage: python {self._prog} [options]\n\n"

@@ -32,12 +32,6 @@ class LastingStream:
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
-    def isatty(self) -> bool:
-        try:
-            return self._stream.isatty()
-        except ValueError:
-            return False
-
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
 

@@ -12,13 +12,9 @@ from util.errors import UserError
 
 
 def get_device(gpu_ids: list[int]) -> torch.device:
-    """The device of `--gpu_ids`: [] is the CPU, [i, ...] CUDA device i, under torchrun that of the local
-    rank.
+    """The device of `--gpu_ids`: [] is the CPU, [i] CUDA device i, under torchrun that of the local rank.
 
     Without CUDA, it is Apple's MPS or else the CPU, with one notice per process.
-
-    Raises:
-        UserError: CUDA is available, but not the device asked for.
     """
     if not gpu_ids:
         return torch.device("cpu")
@@ -26,8 +22,7 @@ def get_device(gpu_ids: list[int]) -> torch.device:
         index = int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else gpu_ids[0]
         if index >= torch.cuda.device_count():
             found = torch.cuda.device_count()
-            problem = f"--gpu_ids asks for GPU {index}, but {found} were found"
-            raise UserError(f"{problem}; name one of 0 to {found - 1}, or -1 for the CPU")
+            raise UserError(f"--gpu_ids asks for GPU {index}, but {found} were found, from 0; -1 is the CPU")
         return torch.device("cuda", index)
     if torch.backends.mps.is_available():
         _say_once("No CUDA device was found: running on Apple's GPU (MPS). --gpu_ids -1 uses the CPU.")

@@ -34,8 +34,7 @@ class ProcessLostError(RuntimeError):
 def session(device: torch.device) -> Iterator[None]:
     """Join the other processes that torchrun started, if any; a GPU becomes torch's current device.
 
-    Raises:
-        ProcessLostError: in place of the various errors that a lost process causes.
+    Raises `ProcessLostError` in place of the various errors that a lost process causes.
     """
     if device.type == "cuda":  # the default device of random states and events
         torch.cuda.set_device(device)
@@ -45,24 +44,33 @@ def session(device: torch.device) -> Iterator[None]:
     try:
         # Host-side messages use gloo, off the GPU's stream.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        with give_up_after(CONNECT_SECONDS):
-            store, number, count = next(rendezvous("env://", timeout=TIMEOUT))
-            # torchrun keeps its store over restarts: without a prefix, addresses of dead processes may be
-            # found.
-            store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-            dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
+        # Gloo can wait for a dead process beyond its own timeout (seen with torch 2.15).
+        timer = threading.Timer(CONNECT_SECONDS, _give_up)
+        timer.daemon = True
+        timer.start()
+        store, number, count = next(rendezvous("env://", timeout=TIMEOUT))
+        # torchrun keeps its store over restarts: without a prefix, addresses of dead processes may be found.
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
+        timer.cancel()
         yield
         # A barrier: else the first to end would look lost to those still saving. Its tensor outlives the
         # group: to free it, gloo's thread would need Python's lock while Python waits for it (torch 2.6).
         message = torch.zeros(())
         dist.all_reduce(message)
         dist.destroy_process_group()
-    except dist.DistError as error:
-        raise ProcessLostError(str(error)) from error
-    except RuntimeError as error:  # gloo reports a closed connection as RuntimeError
-        if "gloo" in str(error).lower() or "connection" in str(error).lower():
+    except RuntimeError as error:  # gloo reports a closed connection as a plain one
+        words = str(error).lower()
+        if isinstance(error, dist.DistError) or "gloo" in words or "connection" in words:
             raise ProcessLostError(str(error)) from error
         raise
+
+
+def _give_up() -> None:
+    """End this process, so that torchrun can restart it."""
+    problem = f"error: the processes did not find each other in {CONNECT_SECONDS} s; stopping"
+    print(problem, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def restarted_job() -> tuple[str, bool]:
@@ -71,28 +79,6 @@ def restarted_job() -> tuple[str, bool]:
     if run_id == "none":  # torchrun was given no --rdzv_id: its own process identifies the job
         run_id = f"{socket.gethostname()}:{os.getppid()}"
     return run_id, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
-@contextlib.contextmanager
-def give_up_after(seconds: float) -> Iterator[None]:
-    """End this process with status 1 and a message if the block takes longer, so that torchrun can restart
-    it.
-
-    Gloo can wait for a dead process beyond its own timeout (seen with torch 2.15).
-    """
-
-    def end() -> None:
-        problem = f"error: the processes did not find each other in {seconds:.0f} s; stopping"
-        print(problem, file=sys.stderr, flush=True)
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def world_size() -> int:

@@ -7,10 +7,7 @@ import functools
 import sys
 from collections.abc import Callable
 
-OUT_OF_MEMORY = (
-    "DefaultCPUAllocator",
-    "out of memory",
-)  # how torch words it on the CPU, and in older versions
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory")  # in torch's RuntimeErrors
 
 
 class UserError(ValueError):
@@ -38,11 +35,17 @@ def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
             sys.stdout = None  # else Python's flush at exit would raise again
             return 1
         except KeyboardInterrupt:
-            return _end("interrupted", 130)
+            message, status = "interrupted", 130
+        except (UserError, OSError) as error:
+            message, status = f"error: {error}", 2
         except Exception as error:
-            if (message := _message(error)) is None:
+            if not lacks_memory(error):
                 raise
-            return _end(f"error: {message}", 2)
+            reason = str(error).partition("\n")[0] or "Python found none"
+            message, status = f"error: not enough memory ({reason}): use smaller images or batches", 2
+        with contextlib.suppress(OSError, ValueError):  # stderr may be closed; the status still says it
+            print(message, file=sys.stderr)
+        return status
 
     return run
 
@@ -52,21 +55,3 @@ def lacks_memory(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         return any(words in str(error) for words in OUT_OF_MEMORY)
     return isinstance(error, MemoryError)
-
-
-def _message(error: Exception) -> str | None:
-    """What to say of an error that is not the program's own fault; None for others."""
-    if isinstance(error, UserError):
-        return str(error)
-    if lacks_memory(error):
-        reason = str(error).partition("\n")[0] or "Python found none"
-        return f"not enough memory ({reason}): use smaller images or batches, or end other programs"
-    if isinstance(error, OSError):
-        return str(error)
-    return None
-
-
-def _end(message: str, status: int) -> int:
-    with contextlib.suppress(OSError, ValueError):  # stderr may be closed; the status still says it
-        print(message, file=sys.stderr)
-    return status

@@ -10,13 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def write_atomically(
-    path: Path, write: Callable[[Path], None], verify: Callable[[Path], None] = lambda path: None
-) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, `verify` it, and move it to `path`.
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, and move it to `path`.
 
     Raises:
-        OSError: writing or verifying failed; what was at `path` is still there, and nothing else is.
+        OSError: writing failed; what was at `path` is still there, and nothing else is.
     """
     with tempfile.TemporaryDirectory(
         prefix=".", suffix=".tmp", dir=path.parent, ignore_cleanup_errors=True
@@ -31,10 +29,6 @@ def write_atomically(
             free = shutil.disk_usage(path.parent).free / 1e6
             reason = str(error).splitlines()[0]
             raise OSError(f"{path.name} could not be written, with {free:.0f} MB free ({reason})") from error
-        try:
-            verify(temporary)
-        except OSError as error:
-            raise OSError(f"{path.name}, read back after writing: {error}") from error
         os.replace(temporary, path)
     if hasattr(os, "O_DIRECTORY"):  # the new name must reach the disk too
         opened = os.open(path.parent, os.O_DIRECTORY)
@@ -47,10 +41,7 @@ def write_atomically(
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed process of `write_atomically` left in `folder`."""
     for path in folder.glob(".*.tmp"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def verify_archive(path: Path) -> None:

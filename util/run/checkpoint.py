@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,60 +17,10 @@ import torch
 
 from util.errors import UserError, lacks_memory
 from util.files import verify_archive, write_atomically
+from util.run.progress import Progress
 
 FORMAT = 1
 STATE_FILE = "latest_state.pth"
-WITHOUT_STATE = (
-    "without it the run can continue from its weights alone: remove the file and use --continue_train "
-    "--epoch latest"
-)
-
-
-@dataclass
-class Progress:
-    """Where a training stands: the epoch (from 1), images done in it, images and steps in total.
-
-    Images are counted over all processes.
-
-    Raises:
-        ValueError: a count that no training reaches, in a damaged state.
-    """
-
-    epoch: int = 1
-    position: int = 0
-    images: int = 0
-    steps: int = 0
-    loss_G_sum: float = 0.0  # of the headline loss over the steps of this epoch, for the plateau schedule
-    epoch_steps: int = 0
-
-    def __post_init__(self):
-        for name in ("epoch", "position", "images", "steps", "epoch_steps"):
-            value = getattr(self, name)
-            if type(value) is not int or value < (name == "epoch"):
-                raise ValueError(f"its {name} is {value!r}")
-
-    def advance(self, batch: int) -> None:
-        """A step on `batch` images is done."""
-        self.position += batch
-        self.images += batch
-        self.steps += 1
-        self.epoch_steps += 1
-
-    def crossed(self, frequency: int, batch: int) -> bool:
-        """Whether the last step went over a multiple of `frequency` images, whatever the batch size."""
-        return self.images // frequency > (self.images - batch) // frequency
-
-    def next_epoch(self) -> None:
-        """The epoch is done."""
-        self.epoch += 1
-        self.position = self.epoch_steps = 0
-        self.loss_G_sum = 0.0
-
-    def move_to_epoch(self, epoch: int) -> None:
-        """Continue in the epoch of this number, at its beginning unless training stands in it."""
-        if epoch != self.epoch:
-            self.next_epoch()
-            self.epoch = epoch
 
 
 class Checkpoints:
@@ -82,17 +32,8 @@ class Checkpoints:
         writes: whether this process writes the files; all processes of a training call `save` together.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        model,
-        parts: dict[str, tuple[Callable, Callable]],
-        writes: bool = True,
-    ):
-        self.writes = writes
-        self.folder = folder
-        self.model = model
-        self.parts = parts
+    def __init__(self, folder: Path, model, parts: dict[str, tuple[Callable, Callable]], writes: bool):
+        self.folder, self.model, self.parts, self.writes = folder, model, parts, writes
 
     def save(self, progress: Progress, *names: str) -> None:
         """Save the weights under each of `names` ("latest", "5", "iter_5000"), and the state.
@@ -116,50 +57,43 @@ class Checkpoints:
             "random": random_state(),
             **{name: get() for name, (get, _) in self.parts.items()},
         }
-        write_atomically(
-            self.folder / STATE_FILE, lambda path: torch.save(state, path), verify=verify_archive
-        )
+
+        def write(path: Path) -> None:
+            torch.save(state, path)
+            verify_archive(path)
+
+        write_atomically(self.folder / STATE_FILE, write)
         if "latest" in names:
             self.model.save_networks(self.folder, "latest")
 
     def resume(self) -> Progress:
-        """Put model, random generators and logs back to where the state was saved.
-
-        Raises:
-            UserError: the state is damaged, or was saved with other networks than the options build.
-        """
+        """Put model, random generators and logs back to where the state was saved."""
         path = self.folder / STATE_FILE
+        found = None
         try:
             verify_archive(path)  # torch.load does not check checksums
             state = torch.load(path, map_location="cpu", weights_only=True)
-            found = dict(state)["format"]
-        except Exception as error:  # torch raises exceptions of many types for damaged files
-            if lacks_memory(error):
-                raise
-            raise UserError(
-                f"{path} is no readable state of a training ({_first_line(error)}); {WITHOUT_STATE}"
-            ) from None
-        if found != FORMAT:
-            raise UserError(
-                f"{path} has format {found}, but this version reads format {FORMAT}: use the version that "
-                "wrote it"
-            )
-        try:
-            progress = Progress(**state["progress"])
-            self.model.load_training_state(state["model"])
-            set_random_state(state["random"])
-            for name, (_, put) in self.parts.items():
-                if name in state:
-                    put(state[name])
-            return progress
+            if (found := state["format"]) == FORMAT:
+                progress = Progress(**state["progress"])
+                self.model.load_training_state(state["model"])
+                set_random_state(state["random"])
+                for name, (_, put) in self.parts.items():
+                    if name in state:
+                        put(state[name])
+                return progress
         except UserError as error:  # which network differs, and by which option
             raise UserError(
                 f"{path} was saved with other networks than these options build: {error}"
             ) from None
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # torch raises exceptions of many types for damaged files
             if lacks_memory(error):
                 raise
-            raise UserError(f"{path} is damaged ({_first_line(error)}); {WITHOUT_STATE}") from None
+            reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+            alone = (
+                "to continue from the weights alone, remove the file and use --continue_train --epoch latest"
+            )
+            raise UserError(f"{path} is damaged ({reason}); {alone}") from None
+        raise UserError(f"{path} has format {found}, but this version reads format {FORMAT}")
 
 
 def options_in_state(folder: Path) -> dict[str, object] | None:
@@ -169,11 +103,6 @@ def options_in_state(folder: Path) -> dict[str, object] | None:
         return dict(state["options"])
     except Exception:  # no file, an older one, or a damaged one, which resuming reports
         return None
-
-
-def _first_line(error: Exception) -> str:
-    """The beginning of an exception's message, or its type if it has none."""
-    return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
 def random_state() -> dict:

@@ -42,10 +42,7 @@ class RunLock:
         if not locked:
             self._file.close()
             holder = lines[0] if lines else "another process"
-            raise UserError(
-                f"the run in {folder} is being trained by {holder}: wait for it, stop it, or choose another "
-                "--name"
-            )
+            raise UserError(f"the run in {folder} is being trained by {holder}: wait for it, or stop it")
         self.last_job = next((line.removeprefix(JOB) for line in lines if line.startswith(JOB)), None)
         self._file.truncate(0)
         self._write(f"process {os.getpid()} on {socket.gethostname()}")

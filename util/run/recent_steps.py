@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections import deque
 
 from util.errors import UserError
-from util.run.checkpoint import Progress
+from util.run.progress import Progress
 
 REMEMBERED = 1000  # steps whose images are known; on CUDA the guard reports a failure some steps late
 
 
 class RecentSteps:
-    """Remembers the images of recent steps and turns the guard's report into an error.
-
-    Args:
-        model: a `BaseModel`.
-    """
+    """Remembers the images of recent steps and turns the guard's report into an error."""
 
     def __init__(self, model, progress: Progress):
         self.model, self.progress = model, progress
@@ -23,11 +19,9 @@ class RecentSteps:
         self.recent: deque[tuple[int, int, list[str]]] = deque(maxlen=REMEMBERED)  # step, images, paths
 
     def check(self, wait: bool = False) -> None:
-        """UserError where a step was not finite.
+        """UserError where a step was not finite; `wait` for the device, or find it some steps later on CUDA.
 
-        Args:
-            wait: wait for the device; otherwise a failure on CUDA is found some steps later. Only a call that
-                does not wait adds the current step to those remembered.
+        Only a call that does not wait adds the current step to those remembered.
         """
         if not wait:
             self.recent.append((self.progress.steps, self.progress.images, self.model.image_paths))
@@ -39,6 +33,5 @@ class RecentSteps:
         raise UserError(
             f"training stopped: {', '.join(failure.names)} not finite in step {step} (image {images}, epoch "
             f"{self.progress.epoch}) on {', '.join(map(repr, paths)) or 'images no longer known'}. No "
-            "weight was updated with it. Look at those images, lower --lr, or use --precision fp32; "
-            "--continue_train continues from the last good checkpoint"
+            "weight was updated with it. Look at the images or lower --lr, and give --continue_train"
         )

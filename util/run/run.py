@@ -12,8 +12,9 @@ from util.console import say
 from util.distributed import restarted_job
 from util.errors import UserError
 from util.files import remove_leftovers
-from util.run.checkpoint import STATE_FILE, WITHOUT_STATE, Checkpoints, Progress, options_in_state
+from util.run.checkpoint import STATE_FILE, Checkpoints, options_in_state
 from util.run.lock import RunLock
+from util.run.progress import Progress
 from util.run.saved_options import (
     FILE,
     changed_options,
@@ -27,18 +28,12 @@ from util.watch.monitor import Monitor, create_monitor
 
 
 def run_folder(options: Mapping[str, object]) -> Path:
-    """The folder of the run that options name: checkpoints_dir / (name + suffix).
-
-    Raises:
-        UserError: that is no name of a folder below checkpoints_dir.
-    """
+    """The folder of the run that options name, checkpoints_dir / (name + suffix), or UserError."""
     name = str(options["name"])
     if options.get("suffix"):
         name += f"_{options['suffix']}"
     if not name or Path(name).is_absolute() or {".", ".."} & set(name.split("/")):
-        raise UserError(
-            f"--name {name!r} is no name of a folder under --checkpoints_dir: give one such as horses_global"
-        )
+        raise UserError(f"--name {name!r} is no name of a folder under --checkpoints_dir")
     return Path(str(options["checkpoints_dir"])) / name
 
 
@@ -93,10 +88,7 @@ class Run:
             self.lock = RunLock(self.folder)
             remove_leftovers(self.folder)
         except OSError as error:
-            raise UserError(
-                f"the run's folder {str(self.folder)!r} cannot be used: {error}; choose another "
-                "--checkpoints_dir"
-            ) from None
+            raise UserError(f"the run's folder {str(self.folder)!r} cannot be used: {error}") from None
         job, restarted = restarted_job()
         if continues or (restarted and self.lock.last_job == job):
             return self._starting_point()
@@ -111,10 +103,7 @@ class Run:
             return "weights"
         if self.epoch == "latest" and (self.folder / FILE).is_file():
             return "nothing"  # begun, and ended before its first save
-        raise UserError(
-            f"{str(self.folder)!r} has no {self.weights.name} to continue from: name a run and an --epoch "
-            "that were saved"
-        )
+        raise UserError(f"{str(self.folder)!r} has no {self.weights.name} to continue from")
 
     def _refuse_to_replace(self) -> None:
         saved = options_of_training(self.folder, self.options)
@@ -130,17 +119,17 @@ class Run:
     ) -> Progress:
         """Load what training starts from, and return where it stands.
 
-        Args:
-            model: a `BaseModel`.
-            files: what identifies the images of the data set.
-            compare_files: (saved files, files) -> one line for each difference.
-            epoch_steps: steps of an epoch.
-            global_batch: images of a step over all processes.
+        `files` identify the images; `compare_files` (saved, present) says how they differ. `global_batch` are
+        the images of a step over all processes.
         """
         opt = self.opt
         progress = Progress(epoch=opt.epoch_count)
         if self.start == "nothing":
-            self._load_pretrained(model)
+            if opt.pretrained_name:
+                found = model.load_networks(Path(opt.checkpoints_dir, opt.pretrained_name), opt.epoch)
+                say(f"Starting from the weights of {opt.pretrained_name}: {', '.join(found)}.")
+            elif opt.continue_train:
+                say(f"Nothing was saved in {self.folder} yet: starting at the beginning.")
         if self.start == "nothing" and self.writes:
             self._begin_folder()  # only now: nothing that could fail before the first step has
         if self.writes:
@@ -158,30 +147,24 @@ class Run:
             progress = self.checkpoints.resume()
             if "epoch_count" in opt.given:
                 progress.move_to_epoch(opt.epoch_count)
-            self._check_place(progress, epoch_steps * global_batch, global_batch, bool(differences))
+            if progress.position % global_batch:
+                raise UserError(
+                    f"the run stopped after {progress.position} images of its epoch, no multiple of the "
+                    f"global batch, {global_batch}: resume with the global batch it was trained with, "
+                    f"or begin the next epoch with --epoch_count {progress.epoch + 1}"
+                )
             say(f"Continuing in epoch {progress.epoch} after {progress.images} images.")
             if self.writes:  # a killed run may not have come to saving these
                 model.save_networks(self.folder, "latest")
         elif self.start == "weights":
-            found = model.load_networks(self.folder, self.epoch)
-            say(
-                f"{self.folder} has no exact state of this epoch: continuing from the weights alone "
-                f"({', '.join(found)}) in epoch {progress.epoch}, with fresh optimisers."
-            )
+            found = ", ".join(model.load_networks(self.folder, self.epoch))
+            say(f"Continuing from the weights alone ({found}) in epoch {progress.epoch}.")
         model.schedule.begin(progress.epoch, progress.steps)
         if self.start != "nothing":
             self._note_changes(differences)
         self.progress = progress
         self.options_saved = self.start == "nothing"
         return progress
-
-    def _load_pretrained(self, model) -> None:
-        opt = self.opt
-        if opt.pretrained_name:
-            found = model.load_networks(Path(opt.checkpoints_dir) / opt.pretrained_name, opt.epoch)
-            say(f"Starting from the weights of {opt.pretrained_name}, epoch {opt.epoch}: {', '.join(found)}.")
-        elif opt.continue_train:
-            say(f"Nothing was saved in {self.folder} yet: starting at the beginning.")
 
     def _begin_folder(self) -> None:
         """Make room for a fresh start, and save its options."""
@@ -192,50 +175,24 @@ class Run:
             self.lock = RunLock(self.folder)
         for log in (TEXT, JSON_LINES):  # of a start that saved nothing
             (self.folder / log).unlink(missing_ok=True)
-        write_options(self.folder, self.opt, self._defaults())
+        self._write_options()
 
-    def _defaults(self) -> dict[str, object]:
-        return {name: option.default for name, option in self.options.items()}
-
-    def _check_place(
-        self, progress: Progress, epoch_images: int, global_batch: int, other_data: bool
-    ) -> None:
-        """UserError where a training cannot continue from where the state was saved."""
-        if progress.position > epoch_images and not other_data:
-            raise UserError(
-                f"{self.folder / STATE_FILE} is damaged (it stands at image {progress.position} of an epoch "
-                f"of {epoch_images}); {WITHOUT_STATE}"
-            )
-        if progress.position % global_batch:
-            raise UserError(
-                f"the run stopped after {progress.position} images of its epoch, which is no multiple of the "
-                f"global batch, {global_batch} (--batch_size x processes): resume with the global batch it "
-                f"was trained with, or begin the next epoch with --epoch_count {progress.epoch + 1}"
-            )
+    def _write_options(self) -> None:
+        defaults = {name: option.default for name, option in self.options.items()}
+        write_options(self.folder, self.opt, defaults)
 
     def _note_changes(self, data: list[str]) -> None:
-        """Say which images and options are no longer those that the run was saved with, and what follows."""
+        """Say which images and options are no longer those that the run was saved with."""
         if data:
-            say(
-                f"note: the images are not those of the run so far: {'; '.join(data)}. The rest of this "
-                "epoch and later ones use the images there are now, in another order than without the "
-                "change."
-            )
+            say(f"note: the images are not those of the run so far: {'; '.join(data)}")
         before = options_of_training(self.folder, self.options)
         if changed := changed_options(before, self.opt, self.options, ("run",)):
-            say(
-                f"note: options are not those of the run so far: {'; '.join(changed)}. Training continues "
-                "with the new values, which are saved with the run; losses before and after may not "
-                "compare."
-            )
+            say(f"note: options are not those of the run so far: {'; '.join(changed)}")
 
     def check_folder(self) -> None:
         """UserError where the folder was moved or deleted: another run may have taken its place."""
         if self.writes and not self.lock.is_in_place():
-            raise UserError(
-                f"training stopped: {self.folder} is no longer the folder of this run. What it has saved is "
-                "where the folder was moved to: continue it there, with --continue_train"
-            )
+            raise UserError(f"training stopped: {self.folder} is no longer the folder of this run")
 
     def save(self, *names: str) -> None:
         """Save the run under `names`. All processes call it together. UserError where that fails."""
@@ -243,12 +200,12 @@ class Run:
             self.check_folder()
             self.checkpoints.save(self.progress, *names)
             if self.writes and not self.options_saved:
-                write_options(self.folder, self.opt, self._defaults())
+                self._write_options()
                 self.options_saved = True
         except OSError as error:
             raise UserError(
                 f"the checkpoint could not be saved in {self.folder}: {error}. The last good one stays; make "
-                "room or repair the folder, then continue with --continue_train"
+                "room, then give --continue_train"
             ) from None
 
     def close(self) -> None:

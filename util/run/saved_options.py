@@ -17,11 +17,7 @@ RELEASED_FILE = "train_opt.txt"  # in the layout of the released code, for peopl
 
 
 def saved_options(folder: Path) -> dict[str, object] | None:
-    """The options saved by a run in `folder`, by name and unchecked; None if there are none.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """The options saved by a run in `folder`, by name and unchecked; None if there are none."""
     path = folder / FILE
     return read_options(path) if path.is_file() else None
 
@@ -31,9 +27,7 @@ def read_options(path: Path) -> dict[str, object]:
     try:
         saved = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{path} holds no saved options ({error}): remove it, and give the options again"
-        ) from None
+        raise UserError(f"{path} holds no saved options ({error}): remove it, and give them again") from None
     return {name: math.inf if value == "inf" else value for name, value in saved.items()}
 
 
@@ -52,24 +46,15 @@ def checked(saved: Mapping[str, object], options: Mapping[str, Option], source: 
             try:
                 values[name] = options[name].restored(value)
             except ValueError as error:
-                raise UserError(
-                    f"--{name}, as saved in {source}, cannot be used ({error}): correct it there, or "
-                    "remove the file and give the options again"
-                ) from None
+                found = f"--{name}, as saved in {source}, cannot be used ({error})"
+                raise UserError(f"{found}: correct it there, or remove the file") from None
     return values
 
 
 def read_saved_options(folder: Path, options: Mapping[str, Option]) -> dict[str, object] | None:
-    """The checked options of a run: of train_opt.json, else of the released code's train_opt.txt, or None."""
-    if (saved := saved_options(folder)) is not None:
-        return checked(saved, options, folder / FILE)
-    path = folder / RELEASED_FILE
-    if not path.is_file():
-        return None
-    text = path.read_text(encoding="utf-8", errors="replace")
-    lines = [line.split(":", 1) for line in text.splitlines() if ":" in line]
-    words = {name.strip(): value.split("\t")[0].strip() for name, value in lines}
-    return checked({name: word for name, word in words.items() if word not in ("", "None")}, options, path)
+    """The checked options of a run in `folder`; None if there are none."""
+    saved = saved_options(folder)
+    return None if saved is None else checked(saved, options, folder / FILE)
 
 
 def option_values(opt: Namespace) -> dict[str, object]:
@@ -83,7 +68,7 @@ def write_options(folder: Path, opt: Namespace, defaults: Mapping[str, object]) 
     values = option_values(opt)
     lines = ["----------------- Options ---------------"]
     for name, value in sorted(values.items()):
-        text, default = as_words(value), as_words(defaults.get(name, value))
+        text, default = _as_words(value), _as_words(defaults.get(name, value))
         lines.append(f"{name:>25}: {text:<30}" + (f"\t[default: {default}]" if text != default else ""))
     lines.append("----------------- End -------------------")
     texts = {RELEASED_FILE: "\n".join(lines), FILE: json.dumps(values, indent=1, sort_keys=True)}
@@ -93,8 +78,7 @@ def write_options(folder: Path, opt: Namespace, defaults: Mapping[str, object]) 
         write_atomically(folder / name, lambda path, data=data: path.write_bytes(data))
 
 
-def as_words(value: object) -> str:
-    """A value as the released code writes it."""
+def _as_words(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 from types import FrameType
 
@@ -49,10 +48,6 @@ class StopSignal:
                 return
             os._exit(128 + number)
         self.received, self._since = number, time.monotonic()
-        # os.write, since the signal may have interrupted a print. The terminal may be gone, or stderr closed.
-        if sys.__stderr__ is not None:
-            said = (
-                "Stopping after this step; the run will be saved. A second Ctrl-C or SIGTERM exits at once."
-            )
-            with contextlib.suppress(OSError):
-                os.write(2, f"\n{said}\n".encode())
+        message = b"\nStopping after this step and saving. A second Ctrl-C or SIGTERM exits at once.\n"
+        with contextlib.suppress(OSError):  # the terminal may be gone; print may be what was interrupted
+            os.write(2, message)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from util.run.length import Length
+from util.run.progress import Length
 from util.watch.loss_log import LossLog, LossRecord, read_loss_records
 
 MOST_WAITING = 100  # updates for one watcher; further ones are left out, so memory stays bounded

@@ -10,9 +10,7 @@ from tqdm import tqdm
 
 from util import distributed
 from util.console import say
-from util.run.checkpoint import Progress
-from util.run.clock import Clock
-from util.run.length import Length
+from util.run.progress import Clock, Length, Progress
 from util.watch.loss_log import LossRecord
 from util.watch.monitor import Monitor
 

@@ -1,0 +1,132 @@
+"""Where a training stands, how long it is, and how fast it goes."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass
+class Progress:
+    """Where a training stands: the epoch (from 1), images done in it, images and steps in total.
+
+    Images are counted over all processes.
+
+    Raises:
+        ValueError: a count that no training reaches, in a damaged state.
+    """
+
+    epoch: int = 1
+    position: int = 0
+    images: int = 0
+    steps: int = 0
+    loss_G_sum: float = 0.0  # of the headline loss over the steps of this epoch, for the plateau schedule
+    epoch_steps: int = 0
+
+    def __post_init__(self):
+        for name in ("epoch", "position", "images", "steps", "epoch_steps"):
+            value = getattr(self, name)
+            if type(value) is not int or value < (name == "epoch"):
+                raise ValueError(f"its {name} is {value!r}")
+
+    def advance(self, batch: int) -> None:
+        """A step on `batch` images is done."""
+        self.position += batch
+        self.images += batch
+        self.steps += 1
+        self.epoch_steps += 1
+
+    def crossed(self, frequency: int, batch: int) -> bool:
+        """Whether the last step went over a multiple of `frequency` images, whatever the batch size."""
+        return self.images // frequency > (self.images - batch) // frequency
+
+    def next_epoch(self) -> None:
+        """The epoch is done."""
+        self.epoch += 1
+        self.position = self.epoch_steps = 0
+        self.loss_G_sum = 0.0
+
+    def move_to_epoch(self, epoch: int) -> None:
+        """Continue in the epoch of this number, at its beginning unless training stands in it."""
+        if epoch != self.epoch:
+            self.next_epoch()
+            self.epoch = epoch
+
+
+class Length(NamedTuple):
+    """The end of a training, and what its learning-rate schedule counts. An iteration is one step.
+
+    Attributes:
+        unit: "epochs" or "iterations".
+        constant: how many at the initial learning rate.
+        decay: how many after them.
+    """
+
+    unit: str
+    constant: int
+    decay: int
+
+    @classmethod
+    def of(cls, opt: Namespace) -> Length:
+        """By `--n_iterations` and `--n_iterations_decay` if there are any, else by `--n_epochs`."""
+        if opt.n_iterations + opt.n_iterations_decay > 0:
+            return cls("iterations", opt.n_iterations, opt.n_iterations_decay)
+        return cls("epochs", opt.n_epochs, opt.n_epochs_decay)
+
+    def __str__(self) -> str:
+        return f"{self.total} {self.unit}"
+
+    @property
+    def total(self) -> int:
+        return self.constant + self.decay
+
+    @property
+    def options(self) -> str:
+        """The options that set it, as they are typed."""
+        return f"--n_{self.unit} or --n_{self.unit}_decay"
+
+    def reached(self, progress: Progress) -> bool:
+        """Whether the training is complete."""
+        if self.unit == "iterations":
+            return progress.steps >= self.total
+        return progress.epoch > self.total
+
+    def in_epochs(self, epoch_steps: int) -> float:
+        """The length in epochs of `epoch_steps` steps."""
+        return self.total if self.unit == "epochs" else self.total / epoch_steps
+
+
+class Clock:
+    """Seconds per image, waiting for data and in total, since the last call of `per_image`."""
+
+    def __init__(self):
+        self.begun = time.perf_counter()
+        self._restart(self.begun)
+
+    def _restart(self, now: float) -> None:
+        self._since = self._step_began = now
+        self._waited = 0.0
+        self._images = 0
+
+    def data_ready(self) -> None:
+        """The next batch has arrived."""
+        self._waited += time.perf_counter() - self._step_began
+
+    def step_done(self, images: int) -> None:
+        """A step on so many images is done (on a GPU: queued)."""
+        self._images += images
+        self._step_began = time.perf_counter()
+
+    def per_image(self) -> tuple[float, float]:
+        """(total, waiting for data), in seconds per image."""
+        now, images = time.perf_counter(), max(self._images, 1)
+        seconds, waited = (now - self._since) / images, self._waited / images
+        self._restart(now)
+        return seconds, waited
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self.begun
