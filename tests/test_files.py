@@ -20,10 +20,9 @@ def test_equal_weights_give_equal_files_under_any_name(tmp_path):
     assert torch.equal(torch.load(tmp_path / "5_net_G.pth")["layer.weight"], WEIGHTS["layer.weight"])
 
 
-@pytest.mark.parametrize("length", [1, 250, 255])
-def test_names_of_any_length(tmp_path, length):
-    write_atomically(tmp_path / ("n" * length), lambda path: path.write_text("whole"))
-    assert [(len(path.name), path.read_text()) for path in tmp_path.iterdir()] == [(length, "whole")]
+def test_a_name_as_long_as_a_file_system_takes(tmp_path):
+    write_atomically(tmp_path / ("n" * 255), lambda path: path.write_text("whole"))
+    assert [(len(path.name), path.read_text()) for path in tmp_path.iterdir()] == [(255, "whole")]
 
 
 def fail(error: Exception):

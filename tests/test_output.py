@@ -39,13 +39,9 @@ def command(dataroot, checkpoints, *more) -> list[str]:
 @pytest.mark.parametrize("where", ["| head -n 1", "> /dev/full 2>&1", "2>&-"])
 def test_train_py_ends_well_whatever_becomes_of_its_output(dataroot, tmp_path, where):
     """Two workers, since a closed stderr gives its number to the next file or pipe that is opened."""
-    line = shlex.join(
-        command(dataroot, tmp_path, "--n_epochs 1 --n_epochs_decay 0 --num_threads 2 --cache_gb 0")
-    )
-    script = f"{line} {where}; exit ${{PIPESTATUS[0]}}"
-    ended = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, env=ENVIRONMENT
-    )
+    more = "--n_epochs 1 --n_epochs_decay 0 --num_threads 2 --cache_gb 0"
+    line = f"{shlex.join(command(dataroot, tmp_path, more))} {where}; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", line], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr and "Exception ignored" not in ended.stderr
     assert steps_saved(tmp_path) == len(losses(tmp_path)) == 5
@@ -98,12 +94,12 @@ def test_a_stream_that_fails_loses_what_it_is_given_and_nothing_else():
 # How every command ends on an error
 
 
-def raising(error: BaseException):
+def ending(error: BaseException) -> int:
     @entry_point
     def main():
         raise error
 
-    return main
+    return main()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +107,6 @@ def raising(error: BaseException):
     [
         (UserError("give --name"), 2, "error: give --name\n"),
         (FileNotFoundError(2, "No such file or directory", "/out/a.json"), 2, "'/out/a.json'"),
-        (OSError(36, "File name too long", "n" * 300), 2, "File name too long: 'nnn"),
         (MemoryError(), 2, "error: not enough memory (Python found none): use smaller images or batches"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "(CUDA out of memory."),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nat"), 2, "can't allocate"),
@@ -119,16 +114,14 @@ def raising(error: BaseException):
     ],
 )
 def test_what_the_user_or_the_machine_can_mend_is_one_line(error, status, said, capsys):
-    assert raising(error)() == status
+    assert ending(error) == status
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1
 
 
 def test_the_programs_own_faults_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError):
-        raising(ZeroDivisionError())()
     with pytest.raises(RuntimeError, match="shape"):
-        raising(RuntimeError("a shape of another memory format"))()
+        ending(RuntimeError("a shape of another memory format"))
 
 
 def test_what_a_code_page_lacks_is_printed_as_an_escape(monkeypatch):

@@ -22,11 +22,8 @@ TINY_STEP = (
 def resources(pid: int) -> dict[str, int]:
     """What a process and its children hold: memory in KiB, open files, threads, processes."""
     family = [pid, *(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-    memory = (
-        sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) for p in family)
-        * os.sysconf("SC_PAGESIZE")
-        // 1024
-    )
+    pages = sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) for p in family)
+    memory = pages * os.sysconf("SC_PAGESIZE") // 1024
     count = {kind: sum(len(os.listdir(f"/proc/{p}/{kind}")) for p in family) for kind in ("fd", "task")}
     return {"memory": memory, "files": count["fd"], "threads": count["task"], "processes": len(family)}
 
@@ -61,7 +58,6 @@ def test_a_long_run_does_not_grow(tmp_path):
 
     settled, last = measured[2], measured[-1]
     growth = {name: last[name] - settled[name] for name in last}
-    print(f"over {(EPOCHS - 3) * STEPS_AN_EPOCH} steps: {growth}")
     assert growth["memory"] < 4096  # KiB; a leak of one tiny image per step would be more
     assert growth["files"] == growth["threads"] == growth["processes"] == 0
     for log in ("loss_log.txt", "log.jsonl"):

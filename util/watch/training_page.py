@@ -76,6 +76,8 @@ class TrainingPage:
         page.add_plot("losses.svg", "Loss curves")
         epochs = sorted(self._labels, reverse=True)
         self._add_samples(page, [epoch for epoch in epochs if SAMPLES in self._labels[epoch]])
+        if epochs:
+            page.add_header("Images of the training")
         for epoch in epochs:
             labels = sorted(self._labels[epoch] - {SAMPLES}, key=self._place)
             page.add_images(f"Epoch {epoch}", [_image_name(epoch, label) for label in labels], labels)
