@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -37,55 +38,47 @@ class View(NamedTuple):
     domain: int | None = None  # its number, in a set of many domains
 
 
+@dataclass(eq=False)
 class BaseDataset:
     """Samples by `SampleKey`: the views by domain, "A" (source) and "B" (target).
 
     Random numbers come from a generator seeded by (seed, epoch, position), so a sample does not depend on the
     worker that makes it or on earlier samples. A subclass defines `find_images`, `make` and, unless it is the
     number of images of A, `__len__` (images per epoch).
-
-    Args:
-        phase: "train", "test", ...: the beginning of the names of the folders in `dataroot`.
-        direction: "AtoB", or "BtoA" to exchange the domains, so that "A" of a sample is always the source.
-        serial_batches: B is taken by index, not drawn.
-        max_dataset_size: use only the first so many images of a folder.
-        on_bad_image: "stop" raises the `ImageError` of an image that cannot be used. "skip" takes another
-            image in training, drawn from the sample's generator; at test the error is raised, and the loader
-            leaves the sample out.
-        cache_gb: gigabytes for decoded images.
-        grey: black and white of grey images of more than 8 bits; None: each folder's `grey_range`.
     """
 
-    columns = 1  # images side by side in one file
+    columns: ClassVar[int] = 1  # images side by side in one file
 
-    def __init__(
-        self,
-        dataroot: str | Path,
-        phase: str,
-        preprocess: Preprocess,
-        *,
-        seed: int = 0,
-        direction: str = "AtoB",
-        serial_batches: bool = False,
-        max_dataset_size: float = math.inf,
-        on_bad_image: str = "stop",
-        cache_gb: float = 0.0,
-        grey: tuple[float, float] | None = None,
-    ) -> None:
-        self.dataroot, self.preprocess, self.seed = Path(dataroot), preprocess, seed
-        self.direction, self.on_bad_image = direction, on_bad_image
-        self.in_order = serial_batches or not preprocess.training
-        files = self.find_images(phase, max_dataset_size)
-        share = cache_gb / sum(map(len, files.values()))  # gigabytes per image
+    dataroot: str | Path
+    phase: str  # "train", "test", ...: the beginning of the names of its folders
+    preprocess: Preprocess
+    _: KW_ONLY
+    seed: int = 0
+    direction: str = "AtoB"  # "BtoA" exchanges the domains, so that "A" of a sample is always the source
+    serial_batches: bool = False  # B is taken by index, not drawn
+    max_dataset_size: float = math.inf  # use only the first so many images of a folder
+    # "stop" raises the `ImageError` of an image that cannot be used. "skip" takes another one in training,
+    # drawn from the sample's generator; at test the error is raised, and the loader leaves the sample out.
+    on_bad_image: str = "stop"
+    cache_gb: float = 0.0  # gigabytes for decoded images
+    grey: tuple[float, float] | None = None  # black and white of deep grey; None: each folder's `grey_range`
+
+    def __post_init__(self) -> None:
+        files = self.find_images()
+        share = self.cache_gb / sum(map(len, files.values()))  # gigabytes per image
         self.stores = {
             domain: ImageStore(
-                paths, preprocess, share * len(paths), self.columns, grey=grey or grey_range(paths)
+                paths, self.preprocess, share * len(paths), self.columns, self.grey or grey_range(paths)
             )
             for domain, paths in files.items()
         }
 
-    def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
-        """The files of each domain, at most `limit` per folder."""
+    @property
+    def in_order(self) -> bool:
+        return self.serial_batches or not self.preprocess.training
+
+    def find_images(self) -> dict[str, list[Path]]:
+        """The files of each domain, at most `max_dataset_size` of a folder."""
         raise NotImplementedError
 
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
@@ -168,11 +161,11 @@ class UnalignedDataset(BaseDataset):
     once; B is for comparison, and may be missing.
     """
 
-    def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
-        source, target = domain_folders(self.dataroot, phase, self.direction)
-        files = {"A": list_images(source, limit)}
+    def find_images(self) -> dict[str, list[Path]]:
+        source, target = domain_folders(self.dataroot, self.phase, self.direction)
+        files = {"A": list_images(source, self.max_dataset_size)}
         if self.preprocess.training or target.is_dir():
-            files["B"] = list_images(target, limit)
+            files["B"] = list_images(target, self.max_dataset_size)
         return files
 
     def __len__(self) -> int:
@@ -196,12 +189,12 @@ class AlignedDataset(BaseDataset):
 
     columns = 2
 
-    def __init__(self, *args, **settings) -> None:
-        super().__init__(*args, **settings)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.stores["B"] = self.stores["A"]
 
-    def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
-        return {"A": list_images(domain_folder(self.dataroot, phase), limit)}
+    def find_images(self) -> dict[str, list[Path]]:
+        return {"A": list_images(domain_folder(self.dataroot, self.phase), self.max_dataset_size)}
 
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
         pixels, path, replaced = self.read(self.stores["A"], key.index, key.epoch, generator)
@@ -215,31 +208,31 @@ class AlignedDataset(BaseDataset):
 class SingleDataset(BaseDataset):
     """The images under `dataroot` as domain "A", for translating. Raises `UserError` in training."""
 
-    def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
+    def find_images(self) -> dict[str, list[Path]]:
         if self.preprocess.training:
             raise UserError("--dataset_mode single has no domain B: train with unaligned or aligned")
-        return {"A": list_images(self.dataroot, limit)}
+        return {"A": list_images(self.dataroot, self.max_dataset_size)}
 
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
         return {"A": self.see(self.stores["A"], key.index, key, generator)}
 
 
+@dataclass(eq=False)
 class DomainsDataset(BaseDataset):
     """Many domains: A of one, B of the domain to translate it to; both tell theirs.
 
     A training epoch is N times the largest of N domains, each a source equally often whatever its size; the
     target and its image are drawn. At test it is every image of every domain once, as "A" alone.
-
-    Args:
-        domains: their names, in order. own_domain: whether a target may be the source's own domain.
     """
 
-    def __init__(self, *args, domains: list[str], own_domain: bool = False, **settings) -> None:
-        self.domains, self.own_domain = domains, own_domain
-        super().__init__(*args, **settings)
+    domains: list[str] = field(kw_only=True)  # their names, in order
+    own_domain: bool = field(default=False, kw_only=True)  # whether a target may be the source's own domain
 
-    def find_images(self, phase: str, limit: float) -> dict[str, list[Path]]:
-        return {name: list_images(domain_folder(self.dataroot, phase, name), limit) for name in self.domains}
+    def find_images(self) -> dict[str, list[Path]]:
+        return {
+            name: list_images(domain_folder(self.dataroot, self.phase, name), self.max_dataset_size)
+            for name in self.domains
+        }
 
     @property
     def sources(self) -> dict[str, list[str]]:

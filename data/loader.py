@@ -19,6 +19,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -37,35 +38,27 @@ from util.run.stop_signal import SIGNALS
 Batch = dict[str, Any]
 
 
+@dataclass
 class EpochSampler:
     """Batches of `SampleKey` for one rank.
 
     Global batch k holds positions [k G, (k + 1) G), G = batch_size * world_size, and rank r its r-th part of
     batch_size positions. So the ranks together see the batch of one process with batch_size G.
-
-    Args:
-        num_images: images in an epoch.
-        shuffle: a new order for every epoch (else by index).
-        drop_last: leave out the incomplete global batch at the end (training), and raise `UserError` if there
-            is no other; else the ranks share what there is.
     """
 
-    def __init__(
-        self,
-        num_images: int,
-        batch_size: int,
-        seed: int,
-        shuffle: bool,
-        rank: int = 0,
-        world_size: int = 1,
-        drop_last: bool = True,
-    ) -> None:
-        self.num_images, self.batch_size, self.seed, self.shuffle = num_images, batch_size, seed, shuffle
-        self.rank, self.drop_last = rank, drop_last
-        self.global_batch = batch_size * world_size
-        if drop_last and num_images < self.global_batch:
+    num_images: int  # in an epoch
+    batch_size: int
+    seed: int
+    shuffle: bool  # a new order for every epoch; else by index
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = True  # leave out an incomplete global batch; else the ranks share what there is
+
+    def __post_init__(self) -> None:
+        self.global_batch = self.batch_size * self.world_size
+        if self.drop_last and self.num_images < self.global_batch:
             raise UserError(
-                f"an epoch has {num_images} images, less than one batch of {self.global_batch}: lower "
+                f"an epoch has {self.num_images} images, less than one batch of {self.global_batch}: lower "
                 "--batch_size or add images"
             )
 
@@ -108,9 +101,8 @@ def make_batch(
                 if dataset.on_bad_image == "stop":
                     raise
                 bad.append(error)
-        return stack(samples), bad + [
-            e for sample in samples for view in sample.values() for e in view.replaced
-        ]
+        bad += [error for sample in samples for view in sample.values() for error in view.replaced]
+        return stack(samples), bad
     except UserError as error:
         return error
 

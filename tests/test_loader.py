@@ -167,8 +167,10 @@ def test_loading_draws_nothing_from_the_global_random_state(images):
 @pytest.mark.parametrize("num_threads", [0, 2])
 def test_a_broken_image_stops_as_itself_or_is_skipped_with_one_warning(tmp_path, capsys, num_threads):
     opt = options(broken_set(tmp_path), num_threads=num_threads, batch_size=1)
+    loader = create_loader(opt, "cpu")
     with pytest.raises(ImageError, match="trainA/1.png': it is not an image"):
-        list(create_loader(opt, "cpu").epoch(1))
+        list(loader.epoch(1))
+    loader.close()
     opt.on_bad_image = "skip"
     loader = create_loader(opt, "cpu")
     epochs = [list(loader.epoch(epoch)) for epoch in (1, 2, 3)]
