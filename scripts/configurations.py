@@ -17,14 +17,14 @@ HERE = Path(__file__).parent
 LINES = (shlex.split(line, comments=True) for line in (HERE / "systems.txt").read_text("utf-8").splitlines())
 CONFIGS = {line[0]: tuple(line[1:]) for line in LINES if line}
 DEFAULT = ("qs_global", "qs_local", "qs_local_global", "cut", "fastcut")
-NEED_VGG = {name for name, words in CONFIGS.items() if "--model=sesim" in words}
+NEED_VGG = [name for name, words in CONFIGS.items() if "--model=sesim" in words]
 PRESETS = {path.stem: path for path in (HERE / "presets").glob("*.txt")}
 
 # Options of train.py that the study itself sets, as its own options or for each run.
 SET_HERE = set(
     "name suffix checkpoints_dir dataroot seed model CUT_mode QS_mode continue_train overwrite dry_run "
     "gpu_ids n_epochs n_epochs_decay n_iterations n_iterations_decay epoch_count epoch pretrained_name "
-    "lr_policy phase direction display_id vgg_weights".split()
+    "lr_policy phase direction display_id".split()
 )
 
 
@@ -86,10 +86,7 @@ class StudyOptions:
         self.judging = [name for name in parser.defaults if name not in before]
 
     def parse(self, argv: Sequence[str]) -> Namespace:
-        """The options, with `preset_options` and `train`, options of train.py by name, and `judging`.
-
-        A wrong call exits with status 2.
-        """
+        """The options, with `preset_options` and `train`, options of train.py by name, and `judging`."""
         words = list(argv)
         split = words.index("--") if "--" in words else len(words)
         given = self.parser.parse_given(words[:split])
@@ -104,12 +101,10 @@ class StudyOptions:
             self.parser.error("--minutes and --n_epochs are two budgets: give one of them")
         for name in opt.train:
             if name in SET_HERE:
-                self.refuse_shared(name)
+                self.parser.error(
+                    f"--{name} after -- is set by the study itself: leave it out, or see --help"
+                )
         return opt
-
-    def refuse_shared(self, name: str) -> None:
-        """Exit: an option after -- that is not for there."""
-        self.parser.error(f"--{name} after -- is set by the study itself: leave it out, or see --help")
 
     def listed(self, flag: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
         """The values of a list with commas."""

@@ -17,7 +17,7 @@ from scipy import stats
 from datasets.make_stripes import make_stripes
 from options.train_options import TrainOptions
 from scripts import compare
-from scripts.configurations import CONFIGS, DEFAULT, NEED_VGG, run_options
+from scripts.configurations import CONFIGS, NEED_VGG, run_options
 from scripts.significance import BEYOND, HINT, WITHIN, differences, holm, summarise
 from scripts.study import Study, run_command
 from scripts.study_page import format_summary
@@ -86,7 +86,6 @@ def test_holm() -> None:
         (["--minutes", "3", "--n_epochs", "2"], "two budgets"),
         (["--", "--seed", "3"], "--seed after -- is set by the study"),
         (["--configs", "cut", "--gpu_ids", "-1", "--", "--qs_window", "3"], "no effect in any configuration"),
-        (["--configs", "fsesim"], "fsesim needs VGG-16's weights: give --vgg_weights FILE"),
     ],
 )
 def test_wrong_calls_are_refused(argv, message, capsys) -> None:
@@ -100,25 +99,14 @@ def test_wrong_calls_are_refused(argv, message, capsys) -> None:
 def parsed_runs(*argv: str) -> dict[str, Namespace]:
     """The options of train.py of each configuration that a command line names."""
     opt = compare.parse(["--gpu_ids=-1", *argv])
-    return Study(opt, compare.configurations(opt), "a study").options
-
-
-def test_every_configuration_has_one_budget_and_fastcut_its_own_loss() -> None:
-    parsed = parsed_runs("--n_epochs", "3", "--n_epochs_decay", "2", "--queries", "16,64")
-    assert len(parsed) == 10
-    assert {(p.n_epochs, p.n_epochs_decay) for p in parsed.values()} == {(3, 2)}
-    assert {p.num_patches for label, p in parsed.items() if label.endswith("_q16")} == {16}
-    fastcut = parsed["fastcut_q64"]
-    assert (fastcut.lambda_NCE, fastcut.nce_idt, fastcut.flip_equivariance) == (10.0, False, True)
-    modes = [parsed[f"{name}_q64"].QS_mode for name in DEFAULT[:3]]
-    assert modes == ["global", "local", "local_global"]
+    return Study(opt, {name: CONFIGS[name] for name in opt.configs}, "a study").options
 
 
 def test_all_configurations_take_of_the_preset_what_their_model_has() -> None:
     parsed = parsed_runs(
         "--configs", "all", "--preset", "quickstart", "--", "--lr", "0.001", "--qs_window", "5"
     )
-    assert set(parsed) == set(CONFIGS) - NEED_VGG
+    assert set(parsed) == set(CONFIGS) - set(NEED_VGG)
     budgets = {
         (opt.n_epochs, opt.n_epochs_decay, opt.crop_size, opt.batch_size, opt.lr) for opt in parsed.values()
     }
@@ -145,14 +133,6 @@ def test_an_option_without_effect_under_another_one_is_left_out() -> None:
     }
     assert run_options(options, ["--model=cut"], preset, {"ngf": 4})["ngf"] == 4
     assert run_options(options, ["--model=cycle_gan", "--num_patches=4"], {}, {})["num_patches"] == 4
-
-
-def test_trainings_side_by_side_share_the_cores(monkeypatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
-    study = Study.__new__(Study)
-    for jobs, cores in ((1, 8), (3, 2), (16, 1)):
-        study.opt = Namespace(jobs=jobs)
-        assert study.cores() == cores
 
 
 # From end to end

@@ -75,13 +75,6 @@ def test_evaluation_takes_equally_many_images_for_swd(folders) -> None:
     assert judged("--swd_size=32", "--seed=1")["numbers"] != found["numbers"]
 
 
-def test_an_image_set_against_itself_is_zero(folders, squeezenet) -> None:
-    """Only the kernel distance is below 0: it is unbiased for two draws, not for one set taken twice."""
-    numbers = judged(f"--classifier_weights={squeezenet}", folder="real")["numbers"]
-    assert numbers["FD-squeezenet1_1"] == pytest.approx(0, abs=1e-6)
-    assert numbers["SWD"] == 0 and numbers["KD-squeezenet1_1"] <= 0
-
-
 # The script
 
 
@@ -278,7 +271,7 @@ def test_wrong_calls_are_refused(folders, options, message, capsys) -> None:
 
 
 def test_structure_compares_each_translation_with_its_input(tmp_path, monkeypatch, capsys) -> None:
-    """Those of a run lie beside its translations; with equal images the distance is 0."""
+    """Those of a run lie beside its translations."""
     torch.manual_seed(0)
     dino = DinoKeys(layers=2, heads=2, width=16).eval().requires_grad_(False)
     for parameter in dino.parameters():
@@ -313,14 +306,11 @@ def test_a_sweep_translates_by_test_py(tmp_path, monkeypatch) -> None:
     for epoch in ("5", "latest"):
         generator = ResnetGenerator(ngf=4, n_blocks=4)
         torch.save(generator.state_dict(), tmp_path / "checkpoints" / "run" / f"{epoch}_net_G.pth")
-    network = ["--netG", "resnet_4blocks", "--ngf", "4", "--crop_size", "32"]
-    command = ["--name", "run", "--dataroot", "set", "--gpu_ids", "-1", "--num_threads", "0", *network]
+    command = "--name run --dataroot set --gpu_ids -1 --num_threads 0 --netG resnet_4blocks --ngf 4"
+    command = [*command.split(), "--crop_size", "32"]
     assert evaluate.main([*command, "--epochs", "all"]) == 0
     rows = read("results/run/evaluation_test.json")["checkpoints"]
-    assert [(row["epoch"], row["fake"]["count"]) for row in rows] == [
-        ("5", 3),
-        ("latest", 3),
-    ]
+    assert [(row["epoch"], row["fake"]["count"]) for row in rows] == [("5", 3), ("latest", 3)]
     assert evaluate.main(command) == 0
     receipt = read("results/run/test_latest/evaluation.json")
     assert receipt["numbers"] == rows[1]["numbers"] and receipt["checkpoint"] == rows[1]["checkpoint"]

@@ -86,9 +86,7 @@ def test_no_distance_from_itself_and_batches_do_not_mix(network):
     translations = [inputs[0], picture(20, 20, 5), picture(60, 40, 6)]
     apart = [structure_distance([a], [b], network)[0] for a, b in zip(inputs, translations, strict=True)]
     assert apart[0] == pytest.approx(0, abs=1e-9) and min(apart[1:]) > 1e-3
-    for batch_size in (1, 2, 4):
-        found = structure_distance(inputs, translations, network, batch_size)
-        assert found == pytest.approx(apart, rel=1e-4, abs=1e-9)
+    assert structure_distance(inputs, translations, network, 2) == pytest.approx(apart, rel=1e-4, abs=1e-9)
 
 
 def test_weights_from_a_file(tmp_path, monkeypatch):
