@@ -19,7 +19,6 @@ from scipy import ndimage
 
 PATCH = 7  # pixels a side
 PATCHES_PER_IMAGE = 128
-REPEATS, DIRECTIONS = 4, 128
 SMALLEST_LEVEL = 16  # pixels a side
 _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
 
@@ -72,11 +71,7 @@ def normalise_patches(patches: np.ndarray) -> np.ndarray:
 
 
 def sliced_wasserstein(
-    points1: np.ndarray,
-    points2: np.ndarray,
-    repeats: int = REPEATS,
-    directions: int = DIRECTIONS,
-    seed: int = 0,
+    points1: np.ndarray, points2: np.ndarray, repeats: int = 4, directions: int = 128, seed: int = 0
 ) -> float:
     """Mean Wasserstein-1 distance of two point sets (N, D) along repeats * directions random unit vectors."""
     rng = np.random.default_rng(seed)

@@ -75,19 +75,14 @@ def stripe_report(
 ) -> dict[str, float]:
     """Measure a folder of translated pictures against the set that they come from.
 
-    Args:
-        real_a, real_b: the set's test folders.
-        fake_b: the translations, named as their sources; sources without one are left out.
-        masks: holds the folders `testA` and `testB`.
+    Translations are named as their sources, and sources without one are left out; `masks` holds the folders
+    `testA` and `testB`. Raises `UserError` for a missing source or mask, or for a picture of another size.
 
     Returns:
         images: number of translations.
         real_A, fake_B, real_B: mean `stripedness`; of A, over the translated pictures only.
         gained: where fake B stands between real A (0) and real B (1).
         background: mean `background_change` from real A to fake B, in levels of 0..255.
-
-    Raises:
-        UserError: an empty folder, a missing source or mask, a picture that does not have its mask's size.
     """
     sources = pictures(real_a)
     stripes: dict[str, list[float]] = {"real_A": [], "fake_B": [], "real_B": []}
