@@ -27,14 +27,11 @@ VERSION = "1.0.0"
 # Options of the released codes' commands that do nothing here.
 WITHOUT_EFFECT = ("easy_label", "evaluation_freq", "display_winsize")
 
-# Options of CycleGAN, most of them of its first versions, by their names here.
+# Options of CycleGAN whose names here are not near them.
 RENAMED = {
     "niter": "n_epochs",
     "niter_decay": "n_epochs_decay",
-    "loadSize": "load_size",
     "fineSize": "crop_size",
-    "batchSize": "batch_size",
-    "nThreads": "num_threads",
     "resize_or_crop": "preprocess",
     "which_direction": "direction",
     "which_epoch": "epoch",
@@ -43,7 +40,6 @@ RENAMED = {
     "how_many": "num_test",
     "no_lsgan": "gan_mode",
     "model_suffix": "direction",
-    "norm": "normG",
 }
 
 

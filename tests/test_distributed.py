@@ -219,12 +219,6 @@ def test_when_one_process_dies_the_other_says_so_and_stops(dataroot, tmp_path, l
     assert "another process of this training was lost" in other.output() and "Traceback" not in other.output()
 
 
-def test_a_refused_run_ends_all_processes(dataroot, single):
-    both = start_two(dataroot, single)
-    assert [process.wait() for process in both] == [2, 1]
-    assert "there is a run in" in both[0].output()
-
-
 @pytest.mark.parametrize("model, options", [("cut", "--normG batch"), ("dcl", "--preprocess none")])
 def test_what_processes_cannot_share_is_refused(dataroot, tmp_path, model, options):
     both = start_two(dataroot, tmp_path, options, model=model)

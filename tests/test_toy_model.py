@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ import test as translation
 import train
 from models.base_model import BaseModel
 from models.inference import load_generator
-from scripts import compare, configurations, export, study
+from scripts import export
 from util.arguments import real_number
 from util.watch.report import Report
 
@@ -65,11 +64,6 @@ class ToyModel(BaseModel):
         self.update("D", self.losses["D"], ["D"])
         images = {"fake_B": fake_B, "fake_A": fake_A, "back_A": back_A}
         self.results = {name: image.detach() for name, image in images.items()}
-
-
-def register() -> None:
-    """The one entry, in a process of its own."""
-    models.MODELS["toy"] = ToyModel
 
 
 @pytest.fixture(autouse=True)
@@ -179,24 +173,3 @@ def test_it_is_exported(trained, capsys):
     with torch.inference_mode():
         expected = load_generator("run", trained, device="cpu").net(images)
     torch.testing.assert_close(torch.export.load(path).module()(images), expected)
-
-
-def test_it_is_compared(dataroot, tmp_path, monkeypatch, capsys):
-    """With a configuration of its own beside CUT; its trainings are processes, which need the entry too."""
-    start = f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(train.__file__).parent)]!r}; "
-    start += "import test_toy_model; test_toy_model.register(); "
-    start += "import runpy; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    run_command = study.run_command
-
-    def with_the_entry(command, *rest):
-        return run_command([sys.executable, "-c", start, *command[1:]], *rest)
-
-    monkeypatch.setattr(study, "run_command", with_the_entry)
-    monkeypatch.setitem(configurations.CONFIGS, "toy", ("--model=toy",))
-    options = (
-        f"--dataroot {dataroot} --out {tmp_path} --configs toy --seeds 0 --n_epochs 1 --n_epochs_decay 0"
-    )
-    tiny = "--load_size 36 --crop_size 32 --num_threads 0 --no_html"
-    assert compare.main([*options.split(), "--gpu_ids", "-1", "--", *tiny.split()]) == 0
-    assert "toy_s0: done" in capsys.readouterr().out
-    assert "toy_s0" in (tmp_path / "index.html").read_text()

@@ -15,10 +15,7 @@ from util import distributed
 
 
 class LastingStream:
-    """A text stream whose reader may leave (a closed pipe, a closed terminal) and whose disk may be full.
-
-    What cannot be written is lost; everything else is the stream's own.
-    """
+    """A text stream whose reader may leave and whose disk may be full: what cannot be written is lost."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream

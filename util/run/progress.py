@@ -12,10 +12,7 @@ from typing import NamedTuple
 class Progress:
     """Where a training stands: the epoch (from 1), images done in it, images and steps in total.
 
-    Images are counted over all processes.
-
-    Raises:
-        ValueError: a count that no training reaches, in a damaged state.
+    Images are counted over all processes. ValueError for a count that no training reaches.
     """
 
     epoch: int = 1
@@ -56,17 +53,11 @@ class Progress:
 
 
 class Length(NamedTuple):
-    """The end of a training, and what its learning-rate schedule counts. An iteration is one step.
+    """The end of a training, and what its learning-rate schedule counts. An iteration is one step."""
 
-    Attributes:
-        unit: "epochs" or "iterations".
-        constant: how many at the initial learning rate.
-        decay: how many after them.
-    """
-
-    unit: str
-    constant: int
-    decay: int
+    unit: str  # "epochs" or "iterations"
+    constant: int  # how many at the initial learning rate
+    decay: int  # how many after them
 
     @classmethod
     def of(cls, opt: Namespace) -> Length:
@@ -102,13 +93,8 @@ class Clock:
     """Seconds per image, waiting for data and in total, since the last call of `per_image`."""
 
     def __init__(self):
-        self.begun = time.perf_counter()
-        self._restart(self.begun)
-
-    def _restart(self, now: float) -> None:
-        self._since = self._step_began = now
-        self._waited = 0.0
-        self._images = 0
+        self.begun = self._since = self._step_began = time.perf_counter()
+        self._waited, self._images = 0.0, 0
 
     def data_ready(self) -> None:
         """The next batch has arrived."""
@@ -123,7 +109,8 @@ class Clock:
         """(total, waiting for data), in seconds per image."""
         now, images = time.perf_counter(), max(self._images, 1)
         seconds, waited = (now - self._since) / images, self._waited / images
-        self._restart(now)
+        self._since = self._step_began = now
+        self._waited, self._images = 0.0, 0
         return seconds, waited
 
     @property

@@ -59,10 +59,6 @@ class Run:
     Attributes:
         start: where training begins: "state" (the exact place where the run stopped), "weights" or "nothing".
         monitor: shows the training; None in the other processes.
-
-    Raises:
-        UserError: the folder cannot be made or written, another process trains in it, a fresh start would
-            replace a run, or there is nothing to continue from.
     """
 
     def __init__(self, opt: Namespace, options: Mapping[str, Option], network: str):

@@ -18,9 +18,8 @@ class StopSignal:
     """Within its `with` block, `received` is the number of the signal that asked to stop, or 0.
 
     SIGINT (Ctrl-C) and SIGTERM ask to stop, and so do SIGHUP, SIGUSR1 and SIGXCPU unless they are ignored, as
-    `nohup` ignores SIGHUP. A second SIGINT or SIGTERM exits at once. One event may send two signals: a closed
-    terminal is reported by the kernel and by the shell, and torchrun passes on what a batch system may have
-    sent to every process. In these cases a second signal within a second counts as the first one.
+    `nohup` ignores SIGHUP. A second SIGINT or SIGTERM exits at once, unless one event may have sent both: a
+    closed terminal is reported by the kernel and the shell, and torchrun passes signals on.
     """
 
     def __init__(self):
