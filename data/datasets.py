@@ -79,11 +79,9 @@ class BaseDataset:
 
     def find_images(self) -> dict[str, list[Path]]:
         """The files of each domain, at most `max_dataset_size` of a folder."""
-        raise NotImplementedError
 
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
         """The views of a sample."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return self.sizes["A"]

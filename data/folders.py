@@ -21,9 +21,8 @@ def domain_folder(dataroot: str | Path, phase: str, domain: str = "") -> Path:
     Raises `UserError` if there is none.
     """
     phases = ("test", "val") if phase == "test" else (phase,)
-    names = [
-        name for phase in phases for name in dict.fromkeys((phase + domain, f"{phase}/{domain}".rstrip("/")))
-    ]
+    places = ("{}{}", "{}/{}") if domain else ("{}",)
+    names = [place.format(phase, domain) for phase in phases for place in places]
     for name in names:
         if Path(dataroot, name).is_dir():
             return Path(dataroot, name)
