@@ -53,5 +53,4 @@ print(f"background: changed by {report['background']:.1f} of 255 levels on avera
 PYTHON
 
 step "look at it in a browser"
-echo "the translations:          $PWD/$results/index.html"
-echo "how the training went:     $PWD/$run/web/index.html"
+printf '%s\n' "$PWD/$results/index.html" "$PWD/$run/web/index.html"

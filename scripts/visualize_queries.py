@@ -119,10 +119,7 @@ def build_translator(opt: Namespace) -> Translator:
 
 
 def take_selection_of_the_run(opt: Namespace, net: nn.Module) -> None:
-    """Set the layers, window, pooling and number of queries that were not given.
-
-    UserError for a layer of the decoder, unless the run was trained with it.
-    """
+    """Set the layers, window, pooling and number of queries that were not given."""
     saved: dict[str, object] = {}
     if not opt.random_weights:
         saved = options_behind(opt.name, opt.checkpoints_dir, TrainOptions().parser)
@@ -169,10 +166,7 @@ def draw_image(opt: Namespace, translator: Translator, photo: np.ndarray, stem: 
 
 
 def to_input(photo: np.ndarray, channels: int) -> torch.Tensor:
-    """A photograph (H, W, 3) uint8 as a generator takes it: (1, C, H', W') in [-1, 1].
-
-    It is mirrored at the right and below until the sides are multiples of 4 and at least 8.
-    """
+    """A photograph (H, W, 3) uint8 as (1, C, H', W') in [-1, 1], mirrored to sides of multiples of 4."""
     more = [max(8, -(-side // 4) * 4) - side for side in photo.shape[:2]]
     photo = np.pad(photo, ((0, more[0]), (0, more[1]), (0, 0)), mode="symmetric")
     if channels == 1:

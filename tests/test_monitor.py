@@ -50,8 +50,8 @@ def log(monitor: Monitor, *arguments, **named) -> None:
     monitor.losses(record(*arguments, **named))
 
 
-def with_page(folder: Path, **options: str) -> Monitor:
-    return Monitor(folder, [TrainingPage(folder, "my <run>", 400, options)])
+def with_page(folder: Path) -> Monitor:
+    return Monitor(folder, [TrainingPage(folder, "my <run>", 400)])
 
 
 class Links(HTMLParser):
@@ -158,7 +158,7 @@ def test_page_shows_the_state_and_the_images_of_every_epoch_newest_first(tmp_pat
     labels = ["real_A", "fake_B", "rec_A"]
     (tmp_path / "train_opt.txt").write_text("all of them")
     for epochs, more in (((1,), ["old"]), ((2, 36), [])):  # in the second session there is a label less
-        monitor = with_page(tmp_path, model="qs")
+        monitor = with_page(tmp_path)
         monitor.load_state_dict(Monitor(tmp_path).state_dict())
         for epoch in epochs:
             log(monitor, 1000 * epoch - 500, epoch)
@@ -169,7 +169,7 @@ def test_page_shows_the_state_and_the_images_of_every_epoch_newest_first(tmp_pat
     ]
     links = Links(tmp_path / "web/index.html")
     assert all((tmp_path / "web" / file).is_file() for file in links.files)
-    for part in ("epoch36 of 400", "modelqs", "time left12:29:39", "my <run>"):  # 364.5 epochs of 123.4 s
+    for part in ("epoch36 of 400", "time left12:29:39", "my <run>"):  # 364.5 epochs of 123.4 s
         assert part in links.text
     assert "run" not in links.tags and not list(tmp_path.glob("web/*.part"))
 
@@ -198,11 +198,11 @@ def test_page_of_a_resumed_run_shows_none_of_the_future(tmp_path):
 
 
 def test_the_options_choose_the_watchers(tmp_path):
-    opt = Namespace(name="run", no_html=False, n_epochs=3, n_epochs_decay=1, display_id=0, model="cut")
+    opt = Namespace(name="run", no_html=False, n_epochs=3, n_epochs_decay=1, display_id=0)
     opt.tensorboard = opt.use_wandb = False
     opt.n_iterations, opt.n_iterations_decay = 20, 15
     (page,) = (background.watcher for background in create_monitor(opt, tmp_path, epoch_steps=10).watchers)
-    assert page.epochs == 4 and page.options == {"model": "cut"}
+    assert page.epochs == 4
 
 
 def test_a_training_without_page_and_visdom_imports_neither_of_their_packages(tmp_path):

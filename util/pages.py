@@ -77,10 +77,9 @@ class Page:
         self.add(tags.p(tags.a(printable(text), href=url(file))))
 
     def add_facts(self, facts: Mapping[str, str]) -> None:
-        """A line of named values, such as the state of a run; nothing if there are none."""
+        """A line of named values, such as the state of a run."""
         entries = [tags.div(tags.dt(printable(name)), tags.dd(printable(v))) for name, v in facts.items()]
-        if entries:
-            self.add(tags.dl(*entries, cls="facts card"))
+        self.add(tags.dl(*entries, cls="facts card"))
 
     def add_plot(self, file: str, description: str) -> None:
         """A drawing as wide as the page, linked to its file."""

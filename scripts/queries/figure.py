@@ -18,7 +18,7 @@ def draw_figure(view: QueryView, source: np.ndarray, target: np.ndarray, path: P
     one query the attention row and the dot products that it comes from.
 
     Args:
-        source, target: the photograph and its translation, (H, W, 3) uint8 each.
+        source, target: (H, W, 3) uint8 each.
         rank: of the query whose row is shown, from 0.
     """
     panels = {  # title: map (h, w), its colours

@@ -28,12 +28,11 @@ FLOOR = 1e-5  # smaller attention weights are drawn as this one
 def write_page(
     views: Sequence[QueryView], source: np.ndarray, target: np.ndarray, path: str | Path, title: str
 ) -> None:
-    """Write the page of an image.
+    """Write the page of a photograph and its translation, (H, W, 3) uint8 each.
 
     Args:
-        views: every layer and mode to switch between, each layer in each mode.
-        source, target: the photograph and its translation, (H, W, 3) uint8 each.
-        title: names the image and the run; may hold bytes that are not UTF-8.
+        views: each layer in each mode.
+        title: may hold bytes that are not UTF-8.
     """
     data = {
         "source": _png(source),

@@ -23,10 +23,6 @@ from util.watch.loss_log import LossLog, LossRecord, read_loss_records
 
 MOST_WAITING = 100  # updates for one watcher; further ones are left out, so memory stays bounded
 PATIENCE_AT_END = 20.0  # seconds to show what still waits
-# At the top of the page, those that the run has.
-KEY_OPTIONS = tuple(
-    "model QS_mode dataroot direction preprocess crop_size batch_size lr seed precision".split()
-)
 
 
 class Watcher(Protocol):
@@ -71,7 +67,7 @@ class Background:
                 self._calls.put_nowait((call, arguments))
 
     def close(self) -> None:
-        """Have the calls made that wait, for at most `PATIENCE_AT_END` each for room and for the calls."""
+        """Have the calls made that wait."""
         if self._thread.is_alive():
             with contextlib.suppress(queue.Full):
                 self._calls.put(("close", ()), timeout=PATIENCE_AT_END)
@@ -92,11 +88,7 @@ class Background:
 
 
 class Monitor:
-    """Logs one run and informs its watchers. Only the process that writes checkpoints has one.
-
-    Args:
-        folder: of the run, `checkpoints/NAME`, where `loss_log.txt` and `log.jsonl` are written.
-    """
+    """Logs the run in `folder` and informs its watchers. Only the process that writes checkpoints has one."""
 
     def __init__(self, folder: str | Path, watchers: Sequence[Watcher] = ()):
         self.folder = Path(folder)
@@ -117,12 +109,7 @@ class Monitor:
             watcher.put("losses", record)
 
     def images(self, epoch: int, step: int, images: Mapping[str, np.ndarray], save: bool) -> None:
-        """Show images of `epoch`: label -> (H, W, 3) uint8, in the model's order, not changed afterwards.
-
-        Args:
-            step: images trained on so far.
-            save: they become the images of this epoch, for watchers that keep one row per epoch.
-        """
+        """As `Watcher.images`; `save`: as those of this epoch, for watchers that keep one row per epoch."""
         self._begin([])
         for watcher in self.watchers:
             if save or watcher.watcher.live:
@@ -150,20 +137,15 @@ class Monitor:
 
 
 def create_monitor(opt: Namespace, folder: Path, epoch_steps: int) -> Monitor:
-    """The monitor of the run in `folder`, with the watchers that the options ask for.
-
-    Args:
-        epoch_steps: steps of an epoch.
-    """
+    """The monitor of the run in `folder`, with the watchers that the options ask for."""
     # each is imported only where it is used, as its package may be missing
     watchers: list[Watcher] = []
     options = {name: value for name, value in sorted(vars(opt).items()) if name not in ("given", "isTrain")}
     if not opt.no_html:
         from util.watch.training_page import TrainingPage
 
-        shown = {name: str(options[name]) for name in KEY_OPTIONS if options.get(name) is not None}
         epochs = math.ceil(Length.of(opt).in_epochs(epoch_steps))
-        watchers.append(TrainingPage(folder, opt.name, epochs, shown))
+        watchers.append(TrainingPage(folder, opt.name, epochs))
     if opt.display_id is None or opt.display_id > 0:
         try:
             from util.watch.visdom_client import VisdomClient

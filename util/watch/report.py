@@ -106,15 +106,12 @@ class Report:
         self.bar.set_postfix_str(f"{headline}, {self.time_left} left in all", refresh=False)
 
     def save_mean(self) -> None:
-        """Put the sum of the headline loss into the progress. All processes call it together.
-
-        It is the mean of their sums, because every process resumes from it.
-        """
+        """Put the mean of all processes' sums of the headline loss into the progress, to resume from."""
         if self._sum is not None:
             (self.progress.loss_G_sum,) = distributed.mean([float(self._sum)])
 
     def mean_headline(self) -> float | None:
-        """The epoch's mean headline loss over all processes, for a plateau schedule; None for others."""
+        """The epoch's mean headline loss over all processes; None where no plateau schedule needs it."""
         if self._sum is None:
             return None
         return distributed.mean([float(self._sum) / max(self.progress.epoch_steps, 1)])[0]

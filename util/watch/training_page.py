@@ -27,16 +27,13 @@ class TrainingPage:
 
     Args:
         folder: of the run, `checkpoints/NAME`.
-        run: its name, the title.
-        epochs: of the whole training, for "epoch 36 of 400" and the time left.
-        options: the key options of the run, shown at the top.
+        epochs: of the whole training.
     """
 
     name, live = "the web page", False
 
-    def __init__(self, folder: Path, run: str, epochs: int, options: Mapping[str, str]):
-        self.folder, self.run, self.epochs, self.options = folder, run, epochs, options
-        self.web = folder / "web"
+    def __init__(self, folder: Path, run: str, epochs: int):
+        self.web, self.run, self.epochs = folder / "web", run, epochs
 
     def begin(self, records: Sequence[LossRecord]) -> None:
         self._history = LossHistory(records)
@@ -71,7 +68,6 @@ class TrainingPage:
         (self.web / "losses.svg").write_text(draw_losses(self._history.rows()), encoding="utf-8")
         page = Page(self.web, self.run)
         page.add_facts(self._state())
-        page.add_facts(self.options)
         page.add_link("../train_opt.txt", "all options")
         page.add_plot("losses.svg", "Loss curves")
         epochs = sorted(self._labels, reverse=True)
