@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from util.arguments import ArgumentParser, integer
 from util.errors import UserError, entry_point
-from util.image_files import MAX_PIXELS, MAX_SIDE, ImageError, list_images, open_rgb
+from util.image_files import list_images, open_rgb
 
 GAP = 4  # pixels between images, white
 QUALITY = 88  # of JPEG
@@ -33,23 +33,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     translations = sorted(images.glob("to_*")) or [images / "fake_B"]
     folders = opt.folders or [images / "real_A", *translations]
     sheet = contact_sheet(folders, opt.count, opt.columns, opt.side)
+    opt.output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        opt.output.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(opt.output, **({"quality": QUALITY} if opt.output.suffix.lower() != ".png" else {}))
-    except (OSError, ValueError) as error:
+        sheet.save(opt.output, quality=QUALITY)
+    except ValueError as error:  # an unknown ending
         raise UserError(f"{opt.output} cannot be written ({error}): give another --output") from None
     print(f"{opt.output}: {sheet.width} x {sheet.height}, {opt.output.stat().st_size / 1024:.0f} KiB")
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """The options of this script. A wrong call exits with status 2."""
     parser = ArgumentParser(prog="scripts/contact_sheet.py", description=__doc__.splitlines()[0])
     parser.add("--results", None, "a folder of test.py's results", type=Path)
     parser.add("--folders", None, "a list of folders, in place of --results", type=_folders)
     parser.add("--output", Path("contact_sheet.jpg"), "file to write, .jpg or .png", type=Path)
     parser.add("--count", 12, "images of each folder, the first by name", type=integer(1))
     parser.add("--columns", 6, "images side by side", type=integer(1))
-    parser.add("--side", 160, "side of an image in pixels", type=integer(16))
+    parser.add("--side", 160, "side of an image in pixels", type=integer(16, 1024))
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
     if bool(opt.results) == bool(opt.folders):
         parser.error("give either --results FOLDER or --folders DIR,DIR")
@@ -68,7 +67,7 @@ def contact_sheet(folders: Sequence[Path], count: int = 12, columns: int = 6, si
         side: of each image, in pixels; its middle is shown if it is not square.
 
     Raises:
-        UserError: a folder has no images, or lacks one of these names, or one cannot be read.
+        UserError: a folder has no images, or lacks one of these names.
     """
     found = [
         {path.relative_to(folder).with_suffix(""): path for path in list_images(folder)} for folder in folders
@@ -79,24 +78,13 @@ def contact_sheet(folders: Sequence[Path], count: int = 12, columns: int = 6, si
             raise UserError(f"{folder} has no image {missing[0]}, which is in {folders[0]}")
     pitch = side + GAP
     rows = len(folders) * math.ceil(len(names) / columns)
-    if max(columns, rows) * pitch + GAP > MAX_SIDE or columns * rows * pitch**2 > MAX_PIXELS:
-        raise UserError(
-            f"{columns} x {rows} images with --side {side} are too large a picture: lower --side or --count"
-        )
     sheet = Image.new("RGB", (columns * pitch + GAP, rows * pitch + GAP), "white")
     for number, name in enumerate(names):
         band, column = divmod(number, columns)
         for row, paths in enumerate(found, band * len(folders)):
-            sheet.paste(_square(paths[name], side), (column * pitch + GAP, row * pitch + GAP))
+            image = ImageOps.fit(open_rgb(paths[name]), (side, side), Image.Resampling.LANCZOS)
+            sheet.paste(image, (column * pitch + GAP, row * pitch + GAP))
     return sheet
-
-
-def _square(path: Path, side: int) -> Image.Image:
-    """The middle of an image file, `side` pixels wide and high."""
-    try:
-        return ImageOps.fit(open_rgb(path), (side, side), Image.Resampling.LANCZOS)
-    except ImageError as error:
-        raise UserError(str(error)) from None
 
 
 if __name__ == "__main__":

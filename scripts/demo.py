@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,31 +38,17 @@ AUTOMATIC, AS_IT_IS = "that of its training", "as it is"
 SIZES = (AUTOMATIC, AS_IT_IS, "128", "256", "384", "512", "768", "1024")
 
 
-# ---- the models there are ----
-
-
 class Entry(NamedTuple):
-    """A run to choose.
-
-    Attributes:
-        label: what the page calls it.
-        folder: of the run.
-        words: the options of test.py that name it.
-        epochs: its checkpoints, the newest first.
-        directions: those it translates in, its own first; one where there is nothing to choose.
-        styled: whether it translates one photograph in many styles, as MUNIT does.
-        domains: the targets that it translates to; none where there is one.
-        size: the shorter side at which large photographs are translated, in pixels; None: their own.
-    """
+    """A run to choose."""
 
     label: str
     folder: Path
-    words: tuple[str, ...]
-    epochs: tuple[str, ...]
-    directions: tuple[str, ...]
-    styled: bool
-    domains: tuple[str, ...]
-    size: int | None
+    words: tuple[str, ...]  # the options of test.py that name it
+    epochs: tuple[str, ...]  # the newest first
+    directions: tuple[str, ...]  # its own first
+    styled: bool  # translates in many styles, as MUNIT
+    domains: tuple[str, ...]  # its targets, if it has many
+    size: int | None  # the shorter side at which it translates large photographs; None: their own
 
 
 def find_models(checkpoints_dir: str | Path) -> dict[str, Entry]:
@@ -110,9 +96,6 @@ def _entry(label: str, folder: Path, words: Sequence[str]) -> Entry | None:
     return Entry(label, folder, tuple(words), tuple(epochs), tuple(ways), styled, domains, size)
 
 
-# ---- translating ----
-
-
 class Choice(NamedTuple):
     """What the page's controls say: size is one of `SIZES`, style a seed, domain a target ("": the first)."""
 
@@ -145,10 +128,7 @@ def _loaded(folder: Path, epoch: str, direction: str, device: torch.device, _: f
 
 
 def translate(path: Path, choice: Choice, device: torch.device) -> tuple[Image.Image, Image.Image]:
-    """A photograph and its translation, of one size, as test.py makes it.
-
-    Raises `UserError` where the file or the model cannot be used.
-    """
+    """A photograph and its translation, of one size, as test.py makes it."""
     folder, styled = choice.entry.folder, choice.entry.styled
     files = folder.glob(weights_file(folder, choice.epoch, "*").name)
     newest = max((file.stat().st_mtime for file in files), default=0.0)  # a training may have replaced them
@@ -166,24 +146,12 @@ def translate(path: Path, choice: Choice, device: torch.device) -> tuple[Image.I
     return finished(shown.pixels, shown), target
 
 
-# ---- the page ----
-
-
 def build_page(checkpoints_dir: str, device: torch.device):
     """The page as Gradio blocks."""
     import gradio as gr
 
     models = functools.partial(find_models, checkpoints_dir)
-    first = next(iter(models().values()), None)
-    if first is None:
-        raise UserError(
-            f"there is no run in {checkpoints_dir}: train one, for instance by scripts/quickstart.sh"
-        )
-
-    def entry_of(label: str) -> Entry:
-        if entry := models().get(label):
-            return entry
-        raise gr.Error(f"There is no model {label} any more: load the page again.", print_exception=False)
+    first = next(iter(models().values()))
 
     def controls(entry: Entry) -> list[dict[str, object]]:
         """What the controls offer for a model: epoch, direction, size, style, target."""
@@ -203,7 +171,7 @@ def build_page(checkpoints_dir: str, device: torch.device):
     def show(path: str | None, label: str, epoch: str, direction: str, size: str, style: int, domain: str):
         if path is None:
             raise gr.Error("Drop a photograph first.", print_exception=False)
-        entry = entry_of(label)
+        entry = models()[label]
         # Those of another model, chosen a moment ago, count as this one's first.
         epoch = epoch if epoch in entry.epochs else entry.epochs[0]
         direction = direction if direction in entry.directions else entry.directions[0]
@@ -247,7 +215,7 @@ def build_page(checkpoints_dir: str, device: torch.device):
         photo.preprocess = lambda payload: payload.path if payload else None
         given, results = [photo, model, epoch, direction, size, style, domain], [slider, download, command]
         gr.on([button.click, photo.upload], show, given, results)
-        model.change(lambda label: [gr.update(**c) for c in controls(entry_of(label))], model, given[2:])
+        model.change(lambda label: [gr.update(**c) for c in controls(models()[label])], model, given[2:])
         page.load(lambda: gr.update(choices=list(models())), None, model, show_progress="hidden")
     return page
 
@@ -280,26 +248,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"the page needs Gradio ({error}): pip install -r requirements-demo.txt"
             ) from None
         page = build_page(opt.checkpoints_dir, device)
-        serve(page.launch, opt.port, opt.open)
+        quiet = {"share": False, "footer_links": [], "quiet": True, "show_error": True}
+        server = {"server_name": "127.0.0.1", "server_port": opt.port, "inbrowser": opt.open}
+        page.launch(**server, **quiet, prevent_thread_lock=True)
         print(f"Page: {page.local_url} (this machine only; Ctrl-C ends it)", flush=True)
         page.block_thread()
-
-
-def serve(launch: Callable, port: int, in_browser: bool) -> None:
-    """Start Gradio's server. UserError if the port cannot be used."""
-    try:
-        launch(
-            server_name="127.0.0.1",
-            server_port=port,
-            inbrowser=in_browser,
-            share=False,
-            footer_links=[],
-            show_error=True,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
-    except OSError as error:
-        raise UserError(f"port {port} cannot be used ({error}): give another --port") from None
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from trained_run import draw
 
 from scripts import contact_sheet as script
 from scripts.contact_sheet import GAP, contact_sheet
-from util.errors import UserError
 
 
 @pytest.fixture
@@ -53,13 +51,6 @@ def test_what_is_missing_is_named(results, tmp_path, capsys):
     with pytest.raises(SystemExit):
         script.main([])
     assert "give either --results FOLDER or --folders DIR,DIR" in capsys.readouterr().err
-    draw(tmp_path / "other" / "x.png")
-    (tmp_path / "other" / "x.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="x.png"):
-        contact_sheet([tmp_path / "other"])
-    large = ["--results", str(results), "--count", "2", "--output", str(tmp_path / "sheet.png")]
-    assert script.main([*large, "--side", "60000"]) == 2
-    assert "with --side 60000 are too large a picture" in capsys.readouterr().err
     unknown = ["--results", str(results), "--count", "2", "--output", str(tmp_path / "sheet.xyz")]
     assert script.main(unknown) == 2
     assert "give another --output" in capsys.readouterr().err
