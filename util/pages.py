@@ -35,7 +35,6 @@ margin:0 0 .9rem}
 .facts{display:flex;flex-wrap:wrap;gap:.6rem 2rem}
 dt,figcaption,small{color:var(--faint);font-size:.85rem}
 dd{margin:0;font-weight:600;font-variant-numeric:tabular-nums}
-nav{display:flex;flex-wrap:wrap;gap:.1rem 1rem;max-height:12rem;overflow-y:auto}
 figure{margin:0;max-width:100%}
 figure img{display:block;width:100%;height:auto;background:var(--line);border-radius:3px}
 .row{display:grid;gap:.6rem;grid-template-columns:repeat(auto-fit,minmax(min(14rem,40%),1fr))}
@@ -89,11 +88,6 @@ class Page:
         """A wide image with its caption beside it."""
         self.add(tags.figure(_linked(file, caption), tags.figcaption(printable(caption)), cls="strip"))
 
-    def add_jump_list(self, captions: Sequence[str]) -> None:
-        """Links to the rows of images with these captions."""
-        links = [tags.a(printable(caption), href=f"#{_anchor(caption)}") for caption in captions]
-        self.add(tags.nav(*links, cls="card"))
-
     def add_images(
         self, caption: str, files: Sequence[str], labels: Sequence[str], compare: str = ""
     ) -> None:
@@ -110,7 +104,7 @@ class Page:
             over = files[labels.index(compare)]
             figures.insert(0, _slider(files[0], over, printable(f"{labels[0]} | {compare}")))
         row = tags.div(*figures, cls="row")
-        self.add(tags.section(tags.h3(printable(caption)), row, cls="card", id=_anchor(caption)))
+        self.add(tags.section(tags.h3(printable(caption)), row, cls="card"))
 
     def save(self) -> None:
         """Write the page, replacing an older one in one move. Raises OSError."""
@@ -158,8 +152,3 @@ def url(file: str) -> str:
     """A relative path as a relative URL; bytes that are not UTF-8 keep their value."""
     # "./" so that a colon in the first part cannot be read as a scheme.
     return "./" + quote(os.fsencode(Path(file).as_posix()))
-
-
-def _anchor(caption: str) -> str:
-    """The id of a row of images, fit for a URL as it is."""
-    return quote(os.fsencode(caption), safe="")

@@ -72,7 +72,6 @@ class ResultPage:
         page.add_facts(
             {"images": count, "from": f"{opt.dataroot} ({', '.join(opt.domains) or opt.direction})"}
         )
-        page.add_jump_list([name.with_suffix("").as_posix() for name, _ in self.rows])
         for name, labels in self.rows:
             files = [f"images/{label}/{name.as_posix()}" for label in labels]
             page.add_images(
