@@ -17,9 +17,13 @@ from util.errors import UserError
 
 
 class StepCounter(nn.Module):
-    """Counts the steps of a training: a plain number, saved and resumed as its state."""
+    """Counts the steps of a training, a plain number, and keeps the last losses of G; both are resumed."""
 
     steps = 0
+
+    def __init__(self, losses: int):
+        super().__init__()
+        self.register_buffer("losses", torch.zeros(losses))
 
     def get_extra_state(self) -> int:
         return self.steps
@@ -96,7 +100,7 @@ class StarGANModel(ManyDomains):
         return StarGANDiscriminator(opt.output_nc, count, opt.ndf, opt.d_repeat_num, opt.crop_size)
 
     def build_memories(self) -> dict[str, nn.Module]:
-        self.counter = StepCounter()
+        self.counter = StepCounter(len(self.G_losses))
         return {"counter": self.counter}
 
     @property
@@ -119,8 +123,9 @@ class StarGANModel(ManyDomains):
             self.freeze("D")
             self.update("G", self.generator_loss(x, source, fake, target), self.G_losses)
             self.freeze("D", False)
-        for name in self.G_losses:
-            self.losses.setdefault(name, x.new_zeros(()))
+            self.counter.losses.copy_(torch.stack([self.losses[name].detach() for name in self.G_losses]))
+        elif "G" not in self.losses:  # before the first update, or the first one after a resume
+            self.losses |= dict(zip(self.G_losses, self.counter.losses.clone(), strict=True))
         self.results = {"fake_B": fake.detach()}
 
     def discriminator_loss(self, x: Tensor, source: Tensor, fake: Tensor) -> Tensor:

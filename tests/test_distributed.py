@@ -125,9 +125,10 @@ def test_two_processes_train_as_one_with_the_same_global_batch(dataroot, single,
     assert sum(line.startswith("(epoch") for line in lines) == STEPS
 
 
-@pytest.mark.parametrize("model", ["cycle_gan", "qs_dual"])
-def test_models_with_two_generators_train_as_one_too(dataroot, tmp_path, model):
-    """Negatives of qs_dual are the patches of all processes. Without pools, which are per process.
+@pytest.mark.parametrize("model", ["cycle_gan", "qs_dual", "qs_multi", "stargan"])
+def test_other_models_train_as_one_too(dataroot, tmp_path, model):
+    """Negatives of qs_dual are the patches of all processes, and stargan's mixtures are drawn for all.
+    Without pools, which are per process.
 
     In float64, where Adam does not turn rounding noise of gradients that should be 0 into whole steps.
     """

@@ -15,6 +15,7 @@ from textbook import run_steps
 from trained_run import picture
 
 import test as translation
+import train
 from data.folders import domain_folder, find_domains
 from datasets.make_coats import make_coats
 from models import create_model, gan_loss
@@ -427,3 +428,41 @@ def test_samples_are_of_each_domain_to_another(runs, dataroot):
     opt = TrainOptions().parse(words.split())
     samples = Samples(opt, create_model(opt))
     assert [target.tolist() for target in samples.targets] == [[1], [2], [0]]
+
+
+# ---- a run over its life ----
+
+
+def test_a_run_keeps_its_domains(dataroot, tmp_path, capsys):
+    """Those found at its start, whatever becomes of the folders."""
+    data = tmp_path / "set"
+    shutil.copytree(dataroot, data)
+    place = f"--name run --checkpoints_dir {tmp_path} --gpu_ids -1".split()
+    words = f"--dataroot {data} --model qs_multi {SMALL} {RUNS['qs_multi']} --n_iterations 2"
+    words += " --n_iterations_decay 0 --num_threads 0 --display_id 0 --no_html"
+    assert train.main([*place, *words.split()]) == 0
+    assert "3 images A, 5 images B, 2 images C" in capsys.readouterr().out
+    again = [*place, "--continue_train", "--n_iterations", "4"]
+    with pytest.raises(SystemExit):
+        train.main([*again, "--domains", "A,B"])
+    assert "--domains is A,B,C in the run" in capsys.readouterr().err
+    last = domain_folder(data, "train", "C")
+    shutil.copytree(last, last.with_name(last.name.replace("C", "D")))  # a later folder changes nothing
+    assert train.main(again) == 0
+    capsys.readouterr()
+    shutil.rmtree(last)
+    assert train.main([*again, "--n_iterations", "6"]) == 2
+    assert "train/C" in capsys.readouterr().err
+
+
+def test_the_step_in_bfloat16_stays_near_float32(dataroot):
+    """The conditional norms compute in float32."""
+    losses = []
+    for precision in ("fp32", "bf16"):
+        model = model_of(f"--model qs_multi --domains A,B,C --precision {precision} {TINY}")
+        torch.manual_seed(3)
+        batch = {d: torch.rand(2, 3, 24, 24) * 2 - 1 for d in "AB"}
+        batch |= {"A_domain": torch.tensor([1, 0]), "B_domain": torch.tensor([0, 2])}
+        ((found, _),) = run_steps(model, model, [batch])
+        losses.append(found)
+    assert losses[1] == pytest.approx(losses[0], rel=0.05, abs=0.02) and losses[0] != losses[1]

@@ -44,7 +44,7 @@ def _restore_determinism():
 
 def run(dataroot, folder, *argv):
     length = [] if "--n_iterations" in argv else "--n_epochs 1 --n_epochs_decay 2".split()
-    networks = [] if "munit" in argv else "--netG resnet_4blocks".split()
+    networks = [] if {"munit", "stargan"} & set(argv) else "--netG resnet_4blocks".split()
     folders = ["--dataroot", str(dataroot), "--checkpoints_dir", str(folder)]
     return train.main([*folders, "--name", "run", *TINY, *networks, *length, *argv])
 
@@ -102,7 +102,12 @@ VARIANTS = {
     "asgit": "--model asgit --netD trainable_attn --attention_source discriminator --use_rec",
     "iterations": f"--model cut --n_iterations 6 --n_iterations_decay 9 {CONTRAST}",
     "munit": f"{MUNIT} --n_iterations 15 --lr_decay_iters 4",
+    "qs_multi": "--model qs_multi --n_iterations 6 --n_iterations_decay 9 "
+    "--netF_nc 4 --num_patches 8 --nce_layers 0,4,8,12",
+    "stargan": "--model stargan --n_iterations 6 --n_iterations_decay 9 --batch_size 1 "
+    "--g_repeat_num 1 --d_repeat_num 3 --n_critic 3",  # G's update is in steps 3, 6, ...
 }
+WITHOUT_POOL = {"munit", "qs_multi", "stargan"}
 
 
 # variant, steps, workers. An epoch has 5 images: within the first, at its end, behind the schedule's bend
@@ -117,13 +122,16 @@ CASES = [
     ("asgit", 8, 0),
     ("iterations", 8, 0),
     ("munit", 8, 2),
+    ("qs_multi", 3, 0),
+    ("stargan", 8, 0),
+    ("stargan", 11, 2),  # in the second epoch of 10 steps
 ]
 
 
 def words_of(variant, workers):
     """The options of a variant, with a pool of images that is full after three steps."""
     words = [*VARIANTS[variant].split(), "--num_threads", str(workers)]
-    return words if "munit" in words else [*words, "--pool_size", "3"]  # MUNIT has no pool
+    return words if variant in WITHOUT_POOL else [*words, "--pool_size", "3"]
 
 
 @pytest.mark.parametrize("variant, steps, workers", CASES)

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 TINY = (
-    "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netG resnet_4blocks "
+    "--gpu_ids -1 --display_id 0 --no_html --ngf 2 --ndf 2 --netG=resnet_4blocks "
     "--load_size 34 --crop_size 32 "
     "--print_freq 1 --deterministic --num_threads 0 --name run"
 ).split()
@@ -28,6 +28,8 @@ MODELS = {
     "cut": "--model cut --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
     "cycle_gan": "--model cycle_gan",
     "dcl": "--model dcl --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
+    "qs_multi": "--model qs_multi --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
+    "stargan": "--model stargan --batch_size 1 --g_repeat_num 1 --d_repeat_num 3 --n_critic 3",
     "qs_dual": "--model qs_dual --netF_nc 4 --num_patches 8 --nce_layers 4,8,12 --QS_mode local_global",
 }
 PATIENCE = 120  # seconds after which something counts as hung, on a busy machine too
@@ -48,7 +50,8 @@ def make_images(root: Path, count_A: int = 5, count_B: int = 4) -> Path:
 def words(dataroot: Path, checkpoints: Path, *more: str, model: str = "cut") -> list[str]:
     """The command line of a tiny training of one of MODELS; `more` is split at spaces."""
     given = [word for text in (MODELS[model], *more) for word in text.split()]
-    return ["--dataroot", str(dataroot), "--checkpoints_dir", str(checkpoints), *TINY, *given]
+    tiny = [word for word in TINY if model != "stargan" or "net" not in word]  # which has its own networks
+    return ["--dataroot", str(dataroot), "--checkpoints_dir", str(checkpoints), *tiny, *given]
 
 
 def in_float64() -> None:
