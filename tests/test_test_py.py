@@ -66,7 +66,6 @@ def test_every_image_is_translated_and_shown_beside_its_source(
         assert np.array_equal(open_rgb(results / "images" / "real_B" / name), open_rgb(partner))
     page = (results / "index.html").read_text()
     assert all(f'src="./{file}"' in page for file in files) and "5 of 5" in page
-    assert all(f'href="#A{number}"' in page and f'id="A{number}"' in page for number in range(5))
 
 
 def difference(path, image) -> np.ndarray:
