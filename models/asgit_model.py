@@ -141,12 +141,8 @@ class ASGITSupervisedModel(GuidedModel, Pix2PixModel):
     """
 
     sources = ("A",)
-    defaults = {
-        **Pix2PixModel.defaults,
-        "netD": "posthoc_attn",
-        "normG": "instance",  # as the supplement says
-        "normD": "instance",
-    }
+    # instance norms, as the supplement says
+    defaults = {**Pix2PixModel.defaults, "netD": "posthoc_attn", "normG": "instance", "normD": "instance"}
 
     @classmethod
     def defaults_with(cls, options: Mapping[str, object]) -> dict[str, object]:

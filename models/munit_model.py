@@ -69,10 +69,7 @@ class MUNITModel(BaseModel):
     @classmethod
     def check(cls, opt: Namespace) -> None:
         if opt.input_nc != opt.output_nc:
-            raise UserError(
-                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but --model munit "
-                "translates in both directions: give both the same"
-            )
+            raise UserError("--model munit needs --input_nc and --output_nc to be the same")
         if opt.gan_mode == "wgangp":
             raise UserError("--gan_mode wgangp is not offered with --model munit: give lsgan or vanilla")
 
@@ -188,12 +185,8 @@ class MUNITModel(BaseModel):
                 images["cycle_B"] = gen_b.decode(content_b_again, own_style_b)
             losses["gen_cycrecon_x_a"] = l1(images["cycle_A"], a)
             losses["gen_cycrecon_x_b"] = l1(images["cycle_B"], b)
-        weights = {
-            "gen_adv": opt.gan_w,
-            "gen_recon_x": opt.recon_x_w,
-            "gen_recon_s": opt.recon_s_w,
-            "gen_recon_c": opt.recon_c_w,
-        }
+        weights = {"gen_adv": opt.gan_w, "gen_recon_x": opt.recon_x_w}
+        weights |= {"gen_recon_s": opt.recon_s_w, "gen_recon_c": opt.recon_c_w}
         if self.cycles:
             weights["gen_cycrecon_x"] = opt.recon_x_cyc_w
         losses["gen_total"] = sum(

@@ -28,7 +28,7 @@ STYLE_HALVINGS = 4  # of the style encoder
 def random_styles(count: int, style_dim: int, device: torch.device | str) -> Tensor:
     """Styles (count, style_dim, 1, 1) from the standard normal distribution, by torch's default generator.
 
-    All styles of a training are drawn here; the function is looked up on this module at each call.
+    All styles of a training are drawn here.
     """
     return torch.randn(count, style_dim, 1, 1, device=device)
 
@@ -37,8 +37,7 @@ class LayerNorm(nn.Module):
     """gamma (x - mean) / (std + 1e-5) + beta, with mean and unbiased std over C, H and W of each image.
 
     Differs from `torch.nn.functional.layer_norm`: std is unbiased, and 1e-5 is added to std, not to the
-    variance. Statistics and output are float32 or wider. A constant image gives beta, with finite gradients.
-    Gamma (C,) is initialised uniform in [0, 1). (B, C, H, W) -> (B, C, H, W).
+    variance. Statistics and output are float32 or wider. Gamma (C,) is initialised uniform in [0, 1).
     """
 
     def __init__(self, channels: int):
@@ -183,18 +182,8 @@ class Decoder(nn.Module):
 class AdaINGenerator(nn.Module):
     """The auto-encoder of one domain (MUNIT, section 5.1). Images (B, input_nc, H, W) in [-1, 1].
 
-    Calls leave no state on the module: it is re-entrant, can be exported, and captured in a CUDA graph.
-
-    Args:
-        dim: channels of the first convolution; the content code has dim * 2^n_downsample.
-        mlp_dim: hidden width of the MLP.
-        style_dim: length of a style code.
-        n_downsample: stride-2 convolutions of the content encoder.
-        n_res: residual blocks of the content encoder and of the decoder.
-
-    Attributes:
-        size_multiple: H and W must be multiples of this; the decoded image would be smaller otherwise.
-        smallest_side: the least H and W, in pixels.
+    The content code has dim * 2^n_downsample channels. H and W are multiples of `size_multiple` (the decoded
+    image would be smaller otherwise) and at least `smallest_side`.
     """
 
     def __init__(
@@ -234,12 +223,8 @@ class AdaINGenerator(nn.Module):
 class MultiScaleDiscriminator(nn.Module):
     """`num_scales` PatchGANs of equal layout; each next one sees the images at half the size.
 
-    Args:
-        dim: channels of the first convolution, doubled by each following one.
-        n_layers: stride-2 convolutions per scale, without norms; a 1x1 convolution follows.
-
-    Attributes:
-        smallest_side: the least H and W, in pixels.
+    Each has `n_layers` stride-2 convolutions without norms, the first of `dim` channels, and a 1x1
+    convolution. H and W are at least `smallest_side`.
     """
 
     def __init__(self, input_nc: int = 3, dim: int = 64, n_layers: int = 4, num_scales: int = 3):
@@ -259,11 +244,7 @@ class MultiScaleDiscriminator(nn.Module):
         return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 1))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Score maps (B, 1, h, w) per scale, finest first, of images (B, input_nc, H, W) in [-1, 1].
-
-        Raises:
-            UserError: a side is below `smallest_side`.
-        """
+        """Score maps (B, 1, h, w) per scale, finest first, of images (B, input_nc, H, W) in [-1, 1]."""
         check_sides(images, self.smallest_side)
         scores = []
         for scale, cnn in enumerate(self.cnns):
@@ -274,11 +255,7 @@ class MultiScaleDiscriminator(nn.Module):
 
 
 class StyledTranslator(nn.Module):
-    """Translates with a style: the content of a source image is decoded in the target domain.
-
-    Attributes:
-        style_dim: length of a style.
-    """
+    """Translates with a style: the content of a source image is decoded in the target domain."""
 
     def __init__(self, source: AdaINGenerator, target: AdaINGenerator):
         super().__init__()

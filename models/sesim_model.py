@@ -44,10 +44,7 @@ WINDOW, LEARNED_WINDOW = 64, 32  # --patch_size of FSeSim and of LSeSim
 class SeSimModel(OneSidedModel):
     """`--model sesim`: G translates A to B, D judges B, F makes self-similarity maps of VGG's features.
 
-    F has parameters with `--learned_attn` only.
-
-    Attributes:
-        vgg: images (B, 3, H, W) in [-1, 1] -> features (B, C, H', W') at each of `--attn_layers`; fixed.
+    F has parameters with `--learned_attn` only. `vgg` is fixed.
     """
 
     network_names = ("G", "D", "F")
@@ -83,17 +80,9 @@ class SeSimModel(OneSidedModel):
     @classmethod
     def check(cls, opt: Namespace) -> None:
         if (opt.input_nc, opt.output_nc) != (3, 3):
-            raise UserError(
-                f"--input_nc is {opt.input_nc} and --output_nc {opt.output_nc}, but --model sesim needs 3 "
-                "for both: VGG-16 takes RGB images"
-            )
-        if opt.lambda_GAN == 0 and opt.lambda_spatial == 0:
-            raise UserError("--lambda_GAN and --lambda_spatial are both 0: there is nothing to learn from")
+            raise UserError("--model sesim needs --input_nc 3 and --output_nc 3: VGG-16 takes RGB images")
         if opt.attn_layers[-1] > LAST_LAYER:
-            raise UserError(
-                f"--attn_layers names {opt.attn_layers[-1]}, but VGG-16 has ReLUs 0 to {LAST_LAYER}: name "
-                "some of these"
-            )
+            raise UserError(f"--attn_layers {opt.attn_layers[-1]}: VGG-16 has ReLUs 0 to {LAST_LAYER}")
         if opt.patch_size is None:
             opt.patch_size = LEARNED_WINDOW if opt.learned_attn else WINDOW
         require_weights(opt.vgg_weights)
@@ -199,8 +188,7 @@ class SeSimModel(OneSidedModel):
     def mean_of_layers(self, loss: Callable[..., Tensor], *sides: list[Tensor]) -> Tensor:
         """The mean over layers of a loss of self-similarity maps.
 
-        Args:
-            sides: features (B, C, H, W) of each layer. All sides of a layer have the same random queries.
+        Each of `sides` has the features (B, C, H, W) of each layer; all share a layer's random queries.
         """
         losses, count = [], self.opt.patch_nums
         for number, layer in enumerate(zip(*sides, strict=True)):

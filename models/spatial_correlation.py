@@ -39,11 +39,8 @@ MIN_HIDDEN, REDUCTION = 32, 4  # channels of the learned convolutions: C / REDUC
 class SelfSimilarity(nn.Module):
     """Self-similarity maps of the features of several layers, fixed or behind learned 1 x 1 convolutions.
 
-    Args:
-        channels: C of each layer, for the learned convolutions `conv_0`, `conv_1`, ... (LSeSim); empty for
-            fixed features (FSeSim), and the module then has no parameters.
-        window: P, side of the square of keys around a query, at least 2.
-        use_norm: compare directions of features (cosine) instead of squashed inner products.
+    `channels` are C of each layer, for the learned convolutions `conv_0`, `conv_1`, ... (LSeSim); without
+    them features are fixed (FSeSim). `window` and `use_norm` as of `self_similarity`.
     """
 
     def __init__(self, channels: Sequence[int] = (), window: int = 64, use_norm: bool = False):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,11 +14,9 @@ from training_process import TrainingProcess, in_float64, losses, make_images, r
 
 import test as translation
 import train
-from models import MODELS, create_model
-from models.inference import load_generator
+from models import create_model
 from models.speed import step_graph
 from options.train_options import TrainOptions
-from scripts import export
 from util.errors import UserError
 
 TINY = (
@@ -52,22 +48,6 @@ def runs(dataroot, tmp_path_factory):
     return root
 
 
-def test_the_page_shows_the_maps(runs):
-    labels = {path.stem.partition("_")[2] for path in (runs / "v1" / "web" / "images").glob("*.png")}
-    assert labels - {"samples", "sample_inputs"} == {
-        "real_A",
-        "attn_A",
-        "fake_B",
-        "rec_A",
-        "real_B",
-        "attn_B",
-        "fake_A",
-        "rec_B",
-    }
-    shown = np.asarray(Image.open(next((runs / "v2" / "web" / "images").glob("epoch003_attn_A.png"))))
-    assert shown.shape == (32, 32, 3) and shown.min() < 50 and shown.max() > 200  # between its positions
-
-
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
 def test_translating_a_test_set_needs_these_networks(runs, tmp_path, name, direction):
@@ -97,33 +77,6 @@ def test_photographs_of_any_size(runs, tmp_path):
     for name in CONFIGURATIONS:
         assert translation.main([*words, "--name", name, "--input", str(tmp_path / "small.png")]) == 0
         assert Image.open(tmp_path / name / "small.png").size == (21, 17)
-
-
-def test_a_file_that_takes_attention_as_a_channel_is_translated_by_ones(runs, tmp_path):
-    path = tmp_path / "weights.pth"
-    path.write_bytes((runs / "v2" / "latest_net_G_A.pth").read_bytes())
-    images = torch.rand(1, 3, 32, 32) * 2 - 1
-    found = load_generator(path, device="cpu").run(images)
-    net = load_generator("v2", runs, device="cpu").net.generator
-    assert torch.equal(found, net.model(torch.cat([images, torch.ones(1, 1, 32, 32)], 1)).detach())
-
-
-@pytest.fixture
-def quiet_traces():
-    logger = logging.getLogger("torch.__trace")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(level)
-
-
-def test_export(runs, tmp_path, quiet_traces):
-    """What is exported holds all that a translation needs; as torch_export in tests/test_attention.py."""
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(package)
-    words = ["--name", "v2", "--checkpoints_dir", str(runs), "--format", "onnx"]
-    old = torch.__version__ < (2, 7)  # refused in one line
-    assert export.main([*words, "--output", str(tmp_path / "v2.onnx")]) == (2 if old else 0)
 
 
 # ---- several processes
@@ -160,18 +113,6 @@ def test_two_processes_train_as_one_and_remember_the_same(dataroot, tmp_path):
             torch.testing.assert_close(two["maps"], one["maps"], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "words, told",
-    [
-        ("--netD trainable_attn", "the mask of --netD trainable_attn has batch norms"),
-        ("--preprocess none --pool_size 0", "--preprocess none gives maps of any size"),
-    ],
-)
-def test_what_processes_cannot_share(words, told):
-    opt = TrainOptions().parse([*TINY, *words.split()])
-    assert told in MODELS["asgit"].process_obstacle(opt)
-
-
 # ---- steps
 
 
@@ -184,22 +125,6 @@ def batch(seed=0, size=(32, 32), **more):
     generator = torch.Generator().manual_seed(seed)
     images = {domain: torch.rand(1, 3, *size, generator=generator) * 2 - 1 for domain in "AB"}
     return {**images, "A_paths": ["a/0.png"], "B_paths": ["b/0.png"], **more}
-
-
-def test_the_memory_follows_crops_and_mirroring():
-    """The next sample of an image is the right half of the last one, mirrored."""
-    model = model_of()
-    left, right = torch.tensor([[0.1, 0.0, 0.8, 0.8, 0.0]]), torch.tensor([[0.1, 0.4, 0.8, 0.4, 1.0]])
-    model.set_input(batch(A_windows=left))
-    assert model.batch["A_attention"].eq(1).all()
-    model.optimize_parameters()
-    stored = model.results["next_A"]
-    model.set_input(batch(A_windows=right))
-    wide = torch.nn.functional.interpolate(stored, (32, 64), mode="bilinear")
-    torch.testing.assert_close(model.batch["A_attention"], wide[..., 32:].flip(3))
-    assert model.batch["B_attention"].min() < 1  # of the whole image
-    model.set_input(batch(A_paths=["a/1.png"]))
-    assert model.batch["A_attention"].eq(1).all(), "another image"
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -218,29 +143,6 @@ def test_maps_are_resumed(old):
         one.set_input(batch(A_windows=torch.tensor([[0.1, 0.2, 0.7, 0.8, 1.0]])))
     assert model.batch["A_attention"].min() < 1
     assert torch.equal(model.batch["A_attention"], saved.batch["A_attention"])
-
-
-@pytest.mark.parametrize("words", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_images_of_another_size_than_the_options_name(words):
-    model = model_of(*words, "--pool_size", "0")
-    for number, size in enumerate([(40, 56), (24, 24), (40, 56)]):
-        model.set_input(batch(number, size))
-        model.optimize_parameters()
-        assert all(np.isfinite(value) for value in model.get_current_losses().values())
-        shown = model.get_current_visuals()["attn_A"]
-        assert shown.shape == (1, 1, *size) and -1 <= shown.min() <= shown.max() <= 1
-
-
-@pytest.mark.parametrize("words", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_fast_steps_agree_within_rounding(words):
-    plain, fast = model_of(*words), model_of(*words, *"--precision bf16 --channels_last".split())
-    for model in (plain, fast):
-        model.set_input(batch())
-        model.optimize_parameters()
-    assert fast.get_current_losses() == pytest.approx(plain.get_current_losses(), rel=0.02, abs=0.01)
-    torch.testing.assert_close(
-        fast.results["attn_A"], plain.results["attn_A"], rtol=0, atol=0.03
-    )  # of [0, 1]
 
 
 @pytest.mark.parametrize("words", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
@@ -266,16 +168,9 @@ def test_a_captured_step_is_the_step(monkeypatch, float64, words):
 
 
 REFUSED = {
-    "--netD basic": "--attention_fusion rmult needs a discriminator that says where it looks",
-    "--attention_fusion alpha --attention_stage F2": (
-        "--attention_stage has no effect with --attention_fusion alpha"
-    ),
-    "--attention_fusion none --attention_source discriminator": "--attention_source has no effect",
-    "--netG unet_128 --crop_size 128 --load_size 128 --attention_stage F1": "it has F0$",
+    "--netD basic": "--netD basic does not say where it looks",
+    "--netG unet_128 --crop_size 128 --load_size 128 --attention_stage F1": "this generator has F0$",
     "--crop_size 20 --load_size 20": "the discriminator at least 24 pixels",
-    "--model asgit_supervised --attention_source discriminator": (
-        "--attention_source has no effect with --model asgit_supervised"
-    ),
 }
 
 
@@ -284,21 +179,6 @@ def test_what_cannot_be_is_refused(words):
     options = TrainOptions()
     with pytest.raises(UserError, match=REFUSED[words]):
         options.resolve(options.parser.parse_given([*TINY, *words.split()]))
-
-
-def test_the_defaults_are_the_released_ones():
-    options = TrainOptions()
-    opt = options.parse(["--model", "asgit", "--gpu_ids", "-1"])
-    assert (opt.lambda_identity, opt.pool_size, opt.n_epochs, opt.n_epochs_decay) == (0, 50, 100, 100)
-    assert (opt.load_size, opt.crop_size, opt.batch_size, opt.gan_mode) == (286, 256, 1, "lsgan")
-    paired = TrainOptions().parse(["--model", "asgit_supervised", "--gpu_ids", "-1"])
-    assert (paired.dataset_mode, paired.netG, paired.load_size, paired.crop_size) == (
-        "aligned",
-        "unet_128",
-        143,
-        128,
-    )
-    assert (paired.gan_mode, paired.lambda_GAN, paired.lambda_L1) == ("vanilla", 1, 100)
 
 
 @pytest.mark.parametrize(

@@ -49,15 +49,14 @@ def test_cityscapes_label_maps(tmp_path):
     assert classes["road"] == {"share": 1.0, "instances": 1.0} and classes["bus"]["share"] == 0
 
 
-@pytest.mark.parametrize("words", ["", "--netD trainable_attn --attention_source discriminator"])
-def test_the_command_on_the_embedded_set(tmp_path, capsys, words):
+def test_the_command_on_the_embedded_set(tmp_path, capsys):
     data = tmp_path / "stripes"
     make_stripes.make_stripes(data, size=32, train=2, test=2)
     tiny = "--gpu_ids -1 --display_id 0 --no_html --ngf 4 --ndf 4 --netG resnet_4blocks --load_size 32"
     tiny += " --crop_size 32 --num_threads 0 --n_epochs 2 --n_epochs_decay 0 --save_epoch_freq 1"
     tiny += " --model asgit --name run"
     folders = ["--dataroot", str(data), "--checkpoints_dir", str(tmp_path)]
-    assert train.main([*folders, *tiny.split(), *words.split()]) == 0
+    assert train.main([*folders, *tiny.split()]) == 0
     own = [*folders, "--gpu_ids", "-1", "--name", "run", "--out", str(tmp_path / "out")]
     assert attention_intensity.main([*own, "--epochs", "1,2", "--num_threads", "0"]) == 0
     written = json.loads((tmp_path / "out" / "attention.json").read_text())

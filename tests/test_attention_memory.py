@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import random
-import sys
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from data.augment import to_input
 from data.transforms import Preprocess
-from models.attention.fusion import resize_map
 from models.attention.memory import AttentionMemory
 
 PATHS = ["set/trainA/0.png", "set/trainA/1.png", "set/trainA/2.png"]
@@ -32,16 +28,6 @@ def memory(*paths, **settings):
     attention = AttentionMemory(**settings).double()
     attention.add(paths or PATHS)
     return attention
-
-
-@pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_the_same_window_is_bilinear_enlargement(flip):
-    attention, stored = memory(), maps(2, 3, 4).double()
-    rows, windows = attention.rows(PATHS[1:]), torch.tensor([[0.1, 0.3, 0.7, 0.6, flip]] * 2)
-    attention.store(rows, stored, windows)
-    torch.testing.assert_close(attention.lookup(rows, (24, 32), windows), resize_map(stored, (24, 32)))
-    torch.testing.assert_close(attention.lookup(rows, (3, 4), windows), stored)
-    assert attention.lookup(attention.rows(PATHS[:1]), (3, 4)).eq(1).all(), "the other image is untouched"
 
 
 def test_maps_follow_crops_and_mirroring():
@@ -97,16 +83,6 @@ def test_the_last_map_of_an_image_stays():
     assert torch.equal(attention.lookup(rows[:1], (3, 3)), stored[:1])
 
 
-def test_maps_of_other_sizes_and_with_gradient():
-    attention = memory()
-    rows = attention.rows(PATHS)
-    attention.store(rows[:1], maps(1, 4, 4).double().requires_grad_())
-    attention.store(rows[1:], maps(2, 6, 5, seed=1).double())
-    assert attention.maps.shape == (3, 1, 4, 4)
-    torch.testing.assert_close(attention.maps[1:], resize_map(maps(2, 6, 5, seed=1).double(), (4, 4)))
-    assert not attention.lookup(rows, (8, 8)).requires_grad
-
-
 def test_saved_by_path_and_exact(tmp_path):
     """Maps are exact after loading, also where the data set grew, shrank or has another order."""
     attention = memory()
@@ -126,38 +102,3 @@ def test_saved_by_path_and_exact(tmp_path):
     new = changed.lookup(changed.rows(["set/trainA/new.png"]), (9, 9))
     assert new.eq(1).all(), "what a load does not bring is as at first"
     assert changed.get_extra_state()["paths"] == [PATHS[2], PATHS[1]], "the image that is gone keeps its map"
-
-
-def test_an_empty_memory_is_saved_and_loaded():
-    attention = memory()
-    attention.store(attention.rows(PATHS), maps(3, 4, 4).double())
-    attention.load_state_dict(memory().state_dict())
-    assert attention.lookup(attention.rows(PATHS), (4, 4)).eq(1).all()
-    attention.store(attention.rows(PATHS), maps(3, 5, 5).double())
-    assert attention.maps.shape == (3, 1, 5, 5)
-
-
-def _one_of_two(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    attention, stored = memory(), maps(4, 3, 3).double()
-    windows = torch.tensor([[0.1, 0.1 * i, 0.5, 0.6, i % 2] for i in range(4)])
-    order = [0, 2, 2, 1]
-    part = slice(2 * rank, 2 * rank + 2)  # of the global batch
-    attention.store(attention.rows([PATHS[i] for i in order[part]]), stored[part], windows[part])
-    torch.save(attention.state_dict(), f"{folder}/rank{rank}.pth")
-    dist.destroy_process_group()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
-def test_two_processes_hold_what_one_would_hold(tmp_path):
-    mp.start_processes(_one_of_two, (str(tmp_path),), nprocs=2, start_method="fork")
-    attention = memory()
-    windows = torch.tensor([[0.1, 0.1 * i, 0.5, 0.6, i % 2] for i in range(4)])
-    attention.store(attention.rows([PATHS[i] for i in (0, 2, 2, 1)]), maps(4, 3, 3).double(), windows)
-    expected = attention.state_dict()
-    for rank in range(2):
-        state = torch.load(tmp_path / f"rank{rank}.pth", weights_only=True)
-        assert state["_extra_state"]["paths"] == expected["_extra_state"]["paths"] == PATHS
-        assert torch.equal(state["_extra_state"]["maps"], expected["_extra_state"]["maps"])
-        assert torch.equal(state["_extra_state"]["windows"], expected["_extra_state"]["windows"])

@@ -52,20 +52,9 @@ def by_pixel(image, name, amount):
     return torch.tensor(changed).T.reshape(image.shape)
 
 
-@pytest.mark.parametrize(
-    ("name", "amount"),
-    [("brightness", 0.6), ("brightness", 1.5), ("contrast", 0.5), ("contrast", 1.4), ("saturation", 0.5)]
-    + [("saturation", 1.5), ("hue", 0.3), ("hue", -0.2)],
-)
-def test_each_change_by_definition(images, name, amount):
-    found = jitter(images[:1], [SAME._replace(**{name: amount})])
-    expected = by_pixel(images[0] / 2 + 0.5, name, amount) * 2 - 1
-    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-4)
-
-
 def test_images_have_their_own_changes_in_their_own_order(images):
     dark = SAME._replace(brightness=0.5)
-    contrast_first = Jitter(("contrast", "brightness", "saturation", "hue"), 1.5, 0.5, 1.0, 0.0)
+    contrast_first = Jitter(("contrast", "brightness", "saturation", "hue"), 1.5, 0.5, 1.4, -0.2)
     changes = [dark, contrast_first, contrast_first._replace(order=ORDER)]
     batch = jitter(images[[0, 1, 1]], changes)
     apart = [jitter(images[[i]], [change])[0] for i, change in zip((0, 1, 1), changes, strict=True)]

@@ -141,25 +141,6 @@ def test_nothing_runs_where_triton_is_missing():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def both(features):
-    return torch.cat([qs_kernels.rank_globally(features), qs_kernels.rank_locally(features, 3)])
-
-
-@on_gpu
-def test_a_captured_graph_replays_on_new_features():
-    static = features_of(2, 256, 16, 16).cuda()
-    both(static)  # compiles, before the capture
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = both(static)
-    for seed in (1, 2):
-        features = features_of(2, 256, 16, 16, seed=seed).cuda()
-        static.copy_(features)
-        out.fill_(torch.nan)
-        graph.replay()
-        assert torch.equal(out, both(features))
-
-
 @on_gpu
 @pytest.mark.parametrize("memory_format", [NCHW, NHWC])
 def test_at_training_size_without_the_matrix(memory_format):

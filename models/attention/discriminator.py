@@ -22,10 +22,6 @@ class PostHocAttention(nn.Module):
     """PHA: a PatchGAN whose attention is the mean absolute activation over channels after its third halving.
 
     No parameter is added, so the map describes what the scores are computed from.
-
-    Args:
-        norm: "instance", "batch" or "none".
-        antialias: blurred halvings instead of strided convolutions.
     """
 
     run_layers = staticmethod(run_layers)
@@ -98,9 +94,8 @@ class TrainableAttention(nn.Module):
     """TAM: a mask branch beside the trunk of a PatchGAN; the head judges (1 + mask) * trunk.
 
     The attention is the mask's mean over channels. The discriminator's own loss trains it. As in the
-    released code the trunk has two convolutions, of which the supplement's text names three.
-
-    Args: as of `PostHocAttention`; `norm` is that of trunk and head.
+    released code the trunk has two convolutions, of which the supplement's text names three. `norm` is that
+    of trunk and head.
     """
 
     run_layers = staticmethod(run_layers)

@@ -77,9 +77,7 @@ class Guided(nn.Module):
         super().__init__(input_nc + FUSIONS[fusion].extra_nc, *args, **settings)
         self.fusion, stages = FUSIONS[fusion], self.stages()
         if stage not in stages:
-            raise UserError(
-                f"--attention_stage {stage}: this generator has no such stage; it has {', '.join(stages)}"
-            )
+            raise UserError(f"--attention_stage {stage}: this generator has {', '.join(stages)}")
         self.fused_before = stages[stage]
 
     def stages(self) -> dict[str, int]:
@@ -123,12 +121,8 @@ class GuidedUnetGenerator(Guided, UnetGenerator):
 
 
 class GuidedTranslator(nn.Module):
-    """The translation at test: attention from a discriminator (v2), or a constant (v1).
-
-    Args:
-        generator: a guided generator.
-        discriminator: the one of the images' own domain, whose map is used; None: the constant
-            `Fusion.unseen`, because the memory holds training images only.
+    """The translation at test: attention from the discriminator of the images' own domain (v2), or the
+    constant `Fusion.unseen` (v1), because the memory holds training images only.
     """
 
     def __init__(self, generator: Guided, discriminator: nn.Module | None = None) -> None:

@@ -61,8 +61,7 @@ class GuidedModel(BaseModel):
             return
         if opt.netD not in build.ATTENDING:
             raise UserError(
-                f"--attention_fusion {opt.attention_fusion} needs a discriminator that says where it looks, "
-                f"and --netD {opt.netD} does not: give --netD {' or '.join(build.ATTENDING)}, "
+                f"--netD {opt.netD} does not say where it looks: give --netD {' or '.join(build.ATTENDING)}, "
                 "or --attention_fusion none"
             )
         build.check_guidance(opt, fusion=opt.attention_fusion, stage=opt.attention_stage)

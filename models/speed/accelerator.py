@@ -38,11 +38,7 @@ def fastest(device: torch.device) -> dict[str, object]:
     """The options that `--fast` stands for on a device (why: docs/performance.md)."""
     if device.type == "cuda":
         bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
-        return {
-            "precision": "bf16" if bf16 else "fp32",
-            "channels_last": True,
-            "cuda_graph": True,
-        }
+        return {"precision": "bf16" if bf16 else "fp32", "channels_last": True, "cuda_graph": True}
     if device.type == "cpu":
         return {"precision": "bf16" if cpu_has_bf16() else "fp32"}
     return {}
@@ -60,11 +56,7 @@ def choose_speed(opt: Namespace, model: type) -> None:
 
     A run saves the outcome, so it continues as it began even where `--fast` would now mean something else.
 
-    Args:
-        model: the model's class, which knows what its step rules out.
-
-    Raises:
-        UserError: an option that this device or another option rules out.
+    `model` is the class of the model. UserError for an option that this device or another option rules out.
     """
     fast = "fast" in opt.given and opt.fast
     graph = opt.isTrain and opt.cuda_graph
@@ -85,15 +77,9 @@ def _obstacle(name: str, value: object, opt: Namespace, model: type, device: tor
     where = {"cpu": "the CPU", "mps": "Apple's GPU", "cuda": "a CUDA device"}[device.type]
     if (name, value) == ("precision", "tf32"):
         if device.type != "cuda":
-            return (
-                f"--precision tf32 is a mode of NVIDIA GPUs, but this runs on {where}: "
-                "give --precision fp32 or bf16"
-            )
+            return f"--precision tf32 is a mode of NVIDIA GPUs, but this runs on {where}: give fp32 or bf16"
         if torch.cuda.get_device_capability(device) < (8, 0):
-            return (
-                "--precision tf32 needs an Ampere GPU or a later one (compute capability 8.0): "
-                "give --precision fp32"
-            )
+            return "--precision tf32 needs an Ampere GPU or a later one: give --precision fp32"
     if (name, value) == ("cuda_graph", True):
         if reason := model.capture_obstacle(opt):
             return reason
@@ -105,11 +91,7 @@ def _obstacle(name: str, value: object, opt: Namespace, model: type, device: tor
 
 
 class Accelerator:
-    """Runs the steps of a model as its options say.
-
-    Args:
-        model: a `BaseModel` with its networks on their device.
-    """
+    """Runs the steps of a `BaseModel`, whose networks are on their device, as its options say."""
 
     def __init__(self, model):
         self.model = model
@@ -122,11 +104,7 @@ class Accelerator:
                 optimizer.register_load_state_dict_post_hook(lambda _: self.recordings.clear())
 
     def set_switches(self, search: bool = False) -> None:
-        """Set cuDNN's switches, which belong to the process, for this model's next step.
-
-        Args:
-            search: try all algorithms of a convolution, which only sizes that recur repay.
-        """
+        """Set cuDNN's switches, which belong to the process; `search` pays only for sizes that recur."""
         if self.model.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = self.model.opt.precision == "tf32"
             torch.backends.cudnn.benchmark = search and not torch.are_deterministic_algorithms_enabled()
@@ -163,7 +141,10 @@ class Accelerator:
         except Exception as error:  # drivers and libraries may raise anything
             self.captures = False
             self.recordings.clear()
-            self._undo(before)
+            if self.model.device.type == "cuda":  # the interrupted step may have left work on its streams
+                torch.cuda.synchronize(self.model.device)
+            self._forget_results()
+            before.restore()
             reason = str(error).strip().splitlines() or ["no reason given"]
             warnings.warn(
                 "--cuda_graph failed on this machine and is switched off; work continues without it. "
@@ -171,13 +152,6 @@ class Accelerator:
                 RuntimeWarning,
                 stacklevel=3,
             )
-
-    def _undo(self, before: Snapshot) -> None:
-        """Restore the state, after all streams have finished what an interrupted step left on them."""
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
-        self._forget_results()
-        before.restore()
 
     def _forget_results(self) -> None:
         """Drop the last step's results: their history ties the weights' gradients to the stream it ran on."""

@@ -129,11 +129,5 @@ def find_group(pieces: list[Piece], at: int, x: Tensor) -> Group | None:
         end += 1
     if not (norm or tail) or not 0 <= slope <= 1:
         return None
-    settings = {
-        "norm": norm,
-        "slope": slope,
-        "tail": tail,
-        "border": border,
-        "keep": keep and tail == Tail.PAD,
-    }
-    return Group(end, norm, join, settings)
+    settings = {"norm": norm, "slope": slope, "tail": tail, "border": border}
+    return Group(end, norm, join, {**settings, "keep": keep and tail == Tail.PAD})

@@ -106,17 +106,8 @@ def works_for(x: Tensor, bias: Tensor | None, residual: Tensor | None, settings:
         if needs_gradient:
             sum(output.sum() for output in outputs if output is not None).backward()
 
-    return trials.allows(_name(settings, residual), variant, trial)
-
-
-def _name(settings: dict[str, object], residual: Tensor | None) -> str:
-    """The fused layers in words, for a warning."""
-    tails = {Tail.PAD: "reflected border", Tail.DOWN: "blurred downsampling", Tail.UP: "blurred upsampling"}
-    parts = ["instance norm"] * settings["norm"] + ["activation"] * (settings["slope"] != 1)
-    parts += ["residual sum"] * (residual is not None) + [
-        tails[tail] for tail in [settings["tail"]] if tail in tails
-    ]
-    return " + ".join(parts)
+    name = "fused layers (norm {norm}, slope {slope:g}, tail {tail.name})".format(**settings)
+    return trials.allows(name, variant, trial)
 
 
 class _NormActResample(torch.autograd.Function):

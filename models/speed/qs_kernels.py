@@ -40,17 +40,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.speed.triton_support import (
-    installed,
-    jit,
-    on_device_of,
-    tl,
-    trials,
-    triton,
-    works,
-)
+from models.speed.triton_support import jit, on_device_of, tl, trials, triton, works
 
-if installed():
+if triton is not None:
     ABSENT = tl.constexpr(-1e30)  # the score of no key: finite, so that differences stay numbers
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

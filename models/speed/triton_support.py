@@ -26,17 +26,11 @@ def on_device_of(tensor: Tensor) -> AbstractContextManager:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
-def installed() -> bool:
-    """Whether Triton is installed. Kernels take CUDA tensors; in Triton's interpreter, CPU tensors."""
-    return triton is not None
-
-
 class Trials:
     """Which kernels work on this machine, tried at their first use; one warning for each that fails.
 
-    A kernel may not fit a GPU (shared memory, registers), or a version of Triton may not compile it. Code
-    that has a plain alternative calls `allows` before each use. A step is rehearsed before it is captured,
-    so nothing is tried during a capture.
+    A kernel may not fit a GPU (shared memory, registers), or a version of Triton may not compile it. A step
+    is rehearsed before it is captured, so nothing is tried during a capture.
     """
 
     def __init__(self):
@@ -83,7 +77,7 @@ def works(device: torch.device) -> bool:
         if number.item() != 1:
             raise RuntimeError("a kernel of Triton has no effect")
 
-    return installed() and device.type == "cuda" and trials.allows("all layers", (device,), trial)
+    return triton is not None and device.type == "cuda" and trials.allows("all layers", (device,), trial)
 
 
 @jit
