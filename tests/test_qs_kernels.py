@@ -72,7 +72,7 @@ def test_order_of_saturated_rows_is_exact(run):
     assert torch.equal(log_entropy.sort(dim=1, stable=True).indices, golden["order"])
 
 
-@pytest.mark.parametrize(("scale", "memory_format"), [(0.1, NHWC), (1.0, NCHW), (5.0, NHWC), (30.0, NCHW)])
+@pytest.mark.parametrize(("scale", "memory_format"), [(0.1, NHWC), (1.0, NCHW), (30.0, NCHW)])
 @pytest.mark.parametrize("shape", [(1, 3, 5, 7), (2, 20, 9, 15), (3, 64, 13, 11)])
 def test_global_is_its_definition(run, shape, scale, memory_format):
     features = features_of(*shape, scale=scale, memory_format=memory_format)
@@ -85,8 +85,8 @@ def test_programs_that_stream_several_blocks_of_keys(run):
     assert_same_ranking(run(qs_kernels.rank_globally, features), features)
 
 
-@pytest.mark.parametrize(("scale", "memory_format"), [(0.1, NCHW), (1.0, NHWC), (30.0, NCHW)])
-@pytest.mark.parametrize("window", [1, 3, 5, 7])
+@pytest.mark.parametrize(("scale", "memory_format"), [(0.1, NCHW), (30.0, NHWC)])
+@pytest.mark.parametrize("window", [1, 3, 7])
 @pytest.mark.parametrize("shape", [(1, 3, 2, 4), (1, 20, 9, 15), (3, 65, 6, 7)])
 def test_local_is_its_definition(run, shape, window, scale, memory_format):
     """Among the shapes: an image smaller than the window, and channels that fill no block."""
