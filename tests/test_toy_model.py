@@ -102,7 +102,9 @@ def test_it_trains_and_shows_its_own_losses_and_pictures(trained, capsys):
     shown = {path.name for path in (run / "web" / "images").glob("epoch002_*")}
     assert shown == {f"epoch002_{name}.png" for name in ToyModel.visual_names}
     page = (run / "web" / "index.html").read_text()
-    assert all(name in page for name in (*ToyModel.loss_names, *ToyModel.visual_names))
+    curves = (run / "web" / "losses.svg").read_text()
+    assert all(name in page for name in ToyModel.visual_names)
+    assert all(f">{name}<" in curves for name in ToyModel.loss_names)
 
 
 def test_its_option_is_its_own(dataroot, tmp_path, capsys):
