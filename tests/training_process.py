@@ -62,7 +62,8 @@ def in_float64() -> None:
     take_batch = BaseModel.set_input
 
     def set_input(model, batch):
-        take_batch(model, {k: v.double() if torch.is_tensor(v) else v for k, v in batch.items()})
+        floats = {k: v.double() for k, v in batch.items() if torch.is_tensor(v) and v.is_floating_point()}
+        take_batch(model, {**batch, **floats})
 
     BaseModel.set_input = set_input
 
