@@ -136,7 +136,7 @@ def test_other_models_train_as_one_too(dataroot, tmp_path, model):
     assert one(dataroot, tmp_path / "one", "--pool_size 0", change=in_float64, model=model) == 0
     assert [process.wait() for process in both] == [0, 0]
     for found, expected in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
-        assert found == pytest.approx(expected, rel=1e-10, abs=1e-10)
+        assert found == pytest.approx(expected, rel=1e-8, abs=1e-8)  # rounding grows from step to step
     first, second = (state_of(tmp_path / name)["model"]["networks"] for name in ("two", "one"))
     # A step is 2e-4. Biases before an instance norm, whose gradient is rounding noise, differ by up to 2e-8.
     torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
