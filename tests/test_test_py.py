@@ -129,15 +129,6 @@ def test_every_way_to_translate_treats_batch_norm_as_the_run_says(command, datas
     assert (np.abs(other - np.asarray(translations[0])).max() > 5) == bool(trained_with)
 
 
-def test_images_are_resized_to_the_training_size_or_kept(command, dataset, tmp_path):
-    draw(dataset / "testA" / "A0.png", (70, 44))
-    fake = tmp_path / "results" / "run" / "test_latest" / "images" / "fake_B" / "A0.png"
-    assert command() == 0
-    assert Image.open(fake).size == (32, 32)
-    assert command("--preprocess", "none") == 0
-    assert Image.open(fake).size == (72, 44)
-
-
 @pytest.mark.parametrize(
     "trained, size",
     [
