@@ -34,7 +34,9 @@ def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path, epoch
     counts = ", ".join(f"{count} images {domain}" for domain, count in loader.dataset.sizes.items())
     length, processes = Length.of(opt), distributed.world_size()
     how_long = (
-        f"epochs:     {epoch} to {length.total}" if length.unit == "epochs" else f"length:     {length}"
+        f"epochs:     {epoch} to {length.total}, {(length.total - epoch + 1) * len(loader)} steps"
+        if length.unit == "epochs"
+        else f"length:     {length}"
     )
     together = f" in each of {processes} processes" if processes > 1 else ""
     lines = [

@@ -257,8 +257,11 @@ class Study:
         record = {"train": shlex.join(self.train_words(run)), "minutes": self.opt.minutes}
         if not path.is_file():
             return {**record, "seconds": 0.0, "trained": False, "judged": None}
-        found = json.loads(path.read_text("utf-8"))
-        words, words_now = (f"{r['train']} for {r['minutes'] or 'any'} minutes" for r in (found, record))
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            words, words_now = (f"{r['train']} for {r['minutes'] or 'any'} minutes" for r in (found, record))
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): remove that run's folder") from None
         if words != words_now:
             raise UserError(
                 f"{self.opt.out} holds {run.name} trained with other options: {words} there, {words_now} "

@@ -184,6 +184,11 @@ def test_what_cannot_be_judged_is_found_before_any_training(stripes, tmp_path, c
     assert compare.main([*argv, *out, *weights, "--", *TINY]) == 2
     assert "--classifier_weights: no file" in capsys.readouterr().err
     assert not (tmp_path / "study" / "runs").exists()
+    damaged = tmp_path / "study" / "runs" / "cut_s0" / "compare.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    assert compare.main([*argv, *out, "--", *TINY]) == 2
+    assert "is damaged" in capsys.readouterr().err
 
 
 # Commands
