@@ -67,7 +67,7 @@ class StudyOptions:
         add, group = parser.add, parser.group
         group("data and runs")
         add("--dataroot", dataroot, "folder with trainA, trainB, testA, testB")
-        add("--out", None, "folder of the study", type=Path, shown="results/study, results/ABLATION")
+        add("--out", None, "folder of the study", type=Path, shown="results/study, results/DATA_ABLATION")
         add("--seeds", seeds, "list of seeds; every configuration is trained with each")
         presets = "networks, training and budget by name; options given count more"
         add("--preset", None, presets, choices=tuple(PRESETS))
