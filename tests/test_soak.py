@@ -44,8 +44,8 @@ def measure_at_each_epoch_end():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_long_run_does_not_grow(tmp_path):
     dataroot = make_images(tmp_path / "images", STEPS_AN_EPOCH, 9)
-    options = (
-        f"--n_epochs {EPOCHS - 1} --n_epochs_decay 1 {TINY_STEP} --num_threads 1 --cache_gb 0 --print_freq 5 "
+    options = (  # without a decaying half, at which new workers begin once
+        f"--n_epochs {EPOCHS} --n_epochs_decay 0 {TINY_STEP} --num_threads 1 --cache_gb 0 --print_freq 5 "
         "--save_latest_freq 50 --save_epoch_freq 1000 --update_html_freq 50 --no_html false"
     )
     training = TrainingProcess(
