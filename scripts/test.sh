@@ -3,7 +3,8 @@
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-bash scripts/setup.sh requirements.txt requirements-dev.txt
+# The plain build of torch, whose Triton compiles the kernels in a test.
+QSATTN_TORCH="${QSATTN_TORCH:-cuda}" bash scripts/setup.sh requirements.txt requirements-dev.txt
 python=.venv/bin/python
 
 "$python" -m ruff check .
