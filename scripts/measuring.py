@@ -79,7 +79,7 @@ def back_to_back(step: Callable[[], object], warm_up: int, steps: int, device: t
 
 def spread(times: Sequence[float]) -> dict[str, float]:
     """Median and quartiles in milliseconds of times in seconds."""
-    low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
+    low, _, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [times[0]] * 3
     return {"median": 1e3 * statistics.median(times), "low": 1e3 * low, "high": 1e3 * high}
 
 

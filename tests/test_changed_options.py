@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 
 import pytest
@@ -26,7 +27,8 @@ VALUES = {
     "crop_size": "128", "load_size": "300", "lr_decay_iters": "20 --lr_policy step",
     "lr_decay_gamma": "0.3 --lr_policy step", "display_id": "3", "display_server": "http://other",
     "display_env": "other", "pretrained_name": "other", "precision": "bf16", "preprocess": "crop",
-    "vgg_weights": __file__, "qs_layers": "16", "qs_window": "5 --QS_mode local", "patch_size": "32",
+    "vgg_weights": os.path.relpath(__file__),
+    "qs_layers": "16", "qs_window": "5 --QS_mode local", "patch_size": "32",
     "nce_layers": "0,4", "attn_layers": "4,7", "n_iterations": "7", "n_iterations_decay": "7",
     "T": "0.1 --learned_attn", "augment": "false --learned_attn", "qs_variant": "released",
     "lambda_identity": "0.4", "rec_coef": "0.4 --use_rec", "beta1": "0.4", "beta2": "0.9",
