@@ -1,37 +1,42 @@
 """Show which queries QS-Attn chooses in photographs, and what they attend to.
 
-    python scripts/visualize_queries.py --name NAME --input IMAGE_OR_FOLDER    a page of each image
+    python scripts/visualize_queries.py --name NAME --input IMAGE_OR_FOLDER
     python scripts/visualize_queries.py --random_weights --input IMAGE         without a checkpoint
-    python scripts/visualize_queries.py --name NAME --input IMAGE --figures pdf    figures for a paper too
 
-For each image, OUTPUT/IMAGE.html shows all queries; OUTPUT/IMAGE_layer16_global.pdf is a figure. Layers,
-window and number of queries are the run's own unless given. docs/queries.md explains the pictures.
+Each image gives OUTPUT/IMAGE.html, which needs no other file and no network. docs/queries.md explains it.
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import io
+import json
+import re
 import sys
+import zlib
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from models.domain_networks import DomainResnetGenerator
-from models.generator import ResnetBlock, ResnetGenerator
+from data.augment import to_input
+from models import patch_sampler
+from models.generator import ResnetGenerator
 from models.inference import load_generator
 from models.layers import initialise
-from models.qs_attn import MODES
+from models.qs_attn import MODES, select_queries
+from models.qs_model import pooled
 from models.translator import Translator
 from options.saved import options_behind, take_pretrained
 from options.train_options import TrainOptions
-from scripts.queries.page import write_page
-from scripts.queries.view import view_queries
 from util.arguments import ArgumentParser, gpu_list, integer, layer_list
 from util.device import get_device
 from util.errors import UserError, entry_point
@@ -40,9 +45,8 @@ from util.images import to_uint8
 from util.pages import printable
 from util.translate.photo import output_names, read_photo
 
-FIGURES = ("png", "pdf", "svg", "none")
-# What a run that saved no options is taken to have been trained with.
-DEFAULTS = {"qs_layers": [12, 16], "num_patches": 256, "qs_window": 7, "qs_pool": 0}
+TEMPLATE = Path(__file__).with_suffix(".html")
+FLOOR = 1e-5  # smaller attention weights are drawn as this one
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
@@ -59,10 +63,6 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--layers", None, "encoder layers", type=layer_list, shown="the run's --qs_layers, else 12,16")
     add("--modes", list(MODES), "modes of selection", type=_modes)
     add("--num_patches", None, "queries per layer", type=integer(1), shown="the run's, else 256")
-    add("--qs_window", None, "side of the local windows, odd", type=integer(1), shown="the run's, else 7")
-    add("--qs_pool", None, "average larger maps to this side", type=integer(0), shown="the run's, else 0")
-    add("--query", 0, "the query whose row the figures show, by ascending entropy", type=integer(0))
-    add("--figures", "none", "format of the figures for a paper (matplotlib)", choices=FIGURES)
     add("--domain", None, "of many: that of the translation beside the queries", shown="the first")
     add("--output", None, "folder to write to", type=Path, shown="./results/NAME/queries_EPOCH")
     add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
@@ -73,9 +73,6 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     take_pretrained(parser, opt)
     if (opt.name is None) == (not opt.random_weights):
         parser.error("give either --name NAME, a run, or --random_weights, an untrained generator")
-    if opt.qs_window is not None and opt.qs_window % 2 == 0:
-        parser.error(f"--qs_window is {opt.qs_window}, but must be odd")
-    opt.label = "random weights" if opt.random_weights else f"{opt.name}, epoch {opt.epoch}"
     folder = "random_weights" if opt.random_weights else Path(opt.name).name.removesuffix(".pth")
     opt.output = opt.output or Path("results", folder, f"queries_{opt.epoch}")
     return opt
@@ -90,10 +87,27 @@ def _modes(text: str) -> list[str]:
 
 @entry_point
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the pages and figures that a command line asks for; exit status 1 if an image failed."""
+    """Write the pages that a command line asks for; exit status 1 if an image failed."""
     opt = parse(argv)
-    translator = build_translator(opt)
-    take_selection_of_the_run(opt, translator.net)
+    if opt.random_weights:
+        device, saved, label = get_device(opt.gpu_ids), {}, "random weights"
+        torch.manual_seed(opt.seed)
+        translator = Translator(initialise(ResnetGenerator(ngf=opt.ngf)).eval().to(device), device)
+    else:
+        translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, get_device(opt.gpu_ids))
+        saved = options_behind(opt.name, opt.checkpoints_dir, TrainOptions().parser)
+        label = f"{opt.name}, epoch {opt.epoch}"
+    if domain := opt.domain or next(iter(translator.domains), None):
+        translator = translator.with_domain(domain)
+    net, multiple = translator.net, translator.multiple
+    if not hasattr(net, "tap_channels"):
+        raise UserError(f"the generator of {label} has no layers to choose queries in: name another run")
+    layers = opt.layers or saved.get("qs_layers") or [12, 16]
+    chosen_as = {
+        "num_patches": opt.num_patches or saved.get("num_patches") or 256,
+        "window": saved.get("qs_window") or 7,
+        "pool": saved.get("qs_pool") or 0,
+    }
     paths = list_images(opt.input) if opt.input.is_dir() else [opt.input]
     failed = False
     for path, name in zip(paths, output_names(paths), strict=True):
@@ -103,75 +117,152 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             failed = True
             continue
-        draw_image(opt, translator, photo, opt.output / name.with_suffix(""), path.name)
+        more = [max(8, -(-side // multiple) * multiple) - side for side in photo.shape[:2]]
+        padded = np.pad(photo, ((0, more[0]), (0, more[1]), (0, 0)), mode="symmetric")
+        image = to_input(torch.from_numpy(padded[None]), channels=translator.input_nc).to(translator.device)
+        views = view_queries(net, image, layers, opt.modes, seed=opt.seed, **chosen_as)
+        target = to_uint8(translator.run(image))[: photo.shape[0], : photo.shape[1]]
+        page = opt.output / name.with_suffix(".html")
+        write_page(views, photo, target, page, f"{path.name}: queries of {label}")
+        print(printable(page))
+        for view in views:
+            count = f"{len(view.indices)} of {view.log_entropy.size} positions"
+            print(f"  layer {view.layer}, {view.mode}: {count}")
     return int(failed)
 
 
-def build_translator(opt: Namespace) -> Translator:
-    """The translator of the run, to one domain, or of a new ResNet generator with `--random_weights`."""
-    device = get_device(opt.gpu_ids)
-    if not opt.random_weights:
-        translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, device)
-        domain = opt.domain or next(iter(translator.domains), None)
-        return translator.with_domain(domain) if domain else translator
-    torch.manual_seed(opt.seed)
-    return Translator(initialise(ResnetGenerator(ngf=opt.ngf)).eval().to(device), device)
+# ---- the choice of queries on one image, as arrays; H x W the image, h x w the feature map, N queries ----
 
 
-def take_selection_of_the_run(opt: Namespace, net: nn.Module) -> None:
-    """Set the layers, window, pooling and number of queries that were not given."""
-    saved: dict[str, object] = {}
-    if not opt.random_weights:
-        saved = options_behind(opt.name, opt.checkpoints_dir, TrainOptions().parser)
-    for name, default in DEFAULTS.items():
-        flag = name.replace("qs_layers", "layers")
-        if getattr(opt, flag) is None:
-            setattr(opt, flag, saved.get(name) or default)
-    last = last_encoder_layer(net)
-    for layer in opt.layers:
-        if last < layer < len(net.tap_channels()) and layer not in (saved.get("qs_layers") or ()):
-            raise UserError(
-                f"layer {layer} is in the decoder: the encoder of this generator has layers 0 to {last}. "
-                f"Name some of them, as in --layers {last}"
-            )
+@torch.no_grad()
+def view_queries(
+    net: nn.Module, image: Tensor, layers: Sequence[int], modes: Sequence[str],
+    num_patches: int = 256, window: int = 7, pool: int = 0, seed: int = 0,
+) -> list[SimpleNamespace]:  # fmt: skip
+    """The choice in an image (1, C, H, W) in [-1, 1] for each layer and mode; `seed` draws random positions.
+
+    H and W are multiples of 4. UserError for a layer that the generator's encoder does not have.
+    """
+    last = getattr(net, "last_encoder_layer", len(net.tap_channels()) - 1)
+    for layer in layers:
+        if not 0 <= layer <= last:
+            raise UserError(f"there is no layer {layer}: the generator has layers 0 to {last}")
+    views = []
+    for layer, whole in zip(layers, net.encode(image, layers), strict=True):
+        features = pooled(whole, pool)
+        h, w = features.shape[2:]
+        vectors = features[0].float().flatten(1)  # (C, hw)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random = patch_sampler.random_locations(h * w, num_patches, "cpu").numpy()
+        sizes = image.shape[2:]
+        geometry = list(map(axis_geometry, whole.shape[2:], (h, w), sizes))
+        for mode in modes:
+            selection = select_queries(features, mode, num_patches, window)
+            indices = selection.indices[0].cpu().numpy()
+            attention = selection.attention[0].float().cpu().numpy()
+            view = SimpleNamespace(layer=layer, mode=mode, window=selection.window, geometry=geometry)
+            view.log_entropy = MODES[mode].rank(features, window)[0].float().view(h, w).cpu().numpy()
+            view.indices = indices  # (N,), the least of log_entropy first
+            view.chosen = pixels_of(indices, w, geometry, sizes)  # (N, 2)
+            view.random = pixels_of(random, w, geometry, sizes)  # (N, 2), as CUT draws them
+            view.rows = row_maps(attention, indices, selection.window, h, w)  # (N, h, w)
+            # Dot products are not scaled, so a row often has a single weight above 0; they show what else a
+            # query resembles.
+            view.scores = (vectors[:, selection.indices[0]].T @ vectors).cpu().numpy()  # (N, hw)
+            views.append(view)
+    return views
 
 
-def last_encoder_layer(net: nn.Module) -> int:
-    """The last residual block of a ResNet generator that knows no target; of a U-Net, its last layer."""
-    if isinstance(net, DomainResnetGenerator):
-        return net.last_encoder_layer
-    if not isinstance(net, ResnetGenerator):
-        return len(net.tap_channels()) - 1
-    return max(number for number, module in enumerate(net.model) if isinstance(module, ResnetBlock))
+def pixels_of(
+    indices: np.ndarray, width: int, geometry: Sequence[tuple[float, float]], sizes: Sequence[int]
+) -> np.ndarray:
+    """Row and column (N, 2), int64, of the pixels of positions (N,). Those in padding: what they mirror."""
+    places = np.stack(np.divmod(indices, width)).astype(float)  # (2, N)
+    for axis, (stride, border) in enumerate(geometry):
+        places[axis] = np.abs(places[axis] * stride - border)
+        places[axis] = sizes[axis] - 1 - np.abs(sizes[axis] - 1 - places[axis])
+    return np.rint(places.T).astype(np.int64)
 
 
-def draw_image(opt: Namespace, translator: Translator, photo: np.ndarray, stem: Path, name: str) -> None:
-    """Write the page and figures of a photograph (H, W, 3) uint8, named after `stem`."""
-    height, width = photo.shape[:2]
-    net = translator.net
-    image = to_input(photo, net.input_nc).to(translator.device)
-    selection = opt.num_patches, opt.qs_window, opt.qs_pool
-    views = view_queries(net, image, opt.layers, opt.modes, *selection, opt.seed)
-    target = to_uint8(translator.run(image))[:height, :width]
-    page = stem.with_name(f"{stem.name}.html")
-    write_page(views, photo, target, page, f"{name}: queries of {opt.label}")
-    print(printable(page))
-    for view in views:
-        print(f"  layer {view.layer}, {view.mode}: {len(view.indices)} of {view.log_entropy.size} positions")
-        if opt.figures != "none":
-            from scripts.queries.figure import draw_figure  # matplotlib takes a second to import
-
-            figure = stem.with_name(f"{stem.name}_layer{view.layer}_{view.mode}.{opt.figures}")
-            draw_figure(view, photo, target, figure, rank=min(opt.query, len(view.indices) - 1))
+def row_maps(attention: np.ndarray, indices: np.ndarray, window: int | None, h: int, w: int) -> np.ndarray:
+    """The rows (N, M) of queries as maps (N, h, w) of the image; weights on padded keys are left out."""
+    if window is None:
+        return attention.reshape(-1, h, w)
+    reach = window // 2
+    maps = np.zeros((len(indices), h + 2 * reach, w + 2 * reach), np.float32)
+    for row_map, index, weights in zip(maps, indices, attention, strict=True):
+        y, x = divmod(index, w)
+        row_map[y : y + window, x : x + window] = weights.reshape(window, window)
+    return maps[:, reach : reach + h, reach : reach + w]
 
 
-def to_input(photo: np.ndarray, channels: int) -> torch.Tensor:
-    """A photograph (H, W, 3) uint8 as (1, C, H', W') in [-1, 1], mirrored to sides of multiples of 4."""
-    more = [max(8, -(-side // 4) * 4) - side for side in photo.shape[:2]]
-    photo = np.pad(photo, ((0, more[0]), (0, more[1]), (0, 0)), mode="symmetric")
-    if channels == 1:
-        photo = np.asarray(Image.fromarray(photo).convert("L"))[..., None]
-    return torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+def axis_geometry(whole: int, cells: int, pixels: int) -> tuple[float, float]:
+    """(stride, border) along an axis of a map of `whole` positions, averaged to `cells`.
+
+    Position i lies at pixel stride * i - border, the middle of what it sees: convolutions and blurs keep
+    centres. The map is smaller than the image by a whole stride, or larger by its padding (layer 0).
+    """
+    stride, border = max(1, round(pixels / whole)), max(0, (whole - pixels) // 2)
+    average = whole / cells  # positions in one
+    return stride * average, border - stride * (average - 1) / 2
+
+
+# ---- the page: the template with pictures, and with rows of one byte an entry, deflated ----
+
+
+def write_page(
+    views: Sequence[SimpleNamespace], source: np.ndarray, target: np.ndarray, path: Path, title: str
+) -> None:
+    """Write the page of a photograph and its translation, (H, W, 3) uint8 each."""
+    data = {"source": _png(source), "target": _png(target), "views": [_view(view) for view in views]}
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    # in one pass, so that a title cannot hold the other placeholder
+    parts = {"title": html.escape(printable(title)), "data": text}
+    page = re.sub(r"{{(title|data)}}", lambda match: parts[match[1]], TEMPLATE.read_text(encoding="utf-8"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def _view(view: SimpleNamespace) -> dict:
+    log_entropy = view.log_entropy
+    finite = log_entropy[np.isfinite(log_entropy)]
+    low, high = np.percentile(finite, (2, 98)) if finite.size else (0.0, 0.0)  # what the colours span
+    return {
+        **{name: getattr(view, name) for name in ("layer", "mode", "window", "geometry")},
+        "grid": log_entropy.shape,
+        "chosen": view.chosen.tolist(),
+        "random": view.random.tolist(),
+        "logEntropy": [f"{value:.2f}" for value in np.nan_to_num(log_entropy.flat[view.indices])],
+        "largest": [f"{value:.2g}" for value in view.rows.max((1, 2))],
+        "entropyRange": [f"{high:.2f}", f"{low:.2f}"],
+        "entropy": _packed((high - np.nan_to_num(log_entropy, neginf=low)) / max(high - low, 1e-3)),
+        "attention": _packed(attention_level(view.rows)),
+        "scores": _packed(score_level(view.scores)),
+    }
+
+
+def attention_level(weights: np.ndarray) -> np.ndarray:
+    """Attention weights on the logarithmic scale that is drawn: FLOOR is 0, 1 is 1."""
+    return 1 - np.log10(np.clip(weights, FLOOR, 1)) / np.log10(FLOOR)
+
+
+def score_level(scores: np.ndarray) -> np.ndarray:
+    """Dot products (..., M) on the linear scale that is drawn: the least of a row is 0, its greatest 1."""
+    low, high = scores.min(-1, keepdims=True), scores.max(-1, keepdims=True)
+    return (scores - low) / np.maximum(high - low, 1e-12)
+
+
+def _packed(levels: np.ndarray) -> str:
+    """Levels in [0, 1] as bytes from 0 to 255, deflated (zlib), in base64."""
+    whole = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+    return base64.b64encode(zlib.compress(whole.tobytes(), 9)).decode("ascii")
+
+
+def _png(image: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_a_rule_of_ones_own_trains_and_is_drawn(rule, tmp_path):
     losses = stepped(f"--QS_mode {rule}").get_current_losses()
     assert losses["NCE"] > 0 and losses != stepped("--QS_mode global").get_current_losses()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)).save(tmp_path / "a.png")
-    words = f"--random_weights --ngf 2 --modes {rule} --num_patches 5 --figures none --gpu_ids -1 --layers 8"
+    words = f"--random_weights --ngf 2 --modes {rule} --num_patches 5 --gpu_ids -1 --layers 8"
     assert (
         visualize_queries.main([*words.split(), "--input", f"{tmp_path}/a.png", "--output", str(tmp_path)])
         == 0

@@ -11,6 +11,7 @@ import pytest
 import torch
 from browser import browser, chromium
 from PIL import Image
+from torch import nn
 from trained_run import make_run
 
 from datasets.make_stripes import draw_animal_scene
@@ -19,9 +20,9 @@ from models.generator import ResnetGenerator
 from models.layers import initialise
 from models.qs_attn import log_entropy, select_queries
 from models.qs_model import pooled
+from models.translator import Translator
 from scripts import visualize_queries
-from scripts.queries.page import attention_level, score_level, write_page
-from scripts.queries.view import view_queries
+from scripts.visualize_queries import attention_level, pixels_of, score_level, view_queries, write_page
 from util.errors import UserError
 from util.images import to_uint8
 
@@ -46,18 +47,16 @@ def scene():
 
 
 def test_views_show_what_select_queries_chooses(scene):
-    for layer in (8, 16):
-        features = scene.net.encode(scene.image, [layer])[0]
-        for view in (view for view in scene.views if view.layer == layer):
-            selection = select_queries(features, view.mode, 20, 5)
-            np.testing.assert_array_equal(view.indices, selection.indices[0])
-            np.testing.assert_allclose(view.attention, selection.attention[0].detach(), atol=1e-6)
-            np.testing.assert_array_equal(view.log_entropy.ravel(), log_entropy(features, view.mode, 5)[0])
-            assert view.grid == features.shape[2:] and view.window == selection.window
-            flat = features[0].flatten(1)
-            np.testing.assert_allclose(
-                view.scores, (flat[:, view.indices].T @ flat).detach(), rtol=1e-4, atol=1e-4
-            )
+    for view in scene.views:
+        features = scene.net.encode(scene.image, [view.layer])[0].detach()
+        selection = select_queries(features, view.mode, 20, 5)
+        np.testing.assert_array_equal(view.indices, selection.indices[0])
+        np.testing.assert_array_equal(view.log_entropy.ravel(), log_entropy(features, view.mode, 5)[0])
+        assert view.log_entropy.shape == features.shape[2:] and view.window == selection.window
+        if view.window is None:
+            np.testing.assert_allclose(view.rows.reshape(20, -1), selection.attention[0], atol=1e-6)
+        flat = features[0].flatten(1)
+        np.testing.assert_allclose(view.scores, flat[:, view.indices].T @ flat, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -76,12 +75,12 @@ def test_a_position_lies_at_the_pixel_in_the_middle_of_what_it_sees(layer, pool,
     image = torch.ones(1, 3, 48, 64, requires_grad=True)
     view = view_queries(net, image.detach(), [layer], ["global"], 4, pool=pool)[0]
     features = pooled(net.encode(image, [layer])[0], pool)
-    assert features.shape[2:] == view.grid == grid
+    assert features.shape[2:] == view.log_entropy.shape == grid
     y, x = grid[0] // 2, grid[1] // 2
     features[0, 0, y, x].backward()
     seen = image.grad[0, 0] / image.grad[0, 0].sum()
     middle = [(seen.sum(1) * torch.arange(48)).sum().item(), (seen.sum(0) * torch.arange(64)).sum().item()]
-    places = view.pixels(np.array([y * grid[1] + x, 0]))
+    places = pixels_of(np.array([y * grid[1] + x, 0]), grid[1], view.geometry, (48, 64))
     assert places[0].tolist() == pytest.approx(middle, abs=0.6)  # at layer 16 it sees more than the image
     if stride:
         assert places[0].tolist() == [stride * y - border, stride * x - border]
@@ -90,14 +89,14 @@ def test_a_position_lies_at_the_pixel_in_the_middle_of_what_it_sees(layer, pool,
 
 def test_a_local_row_lies_around_its_query(scene):
     view = next(view for view in scene.views if view.mode == "local" and view.layer == 16)
-    for rank, index in enumerate(view.indices):
-        row, column = divmod(index, 16)
+    attention = select_queries(scene.net.encode(scene.image, [16])[0], "local", 20, 5).attention[0].detach()
+    for index, weights, row in zip(view.indices, attention, view.rows, strict=True):
         expected = np.zeros((12, 16), np.float32)
-        for k, weight in enumerate(view.attention[rank]):
-            y, x = row + k // 5 - 2, column + k % 5 - 2
+        for k, weight in enumerate(weights):
+            y, x = index // 16 + k // 5 - 2, index % 16 + k % 5 - 2
             if 0 <= y < 12 and 0 <= x < 16:
                 expected[y, x] = weight
-        np.testing.assert_array_equal(view.row_map(rank), expected)
+        np.testing.assert_array_equal(row, expected)
 
 
 def test_scales():
@@ -144,25 +143,26 @@ def test_the_page_is_one_file(page):
 def test_the_page_in_a_browser(scene, page, tmp_path):
     pytest.importorskip("websocket")
     view = next(view for view in scene.views if view.mode == "local" and view.layer == 16)
-    ((y, x),) = view.pixels(view.indices[11:12]).tolist()
+    y, x = view.chosen[11]
     with browser(tmp_path) as tab:
         tab.open(page.as_uri())
-        for choice in ("16", "local", "attention row"):
-            labels = "[...document.querySelectorAll('.choices label')]"
-            tab.run(f"{labels}.find(label => label.innerText === '{choice}').click()")
-        tab.wait("view && view.layer === 16 && view.mode === 'local'")
-        tab.run(f"""for (const kind of ["pointermove", "click"]) {{
+        tab.wait("view")
+        for name, value in (("layer", "16"), ("mode", "local"), ("show", "attention")):
+            tab.run(f"$('{name}').value = '{value}'")
+        tab.run("$('layer').dispatchEvent(new Event('change'))")
+        tab.wait("view.layer === 16 && view.mode === 'local'")
+        tab.run(f"""{{
             const box = $("target").getBoundingClientRect();
             const clientX = box.left + ({x} + .5) / 64 * box.width;
             const clientY = box.top + ({y} + .5) / 48 * box.height;
-            $("target").dispatchEvent(new PointerEvent(kind, {{clientX, clientY}}));
+            $("target").dispatchEvent(new MouseEvent("click", {{clientX, clientY}}));
         }}""")
-        assert tab.run("[state.query, state.kept, $('rank').value]") == [11, True, "11"]
-        assert "Query\n11, kept" in tab.text() and f"{y}, {x}" in tab.text()
-        row = attention_level(view.row_map(11)).ravel()  # rows arrive whole
+        assert tab.run("$('rank').value") == "11"
+        assert "Query\n11" in tab.text() and f"{y}, {x}" in tab.text()
+        row = attention_level(view.rows[11]).ravel()  # rows arrive whole
         np.testing.assert_allclose(tab.run("[...levels()]"), row, atol=0.5 / 255 + 1e-6)
         tab.run("$('chosen').click()")
-        ((y, x),) = view.pixels(np.array([row.argmax()])).tolist()
+        ((y, x),) = pixels_of(np.array([row.argmax()]), 16, view.geometry, (48, 64)).tolist()
         pixel = f"$('source').getContext('2d').getImageData({16 * x + 8}, {16 * y + 8}, 1, 1)"
         bright = tab.run(f"[...{pixel}.data]")
         assert np.std(bright[:3]) > 20  # the heat lies over its position; the photograph is grey
@@ -190,11 +190,9 @@ def run(folder, *words: str) -> int:
 
 
 def test_a_folder_of_images(folder, capsys):
-    assert run(folder, "--layers", "16", "--modes", "global", "--figures", "pdf") == 1  # for the broken one
+    assert run(folder, "--layers", "16", "--modes", "global") == 1  # for the broken one
     assert "broken.jpg" in capsys.readouterr().err
-    names = [f"{number}{end}" for number in range(2) for end in (".html", "_layer16_global.pdf")]
-    assert sorted(path.name for path in (folder / "out").iterdir()) == names
-    assert (folder / "out" / names[1]).read_bytes().startswith(b"%PDF")
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["0.html", "1.html"]
 
 
 def test_layers_window_and_queries_are_those_of_the_run(folder, tmp_path, capsys):
@@ -207,8 +205,14 @@ def test_layers_window_and_queries_are_those_of_the_run(folder, tmp_path, capsys
     out = capsys.readouterr().out
     assert "layer 13, local: 5 of 16 positions" in out and "layer 15, local: 5 of 16 positions" in out
     assert '"window":3' in (folder / "out" / "0.html").read_text()
-    assert visualize_queries.main([*words.split(), "--layers", "12,16"]) == 2
-    assert "layer 16 is in the decoder" in capsys.readouterr().err
+
+
+def test_a_generator_without_layers_is_named(folder, monkeypatch, capsys):
+    make_run(folder, "--model", "cycle_gan")
+    monkeypatch.setattr(visualize_queries, "load_generator", lambda *_: Translator(nn.Identity(), "cpu"))
+    words = f"--name run --checkpoints_dir {folder} --gpu_ids -1 --input {folder}/images"
+    assert visualize_queries.main(words.split()) == 2
+    assert "no layers to choose queries in" in capsys.readouterr().err
 
 
 def test_a_file_name_that_is_not_utf_8(folder, capsys):
