@@ -126,11 +126,6 @@ class TextbookStep:
         indices = patch_sampler.random_locations(source[0, 0].numel(), opt.num_patches, source.device)
         return source.flatten(2).mT[:, indices], target.flatten(2).mT[:, indices]
 
-    def translate(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) translated one after the other by the textbook generator."""
-        with torch.inference_mode():
-            return torch.cat([self.netG(image[None]) for image in images])
-
     def get_current_losses(self) -> dict[str, float]:
         """The losses of the last step."""
         return {name: self.losses[name].item() for name in self.model.loss_names}

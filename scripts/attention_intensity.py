@@ -1,13 +1,12 @@
-"""Where an ASGIT run looks, class by class and epoch by epoch.
+"""Where an ASGIT run looks, class by class and epoch by epoch (ASGIT's supplement, attention intensity).
 
-    python scripts/attention_intensity.py --name NAME --epochs 20,40,60 --labels DIR   source label maps
-    python scripts/attention_intensity.py --name NAME                                  embedded set's masks
-    python scripts/attention_intensity.py --name NAME --labels source                  sources are label maps
-    python scripts/attention_intensity.py --labels DIR                                 class statistics only
+    python scripts/attention_intensity.py --name NAME                                   embedded set's masks
+    python scripts/attention_intensity.py --name NAME --epochs 20,40,60 --labels DIR    label maps of sources
 
-A class counts as seen in an image if at least half of its pixels have attention above 0.5. The numbers are
-printed as a table and written to OUT/attention.json. A file of labels is a mask, white on the animals, or a
-Cityscapes label map of its 19 train classes (the supplement has 16); it is found by the name of its image.
+A pixel is crucial if its attention exceeds 0.5; an image is aware of a class that it shows if at least half
+of the class's pixels are crucial. The numbers are printed and written to OUT/attention.json. A file of labels
+is a mask, white on the animals, or a Cityscapes label map of its 19 train classes (the supplement has 16); it
+is found by the name of its image. Sources that are label maps serve too: --labels DATAROOT/testA.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from data import create_loader
 from models import MODELS, create_model
@@ -30,15 +30,14 @@ from models.attention.guidance import GuidedModel
 from models.weights import checkpoint_file, load_weights
 from options.test_options import TestOptions
 from scripts.evaluate import checkpoints, list_only
-from scripts.measuring import markdown_table
 from util.errors import UserError, entry_point
 from util.image_files import list_images, open_rgb
-from util.images import to_uint8
-from util.metrics.attention_intensity import Regions, class_statistics, intensity
-from util.metrics.segmentation import CLASSES, frame_name, nearest_palette_ids, read_label_map
+from util.metrics.segmentation import CLASSES, frame_name, read_label_map
 
 WHITE = {(255, 255, 255)}
 BLACK_AND_WHITE = WHITE | {(0, 0, 0)}
+Regions = Mapping[str, np.ndarray]  # the pixels (H, W), bool, of each class of an image
+Numbers = dict[str, dict[str, float]]  # of each class
 
 
 class IntensityOptions(TestOptions):
@@ -51,8 +50,7 @@ class IntensityOptions(TestOptions):
         add = self.parser.add
         self.parser.group("what is measured")
         add("--epochs", "all", "checkpoints: all, or a list as 20,40,60")
-        masks = "DATAROOT/masks/PHASE + A or B"
-        add("--labels", None, "folder of label maps; source: the source images", shown=masks)
+        add("--labels", None, "folder of label maps", type=Path, shown="DATAROOT/masks/PHASE + A or B")
         add("--out", None, "folder to write to", type=Path, shown="RESULTS_DIR/NAME/attention_PHASE")
         own = set(self.parser.defaults)
         super().declare()
@@ -63,10 +61,6 @@ class IntensityOptions(TestOptions):
         if opt.pretrained:
             self.parser.error("--pretrained holds a generator alone: give --name NAME, a run that has D too")
         opt.out = opt.out or Path(opt.results_dir, opt.name, f"attention_{opt.phase}")
-        if "name" not in opt.given:
-            if opt.labels in (None, "source"):
-                raise UserError("give --name NAME, a run of --model asgit, or --labels DIR for its classes")
-            return
         if not issubclass(MODELS[opt.model], GuidedModel):
             raise UserError(
                 f"--name {opt.name} is a run of --model {opt.model}, without attention: name one of asgit"
@@ -84,25 +78,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, write and print."""
     opt = IntensityOptions().parse(argv)
     opt.out.mkdir(parents=True, exist_ok=True)
-    epochs: dict[str, dict[str, dict[str, float]]] = {}
-    if "name" in opt.given:
-        labels = labels_by_source(opt)
-        for epoch in checkpoints(opt):
-            seen = [
-                (attention, regions_of(source, labels and labels[path], attention.shape[::-1]))
-                for path, source, attention in looks(opt, epoch)
-            ]
-            epochs[epoch] = intensity(seen)
-        classes = class_statistics(regions for _, regions in seen)
-    else:
-        classes = class_statistics(label_regions(path) for path in list_images(Path(opt.labels)))
+    labels = labels_by_source(opt)
+    epochs: dict[str, Numbers] = {}
+    for epoch in checkpoints(opt):
+        seen = [(look, label_regions(labels[path], look.shape[::-1])) for path, look in looks(opt, epoch)]
+        epochs[epoch] = intensity(seen)
+    classes = class_statistics(regions for _, regions in seen)
     (opt.out / "attention.json").write_text(json.dumps({"classes": classes, "epochs": epochs}, indent=1))
-    print(table(classes, epochs))
+    print("Images that show a class, instances per image; images aware of it and its attention by epoch:")
+    for name, found in classes.items():
+        cells = [f"{name:<14}{found['share']:7.1%}{found['instances']:8.2f}"]
+        for epoch, numbers in epochs.items():
+            if name in numbers:
+                cells.append(f"{epoch}: {numbers[name]['aware']:.1%} ({numbers[name]['attention']:.1%})")
+        print("   ".join(cells))
     print(f"written to {opt.out / 'attention.json'}")
 
 
-def looks(opt: Namespace, epoch: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Of each source image its file, itself, (H, W, 3) uint8, and where D looks, (H, W)."""
+def looks(opt: Namespace, epoch: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The file of each source image, and where D looks, (H, W) in [0, 1]."""
     model = create_model(opt)
     observer = model.observer(opt)
     if observer not in model.networks:
@@ -119,17 +113,15 @@ def looks(opt: Namespace, epoch: str) -> Iterator[tuple[str, np.ndarray, np.ndar
         for batch in loader.epoch(1):
             with torch.inference_mode():
                 _, maps = model.observe(model.place(batch["A"]))
-            for path, source, attention in zip(batch["A_paths"], batch["A"], maps, strict=True):
-                yield path, to_uint8(source), attention[0].float().cpu().numpy()
+            for path, attention in zip(batch["A_paths"], maps, strict=True):
+                yield path, attention[0].float().cpu().numpy()
     finally:
         loader.close()
 
 
-def labels_by_source(opt: Namespace) -> dict[str, Path] | None:
-    """The label map of each source image, by its file; None where the sources are label maps themselves."""
-    if opt.labels == "source":
-        return None
-    folder = Path(opt.labels or Path(opt.dataroot, "masks", f"{opt.phase}{opt.direction[0]}"))
+def labels_by_source(opt: Namespace) -> dict[str, Path]:
+    """The label map of each source image, by its file."""
+    folder = opt.labels or Path(opt.dataroot, "masks", f"{opt.phase}{opt.direction[0]}")
     found = {frame_name(path): path for path in list_images(folder)}
     labels = {}
     for source in create_loader(opt, "cpu").dataset.stores["A"].paths:
@@ -138,11 +130,6 @@ def labels_by_source(opt: Namespace) -> dict[str, Path] | None:
             raise UserError(f"{source} has no label map: {folder} holds no file named {name}.*")
         labels[source] = found[name]
     return labels
-
-
-def regions_of(source: np.ndarray, labels: Path | None, size: tuple[int, int]) -> Regions:
-    """The pixels of each class, by a file of labels or by a source (H, W, 3) in Cityscapes' colours."""
-    return by_class(nearest_palette_ids(source)) if labels is None else label_regions(labels, size)
 
 
 def label_regions(path: Path, size: tuple[int, int] | None = None) -> Regions:
@@ -154,25 +141,44 @@ def label_regions(path: Path, size: tuple[int, int] | None = None) -> Regions:
     if {colour for _, colour in image.getcolors(2) or ()} in (WHITE, BLACK_AND_WHITE):
         mask = np.asarray(image.resize(size or image.size, Image.Resampling.NEAREST).convert("L")) > 0
         return {"animal": mask, "background": ~mask}
-    return by_class(read_label_map(path, size))
-
-
-def by_class(ids: np.ndarray) -> Regions:
-    """Train ids (H, W) as a region for each class."""
+    ids = read_label_map(path, size)
     return {name: ids == number for number, (name, _, _) in enumerate(CLASSES)}
 
 
-def table(classes: dict[str, dict[str, float]], epochs: dict[str, dict[str, dict[str, float]]]) -> str:
-    """A row for each class, with the images that are aware of it and its attention at each epoch."""
-    head = ["class", "images that show it", "instances per image"]
-    lines = []
-    for name, found in classes.items():
-        line = [name, f"{found['share']:.1%}", f"{found['instances']:.2f}"]
-        for epoch in epochs.values():
-            seen = epoch.get(name)
-            line.append(f"{seen['aware']:.1%} ({seen['attention']:.1%})" if seen else "-")
-        lines.append(line)
-    return markdown_table([*head, *(f"aware (attention), {epoch}" for epoch in epochs)], lines)
+# ---- the measures; attention (H, W) in [0, 1] ----
+
+
+def intensity(images: Iterable[tuple[np.ndarray, Regions]]) -> Numbers:
+    """By class, over the images that show it: `images`, their number; `aware`, the share that is aware of it;
+    `attention`, the mean share of an image's attention on it; `area`, its mean share of pixels.
+    """
+    rows: dict[str, list[tuple[float, float, float]]] = {}
+    for attention, regions in images:
+        for name, region in regions.items():
+            if region.any():
+                aware = (attention[region] > 0.5).mean() >= 0.5
+                share = attention[region].sum() / max(attention.sum(), 1e-12)
+                rows.setdefault(name, []).append((aware, share, region.mean()))
+    names = ("aware", "attention", "area")
+    return {
+        name: {"images": len(seen), **dict(zip(names, map(float, np.mean(seen, axis=0)), strict=True))}
+        for name, seen in rows.items()
+    }
+
+
+def class_statistics(images: Iterable[Regions]) -> Numbers:
+    """By class: `share` of images that show it, and `instances`, the mean number per image of all.
+
+    An instance is a connected region, so instances that touch, at a corner too, count as one.
+    """
+    counts: dict[str, list[int]] = {}
+    for regions in images:
+        for name, region in regions.items():
+            counts.setdefault(name, []).append(ndimage.label(region, np.ones((3, 3)))[1])
+    return {
+        name: {"share": float(np.mean(np.array(found) > 0)), "instances": float(np.mean(found))}
+        for name, found in counts.items()
+    }
 
 
 if __name__ == "__main__":

@@ -2,44 +2,117 @@
 
     python scripts/benchmark.py [--modes global,local,cut] [--size 256] [options of train.py]
 
-A mode is one of QS-Attn, a model, or a system of `scripts/systems.txt`. Two sides, each with its own networks
-of the same weights: the plain step (`models/textbook`: released order, full attention matrices, float32,
-eager, NCHW; on CUDA with TF32 convolutions and cuDNN's search, as PyTorch ships and the released code sets
-them), and the training step under the speed options given (--precision, --channels_last, --cuda_graph,
---fast). The sides alternate step by step, so that other load on the machine affects both; each step is timed
-between synchronisations and reported as median and quartiles. A first, untimed step captures. Peak memory is
-measured in a separate process for each side. Models other than CUT and QS-Attn have no plain step and are
-timed alone. Images are synthetic.
+A mode is one of QS-Attn, a model, or a system of `scripts/systems.txt`. Two sides with the same weights: the
+textbook step (`models/textbook.py`; eager float32, on CUDA with TF32 convolutions and cuDNN's search, as the
+released code has them), and the training step under the speed options given, such as --fast. They alternate
+step by step, so that other load on the machine affects both; each step is timed between synchronisations.
+Models other than CUT and QS-Attn have no textbook step and are timed alone.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import multiprocessing
 import sys
+import time
 from argparse import Namespace
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
-from models import MODELS, qs_attn
-from models.textbook import TEXTBOOKS
+from models import MODELS, create_model, qs_attn
+from models.textbook import TEXTBOOKS, TextbookStep
 from options.train_options import TrainOptions
 from scripts.configurations import CONFIGS
-from scripts.measuring import PLAIN, Side, format_spread, markdown_table, peak_memory, seconds, spread
 from util.arguments import ArgumentParser, integer
-from util.device import get_device
 from util.errors import UserError, entry_point
 from util.metrics.receipt import versions_and_hardware
 
-Timed = dict[str, dict[str, float]]  # a spread in milliseconds, by side
+# The speed options of the plain side.
+PLAIN = {"precision": "fp32", "channels_last": False, "cuda_graph": False, "fast": False}
+
+
+class Side:
+    """The step on four batches in turn: "plain", the textbook's, or "fast", under the options `opt`."""
+
+    def __init__(self, name: str, opt: Namespace):
+        self.name, self.opt = name, opt if name == "fast" else Namespace(**{**vars(opt), **PLAIN})
+        torch.manual_seed(opt.seed)
+        self.model = create_model(self.opt)
+        self.runner = self.model if name == "fast" else TextbookStep(self.model)
+        self.batches = cycle(synthetic_batches(opt, self.model.device, 4))
+
+    def step(self) -> None:
+        """One training step."""
+        if self.name == "plain":  # cuDNN's switches are global; the fast side sets its own in each step
+            torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+        self.model.set_input(next(self.batches))
+        self.runner.optimize_parameters()
+
+
+def synthetic_batches(opt: Namespace, device: torch.device, count: int) -> list[dict]:
+    """Batches of smooth noise on the device, so that loading is not timed."""
+    generator = torch.Generator().manual_seed(0)
+    images, size, batches = opt.batch_size, opt.crop_size, []
+    for number in range(count):
+        noise = torch.rand(2 * images, 3, max(1, size // 8), max(1, size // 8), generator=generator) * 2 - 1
+        smooth = F.interpolate(noise, size=(size, size), mode="bicubic").clamp(-1, 1).to(device)
+        batch = dict(zip("AB", smooth.split(images), strict=True))
+        if opt.domains:
+            targets = torch.arange(number, number + images) % len(opt.domains)
+            batch |= {"A_domain": (targets + 1) % len(opt.domains), "B_domain": targets}
+        paths = [f"{number}_{image}.png" for image in range(images)]
+        batches.append({**batch, "A_paths": paths, "B_paths": paths})
+    return batches
+
+
+# ---- times and tables ----
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds that a call takes, with all the work that it queues on the device."""
+    wait = getattr(torch, device.type).synchronize if device.type in ("cuda", "mps") else lambda: None
+    wait()
+    start = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - start
+
+
+def time_steps(sides: Sequence[Side], untimed: int, steps: int) -> tuple[list[list[float]], list[float]]:
+    """Seconds of `steps` steps of the sides in turn, after `untimed` ones; and of each side's very first."""
+    times: list[list[float]] = [[] for _ in sides]
+    for _ in range(untimed + steps):
+        for side, of_side in zip(sides, times, strict=True):
+            of_side.append(seconds(side.step, side.model.device))
+    return [of_side[untimed:] for of_side in times], [of_side[0] for of_side in times]
+
+
+def format_spread(times: Sequence[float]) -> str:
+    """Median and quartiles in milliseconds of times in seconds, as 6.8 (6.76-6.88)."""
+    low, middle, high = 1e3 * np.percentile(times, (25, 50, 75))
+    return f"{middle:.4g} ({low:.4g}-{high:.4g})"
+
+
+def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table, without a line end after its last row."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+def facts_of(device: torch.device) -> str:
+    """Versions and hardware on one line."""
+    found = versions_and_hardware(device)
+    facts = {**found["versions"], "device": found["device"], **found["hardware"]}
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+
+
+# ---- the command ----
 
 
 def known_modes() -> dict[str, Sequence[str]]:
@@ -49,82 +122,15 @@ def known_modes() -> dict[str, Sequence[str]]:
     return {mode: ["--model=qs", f"--QS_mode={mode}"] for mode in qs_attn.MODES} | models | systems
 
 
-def synthetic_batches(opt: Namespace) -> Iterator[dict]:
-    """Four batches in turn, without end; in pinned memory for CUDA."""
-    generator = torch.Generator().manual_seed(opt.seed)
-    size = (opt.batch_size, 3, opt.crop_size, opt.crop_size)
-    batches = []
-    for number in range(4):
-        batch = {name: torch.rand(size, generator=generator) * 2 - 1 for name in "AB"}
-        if opt.gpu_ids and torch.cuda.is_available():
-            batch = {name: images.pin_memory() for name, images in batch.items()}
-        if opt.domains:
-            targets = torch.arange(number, number + opt.batch_size) % len(opt.domains)
-            batch |= {"A_domain": (targets + 1) % len(opt.domains), "B_domain": targets}
-        paths = [f"{number}_{image}.png" for image in range(opt.batch_size)]
-        batches.append(batch | {"A_paths": paths, "B_paths": paths})
-    return cycle(batches)
-
-
-def time_in_turn(
-    sides: list[Side], call: Callable[[Side], object], untimed: int, rounds: int
-) -> tuple[Timed, dict[str, float]]:
-    """Times of `rounds` calls with each side in turn, after `untimed` ones; seconds of the very first."""
-    times = defaultdict(list)
-    for _ in range(untimed + rounds):
-        for side in sides:
-            times[side.name].append(seconds(lambda side=side: call(side), side.model.device))
-    timed = {name: spread(of_side[untimed:]) for name, of_side in times.items()}
-    return timed, {name: of_side[0] for name, of_side in times.items()}
-
-
-def memory_of(name: str, opt: Namespace) -> int | None:
-    """Peak memory in bytes of two steps of one side, in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(_peak_of_two_steps, name, opt).result()
-
-
-def _peak_of_two_steps(name: str, opt: Namespace) -> int | None:
-    side, batches = Side(name, opt), synthetic_batches(opt)
-    for _ in range(2):
-        side.step(next(batches))
-    return peak_memory(side.model.device)
-
-
-def report(results: list[dict]) -> str:
-    """The Markdown table of all modes."""
-    head = ["mode", "plain, ms per step (quartiles)", "fast", "speed-up", "plain, ms per image", "fast"]
-    head += ["speed-up", "plain, peak GB", "fast", "first fast step, s"]
-    rows = []
-    for result in results:
-        row = [result["mode"]]
-        for times in (result["steps"], result.get("images", {})):
-            plain, fast = times.get("plain"), times.get("fast")
-            ratio = f"{plain['median'] / fast['median']:.2f}" if plain and fast else "-"
-            row += [format_spread(plain), format_spread(fast), ratio]
-        memory = [result.get("memory", {}).get(side) for side in ("plain", "fast")]
-        row += [f"{peak / 1e9:.2f}" if peak else "-" for peak in memory]
-        rows.append([*row, f"{result['first_step_s']['fast']:.1f}"])
-    return markdown_table(head, rows)
-
-
-def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
+def parse(argv: Sequence[str] | None) -> tuple[Namespace, list[str]]:
     """The benchmark's own options, and the words for train.py."""
     parser = ArgumentParser(prog="scripts/benchmark.py", description=__doc__.splitlines()[0])
-    parser.epilog = (
-        "All other options are those of train.py, such as --precision, --fast, --ngf, --batch_size."
-    )
+    parser.epilog = "All other options are those of train.py, such as --precision, --fast, --gpu_ids, --ngf."
     add = parser.add
     add("--modes", "global,local,local_global,cut", f"modes to time, of {', '.join(known_modes())}")
     add("--size", 256, "side of the images in pixels", type=integer(1))
-    add("--device", None, "where", choices=("cuda", "mps", "cpu"), shown="the first available")
     add("--steps", 10, "timed steps of each side", type=integer(1))
     add("--warmup", 3, "untimed steps before them, after a first one", type=integer(0))
-    add("--images", 10, "timed batches of inference; 0: none", type=integer(0))
-    add("--inference_batch", 8, "images in each", type=integer(1))
-    add("--no_plain", False, "the fast side alone, where the plain one does not fit")
-    add("--no_memory", False, "do not measure memory in separate processes")
-    add("--json", None, "file to write all numbers to", type=Path)
     given, rest = parser.parse_known_args(argv)
     own = Namespace(**{**parser.defaults, **vars(given)})
     own.modes = own.modes.split(",")
@@ -133,62 +139,33 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
             raise UserError(f"--modes names {mode!r}, but there are {', '.join(known_modes())}")
     if {"model", "QS_mode"} & set(TrainOptions().parser.parse_given(rest)):
         raise UserError("the benchmark takes models and modes by --modes, not by --model and --QS_mode")
-    found = get_device([] if own.device == "cpu" else [0]).type
-    if own.device not in (None, found):
-        raise UserError(f"--device {own.device} was not found; there is {found}")
-    own.device = found
     return own, rest
 
 
-def options_of(own: Namespace, rest: list[str], mode: str) -> Namespace:
-    """The options of the fast side in a mode."""
-    words = ["--gpu_ids", "-1" if own.device == "cpu" else "0", "--crop_size", str(own.size)]
-    words += ["--load_size", str(math.ceil(own.size * 286 / 256))]
-    words += known_modes()[mode]
+def sides_of(own: Namespace, rest: Sequence[str], mode: str) -> list[Side]:
+    """The sides of a mode, the fast one last."""
+    words = [f"--crop_size={own.size}", f"--load_size={own.size}", *known_modes()[mode]]
     words += ["--vgg_weights=random"] * ("--model=sesim" in words)  # times do not depend on the weights
-    return TrainOptions().parse([*words, *rest])
-
-
-def measure(own: Namespace, rest: list[str], mode: str) -> dict:
-    """All numbers of one mode."""
-    opt = options_of(own, rest, mode)
-    names = ["fast"] if own.no_plain or opt.model not in TEXTBOOKS else ["plain", "fast"]
-    sides = [Side(name, opt) for name in names]
-    speed = {name: getattr(opt, name) for name in PLAIN}
-    result = {"mode": mode, "size": own.size, "batch_size": opt.batch_size, "speed": speed}
-    batches = {name: synthetic_batches(opt) for name in names}
-    result["steps"], result["first_step_s"] = time_in_turn(
-        sides, lambda side: side.step(next(batches[side.name])), 1 + own.warmup, own.steps
-    )
-    if own.images:
-        images = torch.rand(own.inference_batch, 3, own.size, own.size) * 2 - 1
-        timed, _ = time_in_turn(sides, lambda side: side.translate(images), 2, own.images)
-        result["images"] = {
-            side: {name: ms / len(images) for name, ms in times.items()} for side, times in timed.items()
-        }
-    del sides
-    if not own.no_memory:
-        result["memory"] = {name: memory_of(name, opt) for name in names}
-    return result
+    opt = TrainOptions().parse([*words, *rest])
+    return [Side(name, opt) for name in ("plain", "fast") if name == "fast" or opt.model in TEXTBOOKS]
 
 
 @entry_point
-def main(argv: list[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
+def main(argv: Sequence[str] | None = None) -> None:
     own, rest = parse(argv)
-    machine = versions_and_hardware(torch.device(own.device))
-    results = []
+    rows = []
     for mode in own.modes:
-        results.append(measure(own, rest, mode))
-        print(f"{mode}: {format_spread(results[-1]['steps']['fast'])} ms per step", file=sys.stderr)
-    speed = ", ".join(f"{name} {value}" for name, value in results[0]["speed"].items())
-    print(f"{own.size} x {own.size}, batch {results[0]['batch_size']}; fast: {speed}")
-    facts = {**machine["versions"], "device": machine["device"], **machine["hardware"]}
-    print(", ".join(f"{name} {value}" for name, value in facts.items() if value is not None), end="\n\n")
-    print(report(results))
-    if own.json:
-        numbers = {"machine": machine, "command": argv, "results": results}
-        own.json.write_text(json.dumps(numbers, indent=1) + "\n")
+        sides = sides_of(own, rest, mode)
+        times, first = time_steps(sides, 1 + own.warmup, own.steps)
+        ratio = f"{median(times[0]) / median(times[1]):.2f}" if len(sides) > 1 else "-"
+        rows.append([mode, *["-"] * (2 - len(sides)), *map(format_spread, times), ratio, f"{first[-1]:.1f}"])
+        print(f"{mode}: {format_spread(times[-1])} ms per step", file=sys.stderr)
+    opt = sides[-1].opt
+    speed = ", ".join(f"{name} {getattr(opt, name)}" for name in PLAIN)
+    print(f"{own.size} x {own.size}, batch {opt.batch_size}; fast: {speed}")
+    print(facts_of(sides[-1].model.device), end="\n\n")
+    head = ["mode", "plain, ms per step (quartiles)", "fast", "speed-up", "first fast step, s"]
+    print(markdown_table(head, rows))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 
 Correctness: losses and gradients against the textbook step; stopped and continued trainings; the tests that
 need a GPU. Speed: the options one by one and together, large images, and the kernels of a step. Findings are
-added to PART.md at once; a check that fails leaves its error there, and the exit status is 1. --cpu rehearses
-without a GPU, with tiny networks and images. Needs torch, Triton, pytest, hypothesis and no network.
+added to PART.md at once; a check that fails leaves its error there, and the exit status is 1. Needs torch,
+Triton, SciPy, pytest and no network.
 """
 
 from __future__ import annotations
@@ -20,17 +20,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from itertools import cycle
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -38,8 +34,7 @@ from torch.profiler import ProfilerActivity, profile
 from models.speed.step_graph import Snapshot
 from models.textbook import TextbookStep
 from options.train_options import TrainOptions
-from scripts.measuring import Side, back_to_back, format_spread, markdown_table, seconds, spread
-from util.metrics.receipt import versions_and_hardware
+from scripts.benchmark import Side, facts_of, format_spread, markdown_table, synthetic_batches, time_steps
 
 LOSSES = ("G", "D_real", "D_fake")
 # Options, and how far losses and gradients of G may be from the textbook step's, in the median, relative. A
@@ -65,11 +60,10 @@ LADDER = [
     "--precision tf32",
     "--precision tf32 --channels_last --cuda_graph",
     "",
-    *(
-        f"--fast --QS_mode {mode} --crop_size {size} --load_size {size}"
-        for size in (512, 1024)
-        for mode in ("global", "local")
-    ),
+    "--fast --crop_size 512 --load_size 512",
+    "--fast --crop_size 512 --load_size 512 --QS_mode local",
+    "--fast --crop_size 1024 --load_size 1024",
+    "--fast --crop_size 1024 --load_size 1024 --QS_mode local",
 ]
 SPEED_SECONDS = 330  # no row of the ladder begins later
 
@@ -95,16 +89,6 @@ class Check:
         size = f"--crop_size {self.size} --load_size {self.size}"
         return Side(name, TrainOptions().parse(f"{self.words} {size} {words}".split()))
 
-    def batches(self, count: int, size: int, images: int = 1) -> list[dict[str, Tensor]]:
-        """Batches of smooth noise on the device, so that loading is not timed."""
-        generator = torch.Generator().manual_seed(0)
-        found = []
-        for _ in range(count):
-            noise = torch.rand(2 * images, 3, size // 8, size // 8, generator=generator) * 2 - 1
-            smooth = F.interpolate(noise, size=(size, size), mode="bicubic").clamp(-1, 1).to(self.device)
-            found.append({"A": smooth[:images], "B": smooth[images:]})
-        return found
-
 
 def agreement(check: Check) -> None:
     """Losses and gradients of steps against those of the textbook step, from the same weights each time."""
@@ -112,7 +96,7 @@ def agreement(check: Check) -> None:
     for words, (most, most_of_gradient) in AGREEMENT.items():
         if check.cpu and "channels_last" in words:
             continue
-        losses, gradients = differences(check.side(words).model, check.batches(check.steps, check.size))
+        losses, gradients = differences(check.side(words).model, check.steps)
         release_memory()
         median, of_gradient = losses.median().item(), statistics.median(gradients)
         rows.append([words or "float32", f"{median:.1e}", f"{losses.max():.1e}", f"{of_gradient:.1e}"])
@@ -124,13 +108,13 @@ def agreement(check: Check) -> None:
         raise SystemExit("\n".join(problems))
 
 
-def differences(model, batches: list[dict]) -> tuple[Tensor, list[float]]:
+def differences(model, steps: int) -> tuple[Tensor, list[float]]:
     """Relative differences from the textbook step: the largest of the losses (steps,), and G's gradient's."""
     plain = TextbookStep(model)  # on the same parameters, with its own optimisers
     model.accelerator.set_switches()
     torch.manual_seed(1)
     losses, gradients = [], []
-    for batch in batches:
+    for batch in synthetic_batches(model.opt, model.device, steps):
         model.set_input(batch)
         before = Snapshot(model)
         plain.optimize_parameters()
@@ -153,12 +137,10 @@ def differences(model, batches: list[dict]) -> tuple[Tensor, list[float]]:
 def resume(check: Check) -> None:
     """train.py, stopped and continued, gives the weights of the uninterrupted run; layouts may change."""
     with tempfile.TemporaryDirectory() as folder:
-        noise = np.random.default_rng(0)
         for domain in "AB":
             Path(folder, "data", f"train{domain}").mkdir(parents=True)
             for number in range(6):
-                image = Image.fromarray(noise.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-                image = image.resize((check.size, check.size))
+                image = Image.effect_noise((check.size, check.size), 60).convert("RGB")
                 image.save(Path(folder, "data", f"train{domain}", f"{number}.png"))
         settings = f"--dataroot {folder}/data --checkpoints_dir {folder} --display_id 0 --no_html --seed 1 "
         settings += f"--num_threads 2 --crop_size {check.size} --load_size {check.size} {check.words}"
@@ -194,13 +176,6 @@ def tests(check: Check) -> None:
     check.say(run_python("-m", "pytest", *words, *files))
 
 
-def environment(check: Check) -> None:
-    """Versions and hardware."""
-    machine = versions_and_hardware(check.device)
-    facts = {**machine["versions"], **machine["hardware"]}
-    check.say(markdown_table(["what", "found"], [row for row in facts.items() if row[1] is not None]))
-
-
 def ladder(check: Check) -> None:
     """Each option alone and combined: time of a step, time of the first step, memory."""
     rows, problems, begun = [], [], time.monotonic()
@@ -209,42 +184,29 @@ def ladder(check: Check) -> None:
             problems.append(f"{words}: no time was left")
             continue
         try:
-            rows.append([words or "float32", *time_row(check, words)])
+            side = check.side(words.removeprefix("textbook"), "plain" if "textbook" in words else "fast")
+            if not check.cpu:
+                torch.cuda.reset_peak_memory_stats()
+            steps = min(check.steps, 10) if side.opt.crop_size > 256 else check.steps
+            (times,), (first,) = time_steps([side], 1 + check.warm_up, steps)
+            peak = 0.0 if check.cpu else torch.cuda.max_memory_allocated() / 1e9
+            captured = "yes" if side.model.accelerator.recordings else "no"
+            rows.append([words or "float32", format_spread(times), f"{first:.0f}", f"{peak:.2f}", captured])
         except Exception as error:  # the next one may well work
             problems.append(f"{words}: {type(error).__name__}: {error}")
+        side = None
         release_memory()
     check.say(markdown_table(["step", "ms per step (quartiles)", "first step, s", "peak GB", "graph"], rows))
     if problems:
         raise SystemExit("\n".join(problems))
 
 
-def time_row(check: Check, words: str) -> list[str]:
-    """Spread of ms per step, seconds of the first, peak memory in GB, whether the step was captured."""
-    side = check.side(words.removeprefix("textbook"), "plain" if "textbook" in words else "fast")
-    step = stepper(check, side)
-    if not check.cpu:
-        torch.cuda.reset_peak_memory_stats()
-    first = seconds(step, check.device)
-    steps = min(check.steps, 10) if side.opt.crop_size > 256 else check.steps
-    times = spread(back_to_back(step, check.warm_up, steps, check.device))
-    peak = 0.0 if check.cpu else torch.cuda.max_memory_allocated() / 1e9
-    captured = "yes" if side.model.accelerator.recordings else "no"
-    return [format_spread(times), f"{first:.0f}", f"{peak:.2f}", captured]
-
-
-def stepper(check: Check, side: Side) -> Callable[[], None]:
-    """A call that does a step of the side, on a few batches in turn."""
-    count = 2 if side.opt.crop_size > 256 else 8
-    batches = cycle(check.batches(count, side.opt.crop_size, side.opt.batch_size))
-    return lambda: side.step(next(batches))
-
-
 def kernels(check: Check) -> None:
     """Which kernels take the time of a step, as a table and as a trace."""
-    step, steps = stepper(check, check.side("--fast")), 5
-    times = spread(back_to_back(step, check.warm_up, steps, check.device))
+    side, steps = check.side("--fast"), 5
+    (times,), _ = time_steps([side], check.warm_up, steps)
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (not check.cpu)) as run:
-        seconds(lambda: [step() for _ in range(steps)], check.device)
+        time_steps([side], 0, steps)
     run.export_chrome_trace(str(check.out / "trace.json.gz"))
     order = "self_cpu_time_total" if check.cpu else "self_device_time_total"
     table = run.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=80)
@@ -252,7 +214,7 @@ def kernels(check: Check) -> None:
     check.say(f"```\n{table}\n```")
 
 
-PARTS = {"correctness": (agreement, resume, tests), "speed": (environment, ladder, kernels)}
+PARTS = {"correctness": (agreement, resume, tests), "speed": (ladder, kernels)}
 
 
 def run_python(*words: str) -> str:
@@ -273,21 +235,6 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def failures_of(check: Check, sections: tuple) -> Iterator[str]:
-    """Run the sections; the names of those that fail."""
-    for section in sections:
-        check.say(f"## {section.__name__.capitalize()}")
-        begun = time.monotonic()
-        try:
-            section(check)
-        except (Exception, SystemExit) as error:  # the next section may well work
-            said = error if isinstance(error, SystemExit) else traceback.format_exc(limit=-8)
-            check.say(f"**Failed.** {said}")
-            yield section.__name__
-        check.say(f"{time.monotonic() - begun:.0f} s")
-        release_memory()
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=PARTS, required=True)
@@ -298,8 +245,19 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("no CUDA device was found; --cpu rehearses without one")
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    check = Check(out, options.part, options.cpu)
-    failed = list(failures_of(check, PARTS[options.part]))
+    check, failed = Check(out, options.part, options.cpu), []
+    check.say(facts_of(check.device))
+    for section in PARTS[options.part]:
+        check.say(f"## {section.__name__.capitalize()}")
+        begun = time.monotonic()
+        try:
+            section(check)
+        except (Exception, SystemExit) as error:  # the next section may well work
+            said = error if isinstance(error, SystemExit) else traceback.format_exc(limit=-8)
+            check.say(f"**Failed.** {said}")
+            failed.append(section.__name__)
+        check.say(f"{time.monotonic() - begun:.0f} s")
+        release_memory()
     check.say(f"Failed: {', '.join(failed)}." if failed else "All passed.")
     return int(bool(failed))
 

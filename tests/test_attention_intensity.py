@@ -11,7 +11,7 @@ from PIL import Image
 import train
 from datasets import make_stripes
 from scripts import attention_intensity
-from util.metrics.attention_intensity import attention_share, intensity, is_aware
+from scripts.attention_intensity import class_statistics, intensity, label_regions
 
 ATTENTION = np.array([[0.9, 0.6, 0.5], [0.1, 0.0, 0.9]])
 
@@ -25,9 +25,8 @@ ATTENTION = np.array([[0.9, 0.6, 0.5], [0.1, 0.0, 0.9]])
     ],
 )
 def test_a_class_is_aware_if_half_of_its_pixels_are_crucial(region, aware, share):
-    region = np.array(region, bool)
-    assert is_aware(ATTENTION, region) is aware
-    assert attention_share(ATTENTION, region) == pytest.approx(share)
+    found = intensity([(ATTENTION, {"car": np.array(region, bool)})])["car"]
+    assert found["aware"] == aware and found["attention"] == pytest.approx(share)
 
 
 def test_images_that_do_not_show_a_class_do_not_count_for_it():
@@ -37,16 +36,17 @@ def test_images_that_do_not_show_a_class_do_not_count_for_it():
 
 
 def test_cityscapes_label_maps(tmp_path):
-    """Train ids: two cars and a road in one image, a road in the other."""
+    """Train ids: two cars and a road in one image, a road in the other. In colours it is the same."""
     labels = np.zeros((6, 8), np.uint8)
-    Image.fromarray(labels).save(tmp_path / "a_gtFine_trainIds.png")
+    Image.fromarray(labels).save(tmp_path / "a.png")
     labels[0, 0] = labels[4, 5] = labels[5, 6] = 13  # touching at a corner is one
-    Image.fromarray(labels).save(tmp_path / "b_gtFine_trainIds.png")
-    words = ["--labels", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert attention_intensity.main(words) == 0
-    classes = json.loads((tmp_path / "out" / "attention.json").read_text())["classes"]
-    assert classes["car"] == {"share": 0.5, "instances": 1.0}
-    assert classes["road"] == {"share": 1.0, "instances": 1.0} and classes["bus"]["share"] == 0
+    Image.fromarray(labels).save(tmp_path / "b.png")
+    colours = np.where((labels == 13)[..., None], (0, 0, 142), (128, 64, 128)).astype(np.uint8)
+    Image.fromarray(colours).save(tmp_path / "c.png")
+    for second in ("b.png", "c.png"):
+        classes = class_statistics([label_regions(tmp_path / name) for name in ("a.png", second)])
+        assert classes["car"] == {"share": 0.5, "instances": 1.0}
+        assert classes["road"] == {"share": 1.0, "instances": 1.0} and classes["bus"]["share"] == 0
 
 
 def test_the_command_on_the_embedded_set(tmp_path, capsys):
@@ -66,4 +66,4 @@ def test_the_command_on_the_embedded_set(tmp_path, capsys):
         assert epoch["animal"]["attention"] + epoch["background"]["attention"] == pytest.approx(1)
         assert epoch["animal"]["area"] + epoch["background"]["area"] == pytest.approx(1)
     assert written["classes"]["animal"] == {"share": 1.0, "instances": 1.0}
-    assert "| animal | 100.0% |" in capsys.readouterr().out
+    assert "animal         100.0%    1.00   1: " in capsys.readouterr().out
