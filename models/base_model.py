@@ -341,5 +341,5 @@ class BaseModel:
                     "an --epoch that were saved"
                 )
         for name in found:
-            load_weights(self.networks[name], files[name], self.opt)
+            load_weights(self.networks[name], files[name])
         return found

@@ -19,35 +19,26 @@ from models.unet import UnetGenerator
 from util.arguments import integer, real_number
 from util.errors import UserError
 
-GENERATORS = ("resnet_9blocks", "resnet_6blocks", "resnet_4blocks", "unet_256", "unet_128")
+RESNETS = ("resnet_9blocks", "resnet_6blocks", "resnet_4blocks")
+UNETS = ("unet_256", "unet_128")
 ATTENDING: dict[str, type[nn.Module]] = {
     "posthoc_attn": PostHocAttention,
     "trainable_attn": TrainableAttention,
 }
-DISCRIMINATORS = ("basic", "n_layers", "pixel", *ATTENDING)
 
 
 def add_options(add) -> None:
     """Declare the options of the networks that models share, with `add(flag, default, help, ...)`."""
     add = partial(add, scope="fixed")
-    add("--netG", "resnet_9blocks", "generator", choices=GENERATORS)
+    add("--netG", "resnet_9blocks", "generator", choices=(*RESNETS, *UNETS))
     add("--ngf", 64, "channels after the generator's first convolution", type=integer(1))
     add("--normG", "instance", "normalisation in the generator", choices=tuple(NORMS))
     add("--no_dropout", True, "no dropout in the generator")
     add("--no_antialias", False, "downsample by strided convolutions instead of blurring first")
-    resnets = tuple(name for name in GENERATORS if name.startswith("resnet"))
-    add(
-        "--no_antialias_up",
-        False,
-        "upsample by transposed convolutions instead of blurring",
-        only={"netG": resnets},
-    )
-    add(
-        "--netD",
-        "basic",
-        "discriminator; basic: the 70 x 70 PatchGAN; posthoc_attn, trainable_attn: also give attention maps",
-        choices=DISCRIMINATORS,
-    )
+    transposed = "upsample by transposed convolutions instead of blurring"
+    add("--no_antialias_up", False, transposed, only={"netG": RESNETS})
+    judge = "discriminator; basic: the 70 x 70 PatchGAN; posthoc_attn, trainable_attn: with attention maps"
+    add("--netD", "basic", judge, choices=("basic", "n_layers", "pixel", *ATTENDING))
     add("--ndf", 64, "channels after the discriminator's first convolution", type=integer(1))
     add("--n_layers_D", 3, "halvings in the discriminator", type=integer(1), only={"netD": ("n_layers",)})
     add("--normD", "instance", "normalisation in the discriminator", choices=tuple(NORMS))
@@ -57,11 +48,7 @@ def add_options(add) -> None:
 
 def size_multiple(netG: str) -> int:
     """What the sides of an image must be multiples of for a generator of this name."""
-    return 2 ** _unet_depth(netG) if netG.startswith("unet") else 4
-
-
-def _unet_depth(netG: str) -> int:
-    return {"unet_256": 8, "unet_128": 7}[netG]
+    return int(netG.removeprefix("unet_")) if netG.startswith("unet") else 4
 
 
 def network_defaults(netG: str) -> dict[str, object]:
@@ -72,58 +59,13 @@ def network_defaults(netG: str) -> dict[str, object]:
 def layer_channels(opt: Namespace) -> list[int]:
     """Channels of the features at each of `--nce_layers`; UserError where `--netG` has no such layer."""
     with torch.device("meta"):  # shapes alone: no memory, no random number
-        return _layer_channels(opt, _generator(opt))
+        return _layer_channels(opt, build_generator(opt))
 
 
 def smallest_side(opt: Namespace) -> int:
     """The least height and width of an image that `--netD` can judge, in pixels."""
     with torch.device("meta"):
-        return _discriminator(opt).smallest_side
-
-
-def build_generator(opt: Namespace, backwards: bool = False, **guidance: str) -> nn.Module:
-    """`--netG` with fresh weights, from `--input_nc` channels to `--output_nc`, or `backwards`.
-
-    Args:
-        guidance: `fusion` and `stage` of `models/attention/fusion.py`, for a generator guided by attention.
-    """
-    return initialise(_generator(opt, backwards, **guidance), opt.init_type, opt.init_gain)
-
-
-def check_guidance(opt: Namespace, **guidance: str) -> None:
-    """UserError where `--netG` cannot be guided in this way."""
-    with torch.device("meta"):
-        _generator(opt, **guidance)
-
-
-def _generator(opt: Namespace, backwards: bool = False, domains: int = 0, **guidance) -> nn.Module:
-    channels = (opt.output_nc, opt.input_nc) if backwards else (opt.input_nc, opt.output_nc)
-    settings = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout, **guidance}
-    if opt.netG.startswith("unet"):
-        unet = GuidedUnetGenerator if guidance else UnetGenerator
-        return unet(*channels, num_downs=_unet_depth(opt.netG), **settings)
-    blocks = int(opt.netG.removeprefix("resnet_").removesuffix("blocks"))
-    antialias = {"antialias": not opt.no_antialias, "antialias_up": not opt.no_antialias_up}
-    if domains:
-        return DomainResnetGenerator(*channels, domains=domains, n_blocks=blocks, **settings, **antialias)
-    resnet = GuidedResnetGenerator if guidance else ResnetGenerator
-    return resnet(*channels, n_blocks=blocks, **settings, **antialias)
-
-
-def conditional_generator(opt: Namespace, domains: int, device: str = "cpu") -> DomainResnetGenerator:
-    """`--netG`, a ResNet, with fresh weights and a decoder that knows the target domain."""
-    with torch.device(device):
-        net = _generator(opt, domains=domains, domain_dim=opt.domain_dim)
-        return initialise(net, opt.init_type, opt.init_gain)
-
-
-def build_discriminator(opt: Namespace, channels: int | None = None, scores: int = 1) -> nn.Module:
-    """`--netD` with fresh weights, for images of so many channels (None: `--output_nc`).
-
-    Args:
-        scores: of a PatchGAN for each patch.
-    """
-    return initialise(_discriminator(opt, channels, scores), opt.init_type, opt.init_gain)
+        return build_discriminator(opt).smallest_side
 
 
 def generator_mixes(opt: Namespace) -> bool:
@@ -136,14 +78,45 @@ def discriminator_mixes(opt: Namespace) -> bool:
     return opt.normD == "batch" or opt.netD == "trainable_attn"
 
 
-def _discriminator(opt: Namespace, channels: int | None = None, scores: int = 1) -> nn.Module:
+def build_generator(
+    opt: Namespace, backwards: bool = False, domains: int = 0, **guidance: str
+) -> UnetGenerator | ResnetGenerator:
+    """`--netG` with fresh weights, from `--input_nc` channels to `--output_nc`, or `backwards`.
+
+    Args:
+        domains: how many target domains its decoder knows, a ResNet's; 0: one, without a label.
+        guidance: `fusion` and `stage` of `models/attention/fusion.py`, for a generator guided by attention.
+    """
+    channels = (opt.output_nc, opt.input_nc) if backwards else (opt.input_nc, opt.output_nc)
+    settings = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout, **guidance}
+    if opt.netG.startswith("unet"):
+        build = GuidedUnetGenerator if guidance else UnetGenerator
+        settings["num_downs"] = size_multiple(opt.netG).bit_length() - 1
+    else:
+        build = GuidedResnetGenerator if guidance else ResnetGenerator
+        settings["n_blocks"] = int(opt.netG.removeprefix("resnet_").removesuffix("blocks"))
+        settings |= {"antialias": not opt.no_antialias, "antialias_up": not opt.no_antialias_up}
+    if domains:
+        build = DomainResnetGenerator
+        settings |= {"domains": domains, "domain_dim": opt.domain_dim}
+    return initialise(build(*channels, **settings), opt.init_type, opt.init_gain)
+
+
+def build_discriminator(opt: Namespace, channels: int | None = None, scores: int = 1) -> nn.Module:
+    """`--netD` with fresh weights, for images of so many channels (None: `--output_nc`).
+
+    Args:
+        scores: of a PatchGAN for each patch.
+    """
     channels = opt.output_nc if channels is None else channels
     if opt.netD in ATTENDING:
-        return ATTENDING[opt.netD](channels, opt.ndf, opt.normD, not opt.no_antialias)
-    if opt.netD == "pixel":
-        return PixelDiscriminator(channels, opt.ndf, opt.normD)
-    layers = 3 if opt.netD == "basic" else opt.n_layers_D
-    return NLayerDiscriminator(channels, opt.ndf, layers, opt.normD, not opt.no_antialias, scores)
+        net = ATTENDING[opt.netD](channels, opt.ndf, opt.normD, not opt.no_antialias)
+    elif opt.netD == "pixel":
+        net = PixelDiscriminator(channels, opt.ndf, opt.normD)
+    else:
+        layers = 3 if opt.netD == "basic" else opt.n_layers_D
+        net = NLayerDiscriminator(channels, opt.ndf, layers, opt.normD, not opt.no_antialias, scores)
+    return initialise(net, opt.init_type, opt.init_gain)
 
 
 def build_heads(opt: Namespace, netG: nn.Module) -> nn.Module:
@@ -153,17 +126,8 @@ def build_heads(opt: Namespace, netG: nn.Module) -> nn.Module:
 
 
 def _layer_channels(opt: Namespace, netG: nn.Module) -> list[int]:
-    """Channels of the features at each of `--nce_layers`."""
     channels = netG.tap_channels()
-    for layer in opt.nce_layers:
-        if not 0 <= layer < len(channels):
-            kind = (
-                "depths of its way down"
-                if opt.netG.startswith("unet")
-                else "positions in its list of modules"
-            )
-            raise UserError(
-                f"--nce_layers names layer {layer}, but --netG {opt.netG} has layers 0 to "
-                f"{len(channels) - 1} ({kind}); name some of these"
-            )
+    if missing := [layer for layer in opt.nce_layers if not 0 <= layer < len(channels)]:
+        there = f"--netG {opt.netG} has layers 0 to {len(channels) - 1}"
+        raise UserError(f"--nce_layers names layer {missing[0]}, but {there}: name some of these")
     return [channels[layer] for layer in opt.nce_layers]

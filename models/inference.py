@@ -1,4 +1,4 @@
-"""Translate images of any size with a trained generator, from Python:
+"""Load a trained generator by name: a run, a weights file, or a model that needs no training. From Python:
 
     from PIL import Image
     from models.inference import load_generator
@@ -15,14 +15,14 @@ One with many domains takes the name of the target:
 
     translate.domains  # ("cat", "dog", "wild")
     translate(image, domain="dog")
-
-test.py translates with the same `Translator`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import tarfile
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,31 +30,33 @@ from pathlib import Path
 import torch
 
 from data.transforms import LATE_RESIZE
-from models import MODELS, create_model, option_rows, require_model
-from models.architecture import architecture, kind
-from models.attention.fusion import GuidedTranslator
-from models.build import build_generator, conditional_generator, size_multiple
-from models.domain_networks import StarGANGenerator
-from models.munit_model import munit_generator
-from models.munit_networks import StyledTranslator
-from models.pretrained import find_run
+from models import MODELS, create_model, option_defaults, option_rows, require_model
 from models.translator import Translator
-from models.weights import bare_generator, checkpoint_file, load_weights, weights_file
+from models.weights import (
+    architecture,
+    bare_generator,
+    checkpoint_file,
+    load_weights,
+    save_tensors,
+    weights_file,
+)
 from util.arguments import Option, integer
 from util.errors import UserError
+from util.files import write_atomically
 from util.run.saved_options import FILE, checked, saved_options
-from util.weight_files import read_tensors
+from util.weight_files import fetch, read_tensors
 
 # The options of translating that every model has.
 CHANNELS = {"type": integer(1), "choices": (1, 3)}
-COMMON = (
-    Option("direction", "AtoB", "", choices=("AtoB", "BtoA")),
-    Option("input_nc", 3, "", **CHANNELS),
-    Option("output_nc", 3, "", **CHANNELS),
-    Option("eval", True, ""),
-)
+COMMON = {
+    "direction": Option("direction", "AtoB", "", choices=("AtoB", "BtoA")),
+    "input_nc": Option("input_nc", 3, "", **CHANNELS),
+    "output_nc": Option("output_nc", 3, "", **CHANNELS),
+    "eval": Option("eval", True, ""),
+}
 
 WEIGHTS_FILE = re.compile(r"(.+)_net_(\w+)\.pth")  # epoch, network
+BOTH = ".pt"  # a file of MUNIT's released code, with both generators, as "a" and "b"
 
 
 def load_generator(
@@ -78,32 +80,63 @@ def load_generator(
     Raises:
         UserError: there is no such run or file, or it holds no generator.
     """
-    device = torch.device(device) if device is not None else _best_device()
-    path, epoch = Path(name_or_path), str(epoch)
-    if path.suffix == ".pt":
-        return _munit({"gen_a": (path, "a"), "gen_b": (path, "b")}, direction or "AtoB", device)
-    file = path.suffix in (".pth", ".safetensors")
-    folder, network = (path.parent if file else find_run(path, checkpoints_dir)), None
-    if file and (match := WEIGHTS_FILE.fullmatch(path.name)):
+    path, network = Path(name_or_path), None
+    is_file = path.suffix in (".pth", ".safetensors", BOTH)
+    folder = path.parent if is_file else find_run(path, checkpoints_dir)
+    if is_file and (match := WEIGHTS_FILE.fullmatch(path.name)):
         epoch, network = match.groups()
-    opt = run_options(folder)
-    if opt is None or (file and not network):
-        if not file:
-            network = bare_generator(folder, epoch, direction or "AtoB")
-            path = checkpoint_file(folder.parent, folder.name, epoch, network)
-        return _of_weights(path, device)
-    opt.isTrain, opt.gpu_ids, opt.precision, opt.channels_last = False, [], "fp32", False
-    opt.checkpoints_dir, opt.name, opt.epoch = str(folder.parent), folder.name, epoch
+    opt = run_options(folder) if network or not is_file else None
+    if opt and network:  # the file's name says which direction it is for
+        ways = [way for way, networks in directions(opt).items() if networks[0] == network]
+        opt, direction = (opt, ways[0]) if ways else (None, direction)
+    if opt is None:
+        if not is_file:
+            network = bare_generator(folder, str(epoch), direction or "AtoB")
+            path, is_file = checkpoint_file(folder.parent, folder.name, str(epoch), network), True
+        opt = _options_of_weights(path)
+        direction = {"gen_a": "BtoA", None: direction}.get(network) if opt.model == "munit" else None
     opt.direction = direction or opt.direction
-    there = directions(opt)
-    if opt.direction not in there:
+    if opt.direction not in directions(opt):
         raise UserError(f"{folder} was trained {opt.trained_direction} alone: leave direction out")
-    if file:  # its name says which direction it is for
-        of_file = [direction for direction, networks in there.items() if networks[0] == network]
-        if not of_file:
-            return _of_weights(path, device)
-        opt.direction = of_file[0]
-    return translator_of_run(opt, device)
+    opt.isTrain, opt.gpu_ids, opt.precision, opt.channels_last = False, [], "fp32", False
+    opt.checkpoints_dir, opt.name, opt.epoch = str(folder.parent), folder.name, str(epoch)
+    device = torch.device(device) if device is not None else _best_device()
+    return translator_of_run(opt, device, path if is_file else None)
+
+
+def translator_of_run(
+    opt: Namespace, device: torch.device | None = None, file: Path | None = None
+) -> Translator:
+    """The translator that the options of test.py name; with `--eval false` its networks train.
+
+    `file` holds the generator's weights if it is not that of the options; device None is `--gpu_ids`.
+    """
+    model = create_model(opt)
+    for number, (name, net) in enumerate(model.networks.items()):
+        both = file is not None and file.suffix == BOTH
+        own = file if both or number == 0 else None
+        path = own or checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, name)
+        load_weights(net, path, name[-1] if both else None)
+    device = device or model.device
+    return Translator(
+        model.translator().train(not opt.eval).requires_grad_(False).to(device),
+        device,
+        multiple=model.size_limits(opt)[0],
+        input_nc=opt.input_nc,
+        precision=opt.precision,
+        channels_last=opt.channels_last,
+        translate_size=opt.translate_size,
+        domains=getattr(opt, "domains", ()),
+    )
+
+
+def _best_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+# ---- what translating takes from the options of a run ----
 
 
 def run_options(folder: Path) -> Namespace | None:
@@ -112,11 +145,22 @@ def run_options(folder: Path) -> Namespace | None:
     if saved is None:
         return None
     require_model(saved.get("model"), folder)
-    model = saved["model"]
-    rows = {**option_rows(model), **{row.name: row for row in COMMON}}
-    defaults = {**{name: row.default for name, row in rows.items()}, **MODELS[model].defaults}
-    opt = Namespace(**{**defaults, **checked(saved, rows, folder / FILE)}, model=model)
-    opt.trained_direction, opt.translate_size = opt.direction, translate_size(saved)
+    rows = {**option_rows(saved["model"]), **COMMON}
+    return _with_defaults(saved["model"], checked(saved, rows, folder / FILE), translate_size(saved))
+
+
+def _options_of_weights(path: Path) -> Namespace:
+    found = architecture(read_tensors(path, "a" if path.suffix == BOTH else None))
+    if not found or (path.suffix == BOTH and "style_dim" not in found):
+        raise UserError(f"{path} holds no generator of this project: give a ..._net_G.pth")
+    return _with_defaults("cut", found, None)
+
+
+def _with_defaults(model: str, values: Mapping[str, object], size: int | None) -> Namespace:
+    values = {"model": model, **values}
+    common = {name: row.default for name, row in COMMON.items()}
+    opt = Namespace(**{**common, **option_defaults(values["model"]), **values}, translate_size=size)
+    opt.trained_direction = opt.direction
     return opt
 
 
@@ -156,66 +200,114 @@ def directions(opt: Namespace) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def translator_of_run(opt: Namespace, device: torch.device | None = None) -> Translator:
-    """The translator that the options of test.py name; with `--eval false` its networks train."""
-    model = create_model(opt)
-    for name, net in model.networks.items():
-        load_weights(net, checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, name), opt)
-    return Translator(
-        model.translator().train(not opt.eval).requires_grad_(False).to(device or model.device),
-        device or model.device,
-        multiple=model.size_limits(opt)[0],
-        input_nc=opt.input_nc,
-        precision=opt.precision,
-        channels_last=opt.channels_last,
-        translate_size=opt.translate_size,
-        domains=getattr(opt, "domains", ()),
-    )
+# ---- models that need no training, as run folders: with the code, or published, which are fetched once ----
+
+ROOT = Path(__file__).resolve().parent.parent
+PRETRAINED = "pretrained"  # the folder of ROOT, and of torch's cache, that has their runs
+HUB = "hf:"  # before USER/REPO, a repository of the Hugging Face hub
+CYCLE_GAN = "http://efrosgans.eecs.berkeley.edu/cyclegan/pretrained_models"  # /NAME.pth
+CUT = "http://efrosgans.eecs.berkeley.edu/CUT/pretrained_models.tar"  # holds NAME/latest_net_G.pth
+_NAMES = {  # by address, and the direction that they translate their authors' data set in
+    (CYCLE_GAN, "AtoB"): "apple2orange summer2winter_yosemite horse2zebra monet2photo sat2map "
+    "cityscapes_photo2label facades_photo2label iphone2dslr_flower",
+    (CYCLE_GAN, "BtoA"): "orange2apple winter2summer_yosemite zebra2horse style_monet style_cezanne "
+    "style_ukiyoe style_vangogh map2sat cityscapes_label2photo facades_label2photo",
+    (CUT, "AtoB"): "horse2zebra_cut_pretrained horse2zebra_fastcut_pretrained cat2dog_cut_pretrained "
+    "cat2dog_fastcut_pretrained",
+    (CUT, "BtoA"): "cityscapes_cut_pretrained cityscapes_fastcut_pretrained",
+}
+PUBLISHED = {name: place for place, names in _NAMES.items() for name in names.split()}
+SIZE = 256  # pixels of the images that all of them were trained on
 
 
-def _of_weights(path: Path, device: torch.device) -> Translator:
-    """A generator whose options are read off its weights, in evaluation mode."""
-    state = read_tensors(path)
-    found = architecture(state)
-    if "style_dim" in found:  # MUNIT translates with the other domain's generator too
-        match = WEIGHTS_FILE.fullmatch(path.name)
-        epoch, network = match.groups() if match else ("latest", "gen_b")
-        files = {name: (weights_file(path.parent, epoch, name), None) for name in ("gen_a", "gen_b")}
-        return _munit(files, "BtoA" if network == "gen_a" else "AtoB", device)
-    if not {"netG", "g_repeat_num"} & found.keys():
-        raise UserError(f"{path} holds {kind(state)}, not a generator: give a ..._net_G.pth")
-    opt = Namespace(**{"no_dropout": True, "domains": [], **found}, init_type="xavier", init_gain=0.02)
-    # alpha shows in the weights; another fusion is known from a run's options only
-    guided = {"fusion": "alpha", "stage": "F0"} if "attention_fusion" in found else {}
-    if "netG" not in found:
-        net = StarGANGenerator(opt.input_nc, opt.output_nc, len(opt.domains), opt.ngf, opt.g_repeat_num)
-    elif opt.domains:
-        net = conditional_generator(opt, len(opt.domains))
+def cache_folder() -> Path:
+    """Where fetched models are kept."""
+    return Path(torch.hub.get_dir(), PRETRAINED)
+
+
+def pretrained_list() -> str:
+    """The names that --pretrained takes, below their sources."""
+    sources = {"with the code": [path.parent.name for path in Path(ROOT, PRETRAINED).glob(f"*/{FILE}")]}
+    for name, (url, _) in PUBLISHED.items():
+        sources.setdefault(url, []).append(name)
+    sources["Hugging Face hub"] = [f"{HUB}USER/REPO"]
+    return "\n".join("\n    ".join([source, *sorted(names)]) for source, names in sources.items())
+
+
+def find_run(name: str | Path, checkpoints_dir: str | Path) -> Path:
+    """The folder of a run; where there is none, that of the pretrained model of this name if there is one."""
+    folder = Path(checkpoints_dir, name)
+    return folder if folder.is_dir() else _pretrained(str(name)) or folder
+
+
+def pretrained_run(name: str) -> Path:
+    """The run folder of a pretrained model, fetched if need be. UserError if there is no such model."""
+    if folder := _pretrained(name):
+        return folder
+    listed = "test.py --list_pretrained lists them, and a run of yours is named by --name"
+    raise UserError(f"there is no pretrained model {name}: {listed}")
+
+
+def _pretrained(name: str) -> Path | None:
+    for folder in (Path(ROOT, PRETRAINED, name), cache_folder() / name):
+        if folder.name == name and Path(folder, FILE).is_file():
+            return folder
+    if name in PUBLISHED:
+        return _published(name, *PUBLISHED[name])
+    return _of_the_hub(name) if name.startswith(HUB) else None
+
+
+def _published(name: str, url: str, direction: str) -> Path:
+    weights = weights_file(cache_folder() / name, "latest", "G")
+    if weights.is_file():
+        pass
+    elif url.endswith(".tar"):
+        archive = cache_folder() / "CUT_pretrained_models.tar"
+        if not archive.is_file():
+            fetch(url, archive)
+        end = f"{name}/{weights.name}"
+        try:
+            with tarfile.open(archive) as files:
+                data = next(files.extractfile(file).read() for file in files if file.name.endswith(end))
+        except (tarfile.TarError, EOFError, StopIteration) as error:
+            raise UserError(f"{archive} has no {end} ({error}): remove it, and it is fetched again") from None
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(weights, lambda path: path.write_bytes(data))
     else:
-        net = build_generator(opt, **guided)
-    load_weights(net, path)
-    net = GuidedTranslator(net) if guided else net
-    net.to(device).eval().requires_grad_(False)
-    multiple = size_multiple(found.get("netG", ""))
-    return Translator(net, device, multiple=multiple, input_nc=opt.input_nc, domains=opt.domains)
+        fetch(f"{url}/{name}.pth", weights)
+    return _as_run(weights, direction)
 
 
-def _munit(files: dict[str, tuple[Path, str | None]], direction: str, device: torch.device) -> Translator:
-    """MUNIT's translator from the files (and parts of them) of "gen_a" and "gen_b", options read off them."""
-    nets = []
-    for name in ("gen_a", "gen_b") if direction == "AtoB" else ("gen_b", "gen_a"):
-        path, part = files[name]
-        found = architecture(read_tensors(path, part))
-        if "style_dim" not in found:
-            raise UserError(f"{path} holds no generator of MUNIT's released code")
-        nets.append(munit_generator(Namespace(**found)))
-        load_weights(nets[-1], path, part=part)
-    source, target = nets
-    net = StyledTranslator(source, target).to(device).eval().requires_grad_(False)
-    return Translator(net, device, multiple=source.size_multiple, input_nc=found["input_nc"])
+def _of_the_hub(name: str) -> Path:
+    repository = name.removeprefix(HUB)
+    folder = cache_folder() / re.sub(r"\W+", "_", repository)
+    if (folder / FILE).is_file():
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(repository, local_dir=folder, allow_patterns=["*.pth", "*.safetensors", FILE])
+    except ImportError as error:
+        raise UserError(f"{name} needs a package ({error}): pip install huggingface_hub") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot fetch {name}: {' '.join(str(error).split())}") from None
+    weights = weights_file(folder, "latest", "G")
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.pth")]
+    if not (folder / FILE).is_file() and not weights.is_file():
+        if len(files) != 1:
+            raise UserError(f"{name} has {len(files)} files of weights: one generator is expected")
+        save_tensors(read_tensors(files[0]), weights)
+    return _as_run(weights, "AtoB")
 
 
-def _best_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def _as_run(weights: Path, direction: str) -> Path:
+    """The folder of a generator's weights as a run, with the options that they show."""
+    file = weights.parent / FILE
+    if not file.is_file():
+        found = architecture(read_tensors(weights))
+        if not found:
+            raise UserError(f"{weights} holds no generator of this project")
+        sizes = dict.fromkeys(("load_size", "crop_size", "translate_size"), SIZE)
+        text = json.dumps({"model": "cut", **found, **sizes, "direction": direction}, indent=1)
+        write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
+    return weights.parent

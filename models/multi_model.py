@@ -111,7 +111,8 @@ class ContrastiveDomains(ManyDomains):
             raise UserError(f"--netD {opt.netD} has no channels for domains: give basic or n_layers")
         if opt.pool_size:
             raise UserError("--pool_size keeps translations without their targets: give --pool_size 0")
-        last = build.conditional_generator(opt, len(opt.domains), "meta").last_encoder_layer
+        with torch.device("meta"):
+            last = build.build_generator(opt, domains=len(opt.domains)).last_encoder_layer
         if beyond := [layer for layer in opt.nce_layers if layer > last]:
             raise UserError(
                 f"--nce_layers names layer {beyond[0]} of the decoder, which depends on the target: the last "
@@ -120,7 +121,7 @@ class ContrastiveDomains(ManyDomains):
 
     def build_network(self, name: str) -> nn.Module:
         if name == "G":
-            return build.conditional_generator(self.opt, len(self.opt.domains))
+            return build.build_generator(self.opt, domains=len(self.opt.domains))
         if name == "D":
             return build.build_discriminator(self.opt, scores=len(self.opt.domains))
         return super().build_network(name)

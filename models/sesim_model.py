@@ -32,7 +32,7 @@ from models.spatial_correlation import (
     contrastive_loss,
     correlation_loss,
 )
-from models.vgg import LAST_LAYER, LAYERS, RANDOM, load_vgg16, reduction, require_weights
+from models.vgg import LAST_LAYER, LAYERS, RANDOM, VGG16, load_vgg16, up_to
 from util import distributed
 from util.arguments import integer, layer_list, real_number
 from util.device import get_device
@@ -85,13 +85,15 @@ class SeSimModel(OneSidedModel):
             raise UserError(f"--attn_layers {opt.attn_layers[-1]}: VGG-16 has ReLUs 0 to {LAST_LAYER}")
         if opt.patch_size is None:
             opt.patch_size = LEARNED_WINDOW if opt.learned_attn else WINDOW
-        require_weights(opt.vgg_weights)
+        if opt.vgg_weights != RANDOM:
+            VGG16.find(opt.vgg_weights)
 
     @classmethod
     def size_limits(cls, opt: Namespace) -> tuple[int, int]:
         """Also what `--attn_layers` need: the deepest must have a map to compare."""
         multiple, smallest = super().size_limits(opt)
-        return multiple, max(smallest, LEAST_MAP * reduction(opt.attn_layers[-1]))
+        halvings = up_to(opt.attn_layers[-1]).count("M")
+        return multiple, max(smallest, LEAST_MAP * 2**halvings)
 
     def __init__(self, opt: Namespace):
         self.augments = opt.isTrain and opt.learned_attn and opt.augment

@@ -36,12 +36,9 @@ class Translator:
             multiples of `multiple`. A `StyledTranslator` takes styles too; the first one of seed 0, unless
             `with_style` sets another. With `domains` it takes the number of the target domain, which
             `with_domain` sets.
-        multiple: 4 for a ResNet generator.
-        input_nc: 3, or 1 for grey input.
         precision: "bf16" computes convolutions in bfloat16; else what the backend does in float32.
         translate_size: the shorter side of the images that it translates best, in pixels; None: any.
-        domains: the names of the domains it translates to, in the order of their numbers; of a network with
-            one target none.
+        domains: the names of the domains it translates to, in the order of their numbers, if it has many.
 
     Attributes:
         variant: what the network takes besides images, the same for each: a style (style_dim,), or a
@@ -62,8 +59,6 @@ class Translator:
     ):
         self.net, self.device, self.multiple, self.input_nc = net, device, multiple, input_nc
         self.translate_size, self.domains = translate_size, tuple(domains)
-        kernel = next((p for p in net.parameters() if p.ndim == 4), torch.zeros(1))
-        self._channels = len(kernel)  # of the largest feature maps
         self.smallest = max(MIN_SIDE, getattr(net, "smallest_side", 0))
         self._bf16 = precision == "bf16"
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -87,21 +82,14 @@ class Translator:
                 None: a larger image than `translate_size` is translated at that size, and scaled back.
             domain: the target, of `domains`; None: the translator's own.
         """
-        photo = to_photo(image, load_size, self.translate_size)
         translator = self if style is None else self.with_style(style)
         translator = translator if domain is None else translator.with_domain(domain)
+        photo = to_photo(image, load_size, self.translate_size)
         return finished(translator.translate([photo.pixels]).numpy()[0], photo)
 
     def with_style(self, style: Style) -> Translator:
-        """A translator that translates everything in one style, with the same network.
-
-        Args:
-            style: a seed, whose first style is drawn; a Pillow image, whose style is used; or `style_dim`
-                numbers.
-
-        Raises:
-            ValueError: this is no style of this network.
-        """
+        """A translator to one style, with the same network: that of a seed, of a Pillow image, or `style_dim`
+        numbers. ValueError for another."""
         if not self.style_dim:
             raise ValueError("this network translates without styles: leave out style")
         if isinstance(style, Image.Image):
@@ -112,17 +100,18 @@ class Translator:
         if len(style) != self.style_dim or not style.isfinite().all():
             wanted = f"{self.style_dim} finite numbers, a seed or an image"
             raise ValueError(f"a style of this network is {wanted}, not {style.tolist()}")
-        translator = copy.copy(self)
-        translator.variant = style
-        return translator
+        return self._with(style)
 
     def with_domain(self, domain: str) -> Translator:
         """A translator to one of `domains`, with the same network. ValueError for another one."""
         if domain not in self.domains:
             there = f"its domains are {', '.join(self.domains)}" if self.domains else "it has no domains"
             raise UserError(f"this network does not translate to {domain!r}: {there}")
+        return self._with(torch.tensor(self.domains.index(domain), device=self.device))
+
+    def _with(self, variant: Tensor) -> Translator:
         translator = copy.copy(self)
-        translator.variant = torch.tensor(self.domains.index(domain), device=self.device)
+        translator.variant = variant
         return translator
 
     def draw_styles(self, count: int, seed: int = 0) -> Tensor:
@@ -168,7 +157,8 @@ class Translator:
     def _require_memory(self, count: int, _: int, height: int, width: int) -> None:
         if self.device.type != "cpu":  # where torch raises an error by itself
             return
-        needed, free = BYTES * self._channels * count * height * width, free_memory()
+        channels = next((len(kernel) for kernel in self.net.parameters() if kernel.ndim == 4), 1)
+        needed, free = BYTES * channels * count * height * width, free_memory()
         if needed > free:
             fits = int(min(height, width) * (free / needed) ** 0.5)
             raise MemoryError(
@@ -195,11 +185,9 @@ class Translator:
 
     def _extend(self, images: Tensor) -> tuple[Tensor, int, int]:
         """Images extended to sides that the network takes, and the rows and columns before the first."""
-        height, width = images.shape[2:]
-        rows, top = self._extended(height)
-        columns, left = self._extended(width)
-        images = images if len(rows) == height else images[:, :, rows]
-        images = images if len(columns) == width else images[:, :, :, columns]
+        (rows, top), (columns, left) = map(self._extended, images.shape[2:])
+        if (len(rows), len(columns)) != images.shape[2:]:
+            images = images[:, :, rows][:, :, :, columns]
         return images.contiguous(memory_format=self._layout), top, left
 
     def _extended(self, length: int) -> tuple[Tensor, int]:

@@ -26,12 +26,7 @@ LAST_LAYER = 12
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 
 
-def reduction(layer: int) -> int:
-    """How many times smaller than the image the map of ReLU `layer` is, per side."""
-    return 2 ** _up_to(layer, WIDTHS).count("M")
-
-
-def _up_to(layer: int, widths: Sequence[int | str]) -> Sequence[int | str]:
+def up_to(layer: int, widths: Sequence[int | str] = WIDTHS) -> Sequence[int | str]:
     """The part of `widths` that ends with ReLU `layer`."""
     return widths[: [n for n, width in enumerate(widths) if width != "M"][layer] + 1]
 
@@ -46,18 +41,14 @@ class VGG16Features(nn.Module):
 
     def __init__(self, layers: Sequence[int] = LAYERS, widths: Sequence[int | str] = WIDTHS):
         super().__init__()
-        self.features = make_layers(list(_up_to(layers[-1], widths)))
+        self.features = make_layers(list(up_to(layers[-1], widths)))
         relus = [n for n, module in enumerate(self.features) if isinstance(module, nn.ReLU)]
         self.taps = [relus[layer] for layer in layers]
+        self.channels = [self.features[tap - 1].out_channels for tap in self.taps]
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
         # ((x + 1) / 2 - mean) / std as one scale and shift
         self.register_buffer("scale", 0.5 / std, persistent=False)
         self.register_buffer("shift", (0.5 - mean) / std, persistent=False)
-
-    @property
-    def channels(self) -> list[int]:
-        """C of each layer asked for."""
-        return [self.features[tap - 1].out_channels for tap in self.taps]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Rectified features (B, C, H', W') of images (B, 3, H, W) in [-1, 1], one tensor per layer."""
@@ -70,29 +61,21 @@ class VGG16Features(nn.Module):
         return found
 
 
-def require_weights(weights: str | Path | None) -> None:
-    """UserError where `weights` is neither "random" nor a file, without reading the file."""
-    if str(weights) != RANDOM:
-        VGG16.find(weights)
-
-
 def load_vgg16(
     weights: str | Path | None, layers: Sequence[int] = LAYERS, device: torch.device | str = "cpu"
 ) -> VGG16Features:
     """VGG-16 ready for use: frozen, in evaluation mode, on `device`.
 
-    weights: torchvision's file vgg16-397923af.pth (None: that of torch's cache), or "random" for weights from
-    a fixed seed, for tests. `UserError` for a missing file and for one that holds anything else.
+    weights: torchvision's file (None: that of torch's cache), or "random", from a fixed seed, for tests.
+    UserError for a missing file and for one that holds anything else.
     """
     network = VGG16Features(layers)
     if str(weights) == RANDOM:
         draw_weights(network)
     else:
-        path = VGG16.find(weights)
-        state, wanted = VGG16.read(path), network.state_dict()
-        # without deeper layers and the classifier, where the file has the others
-        fits = all(key in state and state[key].shape == value.shape for key, value in wanted.items())
-        VGG16.fill(network, path, {key: state[key] for key in wanted} if fits else state)
+        path, wanted = VGG16.find(weights), network.state_dict()
+        # without deeper layers and the classifier
+        VGG16.fill(network, path, {key: value for key, value in VGG16.read(path).items() if key in wanted})
     return network.eval().requires_grad_(False).to(device)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from models.pretrained import find_run, pretrained_run
+from models.inference import find_run, pretrained_run
 from util.arguments import ArgumentParser
 from util.run.saved_options import read_saved_options
 

@@ -8,10 +8,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from models import MODELS, option_defaults, require_model
-from models.architecture import architecture
-from models.inference import final_load_size, translate_size
-from models.pretrained import pretrained_list
-from models.weights import bare_generator, weights_file
+from models.inference import final_load_size, pretrained_list, translate_size
+from models.weights import architecture, bare_generator, weights_file
 from options.base_options import BaseOptions
 from options.saved import place_of_pretrained
 from util.arguments import as_text, count_or_inf, integer, note_no_effect
@@ -147,13 +145,5 @@ def _options_of_weights(folder: Path, options: dict[str, object]) -> dict[str, o
     network = bare_generator(folder, str(options["epoch"]), str(options["direction"]))
     path = weights_file(folder, str(options["epoch"]), network)
     found = architecture(read_tensors(path)) if path.is_file() else {}
-    if "style_dim" in found:
-        return {**found, "model": "munit", "direction": "AtoB"}
-    if "g_repeat_num" in found:
-        return {**found, "model": "stargan"}
-    if "netG" not in found:
-        return {}
-    if "domains" in found:
-        return {**found, "model": "qs_multi"}
-    two_sided = {"model": "cycle_gan", "direction": "AtoB"} if network != "G" else {}
-    return {**found, **two_sided}
+    both = {"model": "cycle_gan", "direction": "AtoB"} if network != "G" else {}
+    return {**both, **found} if found else {}

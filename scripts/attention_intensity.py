@@ -102,7 +102,7 @@ def looks(opt: Namespace, epoch: str) -> Iterator[tuple[str, np.ndarray]]:
     if observer not in model.networks:
         model.networks[observer] = model.build_network(observer).to(model.device)
     for name, net in model.networks.items():
-        load_weights(net, checkpoint_file(opt.checkpoints_dir, opt.name, epoch, name), opt)
+        load_weights(net, checkpoint_file(opt.checkpoints_dir, opt.name, epoch, name))
         net.train(not opt.eval)
     if not hasattr(model.networks[observer], "raw_map"):
         raise UserError(

@@ -24,8 +24,15 @@ import torch
 from PIL import Image
 
 from models import MODELS
-from models.inference import directions, load_generator, run_options
-from models.pretrained import PRETRAINED, ROOT, cache_folder, pretrained_run
+from models.inference import (
+    PRETRAINED,
+    ROOT,
+    cache_folder,
+    directions,
+    load_generator,
+    pretrained_run,
+    run_options,
+)
 from models.translator import Translator
 from models.weights import weights_file
 from util.arguments import ArgumentParser, gpu_list, integer

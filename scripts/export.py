@@ -37,15 +37,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from models import option_rows
 from models.domain_networks import AffineInstanceNorm, DomainNorm
-from models.inference import directions, final_load_size, load_generator, run_options
+from models.inference import PRETRAINED, ROOT, directions, final_load_size, load_generator, run_options
 from models.layers import InstanceNorm
 from models.munit_networks import EPS, AdaIN, LayerNorm
-from models.pretrained import PRETRAINED, ROOT
 from models.translator import Translator
 from models.weights import checkpoint_file, save_tensors, weights_file
 from options.saved import take_pretrained
 from options.test_options import FROM_THE_RUN
-from util.arguments import ArgumentParser, real_number
+from util.arguments import ArgumentParser
 from util.errors import UserError, entry_point
 from util.files import write_atomically
 from util.run.saved_options import FILE, saved_options
@@ -54,84 +53,68 @@ from util.weight_files import read_tensors
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18
 MOST_IMAGES = 2**20  # of a batch; torch 2.6 cannot trace one without a limit
+TOLERANCE = 1e-3  # of values in [-1, 1]
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 Run = Callable[..., np.ndarray]
 
 
 class Generator(nn.Module):
-    """The translator's network with the arguments of the exported model, so that its inputs carry names."""
+    """The translator's network with the inputs of the exported one: images, and what `second` names."""
 
     def __init__(self, translator: Translator):
         super().__init__()
-        self.net, self.domain = translator.net, translator.variant
+        self.net, self.domain = translator.net, translator.variant if translator.domains else None
+        takes_domain = translator.domains and self.domain is None
+        self.second = "style" if translator.style_dim else "domain" if takes_domain else ""
 
-    def forward(self, image: Tensor) -> Tensor:
-        if self.domain is None:
-            return self.net(image)
-        return self.net(image, self.domain.expand(image.shape[0]))
+    def forward(self, image: Tensor, second: Tensor | None = None) -> Tensor:
+        if self.domain is not None:
+            second = self.domain.expand(image.shape[0])
+        return self.net(image) if second is None else self.net(image, second)
 
-    def inputs(self, *shape: int) -> dict[str, Tensor]:
-        """Noise of this shape as `image`, and whatever the network takes besides, by name."""
-        return {"image": torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1}
-
-
-class StyledGenerator(Generator):
-    """The same of a network that takes styles."""
-
-    def forward(self, image: Tensor, style: Tensor) -> Tensor:
-        return self.net(image, style)
-
-    def inputs(self, *shape: int) -> dict[str, Tensor]:
-        style = torch.randn(shape[0], self.net.style_dim, generator=torch.Generator().manual_seed(1))
-        return {**super().inputs(*shape), "style": style}
-
-
-class DomainGenerator(Generator):
-    """The same of a network that takes the numbers of the target domains."""
-
-    def forward(self, image: Tensor, domain: Tensor) -> Tensor:
-        return self.net(image, domain)
-
-    def inputs(self, *shape: int) -> dict[str, Tensor]:
-        return {**super().inputs(*shape), "domain": torch.arange(shape[0]) % 2}
+    def inputs(self, count: int, *shape: int) -> dict[str, Tensor]:
+        """Noise as images of this shape, and what the network takes besides, by name."""
+        generator = torch.Generator().manual_seed(0)
+        inputs = {"image": torch.rand(count, *shape, generator=generator) * 2 - 1}
+        if self.second == "style":
+            inputs["style"] = torch.randn(count, self.net.style_dim, generator=generator)
+        elif self.second:
+            inputs["domain"] = torch.arange(count) % 2
+        return inputs
 
 
 @entry_point
 def main(argv: Sequence[str] | None = None) -> int:
+    """Write the file that a command line asks for; exit status 1 if it differs too much from the original."""
     opt = parse(argv)
     if opt.format == "pretrained":
-        pack(opt, Path(opt.output or Path(ROOT, PRETRAINED, Path(opt.name).name)))
-        return 0
+        return pack(opt, Path(opt.output or Path(ROOT, PRETRAINED, Path(opt.name).name)))
     if opt.format == "onnx" and (missing := [name for name in ONNX_PACKAGES if not find_spec(name)]):
         raise UserError(f"--format onnx needs more packages: pip install {' '.join(missing)}")
     translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, "cpu", opt.direction)
     if translator.net.training:
         told = "the run translates as in training (--eval false), but is exported in evaluation mode: "
         print(f"note: {told}test.py --eval true gives the same translations", file=sys.stderr)
-    if opt.domain:
-        translator = translator.with_domain(opt.domain)
-    takes_domain = translator.domains and not opt.domain
-    kind = StyledGenerator if translator.style_dim else DomainGenerator if takes_domain else Generator
-    net = kind(translator).eval()
-    multiple, channels = translator.multiple, translator.input_nc
-    smallest = max(translator.smallest, 2 * multiple) if multiple > 4 else translator.smallest
+    net = Generator(translator.with_domain(opt.domain) if opt.domain else translator).eval()
     parts = [Path(opt.name).name.removesuffix(".pth"), opt.epoch]
     parts += [opt.direction] * bool(opt.direction) + [f"to_{opt.domain}"] * bool(opt.domain)
     path = Path(opt.output or "_".join(parts) + SUFFIXES[opt.format])
     path.parent.mkdir(parents=True, exist_ok=True)
-    program = trace(net, channels, smallest, multiple)
-    run = {"onnx": write_onnx, "torch_export": write_torch_export}[opt.format](program, path)
+    multiple = translator.multiple
+    smallest = max(translator.smallest, 2 * multiple) if multiple > 4 else translator.smallest
+    # Batch, and by how many multiples height and width exceed the smallest.
+    steps = [(2, 1, 2), (1, 0, 0), (2, 1, 3), (3, 5, 2)]
+    shapes = [(b, translator.input_nc, *(smallest + multiple * more for more in s)) for b, *s in steps]
+    example, *others = (net.inputs(*shape) for shape in shapes)
+    program = trace(net, example, smallest // multiple, multiple)
+    run = {"onnx": write_onnx, "torch_export": write_torch_export}[opt.format](program, path, list(example))
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
-    if takes_domain:
+    if net.second == "domain":
         numbers = ", ".join(f"{number} {name}" for number, name in enumerate(translator.domains))
         print(f"  input domain: {numbers}")
-    # Batch, and by how many multiples height and width exceed the smallest.
-    steps = [(1, 0, 0), (2, 1, 3), (3, 5, 2)]
-    shapes = [(b, channels, smallest + multiple * h, smallest + multiple * w) for b, h, w in steps]
-    worst = max(compare(net, run, shape) for shape in shapes)
-    if worst > opt.tolerance:
-        problem = f"the exported network differs by {worst:.2e}, more than --tolerance {opt.tolerance:g}"
-        print(f"error: {problem}", file=sys.stderr)
+    worst = max(compare(net, run, inputs) for inputs in others)
+    if worst > TOLERANCE:
+        print(f"error: the exported network differs by {worst:.2e}, more than {TOLERANCE:g}", file=sys.stderr)
         return 1
     return 0
 
@@ -148,7 +131,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     add("--domain", None, "of a run with many domains: the one to translate to", shown="a second input")
     add("--format", "onnx", "what to write", choices=(*SUFFIXES, "pretrained"))
     add("--output", None, "file to write", shown="NAME_EPOCH.onnx or .pt2, the folder pretrained/NAME")
-    add("--tolerance", 1e-3, "largest difference allowed, of values in [-1, 1]", type=real_number(0))
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
     take_pretrained(parser, opt)
     if opt.name is None:
@@ -156,19 +138,47 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return opt
 
 
-def trace(net: Generator, channels: int, smallest: int, multiple: int) -> torch.export.ExportedProgram:
-    """The network as a graph for any batch, height and width."""
-    example = net.inputs(2, channels, smallest + multiple, smallest + 2 * multiple)
-    least = smallest // multiple
+def trace(
+    net: Generator, example: dict[str, Tensor], least: int, multiple: int
+) -> torch.export.ExportedProgram:
+    """The network as a graph for any batch, and any height and width of at least `least` multiples."""
     height, width = (multiple * torch.export.Dim(side, min=least) for side in ("rows", "columns"))
     batch = torch.export.Dim("batch", max=MOST_IMAGES)
-    shapes = {"image": {0: batch, 2: height, 3: width}}
-    shapes |= {name: {0: batch} for name in list(example)[1:]}
+    shapes = ({0: batch, 2: height, 3: width}, {0: batch})[: len(example)]
     net = copy.deepcopy(net)
     for module in net.modules():
         if type(module) in PLAIN_FORMS:
             module.forward = functools.partial(PLAIN_FORMS[type(module)], module)
     return torch.export.export(net, tuple(example.values()), dynamic_shapes=shapes)
+
+
+def write_torch_export(program: torch.export.ExportedProgram, path: Path, _: list[str]) -> Run:
+    """Write the .pt2 file; returns the network read back from it."""
+    torch.export.save(program, path)
+    loaded = torch.export.load(path).module()
+    return lambda *inputs: loaded(*inputs).numpy()
+
+
+def write_onnx(program: torch.export.ExportedProgram, path: Path, names: list[str]) -> Run:
+    """Write the ONNX file, including the weights; returns the model as ONNX Runtime runs it."""
+    import onnxruntime
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the exporter's own parts
+        named = {"input_names": names, "output_names": ["translation"]}
+        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **named)
+    exported.save(os.fspath(path), external_data=False)
+    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    return lambda *inputs: session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))[0]
+
+
+@torch.inference_mode()
+def compare(net: Generator, run: Run, inputs: dict[str, Tensor]) -> float:
+    """Print and return the largest difference of the two networks' translations."""
+    exported, original = run(*inputs.values()), net(*inputs.values()).numpy()
+    difference = float(np.abs(exported - original).max())
+    print(f"  {' x '.join(map(str, inputs['image'].shape))}: differs by at most {difference:.2e}")
+    return difference
 
 
 # Over free sizes the ONNX exporter of torch 2.6 has no variance, addcmul or nearest neighbour upsampling.
@@ -221,7 +231,7 @@ def pack(opt: Namespace, folder: Path) -> None:
     run = Path(opt.checkpoints_dir, opt.name)
     options, saved = run_options(run), saved_options(run)
     if options is None:
-        raise UserError(f"{run} has no train_opt.json: --format pretrained packs a run of train.py")
+        raise UserError(f"{run} has no {FILE}: --format pretrained packs a run of train.py")
     if folder.exists():
         raise UserError(f"{folder} exists already: remove it, or give another --output")
     names = {*FROM_THE_RUN, *option_rows(options.model)} - {"dataroot"}
@@ -234,42 +244,6 @@ def pack(opt: Namespace, folder: Path) -> None:
     text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
     write_atomically(folder / FILE, lambda file: file.write_text(text, encoding="utf-8"))
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MiB")
-
-
-def write_torch_export(program: torch.export.ExportedProgram, path: Path) -> Run:
-    """Write the .pt2 file; returns the network read back from it."""
-    torch.export.save(program, path)
-    loaded = torch.export.load(path).module()
-    return lambda *inputs: loaded(*inputs).numpy()
-
-
-def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Run:
-    """Write the ONNX file, including the weights; returns the model as ONNX Runtime runs it."""
-    import onnxruntime
-
-    names = list(program.graph_signature.user_inputs)  # "image", and "style" where there is one
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the exporter's own parts
-        named = {"input_names": names, "output_names": ["translation"]}
-        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **named)
-    exported.save(os.fspath(path), external_data=False)
-    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
-
-    def run(*inputs: Tensor) -> np.ndarray:
-        values = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-        return session.run(["translation"], values)[0]
-
-    return run
-
-
-@torch.inference_mode()
-def compare(net: Generator, run: Run, shape: tuple[int, ...]) -> float:
-    """Print and return the largest difference of the two networks, on noise of this shape."""
-    inputs = net.inputs(*shape).values()
-    exported, original = run(*inputs), net(*inputs).numpy()
-    difference = float(np.abs(exported - original).max())
-    print(f"  {' x '.join(map(str, shape))}: differs by at most {difference:.2e}")
-    return difference
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from golden import load_baseline, under
 from textbook import load_before, run_steps
 
 from models import create_model
-from models.architecture import architecture
 from models.image_pool import ImagePool
+from models.weights import architecture
 from options.train_options import TrainOptions
 from util.errors import UserError
 

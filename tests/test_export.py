@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,21 +75,15 @@ def test_onnx_at_any_size(runs, tmp_path, capsys, name, shapes):
 def test_a_difference_above_the_tolerance_fails_and_evaluation_mode_is_said(
     runs, tmp_path, capsys, monkeypatch
 ):
-    twice = export.Generator(SimpleNamespace(net=lambda images: 0.2 * images, variant=None))
-    thrice = lambda images: 0.3 * images.numpy()  # noqa: E731
-    assert export.compare(twice, thrice, (1, 3, 16, 20)) == pytest.approx(0.1, abs=1e-3)
     make_run(tmp_path, *"--normG batch --eval false".split(), name="as_in_training")
     modes = []
-    monkeypatch.setattr(export, "compare", lambda *_: 0.01)
     monkeypatch.setattr(export, "trace", lambda net, *_: modes.append(net.training))
-    monkeypatch.setattr(export, "write_torch_export", lambda program, path: path.touch())
+    wrong = lambda image: np.ones_like(image)  # noqa: E731
+    monkeypatch.setattr(export, "write_torch_export", lambda program, path, _: path.touch() or wrong)
     words = f"--checkpoints_dir {tmp_path} --format torch_export --output {tmp_path}/b.pt2".split()
     assert export.main(["--name", "as_in_training", *words]) == 1
     told = capsys.readouterr().err
-    assert "differs by 1.00e-02, more than --tolerance 0.001" in told and "--eval false" in told
-    weights = str(runs / "run" / "latest_net_G.pth")
-    assert export.main(["--name", weights, *words, "--tolerance", "0.02"]) == 0
-    assert "--eval false" not in capsys.readouterr().err and modes == [False, False]
+    assert "more than 0.001" in told and "--eval false" in told and modes == [False]
 
 
 def test_wrong_calls_are_named_with_status_2(runs, capsys, monkeypatch):

@@ -136,7 +136,7 @@ def test_what_cannot_be_loaded_is_named(runs, tmp_path):
     with pytest.raises(UserError, match="was trained AtoB alone: leave direction out"):
         load_generator("run", runs, direction="BtoA")
     torch.save({"mlp_0.0.weight": torch.zeros(4, 3)}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="heads of features .*not a generator"):
+    with pytest.raises(UserError, match="x.pth holds no generator"):
         load_generator(tmp_path / "x.pth")
 
 

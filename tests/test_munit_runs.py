@@ -175,14 +175,14 @@ def test_files_without_a_run_load_in_pairs(runs, tmp_path):
     assert translation.main(words.split()) == 0
     assert_alike(Image.open(tmp_path / "b_style0.png"), expected)
     (tmp_path / "latest_net_gen_a.pth").unlink()
-    with pytest.raises(FileNotFoundError, match="gen_a.pth"):
+    with pytest.raises(UserError, match="gen_a.pth"):
         load_generator(tmp_path / "latest_net_gen_b.pth", device="cpu")
 
 
 def test_other_files_are_named(runs, tmp_path):
     discriminator = runs / "run" / "latest_net_dis_a.pth"
-    with pytest.raises(UserError, match="a discriminator of MUNIT, not a generator"):
+    with pytest.raises(UserError, match="no generator"):
         load_generator(discriminator)
     torch.save({part: read_tensors(discriminator) for part in "ab"}, tmp_path / "d.pt")
-    with pytest.raises(UserError, match="holds no generator of MUNIT"):
+    with pytest.raises(UserError, match="no generator"):
         load_generator(tmp_path / "d.pt")

@@ -1,4 +1,4 @@
-"""The reader of weights files, for generators and for the networks of metrics alike.
+"""Files of weights, for generators and for the networks of metrics alike: fetched, and read.
 
 Nothing in a file is executed, and damage is noticed: torch.load does not check the checksums of its archives.
 """
@@ -6,6 +6,7 @@ Nothing in a file is executed, and damage is noticed: torch.load does not check 
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import torch
@@ -15,11 +16,25 @@ from util.errors import UserError
 from util.files import verify_archive
 
 # Prefixes that DataParallel, DistributedDataParallel and torch.compile give to a network's keys.
-WRAPPERS = ("module.", "_orig_mod.")
+WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
+
+
+def fetch(url: str, path: Path) -> None:
+    """Fetch `url` to `path`, with a progress bar. UserError, with what to do by hand, where that fails.
+
+    A name such as NAME-01234567.pth has the beginning of the file's sha256, which is checked.
+    """
+    print(f"fetching {url} to {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checked = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    try:
+        torch.hub.download_url_to_file(url, str(path), checked and checked[1])
+    except (OSError, RuntimeError) as error:  # no network; another hash
+        raise UserError(f"cannot fetch {url} ({error}): fetch it elsewhere and put it at {path}") from None
 
 
 def read_tensors(path: str | Path, part: str | None = None) -> dict[str, Tensor]:
-    """The state dict in a file, on the CPU, with plain keys (see `unwrapped`).
+    """The state dict in a file, on the CPU, with plain keys, without the prefixes of wrappers.
 
     Args:
         part: the name of one of several state dicts in the file. MUNIT's released code saves its generators
@@ -45,37 +60,21 @@ def read_tensors(path: str | Path, part: str | None = None) -> dict[str, Tensor]
         raise UserError(f"cannot load {path}: it is not the bare state dict of one network; save that alone")
     for key, value in state.items():
         if value.is_floating_point() and not value.float().isfinite().all():
-            raise UserError(
-                f"cannot load {path}: {key} holds numbers that are not finite (NaN or infinity); load "
-                "another epoch"
-            )
-    return unwrapped(state)
+            found = f"{key} holds numbers that are not finite (NaN or infinity)"
+            raise UserError(f"cannot load {path}: {found}; load another epoch")
+    return {WRAPPERS.sub("", key): value for key, value in state.items()}
 
 
 def _load(path: Path, beginning: bytes) -> object:
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise UserError(f"{path} needs a package ({error}): pip install safetensors") from None
+        return load_file(path)
     if beginning.startswith(b"PK"):
         verify_archive(path)
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise UserError(f"{path} needs a package ({error}): pip install safetensors") from None
-    return load_file(path)
-
-
-def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without the prefixes of wrappers, which may be nested in either order."""
-    plain = {}
-    for key, value in state.items():
-        for wrapper in WRAPPERS * 2:
-            key = key.removeprefix(wrapper)
-        plain[key] = value
-    return plain
 
 
 def _what_it_is(beginning: bytes, error: Exception) -> str:

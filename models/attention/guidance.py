@@ -9,6 +9,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from data.transforms import crops
@@ -64,7 +65,8 @@ class GuidedModel(BaseModel):
                 f"--netD {opt.netD} does not say where it looks: give --netD {' or '.join(build.ATTENDING)}, "
                 "or --attention_fusion none"
             )
-        build.check_guidance(opt, fusion=opt.attention_fusion, stage=opt.attention_stage)
+        with torch.device("meta"):  # refuses a stage that the generator does not have
+            build.build_generator(opt, fusion=opt.attention_fusion, stage=opt.attention_stage)
 
     @classmethod
     def remembers(cls, opt: Namespace) -> bool:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from util.errors import UserError
-from util.fetch import fetch
-from util.weight_files import read_tensors
+from util.weight_files import fetch, read_tensors
 
 
 @dataclass(frozen=True)
