@@ -28,8 +28,7 @@ from data import create_loader
 from models import MODELS
 from models.inference import directions, translator_of_run
 from models.translator import Translator
-from options.saved import results_folder
-from options.test_options import TestOptions
+from options.test_options import TestOptions, results_folder
 from util.errors import UserError, entry_point
 from util.image_files import IMAGE_EXTENSIONS, list_images
 from util.translate.photo import WRITTEN, output_names, read_photo

@@ -6,9 +6,11 @@ An epoch is max(|A|, |B|) images. `python train.py --help` lists all options; RE
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 if __name__ == "__main__":  # Ctrl-C during the imports ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -17,19 +19,21 @@ import torch
 
 from data import create_loader
 from data.folders import changes, fingerprint
+from data.loader import Loader
 from data.preflight import quick_check
 from models import MODELS, create_model
+from models.base_model import BaseModel
 from models.samples import Samples
-from options.describe import banner, closing, describe
 from options.train_options import TrainOptions
 from util import distributed
+from util.arguments import as_text
 from util.console import lasting_output, say, show_warnings_as_lines
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.run.checkpoint import seed_everything
 from util.run.progress import Clock, Length
-from util.run.recent_steps import RecentSteps
 from util.run.run import Run
+from util.run.saved_options import options_text
 from util.run.stop_signal import StopSignal
 from util.watch.report import Report
 
@@ -48,12 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         with distributed.session(device), StopSignal() as stop:
             return train(opt, options, device, stop)
     except distributed.ProcessLostError as error:
-        print(
-            f"error: another process of this training was lost ({str(error).splitlines()[0][:200]}). Start "
-            "the training again with --continue_train, unless torchrun does (--max-restarts)",
-            file=sys.stderr,
-            flush=True,
-        )
+        problem = f"another process of this training was lost ({str(error).splitlines()[0][:200]})"
+        print(f"error: {problem}: start it again with --continue_train", file=sys.stderr, flush=True)
         os._exit(1)  # a normal exit would wait for work on the GPU that needs the lost process
 
 
@@ -74,7 +74,7 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
     model = create_model(opt)
     model.expect_images(loader.dataset.files)
     if opt.dry_run:
-        print(describe(opt, options.parser.options, model))
+        print(options_text(opt, options.parser.defaults))
         print(banner(opt, model, loader, run.folder, opt.epoch_count))
         return 0
 
@@ -87,13 +87,13 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
         length = Length.of(opt)
         samples = Samples(opt, model) if run.monitor and run.monitor.watchers else None
         report = Report(run.monitor, model, progress, opt, epoch_images, global_batch, samples)
-        recent = RecentSteps(model, progress)
         if length.reached(progress):
-            say(f"The run is complete: {length}. Raise {length.options} to continue.")
+            say(f"The run is complete: {length}. Raise --n_{length.unit} to continue.")
         else:
             say(banner(opt, model, loader, run.folder, progress.epoch))
 
-        while not length.reached(progress):
+        stopping = ending = 0
+        while not (ending or length.reached(progress)):
             epoch, clock = progress.epoch, Clock()
             report.begin_epoch(clock)
             for batch in loader.epoch(epoch, progress.position):
@@ -102,47 +102,76 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
                 model.optimize_parameters()
                 clock.step_done(global_batch)
                 progress.advance(global_batch)
-                recent.check()
-                run.check_folder()
+                run.check()
                 report.step()
 
-                stopping, complete = distributed.largest(stop.received), length.reached(progress)
-                if stopping or complete or progress.crossed(opt.save_latest_freq, global_batch):
-                    recent.check(wait=True)  # a resume would otherwise start after the failure
+                stopping = distributed.largest(stop.received)
+                ending = stopping or length.reached(progress)
+                if ending or progress.crossed(opt.save_latest_freq, global_batch):
                     report.save_mean()
-                    names = [f"iter_{progress.images}"] if opt.save_by_iter else []
-                    if stopping or complete or not names:
-                        names.append("latest")
-                    run.save(*names)
-                if stopping:
-                    stop.received = stopping
-                    report.end_epoch()
-                    say(f"Stopped in epoch {epoch} after {progress.images} images, saved.")
-                    say(closing(opt, run.folder, complete=False))
-                    return stop.exit_status
-                if complete:  # by iterations: within the epoch, where a longer training would continue
-                    report.end_epoch()
-                    say(f"End of training in epoch {epoch}, after {length}.")
-                    say(closing(opt, run.folder, complete=True))
-                    return 0
-
-            recent.check(wait=True)
-            model.update_learning_rate(report.mean_headline())
-            progress.next_epoch()
+                    numbered = [f"iter_{progress.images}"] if opt.save_by_iter else []
+                    run.save(*numbered, *(["latest"] if ending or not numbered else []))
+                if ending:  # within the epoch, where a longer training would continue
+                    break
+            else:
+                model.update_learning_rate(report.mean_headline())
+                progress.next_epoch()
+                if epoch % opt.save_epoch_freq == 0:
+                    run.save("latest", str(epoch))
+                elif length.reached(progress):
+                    run.save("latest")
             report.end_epoch()
-            if epoch % opt.save_epoch_freq == 0:
-                run.save("latest", str(epoch))
-            elif length.reached(progress):
-                run.save("latest")
-            say(
-                f"End of epoch {epoch} / {report.last_epoch} \t Time Taken: {clock.total:.0f} sec, "
-                f"learning rate now {model.learning_rate:.7f}, {report.time_left} left"
-            )
-        say(closing(opt, run.folder, complete=True))
-        return 0
+            if not ending:
+                say(
+                    f"End of epoch {epoch} / {report.last_epoch} \t Time Taken: {clock.total:.0f} sec, "
+                    f"learning rate now {model.learning_rate:.7f}, {report.time_left} left"
+                )
+        if stopping:
+            say(f"Stopped in epoch {progress.epoch} after {progress.images} images, saved.")
+        say(closing(opt, run.folder, complete=not stopping))
+        return 128 + stopping if stopping else 0  # as shells have it
     finally:
         loader.close()
         run.close()
+
+
+def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path, epoch: int) -> str:
+    """What starts now, with the epoch `epoch`: model, networks, device, data, length, and where to watch."""
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
+    counts = ", ".join(f"{count} images {domain}" for domain, count in loader.dataset.sizes.items())
+    length, processes = Length.of(opt), distributed.world_size()
+    duration = str(length)
+    if length.unit == "epochs":
+        duration = f"epochs {epoch} to {length.total}, {(length.total - epoch + 1) * len(loader)} steps"
+    together = f" in each of {processes} processes" if processes > 1 else ""
+    lines = [
+        f"Training {opt.name} (--model {opt.model}) on {device}",
+        f"  data:       {opt.dataroot}: {counts}; {len(loader)} steps per epoch",
+        f"  length:     {duration}, batch size {opt.batch_size}{together}",
+        f"  run folder: {folder}",
+        *([] if opt.no_html else [f"  page:       {folder / 'web' / 'index.html'}"]),
+    ]
+    for name, net in model.networks.items():
+        if opt.verbose:
+            lines.append(str(net))
+        if opt.verbose or opt.dry_run:
+            lines.append(f"  net{name}: {sum(p.numel() for p in net.parameters()) / 1e6:.3f} M parameters")
+    return "\n".join(lines)
+
+
+def closing(opt: Namespace, folder: Path, complete: bool) -> str:
+    """Where the page is, and the commands that translate with the run and continue it."""
+    words = ["--name", opt.name]
+    for name in ("checkpoints_dir", "gpu_ids"):
+        if name in opt.given:
+            words += [f"--{name}", as_text(getattr(opt, name)) or "-1"]
+    lines = [] if opt.no_html else [f"Page:      {folder / 'web' / 'index.html'}"]
+    lines.append(f"Translate: python test.py {shlex.join(words)}")
+    if not complete:
+        local = os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size())
+        launcher = f"torchrun --nproc_per_node={local}" if distributed.world_size() > 1 else "python"
+        lines.append(f"Continue:  {launcher} train.py {shlex.join(words)} --continue_train")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

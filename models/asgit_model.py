@@ -25,7 +25,6 @@ from models.attention.guidance import GuidedModel
 from models.cycle_gan_model import CycleGANModel
 from models.layers import full
 from models.pix2pix_model import Pix2PixModel
-from util.arguments import real_number
 
 SOURCES = ("memory", "discriminator")
 JUDGE = {"A": "D_B", "B": "D_A"}  # the discriminator that judges images of a domain
@@ -51,13 +50,6 @@ class ASGITModel(GuidedModel, CycleGANModel):
             scope="fixed",
         )
         add("--use_rec", False, "show the discriminators reconstructions too, as fakes")
-        add(
-            "--rec_coef",
-            0.5,
-            "weight of the discriminators' loss of reconstructions",
-            type=real_number(0),
-            only={"use_rec": (True,)},
-        )
 
     @classmethod
     def remembers(cls, opt: Namespace) -> bool:
@@ -124,11 +116,11 @@ class ASGITModel(GuidedModel, CycleGANModel):
         return self.gan_loss(full(score), True)
 
     def discriminator_loss(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
-        """As CycleGAN's, + rec_coef * GAN(D(reconstruction), fake) with `--use_rec`."""
+        """As CycleGAN's, + GAN(D(reconstruction), fake) / 2 with `--use_rec`."""
         loss = super().discriminator_loss(name, real, fake)
         if self.opt.use_rec:
             reconstruction = self.results["rec_B" if name == "D_A" else "rec_A"]
-            loss = loss + self.opt.rec_coef * self.gan_loss(full(self.networks[name](reconstruction)), False)
+            loss = loss + 0.5 * self.gan_loss(full(self.networks[name](reconstruction)), False)
         return loss
 
 

@@ -21,8 +21,7 @@ from torch.optim import Adam, Optimizer
 
 from models import build
 from models.finite_guard import FiniteGuard
-from models.optimizer_state import check_moments, load_moments
-from models.schedules import Schedule, state_of_torch
+from models.optimizers import Schedule, check_moments, load_moments, state_of_torch
 from models.speed.accelerator import Accelerator
 from models.weights import load_weights, misfit, save_weights, weights_file
 from util import distributed
@@ -313,7 +312,7 @@ class BaseModel:
             net.load_state_dict(state["networks"][name])
         for name, optimizer in self.optimizers.items():
             load_moments(optimizer, state["optimizers"][name])
-        schedule = state.get("schedule") or state_of_torch(state, self.schedule.initial[0][0])
+        schedule = state.get("schedule") or state_of_torch(state, self.schedule.initial[0])
         self.schedule.load_state_dict(schedule)
         for name, memory in self.memories.items():
             saved = state["memories"][name]

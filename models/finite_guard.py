@@ -7,15 +7,14 @@ no update is applied, however late the host reads the report.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 
-@dataclass
-class Failure:
+class Failure(NamedTuple):
     """The first bad step (counted from 0 over the guard's life) and what was not finite in it."""
 
     step: int
@@ -23,11 +22,7 @@ class Failure:
 
 
 class FiniteGuard:
-    """Watches named scalars over the steps of a training.
-
-    Args:
-        names: everything that `check` will be given, losses and gradients.
-    """
+    """Watches `names`, the losses and gradients that `check` will be given, over the steps of a training."""
 
     def __init__(self, names: Sequence[str], device: torch.device):
         self.names = list(names)
@@ -67,10 +62,8 @@ class FiniteGuard:
                 self._copied = torch.cuda.Event()
             elif not self._copied.query():
                 return None
-            else:
-                failure = self._read(self._copy)
-                if failure:
-                    return failure
+            elif failure := self._read(self._copy):
+                return failure
             self._copy.copy_(self.report, non_blocking=True)
             self._copied.record(torch.cuda.current_stream(self.report.device))
             return None

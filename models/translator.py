@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from data.augment import to_input
 from data.transforms import MIN_SIDE
 from models.munit_networks import StyledTranslator
+from util.device import HostCopy
 from util.errors import UserError
-from util.host_copy import HostCopy
 from util.images import to_pixels
 from util.translate.memory import free_memory
 from util.translate.photo import finished, to_photo

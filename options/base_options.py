@@ -27,27 +27,6 @@ VERSION = "1.0.0"
 # Options of the released codes' commands that do nothing here.
 WITHOUT_EFFECT = ("easy_label", "evaluation_freq", "display_winsize")
 
-# Options of CycleGAN whose names here are not near them.
-RENAMED = {
-    "niter": "n_epochs",
-    "niter_decay": "n_epochs_decay",
-    "fineSize": "crop_size",
-    "resize_or_crop": "preprocess",
-    "which_direction": "direction",
-    "which_epoch": "epoch",
-    "which_model_netG": "netG",
-    "which_model_netD": "netD",
-    "how_many": "num_test",
-    "no_lsgan": "gan_mode",
-    "model_suffix": "direction",
-}
-
-
-def cut_mode(text: str) -> str:
-    """CUT or FastCUT, in capitals or not, as CUT takes it."""
-    return {"cut": "CUT", "fastcut": "FastCUT"}.get(text.lower(), text)
-
-
 # Defaults of a model that hold for a length in iterations: one in epochs, where it is asked for, has the
 # general ones, such as the linear decay over --n_epochs_decay.
 OF_ITERATIONS = ("n_iterations", "n_iterations_decay", "lr_policy", "lr_decay_iters")
@@ -64,9 +43,7 @@ def default_name(options: Mapping[str, object]) -> str:
 class BaseOptions:
     """The table of options that `TrainOptions` and `TestOptions` add to, and their values for a command line.
 
-    Attributes:
-        other_models: names that --model takes besides those of `MODELS`.
-        configured: options of a saved configuration; what a run has saved, and what is given, counts more.
+    `other_models` are names that --model takes besides those of `MODELS`.
     """
 
     is_train: bool
@@ -75,10 +52,9 @@ class BaseOptions:
     other_models: tuple[str, ...] = ()
 
     def __init__(self):
-        self.parser = ArgumentParser(self.prog, self.description, RENAMED, WITHOUT_EFFECT)
+        self.parser = ArgumentParser(self.prog, self.description, WITHOUT_EFFECT)
         versions = f"torch {torch.__version__}, Python {platform.python_version()}"
         self.parser.add_argument("--version", action="version", version=f"QS-Attn {VERSION}, {versions}")
-        self.configured: dict[str, object] = {}
         self.declare()
 
     def declare(self) -> None:
@@ -120,8 +96,8 @@ class BaseOptions:
         group("networks")
         trained = "what is trained: docs/models.md"
         add("--model", "qs", trained, choices=models, scope="fixed")
-        cut = "as CUT spells it: CUT is --model cut, FastCUT is --model fastcut"
-        add("--CUT_mode", None, cut, type=cut_mode, choices=("CUT", "FastCUT"), scope="call")
+        cut = "the same as --model, as CUT spells it"
+        add("--CUT_mode", None, cut, type=str.lower, choices=("cut", "fastcut"), scope="call")
         build.add_options(add)
         self._declare_models()
         group("translating")
@@ -137,19 +113,17 @@ class BaseOptions:
     def _declare_models(self) -> None:
         """The rows of every model, grouped by the models that have them."""
         rows: dict[str, tuple[tuple, dict]] = {}
-        owners: dict[str, list[str]] = {}
+        owners: dict[str, tuple[str, ...]] = {}
         for name, model in MODELS.items():
 
             def collect(flag: str, *args, owner=name, **row) -> None:
                 rows.setdefault(flag, (args, row))
-                owners.setdefault(flag, []).append(owner)
+                owners[flag] = (*owners.get(flag, ()), owner)
 
             model.add_options(collect)
-        for group in dict.fromkeys(map(tuple, owners.values())):
-            self.parser.group(f"--model {', '.join(group)}")
-            for flag, (args, row) in rows.items():
-                if tuple(owners[flag]) == group:
-                    self.parser.add(flag, *args, **{**row, "only": {"model": group, **row.get("only", {})}})
+        for flag, (args, row) in rows.items():
+            self.parser.group(f"--model {', '.join(owners[flag])}")
+            self.parser.add(flag, *args, **{**row, "only": {"model": owners[flag], **row.get("only", {})}})
 
     def parse(self, argv: Sequence[str] | None = None) -> Namespace:
         """The options as a namespace, with `isTrain` and the names `given`. A wrong call exits with status 2.
@@ -159,26 +133,22 @@ class BaseOptions:
         """
         given = self.parser.parse_given(argv)
         try:
-            opt = self.resolve(given)
+            return self.resolve(given)
         except UserError as error:
             self.parser.error(str(error))
-        return opt
 
     def resolve(self, given: dict[str, object]) -> Namespace:
         """All options, from those given. UserError for impossible ones."""
-        if "CUT_mode" in given:
-            model = given["CUT_mode"].lower()
-            if given.get("model", model) not in (model, "cut"):
-                raise UserError(f"--CUT_mode {given['CUT_mode']} contradicts --model {given['model']}")
-            given = {**given, "model": model}
-        options = self._with_defaults({**self.configured, **given})
+        if mode := given.get("CUT_mode"):
+            if given.get("model", mode) not in (mode, "cut"):
+                raise UserError(f"--CUT_mode {mode} contradicts --model {given['model']}")
+            given = {**given, "model": mode}
+        options = self._with_defaults(given)
         if options["name"] is None:
             options["name"] = default_name(options)
         folder = run_folder(options)
-        saved = {**self.configured, **self.saved_values(folder, given)}
-        opt = Namespace(**self._with_defaults({**saved, **given}))
-        opt.isTrain = self.is_train
-        opt.given = sorted(given)
+        opt = Namespace(**self._with_defaults({**self.saved_values(folder, given), **given}))
+        opt.isTrain, opt.given = self.is_train, sorted(given)
         opt.name, opt.suffix = folder.relative_to(opt.checkpoints_dir).as_posix(), ""  # the name has it now
         self.check(opt)
         choose_speed(opt, MODELS[opt.model])

@@ -1,4 +1,4 @@
-"""The options of test.py."""
+"""The options of test.py, and those saved with what a command names: a run, weights, a pretrained model."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from argparse import Namespace
 from pathlib import Path
 
 from models import MODELS, option_defaults, require_model
-from models.inference import final_load_size, pretrained_list, translate_size
+from models.inference import final_load_size, find_run, pretrained_list, pretrained_run, translate_size
 from models.weights import architecture, bare_generator, weights_file
 from options.base_options import BaseOptions
-from options.saved import place_of_pretrained
-from util.arguments import as_text, count_or_inf, integer, note_no_effect
+from util.arguments import ArgumentParser, as_text, count_or_inf, integer, note_no_effect
 from util.errors import UserError
 from util.run.saved_options import read_saved_options, saved_options
 from util.weight_files import read_tensors
@@ -94,12 +93,11 @@ class TestOptions(BaseOptions):
         super().check(opt)
         opt.trained_direction = self.trained_direction
         self.check_size(opt)
-        self.check_styles(opt)
+        _check_styles(opt)
         self.check_domains(opt)
         if opt.output and not opt.input:
             raise UserError("--output says where the images of --input go: give --input too")
-        models = MODELS.values()
-        acting = {name for model in models for name in model.translation_options}
+        acting = {name for model in MODELS.values() for name in model.translation_options}
         idle = [n for n in opt.given if "model" in (self.parser.options[n].only or {}) and n not in acting]
         note_no_effect(idle, "it acts in training alone")
 
@@ -111,14 +109,6 @@ class TestOptions(BaseOptions):
             opt.load_size = final_load_size(self.of_the_run) if opt.whole else opt.crop_size
         elif opt.load_size == 0 and not opt.input:
             raise UserError("--load_size 0 leaves photographs as they are: it goes with --input")
-
-    def check_styles(self, opt: Namespace) -> None:
-        """UserError for style options of a model without styles, or a style by both image and seed."""
-        given = [name for name in ("num_styles", "style_seed", "style_image") if name in opt.given]
-        if given and not MODELS[opt.model].styled:
-            raise UserError(f"--{given[0]} has no effect with --model {opt.model}, which has no styles")
-        if opt.style_image and given != ["style_image"]:
-            raise UserError(f"--{given[0]} draws styles, but --style_image gives one: leave one of them out")
 
     def check_domains(self, opt: Namespace) -> None:
         """The targets, all domains by default. UserError for what cannot be one."""
@@ -140,6 +130,15 @@ class TestOptions(BaseOptions):
         opt.max_dataset_size = min(opt.max_dataset_size, opt.num_test)  # of each domain
 
 
+def _check_styles(opt: Namespace) -> None:
+    """UserError for style options of a model without styles, or a style by both image and seed."""
+    given = [name for name in ("num_styles", "style_seed", "style_image") if name in opt.given]
+    if given and not MODELS[opt.model].styled:
+        raise UserError(f"--{given[0]} has no effect with --model {opt.model}, which has no styles")
+    if opt.style_image and given != ["style_image"]:
+        raise UserError(f"--{given[0]} draws styles, but --style_image gives one: leave one of them out")
+
+
 def _options_of_weights(folder: Path, options: dict[str, object]) -> dict[str, object]:
     """The generator's options that the weights of a folder without saved options imply (CycleGAN's, say)."""
     network = bare_generator(folder, str(options["epoch"]), str(options["direction"]))
@@ -147,3 +146,32 @@ def _options_of_weights(folder: Path, options: dict[str, object]) -> dict[str, o
     found = architecture(read_tensors(path)) if path.is_file() else {}
     both = {"model": "cycle_gan", "direction": "AtoB"} if network != "G" else {}
     return {**both, **found} if found else {}
+
+
+def results_folder(opt: Namespace, epoch: str) -> Path:
+    """Where test.py writes the test set's translations by a checkpoint: results_dir/NAME/PHASE_EPOCH.
+
+    Translations against the direction of training have a folder of their own, PHASE_EPOCH_DIRECTION.
+    """
+    ending = "" if opt.direction == opt.trained_direction else f"_{opt.direction}"
+    return Path(opt.results_dir, opt.name, f"{opt.phase}_{epoch}{ending}")
+
+
+def place_of_pretrained(name: str) -> dict[str, str]:
+    """--checkpoints_dir and --name of the run that a pretrained model is; it is fetched if need be."""
+    folder = pretrained_run(name)
+    return {"checkpoints_dir": str(folder.parent.parent), "name": f"{folder.parent.name}/{folder.name}"}
+
+
+def take_pretrained(parser: ArgumentParser, opt: Namespace) -> None:
+    """Let --pretrained NAME, where it is given, name what --name names else."""
+    if opt.pretrained and opt.name:
+        parser.error("--name names a run, and --pretrained a model instead: leave one of them out")
+    if opt.pretrained:
+        vars(opt).update(place_of_pretrained(opt.pretrained))
+
+
+def options_behind(name: str, checkpoints_dir: str, parser: ArgumentParser) -> dict[str, object]:
+    """The options of what `load_generator` is given: a run, a weights file or a pretrained model; or {}."""
+    folder = Path(name).parent if name.endswith((".pth", ".safetensors")) else find_run(name, checkpoints_dir)
+    return read_saved_options(folder, parser.options) or {}

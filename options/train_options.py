@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from argparse import Namespace
 from pathlib import Path
 
+from data.transforms import crops
+from models import MODELS
 from models.gan_loss import GAN_LOSSES
-from models.schedules import POLICIES
+from models.image_pool import check_pool
+from models.optimizers import POLICIES
 from options.base_options import BaseOptions
-from options.checks import check_training
 from util.arguments import as_text, integer, read_words, real_number
 from util.errors import UserError
-from util.run.run import options_of_training
-from util.run.saved_options import checked, read_options
+from util.run.progress import Length
+from util.run.saved_options import options_of_training
 
 
 class TrainOptions(BaseOptions):
@@ -50,7 +53,7 @@ class TrainOptions(BaseOptions):
         add("--continue_train", False, exactly, scope="call")
         add("--overwrite", False, "start afresh; a run of this name is renamed", scope="call")
         add("--dry_run", False, "print options, networks, data counts and steps, and exit", scope="call")
-        config = "file of options: words of a command line, or a run's train_opt.json; given ones count more"
+        config = "file of options, as words of a command line; given ones count more"
         add("--config", None, config, scope="call")
         first = "number of the first epoch; with --continue_train of the next one"
         add("--epoch_count", 1, first, type=integer(1), scope="watch")
@@ -75,10 +78,8 @@ class TrainOptions(BaseOptions):
         add("--update_html_freq", 1000, "images between images saved to web/", **every)
         add("--no_html", False, "write no web/ page", scope="watch")
         add("--tensorboard", False, "write curves, images and options for TensorBoard", scope="watch")
-        wandb = "log to Weights & Biases; WANDB_MODE=offline: to files only"
+        wandb = "log to Weights & Biases, project WANDB_PROJECT; WANDB_MODE=offline: to files only"
         add("--use_wandb", False, wandb, scope="watch")
-        project = {"only": {"use_wandb": (True,)}, "scope": "watch"}
-        add("--wandb_project_name", "QS-Attn", "project in Weights & Biases", **project)
         group("speed of training")
         cache = "memory for decoded images, GB; 0: decode every time"
         add("--cache_gb", 4.0, cache, type=real_number(0), scope="watch")
@@ -88,12 +89,7 @@ class TrainOptions(BaseOptions):
 
     def resolve(self, given: dict[str, object]) -> Namespace:
         if "config" in given:
-            path, options = Path(str(given["config"])), self.parser.options
-            if path.suffix == ".json":
-                saved = checked(read_options(path), options, path)
-                self.configured = {name: v for name, v in saved.items() if options[name].scope != "watch"}
-            else:
-                given = {**self.parser.parse_given(read_words(path)), **given}
+            given = {**self.parser.parse_given(read_words(Path(str(given["config"])))), **given}
         return super().resolve(given)
 
     def saved_values(self, folder: Path, given: dict[str, object]) -> dict[str, object]:
@@ -111,5 +107,85 @@ class TrainOptions(BaseOptions):
         return saved
 
     def check(self, opt: Namespace) -> None:
-        super().check(opt)
-        check_training(opt, self.parser.options)
+        self._refuse_without_effect(opt)
+        MODELS[opt.model].check(opt)
+        _check_schedule(opt)
+        _check_start(opt)
+        _check_image_size(opt)
+        check_pool(opt)
+        _check_watchers(opt)
+
+    def _refuse_without_effect(self, opt: Namespace) -> None:
+        """UserError for a given option, not at its default, that has no effect with another one."""
+        for name in opt.given:
+            option = self.parser.options[name]
+            if getattr(opt, name) == option.default:
+                continue
+            if name in MODELS[opt.model].lacking:
+                raise UserError(f"--{name} has no effect with --model {opt.model}: leave it out")
+            for other, values in (option.only or {}).items():
+                if getattr(opt, other) not in values:
+                    raise UserError(
+                        f"--{name} has no effect with --{other} {getattr(opt, other)}: leave it out, or give "
+                        f"--{other} {' or '.join(map(str, values))}"
+                    )
+
+
+def _check_schedule(opt: Namespace) -> None:
+    length = Length.of(opt)
+    if length.total == 0:
+        raise UserError("--n_epochs and --n_epochs_decay are both 0: nothing would be trained")
+    if length.unit == "iterations":
+        for name in {"n_epochs", "n_epochs_decay"} & set(opt.given):
+            raise UserError(f"--{name} has no effect, as this training is {length} long: leave it out")
+    elif opt.epoch_count > length.total:
+        raise UserError(f"--epoch_count {opt.epoch_count} is after the last epoch, {length.total}")
+
+
+def _check_start(opt: Namespace) -> None:
+    for other in ("overwrite", "pretrained_name"):
+        if opt.continue_train and other in opt.given and getattr(opt, other):
+            raise UserError(f"--continue_train and --{other} contradict each other: give one of them")
+    if "epoch" in opt.given and opt.epoch != "latest" and not (opt.continue_train or opt.pretrained_name):
+        raise UserError(
+            f"--epoch {opt.epoch} says which weights to start from: give --continue_train for those of this "
+            "run, or --pretrained_name for those of another"
+        )
+
+
+def _check_image_size(opt: Namespace) -> None:
+    """Every image of a training must suit the generator's halvings and leave the discriminator a score."""
+    multiple, smallest = MODELS[opt.model].size_limits(opt)
+    if not crops(opt.preprocess):
+        if multiple > 4:
+            raise UserError(
+                f"--preprocess {opt.preprocess} gives images of any size, but the generator needs multiples "
+                f"of {multiple}: use a mode that crops"
+            )
+    elif opt.crop_size % multiple or opt.crop_size < smallest:
+        least = -(-smallest // multiple) * multiple
+        nearest = max(least, round(opt.crop_size / multiple) * multiple)
+        raise UserError(
+            f"--crop_size {opt.crop_size} cannot be used: the generator needs a multiple of {multiple}, the "
+            f"discriminator at least {smallest} pixels. Take {nearest}"
+        )
+    elif opt.preprocess != "crop" and opt.load_size < opt.crop_size:
+        raise UserError(f"--crop_size {opt.crop_size} is larger than --load_size {opt.load_size}")
+
+
+def _check_watchers(opt: Namespace) -> None:
+    """What was asked for must be installed and usable: a run nobody sees is noticed too late."""
+    for name, module in (("tensorboard", "torch.utils.tensorboard"), ("use_wandb", "wandb.sdk")):
+        try:
+            if getattr(opt, name):
+                importlib.import_module(module)
+        except Exception as error:  # not installed, or broken by another package
+            raise UserError(
+                f"--{name} needs the package {name.removeprefix('use_')}, which cannot be imported ({error})"
+                f": pip install -r requirements-watch.txt, or leave --{name} out"
+            ) from None
+    if opt.use_wandb:
+        from util.watch.wandb_run import login_obstacle
+
+        if obstacle := login_obstacle():
+            raise UserError(f"--use_wandb: {obstacle}")

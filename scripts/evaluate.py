@@ -28,8 +28,7 @@ import numpy as np
 
 from models import MODELS
 from models.weights import weights_file
-from options.saved import results_folder
-from options.test_options import TestOptions
+from options.test_options import TestOptions, results_folder
 from scripts.judging import METRICS, DomainsJudge, Judge, add_judging, higher_is_better, print_numbers, warn
 from util.arguments import ArgumentParser, as_text, integer
 from util.device import get_device

@@ -42,8 +42,7 @@ from models.layers import InstanceNorm
 from models.munit_networks import EPS, AdaIN, LayerNorm
 from models.translator import Translator
 from models.weights import checkpoint_file, save_tensors, weights_file
-from options.saved import take_pretrained
-from options.test_options import FROM_THE_RUN
+from options.test_options import FROM_THE_RUN, take_pretrained
 from util.arguments import ArgumentParser
 from util.errors import UserError, entry_point
 from util.files import write_atomically

@@ -35,7 +35,7 @@ from models.layers import initialise
 from models.qs_attn import MODES, select_queries
 from models.qs_model import pooled
 from models.translator import Translator
-from options.saved import options_behind, take_pretrained
+from options.test_options import options_behind, take_pretrained
 from options.train_options import TrainOptions
 from util.arguments import ArgumentParser, gpu_list, integer, layer_list
 from util.device import get_device

@@ -65,6 +65,38 @@ def _to_cpu(result):
     return result.cpu()
 
 
+@pytest.fixture(scope="session")
+def dataroot(tmp_path_factory):
+    """A data set of noise: 5 images of A, 4 of B."""
+    from training_process import make_images
+
+    return make_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """stop_after(steps): the next training is asked to stop after so many steps."""
+    from util.watch.report import Report
+
+    def arrange(steps):
+        step, count = Report.step, iter(range(1, 10**6))
+
+        def stopping(report):
+            step(report)
+            if next(count) == steps:
+                signal.raise_signal(signal.SIGTERM)
+
+        monkeypatch.setattr(Report, "step", stopping)
+
+    return arrange
+
+
+@pytest.fixture(autouse=True)
+def _restore_determinism():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture
 def float64():
     """New networks and tensors are float64, as the golden numbers of the baselines were computed."""

@@ -22,11 +22,6 @@ STEPS = 15
 
 
 @pytest.fixture(scope="module")
-def dataroot(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
 def whole(dataroot, tmp_path_factory):
     """The run to which nothing happened."""
     checkpoints = tmp_path_factory.mktemp("whole")
@@ -34,26 +29,28 @@ def whole(dataroot, tmp_path_factory):
     return checkpoints
 
 
-@pytest.fixture(autouse=True)
-def _restore_determinism():
-    yield
-    torch.use_deterministic_algorithms(False)
+@pytest.fixture
+def resume(whole, dataroot, tmp_path):
+    """resume(*options): the status of continuing a copy of that run, in `tmp_path / "run"`."""
+    shutil.copytree(whole / "run", tmp_path / "run")
+    return lambda *more: train.main(words(dataroot, tmp_path, "--continue_train --n_epochs 9", *more))
 
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Arrange that something happens before the n-th step, counted from 1, of the next training."""
+    """at_step(n, event): event(batch) happens before the n-th step, counted from 1, of the next training."""
 
-    def arrange(events):
+    def arrange(number, event):
         take_batch, count = CUTModel.set_input, iter(range(1, 10**6))
 
         def set_input(model, batch):
-            events.get(next(count), lambda batch: None)(batch)
+            if next(count) == number:
+                event(batch)
             take_batch(model, batch)
 
         monkeypatch.setattr(CUTModel, "set_input", set_input)
 
-    yield arrange
+    return arrange
 
 
 # A disk that is full or gone
@@ -64,7 +61,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
 ):
     """No file of this process can exceed so many bytes: a write fails in the middle, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    at_step({5: lambda batch: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))})
+    at_step(5, lambda batch: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard)))
     try:
         assert train.main(words(dataroot, tmp_path, EVERY_STEP)) == 2
     finally:
@@ -88,7 +85,7 @@ def test_a_training_whose_folder_was_moved_stops_and_writes_nowhere_else(
             (checkpoints / "run").mkdir(parents=True)
             (checkpoints / "run" / ".lock").write_text("process 1 on another machine")
 
-    at_step({5: move})
+    at_step(5, move)
     assert train.main(words(dataroot, checkpoints, EVERY_STEP)) == 2
     assert "run is no longer the folder of this run" in capsys.readouterr().err
     assert [path.name for path in checkpoints.rglob("run/*")] == [".lock"] * (successor == "another run")
@@ -97,45 +94,28 @@ def test_a_training_whose_folder_was_moved_stops_and_writes_nowhere_else(
     assert_same_run(whole, tmp_path / "elsewhere")
 
 
-def test_options_of_a_resume_that_fails_do_not_stay(dataroot, whole, tmp_path, capsys):
-    shutil.copytree(whole / "run", tmp_path / "run")
+def test_options_of_a_resume_that_fails_do_not_stay(resume, tmp_path):
     before = (tmp_path / "run" / "train_opt.json").read_text()
     for more in ("--batch_size 100", "--nce_T 0.5 --max_dataset_size 1 --batch_size 2"):
-        assert train.main(words(dataroot, tmp_path, "--continue_train --n_epochs 9", more)) == 2
+        assert resume(more) == 2
     assert (tmp_path / "run" / "train_opt.json").read_text() == before
 
 
-def test_the_options_of_the_state_count_where_a_kill_left_others_beside_it(dataroot, whole, tmp_path):
-    shutil.copytree(whole / "run", tmp_path / "run")
+def test_the_options_of_the_state_count_where_a_kill_left_others_beside_it(resume, tmp_path):
     saved = json.loads((tmp_path / "run" / "train_opt.json").read_text())
     (tmp_path / "run" / "train_opt.json").write_text(json.dumps(saved | {"lambda_NCE": 5, "n_epochs": 7}))
-    place = f"--checkpoints_dir {tmp_path} --name run --continue_train"
-    opt = train.TrainOptions().parse(place.split())
+    opt = train.TrainOptions().parse(f"--checkpoints_dir {tmp_path} --name run --continue_train".split())
     assert (opt.lambda_NCE, opt.n_epochs) == (1, 2)
 
 
-def test_a_lack_of_memory_while_a_state_is_loaded_is_no_damage(
-    dataroot, whole, tmp_path, capsys, monkeypatch
-):
+def test_a_lack_of_memory_while_a_state_is_loaded_is_no_damage(resume, capsys, monkeypatch):
     def load(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    shutil.copytree(whole / "run", tmp_path / "run")
     monkeypatch.setattr(CUTModel, "load_training_state", load)
-    assert train.main(words(dataroot, tmp_path, "--continue_train --n_epochs 9")) == 2
+    assert resume() == 2
     said = capsys.readouterr().err
     assert "error: not enough memory (CUDA out of memory." in said and "damaged" not in said
-
-
-def test_moments_of_other_shapes_never_reach_adam(dataroot, whole, tmp_path, capsys):
-    """Fused Adam would write outside its memory."""
-    shutil.copytree(whole / "run", tmp_path / "run")
-    for part, moments in {"step": torch.zeros(2), "exp_avg": torch.zeros(1, 1), "exp_avg_sq": "text"}.items():
-        state = state_of(whole)
-        state["model"]["optimizers"]["G"]["state"][0][part] = moments
-        torch.save(state, tmp_path / "run" / "latest_state.pth")
-        assert train.main(words(dataroot, tmp_path, "--continue_train --n_epochs 9")) == 2
-        assert "latest_state.pth is damaged" in capsys.readouterr().err
 
 
 # Numbers that are none
@@ -148,12 +128,10 @@ def poison(batch):
 def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(
     dataroot, whole, tmp_path, at_step, capsys
 ):
-    at_step({8: poison})
+    at_step(8, poison)
     assert train.main(words(dataroot, tmp_path, EVERY_STEP)) == 2
     said = capsys.readouterr().err
-    assert (
-        "not finite in step 8 (image 8, epoch 2)" in said and "D_fake" in said and "--continue_train" in said
-    )
+    assert "not finite in step 8 (image 8, epoch 2)" in said and "D_fake" in said
     assert "trainA" in said and "trainB" in said and ".png" in said  # the images of that step
     assert steps_saved(tmp_path) == 7
     assert train.main(words(dataroot, tmp_path, EVERY_STEP, "--continue_train")) == 0  # the poison is gone
@@ -161,33 +139,27 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(
 
 
 def test_told_late_as_a_gpu_tells_it_nothing_is_trained_or_saved_behind_it(
-    dataroot, tmp_path, at_step, monkeypatch, capsys
+    dataroot, whole, tmp_path, at_step, monkeypatch, capsys
 ):
     """On CUDA the host may run some steps ahead of the news. Here it hears of them four steps late."""
-    told = FiniteGuard.failure
-    history, models, weights = [], [], {}
+    told, history, models = FiniteGuard.failure, [], []
 
     def late(guard, wait=False):
         history.append(told(guard))
         return told(guard) if wait else history[max(len(history) - 5, 0)]
 
-    def all_weights():
-        return [p.clone() for net in models[0].networks.values() for p in net.parameters()]
-
-    def look_and_poison(batch):
-        weights["before"] = all_weights()
-        poison(batch)
-
     create = train.create_model
     monkeypatch.setattr(FiniteGuard, "failure", late)
     monkeypatch.setattr(train, "create_model", lambda opt: models.append(create(opt)) or models[0])
-    at_step({8: look_and_poison})
-    options = "--n_epochs 2 --n_epochs_decay 1 --save_latest_freq 2"
+    at_step(8, poison)
+    options = "--n_epochs 2 --n_epochs_decay 1 --save_latest_freq 7"
     assert train.main(words(dataroot, tmp_path, options)) == 2
     assert "not finite in step 8 (image 8, epoch 2)" in capsys.readouterr().err
     # D's own update of step 8 is refused too: all of the step's losses see the poisoned image.
-    assert all(torch.equal(*pair) for pair in zip(weights["before"], all_weights(), strict=True))
-    assert steps_saved(tmp_path) == 6
+    saved = state_of(tmp_path)
+    assert saved["progress"]["steps"] == 7
+    for name, net in models[0].networks.items():
+        assert all(torch.equal(v, saved["model"]["networks"][name][k]) for k, v in net.state_dict().items())
 
 
 # Images
@@ -198,12 +170,9 @@ def test_an_image_that_breaks_in_mid_training(tmp_path, at_step, capfd, workers,
     dataroot = make_images(tmp_path / "images")
     broken = dataroot / "trainA" / "3.png"
     content = broken.read_bytes()
-    at_step(
-        {6: lambda batch: broken.write_bytes(content[: len(content) // 2])}
-    )  # after the look before training
-    argv = words(
-        dataroot, tmp_path, EVERY_STEP, f"--num_threads {workers} --cache_gb 0 --on_bad_image {choice}"
-    )
+    at_step(6, lambda batch: broken.write_bytes(content[: len(content) // 2]))  # it was good at the start
+    more = f"--num_threads {workers} --cache_gb 0 --on_bad_image {choice}"
+    argv = words(dataroot, tmp_path, EVERY_STEP, more)
     status = train.main(argv)
     said = capfd.readouterr()
     assert str(broken) in said.err and "Traceback" not in said.err
@@ -226,7 +195,7 @@ def test_hostile_names_through_a_whole_run_with_its_page(tmp_path, at_step, capf
             (dataroot / folder / f"{number}.png").rename(dataroot / folder / name)
     checkpoints = tmp_path / "<script>alert('x')</script>\n"
     argv = [*words(dataroot, checkpoints, EVERY_STEP, "--no_html false"), "--name", "run <img src=x>"]
-    at_step({8: poison})  # a message that names the files
+    at_step(8, poison)  # a message that names the files
     assert train.main(argv) == 2
     said = capfd.readouterr().err
     assert "not finite in step 8" in said and "Traceback" not in said and "new\nline" not in said
@@ -248,14 +217,15 @@ class Payload:
 
 
 @pytest.mark.parametrize("name", ["latest_state.pth", "latest_net_G.pth"])
-def test_files_that_are_no_checkpoints_or_carry_code(dataroot, whole, tmp_path, capsys, name):
-    shutil.copytree(whole / "run", tmp_path / "run")
+def test_files_that_are_no_checkpoints_or_carry_code(resume, tmp_path, capsys, name):
     path = tmp_path / "run" / name
     good = path.read_bytes()
     middle = len(good) // 2
     contents = [b"", b"<!DOCTYPE html><html>404</html>", good[:middle], b"\x80\x04]q\x00."]
-    if name == "latest_state.pth":  # a disk's lost block, of which only a checksum tells
+    if name == "latest_state.pth":  # a disk's lost block and a flipped bit, of which only a checksum tells
         contents.append(good[:middle] + bytes(4096) + good[middle + 4096 :])
+        flip_a_bit(path)
+        contents.append(path.read_bytes())
     else:
         (tmp_path / "run" / "latest_state.pth").unlink()
     payload = Payload(tmp_path / "executed")
@@ -264,26 +234,29 @@ def test_files_that_are_no_checkpoints_or_carry_code(dataroot, whole, tmp_path, 
         contents.append(path.read_bytes())
     for content in contents:
         path.write_bytes(content)
-        assert train.main(words(dataroot, tmp_path, "--continue_train")) == 2
+        assert resume() == 2
         said = capsys.readouterr().err.splitlines()[-1]
         assert said.startswith("error: ") and name in said, content[:80]
     assert not (tmp_path / "executed").exists()
     assert path.read_bytes() == content  # it is not touched
 
 
-def test_one_flipped_bit_in_the_state_is_noticed(dataroot, whole, tmp_path, capsys):
-    shutil.copytree(whole / "run", tmp_path / "run")
-    flip_a_bit(tmp_path / "run" / "latest_state.pth")
-    assert train.main(words(dataroot, tmp_path, "--continue_train --n_epochs 9")) == 2
-    assert "its checksum" in capsys.readouterr().err
+# Changes of a whole state. Fused Adam would write outside its memory with moments of other shapes.
+WRONG = {
+    "epoch": lambda state: state["progress"].update(epoch=-5),
+    "steps": lambda state: state["progress"].update(steps=1.5),
+    "unknown": lambda state: state["progress"].update(no_such=1),
+    "moment_steps": lambda state: state["model"]["optimizers"]["G"]["state"][0].update(step=torch.zeros(2)),
+    "shape": lambda state: state["model"]["optimizers"]["G"]["state"][0].update(exp_avg=torch.zeros(1, 1)),
+    "type": lambda state: state["model"]["optimizers"]["G"]["state"][0].update(exp_avg_sq="text"),
+}
 
 
-@pytest.mark.parametrize("name, value", [("epoch", "x"), ("epoch", -5), ("steps", 1.5), ("no_such", 1)])
-def test_a_place_where_no_training_stands(dataroot, whole, tmp_path, capsys, name, value):
-    shutil.copytree(whole / "run", tmp_path / "run")
+@pytest.mark.parametrize("part", WRONG)
+def test_values_that_no_training_saves(resume, tmp_path, capsys, part):
     state = state_of(tmp_path)
-    state["progress"] |= {"epoch": 2, "position": 3, name: value}
+    WRONG[part](state)
     torch.save(state, tmp_path / "run" / "latest_state.pth")
-    assert train.main(words(dataroot, tmp_path, "--continue_train")) == 2
+    assert resume() == 2
     said = capsys.readouterr().err
     assert "latest_state.pth is damaged" in said and "remove the file and use --continue_train" in said

@@ -10,16 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from training_process import TrainingProcess, assert_same_run, losses, make_images, steps_saved, words
+from training_process import TrainingProcess, assert_same_run, losses, steps_saved, words
 
 from util.run.stop_signal import SIGNALS, StopSignal
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork, POSIX signals and locks")
-
-
-@pytest.fixture(scope="module")
-def dataroot(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("images"))
+LONG = "--n_epochs 1000 --cache_gb 0"
 
 
 def saving(run: Path) -> bool:
@@ -74,8 +70,7 @@ def test_killed_at_random_moments_it_ends_as_if_never_killed(
     for number in range(kills):
         more = ["--continue_train"] if (run / "train_opt.json").exists() else []
         training = TrainingProcess(words(dataroot, killed, *argv, *more, model=model), log)
-        moment = ("any", "saving", "any", "saving", "starting")[number % 5]
-        kill_at(training, run, moment, chance)
+        kill_at(training, run, ("any", "saving", "any", "saving", "starting")[number % 5], chance)
         assert training.process.exitcode == -signal.SIGKILL, training.output()
         cut_saves += saving(run)
         before, saved = saved, steps_saved(killed)  # reading it says that it is whole
@@ -94,7 +89,7 @@ def test_killed_at_random_moments_it_ends_as_if_never_killed(
 
 @pytest.mark.parametrize("number, workers", [(number, 2) for number in SIGNALS] + [(signal.SIGINT, 0)])
 def test_a_signal_lets_it_finish_its_step_save_and_say_so(dataroot, tmp_path, number, workers):
-    argv = words(dataroot, tmp_path, f"--num_threads {workers} --n_epochs 1000 --cache_gb 0")
+    argv = words(dataroot, tmp_path, LONG, f"--num_threads {workers}")
     training = TrainingProcess(argv, tmp_path / "log")
     training.wait_until(lambda: len(losses(tmp_path)) >= 3)
     os.killpg(training.pid, number)  # as Ctrl-C in a terminal: to the workers too
@@ -103,35 +98,6 @@ def test_a_signal_lets_it_finish_its_step_save_and_say_so(dataroot, tmp_path, nu
     assert "Stopping after this step" in output and "Continue:  python train.py" in output
     assert "Traceback" not in output
     assert steps_saved(tmp_path) == len(losses(tmp_path)) >= 3
-
-
-def test_a_second_signal_ends_it_at_once(dataroot, tmp_path):
-    argv = words(dataroot, tmp_path, "--num_threads 2 --n_epochs 1000 --cache_gb 0")
-    training = TrainingProcess(argv, tmp_path / "log", change=step_without_end)
-    training.wait_until(lambda: "in a step" in training.output())
-    os.killpg(training.pid, signal.SIGINT)
-    training.wait_until(lambda: "exits at once" in training.output())
-    os.killpg(training.pid, signal.SIGTERM)
-    assert training.wait() == 143
-    assert "Traceback" not in training.output()
-
-
-def test_a_repeated_warning_is_the_first_one_again():
-    """The kernel and the shell both report a closed terminal; SIGXCPU comes every second."""
-    with StopSignal() as stop:
-        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU, signal.SIGTERM):
-            os.kill(os.getpid(), number)  # SIGTERM too, so shortly after
-        assert stop.received == signal.SIGHUP and stop.exit_status == 129
-
-
-def test_nohup_is_respected():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopSignal() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert stop.received == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def step_without_end():
@@ -145,8 +111,34 @@ def step_without_end():
     CUTModel.optimize_parameters = step
 
 
+def test_a_second_signal_ends_it_at_once(dataroot, tmp_path):
+    argv = words(dataroot, tmp_path, LONG, "--num_threads 2")
+    training = TrainingProcess(argv, tmp_path / "log", change=step_without_end)
+    training.wait_until(lambda: "in a step" in training.output())
+    os.killpg(training.pid, signal.SIGINT)
+    training.wait_until(lambda: "exits at once" in training.output())
+    os.killpg(training.pid, signal.SIGTERM)
+    assert training.wait() == 143
+    assert "Traceback" not in training.output()
+
+
+def test_a_repeated_warning_is_the_first_one_again_and_nohup_is_respected(monkeypatch):
+    """The kernel and the shell both report a closed terminal; SIGXCPU comes every second."""
+    with StopSignal() as stop:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU, signal.SIGTERM):
+            os.kill(os.getpid(), number)  # SIGTERM too, so shortly after
+        assert stop.received == signal.SIGHUP and stop.exit_status == 129
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_one_name_is_for_one_run_and_a_dead_holder_frees_it(dataroot, tmp_path):
-    argv = words(dataroot, tmp_path, "--n_epochs 1000 --num_threads 2 --cache_gb 0 --save_latest_freq 1")
+    argv = words(dataroot, tmp_path, LONG, "--num_threads 2 --save_latest_freq 1")
     first = TrainingProcess(argv, tmp_path / "first.log")
     first.wait_until(lambda: steps_saved(tmp_path) >= 2)
     second = TrainingProcess([*argv, "--overwrite"], tmp_path / "second.log")

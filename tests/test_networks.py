@@ -12,9 +12,9 @@ from golden import DATA, load_golden
 from models.discriminator import NLayerDiscriminator
 from models.generator import ResnetGenerator
 from models.layers import BlurDownsample, BlurUpsample
+from models.optimizers import Schedule
 from models.patch_sampler import random_locations
 from models.patchnce import PatchNCELoss
-from models.schedules import Schedule
 from options.train_options import TrainOptions
 
 

@@ -175,13 +175,13 @@ def test_wandb_offline_holds_a_run_and_a_resume_continues_it(offline, tmp_path):
     from util.watch.wandb_run import WandbRun
 
     def start(*calls, **resumed) -> str:
-        show(WandbRun(tmp_path, "horses", "my project", OPTIONS), *calls, **resumed)
+        show(WandbRun(tmp_path, "horses", OPTIONS), *calls, **resumed)
         return json.loads((tmp_path / "wandb_run.json").read_text())["id"]
 
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     identity = start(("losses", record(100, G=5.25)), ("images", 3, 100, {"fake_B": IMAGE}))
     (log,) = sent(tmp_path)
-    for part in (b"loss/G", b"5.25", b"horses", b"my project", b"nce_layers", b"epoch 3"):
+    for part in (b"loss/G", b"5.25", b"horses", b"QS-Attn", b"nce_layers", b"epoch 3"):
         assert part in log, part
     assert len(list(tmp_path.rglob("fake_B_*.png"))) == 1
     assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,7 @@ MODELS = {
     "dcl": "--model dcl --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
     "qs_multi": "--model qs_multi --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
     "stargan": "--model stargan --batch_size 1 --g_repeat_num 1 --d_repeat_num 3 --n_critic 3",
+    "munit": "--model munit --style_dim 3 --mlp_dim 4 --n_res 1 --n_layer 2 --num_scales 2",
     "qs_dual": "--model qs_dual --netF_nc 4 --num_patches 8 --nce_layers 4,8,12 --QS_mode local_global",
 }
 PATIENCE = 120  # seconds after which something counts as hung, on a busy machine too
@@ -50,7 +52,9 @@ def make_images(root: Path, count_A: int = 5, count_B: int = 4) -> Path:
 def words(dataroot: Path, checkpoints: Path, *more: str, model: str = "cut") -> list[str]:
     """The command line of a tiny training of one of MODELS; `more` is split at spaces."""
     given = [word for text in (MODELS[model], *more) for word in text.split()]
-    tiny = [word for word in TINY if model != "stargan" or "net" not in word]  # which has its own networks
+    tiny = [
+        word for word in TINY if model not in ("stargan", "munit") or "net" not in word
+    ]  # which has its own networks
     return ["--dataroot", str(dataroot), "--checkpoints_dir", str(checkpoints), *tiny, *given]
 
 
@@ -151,12 +155,28 @@ def steps_saved(checkpoints: Path) -> int:
     return state_of(checkpoints)["progress"]["steps"] if saved else 0
 
 
-def losses(checkpoints: Path) -> list[dict[str, float]]:
-    """The losses logged at each step; none where the log is not there yet."""
+def log_records(checkpoints: Path) -> list[dict]:
+    """What was logged of the losses at each step; nothing where the log is not there yet."""
     log = checkpoints / "run" / "log.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("}")]
-    return [record["losses"] for record in records if record["type"] == "losses"]
+    return [record for record in records if record["type"] == "losses"]
+
+
+def losses(checkpoints: Path) -> list[dict[str, float]]:
+    """The losses logged at each step."""
+    return [record["losses"] for record in log_records(checkpoints)]
+
+
+def write_run_options(folder: Path, line: str) -> Namespace:
+    """Save the options of a training with this command line in a run's folder, and return them."""
+    from options.train_options import TrainOptions
+    from util.run.saved_options import write_options
+
+    options = TrainOptions()
+    opt = options.parse(line.split())
+    write_options(folder, opt, options.parser.defaults)
+    return opt
 
 
 def assert_same(a: object, b: object) -> None:

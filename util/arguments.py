@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import math
 import shlex
@@ -16,36 +17,34 @@ from util.errors import UserError
 
 def boolean(text: str) -> bool:
     """true/false, yes/no, on/off, 1/0."""
-    if text.lower() in ("true", "yes", "on", "1"):
-        return True
-    if text.lower() in ("false", "no", "off", "0"):
-        return False
+    for value, words in ((True, ("true", "yes", "on", "1")), (False, ("false", "no", "off", "0"))):
+        if text.lower() in words:
+            return value
     raise argparse.ArgumentTypeError(f"is a boolean: write true or false, not {text!r}")
 
 
 def integer(least: int, most: float = math.inf) -> Callable[[str], int]:
     """A whole number from `least` to `most`."""
-    return _number(int, "a whole number", least, most, above=False)
+    return _number(int, least, most, above=False)
 
 
 def real_number(
     least: float = -math.inf, most: float = math.inf, above: bool = False
 ) -> Callable[[str], float]:
     """A finite number from `least` (excluded where `above`) to `most`."""
-    return _number(float, "a number", least, most, above)
+    return _number(float, least, most, above)
 
 
-def _number(kind: type, noun: str, least: float, most: float, above: bool) -> Callable:
+def _number(kind: type, least: float, most: float, above: bool) -> Callable:
     def parse(text: str) -> float:
-        try:
+        with contextlib.suppress(ValueError):
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (least <= value <= most and abs(value) < math.inf) or (above and value == least):
-            bound = f"above {least:g}" if above else f"of at least {least:g}"
-            bound += f" and at most {most}" if most < math.inf else ""
-            raise argparse.ArgumentTypeError(f"takes {noun} {bound}, not {text!r}")
-        return value
+            if least <= value <= most and abs(value) < math.inf and not (above and value == least):
+                return value
+        noun = "a whole number" if kind is int else "a number"
+        bound = f"above {least:g}" if above else f"of at least {least:g}"
+        bound += f" and at most {most}" if most < math.inf else ""
+        raise argparse.ArgumentTypeError(f"takes {noun} {bound}, not {text!r}")
 
     return parse
 
@@ -57,24 +56,22 @@ def count_or_inf(text: str) -> float | int:
 
 def layer_list(text: str) -> list[int]:
     """Comma-separated layer numbers, ascending and without repeats, as 0,4,8."""
-    try:
-        layers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        layers = []
-    if not layers or layers != sorted(set(layers)) or layers[0] < 0:
-        raise argparse.ArgumentTypeError(f"takes ascending layer numbers such as 0,4,8,12,16, not {text!r}")
-    return layers
+    with contextlib.suppress(ValueError):
+        layers = [int(part) for part in text.split(",")]
+        if layers == sorted(set(layers)) and layers[0] >= 0:
+            return layers
+    raise argparse.ArgumentTypeError(f"takes ascending layer numbers such as 0,4,8,12,16, not {text!r}")
 
 
 def gpu_list(text: str) -> list[int]:
     """One GPU number, or -1 for the CPU (the empty list)."""
     try:
-        number = int(text)
+        return [number] if (number := int(text)) >= 0 else []
     except ValueError:
-        hint = "; for several use torchrun --nproc_per_node=N train.py ..." if "," in text else ""
-        problem = f"takes a GPU number, or -1 for the CPU, not {text!r}{hint}"
-        raise argparse.ArgumentTypeError(problem) from None
-    return [number] if number >= 0 else []
+        raise argparse.ArgumentTypeError(
+            f"takes a GPU number, or -1 for the CPU, not {text!r}; for several use torchrun "
+            "--nproc_per_node=N train.py ..."
+        ) from None
 
 
 def read_words(path: Path) -> list[str]:
@@ -93,9 +90,8 @@ class Option:
         default: a bool makes the option a boolean, accepted bare and with a value.
         shown: the default in words.
         only: values of other options without which this one has no effect, by option.
-        scope: "run": saved with the run and taken over by --continue_train, free to change there;
-            "fixed": the same, but it cannot change; "watch": as "run", and changes neither weights nor
-            losses; "call": belongs to one call.
+        scope: "call": belongs to one call. The others are saved and taken over by --continue_train: "run" may
+            change there, "fixed" may not, and "watch" changes neither weights nor losses.
     """
 
     name: str
@@ -140,24 +136,11 @@ def note_no_effect(names: Collection[str], reason: str) -> None:
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with no guessing: no abbreviations, and an unknown option is answered with its nearest name.
 
-    Options are declared with `add`; parsing separates given values from defaults, so that saved options and a
-    model's own defaults can stand between the two.
-
-    Args:
-        renamed: options of other programs -> the one that was meant.
-        ignored: options of other programs that are accepted and do nothing.
-
-    Attributes:
-        options: the table, by name.
+    `add` fills the table, `options`. `parse_given` leaves out defaults, so that saved options and a model's
+    defaults can stand between the two. `ignored` options are accepted and do nothing.
     """
 
-    def __init__(
-        self,
-        prog: str,
-        description: str,
-        renamed: Mapping[str, str] | None = None,
-        ignored: Collection[str] = (),
-    ):
+    def __init__(self, prog: str, description: str, ignored: Collection[str] = ()):
         super().__init__(
             prog=prog,
             description=description,
@@ -167,9 +150,10 @@ class ArgumentParser(argparse.ArgumentParser):
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=120),
         )
         self.options: dict[str, Option] = {}
-        self.renamed, self.ignored = renamed or {}, ignored
+        self.ignored = ignored
         for name in ignored:
             self.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS)
+        self._groups: dict[str, argparse._ArgumentGroup] = {}
         self._group = self
 
     @property
@@ -179,7 +163,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def group(self, title: str) -> None:
         """Options declared from here on are listed under `title`."""
-        self._group = self.add_argument_group(title)
+        if title not in self._groups:
+            self._groups[title] = self.add_argument_group(title)
+        self._group = self._groups[title]
 
     def add(self, flag: str, default: object, help: str, **row) -> None:
         """Declare `flag`; `row` are further attributes of `Option`."""
@@ -198,8 +184,10 @@ class ArgumentParser(argparse.ArgumentParser):
         given, unknown = self.parse_known_args(argv)
         for word in unknown:
             if word.startswith("--"):
-                flag = word.split("=")[0]
-                self.error(f"unknown option {flag}{self._advice(flag[2:])}")
+                name = word[2:].split("=")[0]
+                near = difflib.get_close_matches(name, self.options, n=1, cutoff=0.7)
+                advice = f": did you mean --{near[0]}?" if near else "; --help lists all"
+                self.error(f"unknown option --{name}{advice}")
         if unknown:
             self.error(
                 f"cannot place {unknown[0]!r}: every value follows an option, one with spaces in quotes"
@@ -207,15 +195,6 @@ class ArgumentParser(argparse.ArgumentParser):
         values = vars(given)
         note_no_effect([name for name in values if name in self.ignored], "it does nothing here")
         return {name: value for name, value in values.items() if name not in self.ignored}
-
-    def _advice(self, name: str) -> str:
-        """The option that was meant, if one is near enough."""
-        known = {word.lower(): own for word, own in self.renamed.items()}
-        known |= {own.lower(): own for own in self.options}
-        longer = [own for own in known if own.startswith(name.lower()) and len(name) > 2]
-        alike = [own for own in known if own[0] == name[:1].lower()]  # typing errors spare the first letter
-        near = difflib.get_close_matches(name.lower(), alike, n=1, cutoff=0.7) or longer
-        return f": did you mean --{known[near[0]]}?" if near else "; --help lists all"
 
     def error(self, message: str) -> None:
         """Say what is wrong and exit with status 2, without the page of usage."""

@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,8 +20,6 @@ from torch.distributed.rendezvous import rendezvous
 
 TIMEOUT = datetime.timedelta(minutes=10)  # after which a process that does not answer counts as dead
 CONNECT_SECONDS = 60  # for connecting to the others, which torchrun starts at the same moment
-
-T = TypeVar("T")
 
 
 class ProcessLostError(RuntimeError):
@@ -67,18 +63,9 @@ def session(device: torch.device) -> Iterator[None]:
 
 
 def _give_up() -> None:
-    """End this process, so that torchrun can restart it."""
     problem = f"error: the processes did not find each other in {CONNECT_SECONDS} s; stopping"
     print(problem, file=sys.stderr, flush=True)
     os._exit(1)
-
-
-def restarted_job() -> tuple[str, bool]:
-    """The torchrun job of this process ("" without one), and whether torchrun has restarted it."""
-    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    if run_id == "none":  # torchrun was given no --rdzv_id: its own process identifies the job
-        run_id = f"{socket.gethostname()}:{os.getppid()}"
-    return run_id, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def world_size() -> int:
@@ -129,11 +116,11 @@ def largest(value: int) -> int:
     return int(tensor)
 
 
-def gather(value: T) -> list[T]:
+def gather(value: object) -> list:
     """Each process's value, a picklable object, in the order of their ranks."""
     if world_size() == 1:
         return [value]
-    values: list = [None] * world_size()
+    values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
@@ -148,7 +135,7 @@ def gather_tensors(tensor: Tensor) -> list[Tensor]:
     return tensors
 
 
-def from_first(decide: Callable[[], T]) -> T:
+def from_first(decide: Callable[[], object]) -> object:
     """The result of `decide` in process 0, for all; a small picklable object."""
     decision = [decide() if rank() == 0 else None]
     if world_size() > 1:

@@ -1,108 +1,40 @@
-"""Saving a run so that it can be continued exactly, and continuing it.
+"""The saved state of a training, from which it continues exactly.
 
-`{latest|N|iter_N}_net_NAME.pth` are the weights in the released format, for any program. `latest_state.pth`
-is the whole state of the training in one file, weights included, so a resume never mixes two saves: a
-temporary file is written, flushed to disk, read back and checked, and only then replaces the previous state.
+`latest_state.pth` holds the whole state, weights included, so a resume never mixes two saves. The files
+`{latest|N|iter_N}_net_NAME.pth` beside it are weights in the released format, for any program.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from util.errors import UserError, lacks_memory
 from util.files import verify_archive, write_atomically
-from util.run.progress import Progress
 
 FORMAT = 1
 STATE_FILE = "latest_state.pth"
 
 
-class Checkpoints:
-    """The checkpoints of one run folder.
+def save_state(folder: Path, state: dict) -> None:
+    """Write `state` under another name, flush it to disk, read it back, and replace the state before."""
 
-    Args:
-        model: a `BaseModel`.
-        parts: name -> (getter, setter) of what else belongs to the state, such as logs.
-        writes: whether this process writes the files; all processes of a training call `save` together.
-    """
+    def write(path: Path) -> None:
+        torch.save({"format": FORMAT, "random": random_state(), **state}, path)
+        verify_archive(path)
 
-    def __init__(self, folder: Path, model, parts: dict[str, tuple[Callable, Callable]], writes: bool):
-        self.folder, self.model, self.parts, self.writes = folder, model, parts, writes
-
-    def save(self, progress: Progress, *names: str) -> None:
-        """Save the weights under each of `names` ("latest", "5", "iter_5000"), and the state.
-
-        Numbered weights are written before the state, since a resume from it would not write them again. The
-        latest ones are written after it, since without a state they would look like a run that never had one.
-
-        Raises:
-            OSError: a file could not be written.
-        """
-        model_state = self.model.training_state()
-        if not self.writes:
-            return
-        for name in names:
-            if name != "latest":
-                self.model.save_networks(self.folder, name)
-        state = {
-            "format": FORMAT,
-            "progress": asdict(progress),
-            "model": model_state,
-            "random": random_state(),
-            **{name: get() for name, (get, _) in self.parts.items()},
-        }
-
-        def write(path: Path) -> None:
-            torch.save(state, path)
-            verify_archive(path)
-
-        write_atomically(self.folder / STATE_FILE, write)
-        if "latest" in names:
-            self.model.save_networks(self.folder, "latest")
-
-    def resume(self) -> Progress:
-        """Put model, random generators and logs back to where the state was saved."""
-        path = self.folder / STATE_FILE
-        found = None
-        try:
-            verify_archive(path)  # torch.load does not check checksums
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if (found := state["format"]) == FORMAT:
-                progress = Progress(**state["progress"])
-                self.model.load_training_state(state["model"])
-                set_random_state(state["random"])
-                for name, (_, put) in self.parts.items():
-                    if name in state:
-                        put(state[name])
-                return progress
-        except UserError as error:  # which network differs, and by which option
-            raise UserError(
-                f"{path} was saved with other networks than these options build: {error}"
-            ) from None
-        except Exception as error:  # torch raises exceptions of many types for damaged files
-            if lacks_memory(error):
-                raise
-            reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-            alone = (
-                "to continue from the weights alone, remove the file and use --continue_train --epoch latest"
-            )
-            raise UserError(f"{path} is damaged ({reason}); {alone}") from None
-        raise UserError(f"{path} has format {found}, but this version reads format {FORMAT}")
+    write_atomically(folder / STATE_FILE, write)
 
 
-def options_in_state(folder: Path) -> dict[str, object] | None:
-    """The options, unchecked, in a run's saved state; None where it has none or cannot be read."""
-    try:
-        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
-        return dict(state["options"])
-    except Exception:  # no file, an older one, or a damaged one, which resuming reports
-        return None
+def load_state(folder: Path) -> dict:
+    """What `save_state` has saved; an exception of some type where it is damaged."""
+    verify_archive(folder / STATE_FILE)  # torch.load does not check checksums
+    state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    if state["format"] != FORMAT:
+        raise ValueError(f"its format is {state['format']}, but this version reads {FORMAT}")
+    return state
 
 
 def random_state() -> dict:

@@ -73,16 +73,9 @@ class Length(NamedTuple):
     def total(self) -> int:
         return self.constant + self.decay
 
-    @property
-    def options(self) -> str:
-        """The options that set it, as they are typed."""
-        return f"--n_{self.unit} or --n_{self.unit}_decay"
-
     def reached(self, progress: Progress) -> bool:
         """Whether the training is complete."""
-        if self.unit == "iterations":
-            return progress.steps >= self.total
-        return progress.epoch > self.total
+        return progress.steps >= self.total if self.unit == "iterations" else progress.epoch > self.total
 
     def in_epochs(self, epoch_steps: int) -> float:
         """The length in epochs of `epoch_steps` steps."""

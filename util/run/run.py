@@ -1,30 +1,32 @@
-"""A run's folder over its life: claimed for one training, begun or continued, saved to, closed."""
+"""A run's folder over its life: claimed for one training, begun or continued, checked, saved to, closed."""
 
 from __future__ import annotations
 
 from argparse import Namespace
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from util import distributed
 from util.arguments import Option
 from util.console import say
-from util.distributed import restarted_job
-from util.errors import UserError
+from util.errors import UserError, lacks_memory
 from util.files import remove_leftovers
-from util.run.checkpoint import STATE_FILE, Checkpoints, options_in_state
+from util.run.checkpoint import STATE_FILE, load_state, save_state, set_random_state
 from util.run.lock import RunLock
 from util.run.progress import Progress
 from util.run.saved_options import (
     FILE,
     changed_options,
-    checked,
     option_values,
-    read_saved_options,
+    options_of_training,
     write_options,
 )
 from util.watch.loss_log import JSON_LINES, TEXT
 from util.watch.monitor import Monitor, create_monitor
+
+REMEMBERED = 1000  # steps whose images are known; on CUDA the guard reports a failure some steps late
 
 
 def run_folder(options: Mapping[str, object]) -> Path:
@@ -35,13 +37,6 @@ def run_folder(options: Mapping[str, object]) -> Path:
     if not name or Path(name).is_absolute() or {".", ".."} & set(name.split("/")):
         raise UserError(f"--name {name!r} is no name of a folder under --checkpoints_dir")
     return Path(str(options["checkpoints_dir"])) / name
-
-
-def options_of_training(folder: Path, options: Mapping[str, Option]) -> dict[str, object]:
-    """The options that the training in `folder` has saved: of its state, which are sure to be its own."""
-    if (saved := options_in_state(folder)) is not None:
-        return checked(saved, options, folder / STATE_FILE)
-    return read_saved_options(folder, options) or {}
 
 
 def holds_run(folder: Path) -> bool:
@@ -77,20 +72,21 @@ class Run:
     def _claim(self) -> str:
         """Lock the folder; return the `start`."""
         continues = self.opt.continue_train
-        if continues:
-            self._starting_point()  # before a folder is made for a mistyped name
+        start = self._starting_point() if continues else "nothing"  # makes no folder for a mistyped name
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = RunLock(self.folder)
             remove_leftovers(self.folder)
         except OSError as error:
             raise UserError(f"the run's folder {str(self.folder)!r} cannot be used: {error}") from None
-        job, restarted = restarted_job()
-        if continues or (restarted and self.lock.last_job == job):
-            return self._starting_point()
-        if holds_run(self.folder) and not self.opt.overwrite:
-            self._refuse_to_replace()
-        return "nothing"
+        if not continues and holds_run(self.folder) and not self.opt.overwrite:
+            differing = self._changed_options("run", "fixed", "watch")
+            difference = "\nIts options differ:\n  " + "\n  ".join(differing) if differing else ""
+            raise UserError(
+                f"there is a run in {self.folder} already: give --continue_train to continue it, another "
+                f"--name to keep both, or --overwrite to begin a new one, which renames it{difference}"
+            )
+        return start
 
     def _starting_point(self) -> str:
         if self.epoch == "latest" and (self.folder / STATE_FILE).is_file():
@@ -101,14 +97,9 @@ class Run:
             return "nothing"  # begun, and ended before its first save
         raise UserError(f"{str(self.folder)!r} has no {self.weights.name} to continue from")
 
-    def _refuse_to_replace(self) -> None:
+    def _changed_options(self, *scopes: str) -> list[str]:
         saved = options_of_training(self.folder, self.options)
-        differing = changed_options(saved, self.opt, self.options, ("run", "fixed", "watch"))
-        difference = "\nIts options differ:\n  " + "\n  ".join(differing) if differing else ""
-        raise UserError(
-            f"there is a run in {self.folder} already: give --continue_train to continue it, another --name "
-            f"to keep both, or --overwrite to begin a new one, which renames it{difference}"
-        )
+        return changed_options(saved, self.opt, self.options, scopes)
 
     def begin(
         self, model, files: object, compare_files: Callable, epoch_steps: int, global_batch: int
@@ -118,49 +109,32 @@ class Run:
         `files` identify the images; `compare_files` (saved, present) says how they differ. `global_batch` are
         the images of a step over all processes.
         """
-        opt = self.opt
-        progress = Progress(epoch=opt.epoch_count)
+        opt, self.model, self.files = self.opt, model, files
+        self.progress = Progress(epoch=opt.epoch_count)
         if self.start == "nothing":
             if opt.pretrained_name:
                 found = model.load_networks(Path(opt.checkpoints_dir, opt.pretrained_name), opt.epoch)
                 say(f"Starting from the weights of {opt.pretrained_name}: {', '.join(found)}.")
             elif opt.continue_train:
                 say(f"Nothing was saved in {self.folder} yet: starting at the beginning.")
-        if self.start == "nothing" and self.writes:
-            self._begin_folder()  # only now: nothing that could fail before the first step has
+            if self.writes:  # only now: nothing that could fail before the first step has
+                self._begin_folder()
         if self.writes:
-            self.lock.note_job(restarted_job()[0])
             self.monitor = create_monitor(opt, self.folder, epoch_steps)
-        differences: list[str] = []
-        parts = {
-            "options": (lambda: option_values(opt), lambda saved: None),
-            "data": (lambda: files, lambda saved: differences.extend(compare_files(saved, files))),
-        }
-        if self.monitor:
-            parts["logs"] = (self.monitor.state_dict, self.monitor.load_state_dict)
-        self.checkpoints = Checkpoints(self.folder, model, parts, self.writes)
         if self.start == "state":
-            progress = self.checkpoints.resume()
-            if "epoch_count" in opt.given:
-                progress.move_to_epoch(opt.epoch_count)
-            if progress.position % global_batch:
-                raise UserError(
-                    f"the run stopped after {progress.position} images of its epoch, no multiple of the "
-                    f"global batch, {global_batch}: resume with the global batch it was trained with, "
-                    f"or begin the next epoch with --epoch_count {progress.epoch + 1}"
-                )
-            say(f"Continuing in epoch {progress.epoch} after {progress.images} images.")
-            if self.writes:  # a killed run may not have come to saving these
-                model.save_networks(self.folder, "latest")
+            saved_files = self._resume(global_batch)
+            if saved_files and (differences := compare_files(saved_files, files)):
+                say(f"note: the images are not those of the run so far: {'; '.join(differences)}")
         elif self.start == "weights":
             found = ", ".join(model.load_networks(self.folder, self.epoch))
-            say(f"Continuing from the weights alone ({found}) in epoch {progress.epoch}.")
-        model.schedule.begin(progress.epoch, progress.steps)
-        if self.start != "nothing":
-            self._note_changes(differences)
-        self.progress = progress
+            say(f"Continuing from the weights alone ({found}) in epoch {self.progress.epoch}.")
+        if self.start != "nothing" and (changed := self._changed_options("run")):
+            say(f"note: options are not those of the run so far: {'; '.join(changed)}")
+        model.schedule.begin(self.progress.epoch, self.progress.steps)
         self.options_saved = self.start == "nothing"
-        return progress
+        self.first_step = self.progress.steps + 1
+        self.recent: deque[tuple[int, str, list[str]]] = deque(maxlen=REMEMBERED)  # step, place, images
+        return self.progress
 
     def _begin_folder(self) -> None:
         """Make room for a fresh start, and save its options."""
@@ -177,25 +151,84 @@ class Run:
         defaults = {name: option.default for name, option in self.options.items()}
         write_options(self.folder, self.opt, defaults)
 
-    def _note_changes(self, data: list[str]) -> None:
-        """Say which images and options are no longer those that the run was saved with."""
-        if data:
-            say(f"note: the images are not those of the run so far: {'; '.join(data)}")
-        before = options_of_training(self.folder, self.options)
-        if changed := changed_options(before, self.opt, self.options, ("run",)):
-            say(f"note: options are not those of the run so far: {'; '.join(changed)}")
+    def _resume(self, global_batch: int) -> object:
+        """Put model, random generators and logs back to where the state was saved; return its `files`."""
+        path = self.folder / STATE_FILE
+        try:
+            state = load_state(self.folder)
+            self.progress = progress = Progress(**state["progress"])
+            self.model.load_training_state(state["model"])
+            set_random_state(state["random"])
+            if self.monitor and "logs" in state:
+                self.monitor.load_state_dict(state["logs"])
+        except UserError as error:  # which network differs, and by which option
+            raise UserError(
+                f"{path} was saved with other networks than these options build: {error}"
+            ) from None
+        except Exception as error:  # torch raises exceptions of many types for damaged files
+            if lacks_memory(error):
+                raise
+            reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+            raise UserError(
+                f"{path} is damaged ({reason}); to continue from the weights alone, remove the file and use "
+                "--continue_train --epoch latest"
+            ) from None
+        if "epoch_count" in self.opt.given:
+            progress.move_to_epoch(self.opt.epoch_count)
+        if progress.position % global_batch:
+            raise UserError(
+                f"the run stopped after {progress.position} images of its epoch, no multiple of the global "
+                f"batch, {global_batch}: resume with the global batch it was trained with, or begin the next "
+                f"epoch with --epoch_count {progress.epoch + 1}"
+            )
+        say(f"Continuing in epoch {progress.epoch} after {progress.images} images.")
+        if self.writes:  # a killed run may not have come to saving these
+            self.model.save_networks(self.folder, "latest")
+        return state.get("data")
 
-    def check_folder(self) -> None:
-        """UserError where the folder was moved or deleted: another run may have taken its place."""
-        if self.writes and not self.lock.is_in_place():
+    def check(self, wait: bool = False) -> None:
+        """UserError where the folder is no longer the run's, or a step was not finite.
+
+        Called after each step, and before a save to `wait` for the device: else CUDA tells some steps later.
+        """
+        if self.writes and not self.lock.is_in_place():  # another run may have taken its place
             raise UserError(f"training stopped: {self.folder} is no longer the folder of this run")
+        if not wait:
+            place = f"image {self.progress.images}, epoch {self.progress.epoch}"
+            self.recent.append((self.progress.steps, place, self.model.image_paths))
+        if failure := self.model.guard.failure(wait):
+            step = self.first_step + failure.step
+            place, paths = next((entry[1:] for entry in self.recent if entry[0] == step), ("long ago", []))
+            raise UserError(
+                f"training stopped: {', '.join(failure.names)} not finite in step {step} ({place}) on "
+                f"{', '.join(map(repr, paths)) or 'images no longer known'}. No weight was updated with it. "
+                "Look at the images or lower --lr, and give --continue_train"
+            )
 
     def save(self, *names: str) -> None:
-        """Save the run under `names`. All processes call it together. UserError where that fails."""
+        """Save the state, and the weights under each of `names` ("latest", "5", "iter_5000").
+
+        All processes call it together. UserError where it fails, or where a step was not finite.
+        """
+        self.check(wait=True)  # a resume would otherwise start after the failure
+        model_state = self.model.training_state()
+        if not self.writes:
+            return
         try:
-            self.check_folder()
-            self.checkpoints.save(self.progress, *names)
-            if self.writes and not self.options_saved:
+            for name in names:  # numbered ones first: a resume from the state would not write them
+                if name != "latest":
+                    self.model.save_networks(self.folder, name)
+            state = {
+                "progress": asdict(self.progress),
+                "model": model_state,
+                "options": option_values(self.opt),
+                "data": self.files,
+                "logs": self.monitor.state_dict(),
+            }
+            save_state(self.folder, state)
+            if "latest" in names:  # last, since without a state they look like a run that never had one
+                self.model.save_networks(self.folder, "latest")
+            if not self.options_saved:
                 self._write_options()
                 self.options_saved = True
         except OSError as error:

@@ -8,9 +8,12 @@ from argparse import Namespace
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import torch
+
 from util.arguments import Option, as_text
 from util.errors import UserError
 from util.files import write_atomically
+from util.run.checkpoint import STATE_FILE
 
 FILE = "train_opt.json"
 RELEASED_FILE = "train_opt.txt"  # in the layout of the released code, for people
@@ -19,11 +22,8 @@ RELEASED_FILE = "train_opt.txt"  # in the layout of the released code, for peopl
 def saved_options(folder: Path) -> dict[str, object] | None:
     """The options saved by a run in `folder`, by name and unchecked; None if there are none."""
     path = folder / FILE
-    return read_options(path) if path.is_file() else None
-
-
-def read_options(path: Path) -> dict[str, object]:
-    """The options in a JSON file, by name and unchecked. UserError if it holds none."""
+    if not path.is_file():
+        return None
     try:
         saved = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError) as error:
@@ -34,11 +34,7 @@ def read_options(path: Path) -> dict[str, object]:
 def checked(saved: Mapping[str, object], options: Mapping[str, Option], source: object) -> dict[str, object]:
     """The saved values of `options`, as the command line would have given them; others are left out.
 
-    Args:
-        source: where they were saved, for the message.
-
-    Raises:
-        UserError: a value that the command line would refuse.
+    `source` says where they were saved. UserError for a value that the command line would refuse.
     """
     values = {}
     for name, value in saved.items():
@@ -57,29 +53,39 @@ def read_saved_options(folder: Path, options: Mapping[str, Option]) -> dict[str,
     return None if saved is None else checked(saved, options, folder / FILE)
 
 
+def options_of_training(folder: Path, options: Mapping[str, Option]) -> dict[str, object]:
+    """The options that the training in `folder` has saved: of its state, which are sure to be its own."""
+    try:
+        path = folder / STATE_FILE
+        saved = dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["options"])
+    except Exception:  # no file, an older one, or a damaged one, which resuming reports
+        return read_saved_options(folder, options) or {}
+    return checked(saved, options, path)
+
+
 def option_values(opt: Namespace) -> dict[str, object]:
     """The options by name, without what parsing adds, as JSON can hold them."""
     values = {name: value for name, value in vars(opt).items() if name != "given"}
     return {name: "inf" if value == math.inf else value for name, value in values.items()}
 
 
+def options_text(opt: Namespace, defaults: Mapping[str, object]) -> str:
+    """The options in the released layout, one a line, with the defaults of those that differ."""
+    words = lambda value: ",".join(map(str, value)) if isinstance(value, list) else str(value)  # noqa: E731
+    lines = ["----------------- Options ---------------"]
+    for name, value in sorted(option_values(opt).items()):
+        text, default = words(value), words(defaults.get(name, value))
+        lines.append(f"{name:>25}: {text:<30}" + (f"\t[default: {default}]" if text != default else ""))
+    return "\n".join([*lines, "----------------- End -------------------"])
+
+
 def write_options(folder: Path, opt: Namespace, defaults: Mapping[str, object]) -> None:
     """Save the options: train_opt.txt in the released layout, and train_opt.json to be read back."""
-    values = option_values(opt)
-    lines = ["----------------- Options ---------------"]
-    for name, value in sorted(values.items()):
-        text, default = _as_words(value), _as_words(defaults.get(name, value))
-        lines.append(f"{name:>25}: {text:<30}" + (f"\t[default: {default}]" if text != default else ""))
-    lines.append("----------------- End -------------------")
-    texts = {RELEASED_FILE: "\n".join(lines), FILE: json.dumps(values, indent=1, sort_keys=True)}
+    json_text = json.dumps(option_values(opt), indent=1, sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():  # paths in it may hold bytes that are no UTF-8
-        data = (text + "\n").encode("utf-8", "surrogateescape")
+    for name, text in {RELEASED_FILE: options_text(opt, defaults), FILE: json_text}.items():
+        data = (text + "\n").encode("utf-8", "surrogateescape")  # paths may hold other bytes
         write_atomically(folder / name, lambda path, data=data: path.write_bytes(data))
-
-
-def _as_words(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def changed_options(

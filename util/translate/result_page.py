@@ -12,8 +12,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from util.device import HostCopy
 from util.files import write_atomically
-from util.host_copy import HostCopy
 from util.images import to_pixels
 from util.pages import Page
 from util.translate.photo import to_image

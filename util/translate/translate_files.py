@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from util.device import HostCopy
 from util.errors import UserError
-from util.host_copy import HostCopy
 from util.image_files import ImageError
 from util.translate.photo import Photo, finished, read_photo, save_image
 

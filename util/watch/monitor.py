@@ -161,5 +161,5 @@ def create_monitor(opt: Namespace, folder: Path, epoch_steps: int) -> Monitor:
     if opt.use_wandb:
         from util.watch.wandb_run import WandbRun
 
-        watchers.append(WandbRun(folder, opt.name, opt.wandb_project_name, options))
+        watchers.append(WandbRun(folder, opt.name, options))
     return Monitor(folder, watchers)

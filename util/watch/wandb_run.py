@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +25,8 @@ class WandbRun:
 
     name, live = "Weights & Biases", True
 
-    def __init__(self, folder: Path, run: str, project: str, options: Mapping[str, object]):
-        self.run, self.project, self.folder = run, project, folder
+    def __init__(self, folder: Path, run: str, options: Mapping[str, object]):
+        self.run, self.folder = run, folder
         self.options = {name: str(v) if v == math.inf else v for name, v in options.items()}
 
     def begin(self, records: Sequence[LossRecord]) -> None:
@@ -37,7 +38,7 @@ class WandbRun:
         quiet = {"silent": True, "console": "off", "x_disable_stats": True}
         private = {"disable_code": True, "disable_git": True}
         self._run = wandb.init(
-            project=self.project,
+            project=os.environ.get("WANDB_PROJECT", "QS-Attn"),
             name=self.run,
             id=identity,
             resume="allow" if resumes else None,

@@ -1,4 +1,4 @@
-"""The learning-rate schedules behind `--lr_policy`, stepped once per epoch, or per iteration."""
+"""The learning rates of Adam by `--lr_policy`, and its state at a resume, checked before it is used."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import math
 from argparse import Namespace
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from util.run.progress import Length
 
 POLICIES = ("linear", "step", "plateau", "cosine")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 PLATEAU_FACTOR, PLATEAU_PATIENCE, PLATEAU_THRESHOLD = 0.2, 5, 0.01
 
 
@@ -43,7 +46,7 @@ class Schedule:
 
     def __init__(self, opt: Namespace, optimizers: Sequence[Optimizer], first_iteration: int = 1):
         self.opt, self.optimizers, self.first_iteration = opt, optimizers, first_iteration
-        self.initial = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        self.initial = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]  # each has one group
         self.length = Length.of(opt)
         self.plateau = opt.lr_policy == "plateau"
         self.counts_steps = self.length.unit == "iterations" and not self.plateau
@@ -56,11 +59,7 @@ class Schedule:
         self._set_rates()
 
     def advance(self, mean_loss: float | None = None) -> None:
-        """Set the rates of the next epoch, or iteration.
-
-        Args:
-            mean_loss: the epoch's mean loss, for a plateau schedule.
-        """
+        """Set the rates of the next epoch, or iteration; a plateau schedule needs the epoch's mean loss."""
         self.number += 1
         if self.plateau:
             self._look_at(mean_loss)
@@ -77,18 +76,14 @@ class Schedule:
             self.reductions += 1
 
     def _set_rates(self) -> None:
-        for optimizer, initial in zip(self.optimizers, self.initial, strict=True):
-            for group, rate in zip(optimizer.param_groups, initial, strict=True):
-                group["lr"] = self._rate(rate)
-
-    def _rate(self, initial: float) -> float:
-        if self.plateau:
-            for _ in range(self.reductions):
-                initial *= PLATEAU_FACTOR
-            return initial
         opt, length = self.opt, self.length
-        decay = (length.constant, length.decay, opt.lr_decay_iters, opt.lr_decay_gamma)
-        return initial * lr_factor(opt.lr_policy, self.number, *decay)
+        if self.plateau:
+            factors = [PLATEAU_FACTOR] * self.reductions
+        else:
+            decay = (length.constant, length.decay, opt.lr_decay_iters, opt.lr_decay_gamma)
+            factors = [lr_factor(opt.lr_policy, self.number, *decay)]
+        for optimizer, rate in zip(self.optimizers, self.initial, strict=True):
+            optimizer.param_groups[0]["lr"] = math.prod(factors, start=rate)
 
     def state_dict(self) -> dict[str, float]:
         return {"best": self.best, "bad_epochs": self.bad_epochs, "reductions": self.reductions}
@@ -102,16 +97,39 @@ class Schedule:
 def state_of_torch(saved: dict, initial: float) -> dict[str, float]:
     """The state of a `Schedule` in a training state of version 1.0, which held torch's schedulers.
 
-    Args:
-        initial: the initial rate of its first optimiser.
+    `initial` is the initial rate of its first optimiser.
     """
     plateau = next(iter(saved["schedulers"].values()))
     if "best" not in plateau:  # another policy, which has no state
         return {"best": math.inf, "bad_epochs": 0, "reductions": 0}
     rate = next(iter(saved["optimizers"].values()))["param_groups"][0]["lr"]
     reductions = round(math.log(rate / initial, PLATEAU_FACTOR))
-    return {
-        "best": plateau["best"],
-        "bad_epochs": plateau["num_bad_epochs"],
-        "reductions": max(reductions, 0),
-    }
+    bad_epochs = plateau["num_bad_epochs"]
+    return {"best": plateau["best"], "bad_epochs": bad_epochs, "reductions": max(reductions, 0)}
+
+
+def check_moments(optimizer: Optimizer, saved: dict) -> None:
+    """ValueError unless `saved` has step counts and moments for the optimiser's parameters, in their shapes.
+
+    Fused Adam does not check them: a moment of another shape makes it write outside its memory.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for place, state in saved["state"].items():
+        if place not in range(len(parameters)) or state.keys() != {"step", *MOMENTS}:
+            raise ValueError(f"its optimiser has {sorted(state)} for parameter {place} of {len(parameters)}")
+        wanted = {"step": torch.Size([]), **dict.fromkeys(MOMENTS, parameters[place].shape)}
+        for name, shape in wanted.items():
+            tensor = state[name]
+            if not isinstance(tensor, Tensor) or tensor.shape != shape or not tensor.is_floating_point():
+                raise ValueError(
+                    f"its optimiser has no numbers {tuple(shape)} as {name} of parameter {place}"
+                )
+
+
+def load_moments(optimizer: Optimizer, saved: dict) -> None:
+    """Continue with the moments of `saved`, in the memory layout of the parameters, and with own settings."""
+    own_settings = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": own_settings})
+    for parameter, state in optimizer.state.items():
+        for name in MOMENTS:
+            state[name] = torch.empty_like(parameter).copy_(state[name])
