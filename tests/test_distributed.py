@@ -123,7 +123,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(dataroot, single,
 
 @pytest.mark.parametrize("model", ["cycle_gan", "qs_dual", "qs_multi", "stargan", "munit"])
 def test_other_models_train_as_one_too(dataroot, tmp_path, model):
-    """Negatives of qs_dual are the patches of all; stargan's mixtures and munit's styles are drawn for all. In
+    """Negatives of qs_dual are the patches of all; stargan mixtures, munit styles are drawn for all. In
     float64, where Adam does not turn rounding noise of gradients that should be 0 into whole steps.
     """
     pool = ["--pool_size 0"] * (model == "cycle_gan")  # each process has its own
