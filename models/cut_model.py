@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models import build
 from models.contrast import ContrastModel
 from models.one_sided import OneSidedModel
-from models.speed.streams import SideStream
+from models.speed.step_graph import SideStream
 from util.errors import UserError
 
 

@@ -14,12 +14,8 @@ from util.errors import UserError
 class ImagePool(nn.Module):
     """Keeps up to `size` images on the device; once full, half of the queries return a random earlier one.
 
-    Everything is computed on the device from torch's default generator, so that a CUDA graph can hold a
-    query. The buffers are the pool's state: `state_dict` saves it, and a resumed run continues with
-    the same images.
-
-    Args:
-        size: the number of images kept; 0: queries return what they are given.
+    Everything is computed on the device, so that a CUDA graph can hold a query; the buffers are saved and
+    resumed. With size 0 queries return what they are given.
     """
 
     def __init__(self, size: int):
@@ -38,12 +34,10 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def swap(self, images: Tensor, draws: Tensor, places: Tensor) -> Tensor:
-        """As a query, with its random numbers given: for each image, in order,
+        """A query with given random numbers, `draws` in [0, 1) and `places`, each (B,); images in order.
 
-        - while the pool is filling, store it and return it;
-        - else, if `draws` (B,) in [0, 1) exceeds 0.5, return the image stored at `places` (B,) and store this
-          one there;
-        - else return it.
+        A pool that is filling stores an image and returns it; later an image whose draw exceeds 0.5 is
+        exchanged for the one at its place, and others are returned.
         """
         self._fit(images)
         shown = []
@@ -77,9 +71,8 @@ class ImagePool(nn.Module):
 
 
 def check_pool(opt: Namespace) -> None:
-    """UserError where `--pool_size` cannot serve: its images all have one size."""
+    """UserError where `--pool_size` cannot serve."""
     if opt.pool_size and not crops(opt.preprocess):
         raise UserError(
-            f"--pool_size {opt.pool_size} keeps images of one size, but --preprocess {opt.preprocess} gives "
-            "images of any size: use a mode that crops, such as resize_and_crop, or --pool_size 0"
+            f"--pool_size {opt.pool_size} keeps images of one size: use a --preprocess that crops, or 0"
         )

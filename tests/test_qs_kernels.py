@@ -1,7 +1,4 @@
-"""The Triton kernels against rows computed one by one in float64: in the interpreter, and on a GPU if any.
-
-`run` (tests/conftest.py) takes them to either.
-"""
+"""The ranking kernels against rows computed one by one in float64: in the interpreter, and on a GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +16,6 @@ from scipy.special import logsumexp
 from models import qs_attn
 from models.speed import qs_kernels, triton_support
 
-ROOT = Path(__file__).parents[1]
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 
 
@@ -99,9 +95,8 @@ def test_the_state_merges_in_any_order(run, input_precision):
     """Permuted positions meet other blocks and other splits, and give the same rows."""
     features = features_of(1, 40, 1, 300, scale=2.0)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
-    log_entropy = run(qs_kernels.rank_globally, features, input_precision)
-    permuted = run(qs_kernels.rank_globally, features[..., order], input_precision)
-    torch.testing.assert_close(permuted, log_entropy[:, order], rtol=1e-5, atol=1e-4)
+    found = [run(qs_kernels.rank_globally, x, input_precision) for x in (features, features[..., order])]
+    torch.testing.assert_close(found[1], found[0][:, order], rtol=1e-5, atol=1e-4)
 
 
 def test_an_image_has_its_log_entropy_whatever_its_batch(run):
@@ -133,12 +128,10 @@ def test_half_features_are_taken_as_they_stand(run, dtype):
 
 def test_nothing_runs_where_triton_is_missing():
     code = (
-        "import sys; sys.modules['triton'] = None\n"
-        "import torch, models\n"
-        "from models.speed import qs_kernels\n"
-        "assert qs_kernels.global_log_entropy(torch.zeros(1, 2, 4, 4)) is None"
+        "import sys; sys.modules['triton'] = None; import torch; from models.speed import qs_kernels as q; "
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    code += "assert q.global_log_entropy(torch.zeros(1, 2, 4, 4)) is None"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)
 
 
 @on_gpu

@@ -2,8 +2,8 @@
 
 A group is the bias of a convolution, an instance norm, the activation or the residual sum behind it, and then
 a reflected border or a blurred resampling; any of these may be missing. A group ends at a tapped layer; only
-the border of the next convolution may still join it. Weights, taps and the function computed are those of the
-layers. A bias that only an instance norm sees is left out: the norm cancels it, and its gradient is zero.
+the border of the next convolution may still join it. A bias that only an instance norm sees is left out: the
+norm cancels it, and its gradient is zero.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def run(
     branch, at = None, 0
     while at < len(pieces):
         layer, tap = pieces[at]
-        convolution, bias = _convolution(layer), None
+        bias = None
+        deferred = type(layer) is nn.Conv2d and layer.padding_mode == "zeros"  # its bias can be added later
+        convolution = layer if deferred and not isinstance(layer.padding, str) else None
         if convolution is not None:
             x = convolve(convolution, x)
             at, bias = at + 1, convolution.bias
@@ -74,12 +76,6 @@ def run(
     return x, [taps[number] for number in layers]
 
 
-def _convolution(layer: nn.Module | str) -> nn.Conv2d | None:
-    """The layer, if it is a convolution whose bias can be added later."""
-    plain = type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return layer if plain else None
-
-
 def _pieces(model: nn.Sequential, layers: Sequence[int], stop: int):
     for number, module in enumerate(model[:stop]):
         block = getattr(module, "conv_block", None)
@@ -90,9 +86,7 @@ def _pieces(model: nn.Sequential, layers: Sequence[int], stop: int):
 
 
 def _is(pieces: list[Piece], at: int, kind: type | tuple[type, ...] | str) -> bool:
-    if at >= len(pieces):
-        return False
-    layer = pieces[at].layer
+    layer = pieces[at].layer if at < len(pieces) else None
     return layer == kind if isinstance(kind, str) else isinstance(layer, kind)
 
 

@@ -1,9 +1,8 @@
 """Triton kernels for the layers between two convolutions: norm, activation, residual sum, border, resampling.
 
-On a GPU these chains are memory traffic and launches, not arithmetic, and PyTorch's kernels for them expect
-NCHW where tensor cores expect channels-last. Here a chain is one pass over its input for the statistics and
-one that writes what the next convolution reads; its gradient takes two passes as well. With mean
-and variance over H and W of each channel,
+On a GPU these chains are memory traffic and launches, and PyTorch's kernels for them expect NCHW where
+tensor cores expect channels-last. Here a chain is one pass over its input for the statistics and one that
+writes what the next convolution reads; its gradient takes two passes. With mean and variance over H and W,
 
     v = (x - mean) / sqrt(var + 1e-5)
     y = act(v) + residual    act(v) = max(v, slope * v)
@@ -14,9 +13,9 @@ gradient a sum over at most `_TRANSPOSED_TAPS` outputs per axis. These are gathe
 atomically, so results are the same bit for bit in every run.
 
 The bias of a convolution before a norm has no effect and is left out, unless x itself is tapped; it is then
-added in the pass for the statistics, and its gradient summed in the pass that gathers. Arithmetic is float32
-for every dtype. The variance comes from squared distances (merged over splits by Chan et al., 1983): a sum of
-squares would lose it beside a large mean. Shapes: x (B, C, H, W) channels-last.
+added in the pass for the statistics, and its gradient summed in the pass that gathers. Arithmetic is float32.
+The variance comes from squared distances (merged over splits by Chan et al., 1983): a sum of squares would
+lose it beside a large mean. Shapes: x (B, C, H, W) channels-last.
 """
 
 from __future__ import annotations
@@ -59,55 +58,44 @@ def norm_act_resample(
     border: int = 0,
     keep: bool = False,
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """(x + bias, y, t) of the module's formulas; t is y where there is no tail.
+    """(x + bias, y, t) of the module's formulas. Differentiable once, in x, bias and residual.
 
     x + bias is returned only with both a bias and a norm, y only with `keep` or without a tail; else None.
 
     Args:
-        x: (B, C, H, W) channels-last, float32 or bfloat16, like the results; overwritten with bias and norm.
+        x: (B, C, H, W), float32 or bfloat16, like the results; overwritten with bias and norm.
         bias: (C,) of the convolution before, where that matters: without a norm, or where x + bias is wanted.
         norm: without it v is x + bias.
         slope: of the activation below zero, in [0, 1]: 0 is ReLU, 1 none.
         residual: like x; it joins a normalised v without activation, as at the end of a residual block.
         border: width of the reflected border, less than H and W, of Tail.PAD.
         keep: y is wanted beside t; with Tail.PAD alone.
-
-    Differentiable once, in x, bias and residual.
     """
     assert 0 <= slope <= 1, slope
     assert not keep or tail in (Tail.NONE, Tail.PAD), tail
     assert residual is None or (norm and slope == 1), (norm, slope)
-    x = x.contiguous(memory_format=torch.channels_last)
-    if residual is not None:
-        residual = residual.contiguous(memory_format=torch.channels_last)
-    x, y, t = _NormActResample.apply(x, bias, residual, norm, slope, tail, border, keep)
+    x = _channels_last(x)
+    x, y, t = _NormActResample.apply(x, bias, _channels_last(residual), norm, slope, tail, border, keep)
     return (x, t, t) if tail == Tail.NONE else (x, y, t)
 
 
 def works_for(x: Tensor, bias: Tensor | None, residual: Tensor | None, settings: dict[str, object]) -> bool:
     """Whether `norm_act_resample` and its gradient work for such arguments, by trial at the first call."""
-    grid, needs_gradient = _Grid(x), torch.is_grad_enabled()
-    variant = (
-        x.dtype,
-        x.device,
-        *grid.constants,
-        bias is None,
-        residual is None,
-        *settings.values(),
-        needs_gradient,
-    )
+    graded, constants = torch.is_grad_enabled(), _Grid(x).constants
+    variant = x.dtype, x.device, *constants, bias is None, residual is None, *settings.values(), graded
 
     def trial() -> None:
-        ones = [
-            None if value is None else torch.ones_like(value, requires_grad=needs_gradient)
-            for value in (x, bias, residual)
-        ]
-        outputs = norm_act_resample(ones[0] * 1, bias=ones[1], residual=ones[2], **settings)
-        if needs_gradient:
+        given = [t if t is None else torch.ones_like(t, requires_grad=graded) for t in (x, bias, residual)]
+        outputs = norm_act_resample(given[0] * 1, bias=given[1], residual=given[2], **settings)
+        if graded:
             sum(output.sum() for output in outputs if output is not None).backward()
 
     name = "fused layers (norm {norm}, slope {slope:g}, tail {tail.name})".format(**settings)
     return trials.allows(name, variant, trial)
+
+
+def _channels_last(x: Tensor | None) -> Tensor | None:
+    return x if x is None else x.contiguous(memory_format=torch.channels_last)
 
 
 class _NormActResample(torch.autograd.Function):
@@ -116,16 +104,15 @@ class _NormActResample(torch.autograd.Function):
         B, C, H, W = x.shape
         grid = _Grid(x)
         ctx.settings = dict(NORM=norm, SLOPE=slope, TAIL=int(tail), BORDER=border)
-        keep = keep and tail == Tail.PAD  # else t is y
         height, width = _size_after(tail, border, H, W)
         t = _empty_like(x, height, width)
-        y = _empty_like(x, H, W) if keep else None
+        y = _empty_like(x, H, W) if keep and tail == Tail.PAD else None  # else t is y
         statistics = _moments(x, bias, grid) if norm else x
         with on_device_of(x):
             _apply_kernel[grid.over_positions(height * width)](
                 x, x if bias is None else bias, x if residual is None else residual, statistics,
                 t if y is None else y, t, C, H, W, height, width, BIAS=bias is not None and not norm,
-                RESIDUAL=residual is not None, KEEP=keep,
+                RESIDUAL=residual is not None, KEEP=y is not None,
                 TAPS=_TAPS[tail], **ctx.settings, **grid.blocks,
             )  # fmt: skip
         ctx.save_for_backward(x, bias, statistics)
@@ -144,10 +131,7 @@ class _NormActResample(torch.autograd.Function):
         B, C, H, W = x.shape
         grid, tail = _Grid(x), Tail(settings["TAIL"])
         height, width = _size_after(tail, settings["BORDER"], H, W)
-        grads = [
-            None if grad is None else grad.contiguous(memory_format=torch.channels_last)
-            for grad in (grad_x, grad_y, grad_t)
-        ]
+        grads = list(map(_channels_last, (grad_x, grad_y, grad_t)))
         has = {f"HAS_{name}": grad is not None for name, grad in zip("XYT", grads, strict=True)}
         grad_x, grad_y, grad_t = (x if grad is None else grad for grad in grads)
         inner = _empty_like(x, H, W)  # the gradient of v
@@ -161,9 +145,8 @@ class _NormActResample(torch.autograd.Function):
             )  # fmt: skip
             if norm or bias is not None:
                 rows = 3 if has["HAS_X"] else 2 if norm else 1
-                _sum_kernel[grid.over_channels](
-                    partial, sums, C, SPLITS=grid.splits, ROWS=rows, **grid.few_channels
-                )  # fmt: skip
+                splits = {"SPLITS": grid.splits, "ROWS": rows}
+                _sum_kernel[grid.over_channels](partial, sums, C, **splits, **grid.few_channels)
             grad_input = _empty_like(x, H, W) if norm else inner
             if norm:
                 _apply_gradient_kernel[grid.over_positions(H * W)](
@@ -196,8 +179,8 @@ def _moments(x: Tensor, bias: Tensor | None, grid: _Grid) -> Tensor:
 class _Grid:
     """How a tensor (B, C, H, W) is cut: tiles of positions by channels, and `splits` runs of tiles for sums.
 
-    It depends on C, H and W alone, so that an image's result does not depend on its batch. A row of a tile is
-    a memory transaction, and about 512 programs per image keep enough of them under way.
+    It depends on C, H and W alone, so that an image's result does not depend on its batch. About 512 programs
+    per image keep enough memory transactions under way.
     """
 
     def __init__(self, x: Tensor):
@@ -212,26 +195,21 @@ class _Grid:
         self.tiles = triton.cdiv(tiles, wanted)
         self.splits = triton.next_power_of_2(wanted)
         self.over_splits = (self.splits, self.channel_blocks, self.batch)
+        self.constants = block_p, block_c, self.tiles, self.splits  # all that kernels are compiled for
         fewer = min(2, block_p)  # where gathering needs the registers
         self.smaller_tiles = {**self.blocks, "BLOCK_P": block_p // fewer, "TILES": self.tiles * fewer}
         self.few_channels = {"BLOCK_C": min(16, block_c)}
         self.over_channels = (triton.cdiv(channels, self.few_channels["BLOCK_C"]), self.batch)
-
-    @property
-    def constants(self) -> tuple[int, ...]:
-        """All that kernels are compiled for, so that equal ones mean the same kernels."""
-        return self.blocks["BLOCK_P"], self.blocks["BLOCK_C"], self.tiles, self.splits
 
     def over_positions(self, positions: int) -> tuple[int, int, int]:
         return triton.cdiv(positions, self.blocks["BLOCK_P"]), self.channel_blocks, self.batch
 
 
 def _size_after(tail: Tail, border: int, H: int, W: int) -> tuple[int, int]:
-    if tail == Tail.PAD:
-        return H + 2 * border, W + 2 * border
     if tail == Tail.DOWN:
         return (H + 1) // 2, (W + 1) // 2
-    return (2 * H, 2 * W) if tail == Tail.UP else (H, W)
+    factor, border = (2 if tail == Tail.UP else 1), (border if tail == Tail.PAD else 0)
+    return factor * H + 2 * border, factor * W + 2 * border
 
 
 def _empty_like(x: Tensor, height: int, width: int) -> Tensor:
@@ -372,9 +350,7 @@ def _sum_kernel(
     channels = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     splits = tl.arange(0, SPLITS)
     for row in tl.static_range(ROWS):
-        cells = (
-            partial + ((batch * SPLITS + splits[:, None]) * 3 + row) * C + channels[None, :]
-        )  # (splits, channels)
+        cells = partial + ((batch * SPLITS + splits[:, None]) * 3 + row) * C + channels[None, :]
         total = tl.sum(tl.load(cells, mask=(channels < C)[None, :], other=0.0), 0)
         tl.store(sums + (batch * 3 + row) * C + channels, total, mask=channels < C)
 
@@ -500,8 +476,7 @@ def _apply_gradient_kernel(
     batch = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channels < C
-    mean = tl.load(statistics + batch * 2 * C + channels, mask=is_channel, other=0.0)
-    scale = tl.load(statistics + (batch * 2 + 1) * C + channels, mask=is_channel, other=0.0)
+    mean, scale = _shift_and_scale(statistics, x, batch, channels, C, True, False)
     mean_g = tl.load(sums + batch * 3 * C + channels, mask=is_channel, other=0.0) / positions
     mean_gv = tl.load(sums + (batch * 3 + 1) * C + channels, mask=is_channel, other=0.0) / positions
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)

@@ -10,7 +10,6 @@ A row's scores s_j = f_i . f_j are streamed; its state is four numbers over the 
 With g_j = s_j - m and g2 = m2 - m,
 
     r = sum e^{g_j} = e^{g2} S,    t = sum e^{g_j} (-g_j) = e^{g2} (U - g2 S),
-
     log H = log( log1p(r) + t / (1 + r) ) = g2 + log( S log1p(r)/r + (U - g2 S) / (1 + r) ).
 
 All terms are non-negative and nothing cancels or underflows: where e^{g2} becomes 0, the bracket is above 0.
@@ -22,15 +21,9 @@ the new one, over a distance d >= 0:
     sum e^{-d} e^{..} = e^{-d} S,    sum e^{-d} e^{..} (d + ..) = e^{-d} (U + d S).
 
 Everything is float32. Products of float32 features must be float32-accurate, because scores are in the
-thousands and their absolute differences count. Two ways, the first where tensor cores have tf32:
-
-    tf32x3  f = hi + lo, both tf32: hi.hi + hi.lo + lo.hi on tensor cores; sums of 32 channels add in float32.
-            What it drops is below 2^-21 of a product. On features of a horse photograph, with scores up to
-            12,000, its arithmetic, emulated, gives float64's 256 choices in their order, with errors below
-            plain float32's.
-    ieee    fused multiply-adds: 8.6 GFLOP for 64 x 64 positions of 256 channels, on slower units.
-
-Products of bfloat16 or float16 features are exact in float32, and run on tensor cores as they are.
+thousands and their absolute differences count: where tensor cores have tf32, by tf32x3 (f = hi + lo, both
+tf32: hi.hi + hi.lo + lo.hi, sums of 32 channels in float32; it drops less than 2^-21 of a product), else by
+ieee fused multiply-adds. Products of bfloat16 or float16 features are exact in float32.
 """
 
 from __future__ import annotations
@@ -50,13 +43,10 @@ PRECISIONS = ("tf32x3", "ieee")
 
 
 def global_log_entropy(features: Tensor) -> Tensor | None:
-    """log H of every attention row over all positions, or None where the kernels do not run.
+    """log H of every attention row of features (B, C, H, W), or None where the kernels do not run.
 
-    Args:
-        features: (B, C, H, W), contiguous or channels-last (neither is copied).
-
-    Returns (B, H*W) float32, in [-inf, log log L]; -inf where H*W is 1. Memory is O(L) beside the features.
-    The first call for a shape compiles, so make one before a CUDA graph is captured.
+    (B, H*W) float32; -inf where H*W is 1. Memory is O(L) beside the features, which are not copied. The first
+    call for a shape compiles, so make one before a CUDA graph is captured.
     """
     return _if_it_works("global ranking", rank_globally, features)
 
@@ -70,9 +60,8 @@ def _if_it_works(name: str, rank: Callable, features: Tensor, *window: int) -> T
     if not works(features.device) or features.dtype not in DTYPES:
         return None
     variant = (features.dtype, features.device, features.shape[1:], features.stride(), *window)
-    if not trials.allows(name, variant, lambda: rank(features, *window)):
-        return None
-    return rank(features, *window)
+    allowed = trials.allows(name, variant, lambda: rank(features, *window))
+    return rank(features, *window) if allowed else None
 
 
 def rank_globally(features: Tensor, input_precision: str | None = None) -> Tensor:
@@ -105,11 +94,11 @@ def rank_locally(features: Tensor, window: int) -> Tensor:
     # 4096 numbers a tile are 32 registers a thread for the queries and as many for the keys
     block_c = triton.next_power_of_2(C)
     block_q = min(128, max(1, 4096 // block_c))
+    blocks = {"BLOCK_Q": block_q, "BLOCK_C": block_c, "num_warps": 4}
     with on_device_of(features):
         _local_log_entropy[(triton.cdiv(H * W, block_q), B)](
-            vectors, log_entropy, C, H, W, *vectors.stride(),
-            WINDOW=window, BLOCK_Q=block_q, BLOCK_C=block_c, num_warps=4
-        )  # fmt: skip
+            vectors, log_entropy, C, H, W, *vectors.stride(), WINDOW=window, **blocks
+        )
     return log_entropy
 
 
@@ -125,6 +114,12 @@ def _global_config(features: Tensor, input_precision: str | None) -> dict[str, i
         if major in (9, 10):  # where accumulators spread over warp groups, or leave the registers
             blocks["BLOCK_K"] = 128 if features.dtype == torch.float32 else 256
     return {**blocks, "INPUT_PRECISION": input_precision, "num_warps": 8, "num_stages": 3}
+
+
+@jit
+def _no_keys(BLOCK_Q: tl.constexpr):
+    absent, zero = tl.full((BLOCK_Q,), ABSENT, tl.float32), tl.zeros((BLOCK_Q,), tl.float32)
+    return absent, absent, zero, zero
 
 
 @jit
@@ -179,10 +174,7 @@ def _global_states(
     split, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
     features += batch * stride_b
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    top = tl.full((BLOCK_Q,), ABSENT, tl.float32)
-    second = tl.full((BLOCK_Q,), ABSENT, tl.float32)
-    total = tl.zeros((BLOCK_Q,), tl.float32)
-    excess = tl.zeros((BLOCK_Q,), tl.float32)
+    top, second, total, excess = _no_keys(BLOCK_Q)
     for block in range(KEY_BLOCKS):
         keys = (split * KEY_BLOCKS + block) * BLOCK_K + tl.arange(0, BLOCK_K)
         scores = tl.zeros((BLOCK_Q, BLOCK_K), tl.float32)
@@ -198,9 +190,9 @@ def _global_states(
             )  # (C, K)  # fmt: skip
             scores = tl.dot(query, key, scores, input_precision=INPUT_PRECISION)
         scores = tl.where((keys < L)[None, :], scores, ABSENT)
-        block_top, block_second, block_total, block_excess = _state_of_block(scores)
+        top_here, second_here, total_here, excess_here = _state_of_block(scores)
         top, second, total, excess = _merge(
-            top, second, total, excess, block_top, block_second, block_total, block_excess
+            top, second, total, excess, top_here, second_here, total_here, excess_here
         )
     states += (batch * tl.num_programs(1) + split) * 4 * L + queries
     tl.store(states, top, mask=queries < L)
@@ -215,10 +207,7 @@ def _merge_splits(states, log_entropy, L, SPLITS: tl.constexpr, BLOCK_Q: tl.cons
     batch = tl.program_id(1).to(tl.int64)
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     states += batch * SPLITS * 4 * L + queries
-    top = tl.full((BLOCK_Q,), ABSENT, tl.float32)
-    second = tl.full((BLOCK_Q,), ABSENT, tl.float32)
-    total = tl.zeros((BLOCK_Q,), tl.float32)
-    excess = tl.zeros((BLOCK_Q,), tl.float32)
+    top, second, total, excess = _no_keys(BLOCK_Q)
     for _ in range(SPLITS):
         split_top = tl.load(states, mask=queries < L, other=0.0)
         split_second = tl.load(states + L, mask=queries < L, other=0.0)
@@ -244,10 +233,7 @@ def _local_log_entropy(
     y, x = queries // W, queries % W
     tile = features + queries[:, None] * stride_l + channels[None, :] * stride_c  # (Q, C)
     query = tl.load(tile, mask=(y < H)[:, None] & (channels < C)[None, :], other=0.0).to(tl.float32)
-    top = tl.full((BLOCK_Q,), ABSENT, tl.float32)
-    second = tl.full((BLOCK_Q,), ABSENT, tl.float32)
-    total = tl.zeros((BLOCK_Q,), tl.float32)
-    excess = tl.zeros((BLOCK_Q,), tl.float32)
+    top, second, total, excess = _no_keys(BLOCK_Q)
     for position in range(WINDOW * WINDOW):
         dy, dx = position // WINDOW - WINDOW // 2, position % WINDOW - WINDOW // 2
         inside = (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)

@@ -1,31 +1,54 @@
 """The whole training step as one CUDA graph, and the snapshot that lets a step be rehearsed without a trace.
 
 A capture needs compiled code, chosen algorithms and allocated optimiser state beforehand. So the step is
-first rehearsed on the real batch and everything it changed is restored, random generators included; then it
-is recorded. Random numbers of a step are drawn on the device from the default generator, which each replay
-advances as a step would.
+first rehearsed on the real batch, and everything it changed is restored, random generators included; then it
+is recorded. Its random numbers come from the default generator, which each replay advances as a step would.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
-
-from models.speed.streams import SideStream
+from torch import Tensor
 
 WARM_UP_STEPS = 3  # as PyTorch advises
+
+
+class SideStream:
+    """Inside `with`, CUDA kernels run on a second stream that first waits for work already queued.
+
+    The current stream continues meanwhile; work queued on it after `join` waits for this one. An exception
+    joins too. Keep alive until `join` what one stream uses of the other's memory: each allocates its own.
+    Does nothing on other devices.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __enter__(self) -> None:
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
+            self._entered = torch.cuda.stream(self.stream)
+            self._entered.__enter__()
+
+    def __exit__(self, kind, *error) -> None:
+        if self.stream is not None:
+            self._entered.__exit__(kind, *error)
+            if kind is not None:
+                self.join()
+
+    def join(self) -> None:
+        if self.stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
 
 
 class Recording:
     """The step on batches of one shape as a CUDA graph, with the buffers it reads and writes.
 
-    Args:
-        before: the state to restore after the rehearsal that a capture needs.
-        forget: drops the model's results of earlier steps.
+    The state `before` is restored after the rehearsal; `forget` drops the model's results of earlier steps.
     """
 
     def __init__(self, model, step: Callable[[], None], before: Snapshot, forget: Callable[[], None]):
@@ -40,7 +63,7 @@ class Recording:
         stream.join()
         forget()
         before.restore()
-        with self._capturable():
+        with self._rates_on_device():
             self._replay = capture_graph(step, stream)
         self.losses = {name: loss.detach() for name, loss in model.losses.items()}
         self.results = dict(model.results)
@@ -55,7 +78,7 @@ class Recording:
         model.batch, model.losses, model.results = dict(self.inputs), dict(self.losses), dict(self.results)
 
     @contextmanager
-    def _capturable(self) -> Iterator[None]:
+    def _rates_on_device(self) -> Iterator[None]:
         """Let the optimisers read their learning rates from the device, and be captured.
 
         Only here: elsewhere groups hold plain numbers, so schedules and saved states are as without a graph.
@@ -95,21 +118,14 @@ class Snapshot:
     def __init__(self, model):
         self.model = model
         self.values = [(tensor, tensor.detach().clone()) for tensor in self._tensors()]
-        self.trainable = [(p, p.requires_grad) for p in self._parameters()]
-        self.random: list[tuple[Callable, Tensor]] = [(torch.set_rng_state, torch.get_rng_state())]
-        if model.device.type == "cuda":
-            setter = functools.partial(torch.cuda.set_rng_state, device=model.device)
-            self.random.append((setter, torch.cuda.get_rng_state(model.device)))
-        elif model.device.type == "mps":
-            self.random.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
-
-    def _parameters(self) -> Iterator[nn.Parameter]:
-        for net in self.model.networks.values():
-            yield from net.parameters()
+        self.trainable = [(p, p.requires_grad) for net in model.networks.values() for p in net.parameters()]
+        self.random = torch.get_rng_state()
+        on_gpu = model.device.type == "cuda"
+        self.random_of_gpu = torch.cuda.get_rng_state(model.device) if on_gpu else None
 
     def _tensors(self) -> Iterator[Tensor]:
-        yield from self._parameters()
         for module in (*self.model.networks.values(), *self.model.memories.values()):
+            yield from module.parameters()
             yield from module.buffers()
         yield self.model.guard.found
         yield self.model.guard.report
@@ -129,5 +145,6 @@ class Snapshot:
         for parameter, trainable in self.trainable:
             parameter.requires_grad_(trainable)
             parameter.grad = None
-        for setter, state in self.random:
-            setter(state)
+        torch.set_rng_state(self.random)
+        if self.random_of_gpu is not None:
+            torch.cuda.set_rng_state(self.random_of_gpu, self.model.device)

@@ -26,10 +26,16 @@ MULTIPLE = 8  # of channels that tensor cores take
 
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """The convolution `layer` of x (B, C, H, W) channels-last, without its bias."""
-    k = layer.kernel_size[1]
-    few = min(layer.in_channels, layer.out_channels) <= FEW and layer.kernel_size == (k, k) and k > 3
+    k, few = layer.kernel_size[1], min(layer.in_channels, layer.out_channels)
     plain = (layer.stride, layer.dilation, layer.groups) == ((1, 1), (1, 1), 1)
-    if not (few and plain and _works_for(layer, x)):
+
+    def trial() -> None:
+        channels = k * few + -(k * few) % MULTIPLE
+        image = x.new_ones((1, few, k, k))
+        _move(_collect_kernel, _move(_spread_kernel, image, k, 0, k, channels), k, 0, k, few)
+
+    thin = few <= FEW and layer.kernel_size == (k, k) and k > 3 and plain
+    if not (thin and trials.allows("convolutions of few channels", (x.dtype, x.device, few, k), trial)):
         return F.conv2d(x, layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
     vertical, horizontal = layer.padding
     weight, width = layer.weight, x.shape[3] + 2 * horizontal - k + 1  # (outputs, inputs, k, k)
@@ -40,19 +46,6 @@ def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
     weight = _fill(weight.flip(3).permute(3, 0, 1, 2).flatten(0, 1)[..., None], 0)  # (i C + c, inputs, k, 1)
     z = F.conv2d(x, weight, padding=(vertical, 0))
     return _Shift.apply(z, False, k, k - 1 - horizontal, width, layer.out_channels)
-
-
-def _works_for(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the kernels work for this layer here, by trial at the first call."""
-    few = min(layer.in_channels, layer.out_channels)
-    k = layer.kernel_size[1]
-    channels = k * few + -(k * few) % MULTIPLE
-
-    def trial() -> None:
-        image = x.new_ones((1, few, k, k))
-        _move(_collect_kernel, _move(_spread_kernel, image, k, 0, k, channels), k, 0, k, few)
-
-    return trials.allows("convolutions of few channels", (x.dtype, x.device, few, k), trial)
 
 
 def _fill(weight: Tensor, dim: int) -> Tensor:
@@ -79,23 +72,11 @@ def _move(kernel, x: Tensor, k: int, shift: int, width: int, channels: int) -> T
     x = x.contiguous(memory_format=torch.channels_last)
     shape = (len(x), channels, x.shape[2], width)
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    pixels = shape[0] * shape[2] * width
-    block_c = triton.next_power_of_2(channels)
+    pixels, block_c = shape[0] * shape[2] * width, triton.next_power_of_2(channels)
     block_p = max(1, 1024 // block_c)
+    sizes = x.shape[1], channels, x.shape[3], width, shift
     with on_device_of(x):
-        kernel[(triton.cdiv(pixels, block_p),)](
-            x,
-            out,
-            pixels,
-            x.shape[1],
-            channels,
-            x.shape[3],
-            width,
-            shift,
-            K=k,
-            BLOCK_P=block_p,
-            BLOCK_C=block_c,
-        )
+        kernel[(triton.cdiv(pixels, block_p),)](x, out, pixels, *sizes, K=k, BLOCK_P=block_p, BLOCK_C=block_c)
     return out
 
 
@@ -104,8 +85,7 @@ def _spread_kernel(
     x, out, pixels, C, channels, width_in, width, shift,
     K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """out (pixels, channels) from x of C channels, pixels = (B, H, width): channel i C + c is x[c] at
-    w + i - shift."""
+    """out (pixels, channels), pixels = (B, H, width): channel i C + c is x[c] at w + i - shift."""
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
     i, c = channel // C, channel % C
@@ -122,8 +102,7 @@ def _collect_kernel(
     x, out, pixels, C, channels, width_in, width, shift,
     K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """out (pixels, channels) from x of C channels, pixels = (B, H, width): the sum of x[i channels + c] at
-    w - i + shift."""
+    """out (pixels, channels), pixels = (B, H, width): the sum of x[i channels + c] at w - i + shift."""
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.arange(0, BLOCK_C)
     there = (p < pixels)[:, None] & (channel < channels)[None, :]
@@ -131,8 +110,7 @@ def _collect_kernel(
     for i in tl.static_range(K):
         column = p % width - i + shift
         inside = there & ((column >= 0) & (column < width_in))[:, None]
-        source = ((p // width) * width_in + column)[:, None].to(tl.int64) * C + (i * channels + channel)[
-            None, :
-        ]
+        source = ((p // width) * width_in + column)[:, None].to(tl.int64) * C
+        source += (i * channels + channel)[None, :]
         total += tl.load(x + source, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + p[:, None].to(tl.int64) * channels + channel[None, :], total, mask=there)

@@ -42,23 +42,17 @@ class Trials:
 
         Lack of memory says nothing about them, and is raised.
         """
-        if name in self.failed:
-            return False
-        if (name, variant) in self.passed:
-            return True
+        if name in self.failed or (name, variant) in self.passed:
+            return name not in self.failed
         try:
             trial()
         except Exception as error:  # a compiler may raise anything
             if "out of memory" in str(error):
                 raise
             self.failed.add(name)
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            warnings.warn(
-                f"the kernels for {name} do not work on this machine; PyTorch's own code replaces them. "
-                f"{type(error).__name__}: {reason[0]}",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            said = f"the kernels for {name} do not work on this machine; PyTorch's own code replaces them. "
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(f"{said}{type(error).__name__}: {reason}", RuntimeWarning, stacklevel=3)
             return False
         self.passed.add((name, variant))
         return True
