@@ -14,7 +14,7 @@ from golden import load_golden
 from scipy.special import logsumexp
 
 from models import qs_attn
-from models.speed import qs_kernels, triton_support
+from models.speed import qs_kernels
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 
@@ -172,19 +172,3 @@ def test_rows_of_windows_and_their_gradient_are_those_of_indexing(dtype):
         exact[image, places[image, n, m]] += weight[image, n, m].double()
     assert gradient.dtype == dtype
     torch.testing.assert_close(gradient, exact.to(dtype), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("mode", ["global", "local"])
-def test_ranking_that_fails_on_a_machine_is_left_to_plain_code(monkeypatch, mode):
-    def fails(features, *_):
-        raise RuntimeError("out of resource: shared memory")
-
-    features = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(0))
-    expected = qs_attn.log_entropy(features, mode)
-    monkeypatch.setattr(qs_kernels, "works", lambda device: True)
-    monkeypatch.setattr(qs_kernels, "trials", triton_support.Trials())
-    monkeypatch.setattr(qs_kernels, f"rank_{mode}ly", fails)
-    with pytest.warns(RuntimeWarning, match=f"the kernels for {mode} ranking do not work") as caught:
-        for _ in range(2):
-            assert torch.equal(qs_attn.log_entropy(features, mode), expected)
-    assert len(caught) == 1
