@@ -18,9 +18,8 @@ if __name__ == "__main__":  # Ctrl-C during the imports ends without a traceback
 import torch
 
 from data import create_loader
-from data.folders import changes, fingerprint
+from data.folders import changes, fingerprint, quick_check
 from data.loader import Loader
-from data.preflight import quick_check
 from models import MODELS, create_model
 from models.base_model import BaseModel
 from models.samples import Samples
@@ -59,18 +58,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: StopSignal) -> int:
     """Train to the last epoch, or until `stop`; return the exit status."""
-    # the run's folder; the data is checked first, so that a start without data makes no folder
+    # the data comes first, so that a start without data makes no run folder
+    loader = create_loader(opt, device, rank=distributed.rank(), world_size=distributed.world_size())
     if distributed.rank() == 0:
-        for problem in quick_check(opt):
+        for problem in quick_check(loader.dataset):
             say(f"note: {problem}", file=sys.stderr)
     run = Run(opt, options.parser.options, MODELS[opt.model].translating(opt)[0])
 
-    # data and model
     seed_everything(opt.seed)
     if opt.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
-    loader = create_loader(opt, device, rank=distributed.rank(), world_size=distributed.world_size())
     model = create_model(opt)
     model.expect_images(loader.dataset.files)
     if opt.dry_run:

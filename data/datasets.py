@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -34,8 +35,8 @@ class View(NamedTuple):
     pixels: np.ndarray  # (h, w, 3) uint8, not mirrored yet
     part: tuple[float, ...]  # top, left, height and width as fractions of the image, and 1 if mirrored
     path: str
-    replaced: tuple[ImageError, ...] = ()  # the errors of files in whose place this one came
-    domain: int | None = None  # its number, in a set of many domains
+    replaced: tuple[ImageError, ...]  # the errors of files in whose place this one came
+    domain: int | None  # its number, in a set of many domains
 
 
 @dataclass(eq=False)
@@ -62,20 +63,18 @@ class BaseDataset:
     on_bad_image: str = "stop"
     cache_gb: float = 0.0  # gigabytes for decoded images
     grey: tuple[float, float] | None = None  # black and white of deep grey; None: each folder's `grey_range`
+    domains: Sequence[str] = ()  # names of many domains, in order
+    own_domain: bool = False  # whether a target of many may be the source's own domain
 
     def __post_init__(self) -> None:
         files = self.find_images()
         share = self.cache_gb / sum(map(len, files.values()))  # gigabytes per image
         self.stores = {
-            domain: ImageStore(
+            name: ImageStore(
                 paths, self.preprocess, share * len(paths), self.columns, self.grey or grey_range(paths)
             )
-            for domain, paths in files.items()
+            for name, paths in files.items()
         }
-
-    @property
-    def in_order(self) -> bool:
-        return self.serial_batches or not self.preprocess.training
 
     def find_images(self) -> dict[str, list[Path]]:
         """The files of each domain, at most `max_dataset_size` of a folder."""
@@ -90,14 +89,14 @@ class BaseDataset:
         return self.make(key, random.Random(f"sample {self.seed} {key.epoch} {key.position}"))
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """Images in each domain."""
-        return {domain: len(store) for domain, store in self.stores.items()}
-
-    @property
     def files(self) -> dict[str, list[str]]:
         """The images of each domain."""
         return {domain: store.paths for domain, store in self.stores.items()}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images in each domain."""
+        return {domain: len(paths) for domain, paths in self.files.items()}
 
     @property
     def sources(self) -> dict[str, list[str]]:
@@ -107,29 +106,12 @@ class BaseDataset:
     @property
     def in_memory(self) -> bool:
         """Whether (nearly) all images are cached, so that workers would not help."""
-        return sum(store.cached for store in self.stores.values()) >= NEARLY_ALL * sum(self.sizes.values())
+        stores = self.stores.values()
+        return sum(store.cached for store in stores) >= NEARLY_ALL * sum(map(len, stores))
 
     def begin_epoch(self, epoch: int) -> bool:
         """Make caches for the size of an epoch; whether there are new ones, of which workers do not know."""
         return any([store.begin_epoch(epoch) for store in self.stores.values()])
-
-    def read(
-        self, store: ImageStore, index: int, epoch: int, generator: random.Random
-    ) -> tuple[np.ndarray, str, tuple[ImageError, ...]]:
-        """The image (H, W, 3) uint8 at `index` of a store or its replacement, its file, and the failures."""
-        failed: list[ImageError] = []
-        while len(failed) < MAX_REPLACEMENTS:
-            try:
-                return store.read(index, epoch), store.paths[index], tuple(failed)
-            except ImageError as error:
-                if self.on_bad_image == "stop" or not self.preprocess.training:
-                    raise
-                failed.append(error)
-                index = generator.randrange(len(store))
-        raise UserError(
-            f"{MAX_REPLACEMENTS} images in a row could not be used, the last being {failed[-1].path!r}. "
-            "See what is wrong with the data set: python scripts/check_dataset.py DATAROOT"
-        )
 
     def see(
         self,
@@ -138,18 +120,30 @@ class BaseDataset:
         key: SampleKey,
         generator: random.Random,
         domain: int | None = None,
-    ) -> View:
-        """A window, drawn here, of the image at `index` of a store."""
-        pixels, path, replaced = self.read(store, index, key.epoch, generator)
-        window = self.preprocess.draw_window(generator, *pixels.shape[:2])
-        return self.view(pixels, window, path, replaced, domain)
-
-    def view(self, pixels: np.ndarray, window: tuple[int, int, bool], *about) -> View:
-        """A window (top, left, mirrored) of an image (H, W, 3); `about` are the last fields of the view."""
-        (rows, columns), (top, left, mirrored) = pixels.shape[:2], window
+    ) -> list[View]:
+        """One window, drawn here, of each image in the file at `index`, or in its replacement."""
+        failed: list[ImageError] = []
+        while True:
+            try:
+                pixels = store.read(index, key.epoch)
+                break
+            except ImageError as error:
+                if self.on_bad_image == "stop" or not self.preprocess.training:
+                    raise
+                failed.append(error)
+                index = generator.randrange(len(store))
+            if len(failed) == MAX_REPLACEMENTS:
+                raise UserError(
+                    f"{MAX_REPLACEMENTS} images in a row could not be used, the last being "
+                    f"{failed[-1].path!r}. See what is wrong: python scripts/check_dataset.py DATAROOT"
+                )
+        images = np.split(pixels, self.columns, axis=1)
+        rows, columns = images[0].shape[:2]
+        top, left, mirrored = self.preprocess.draw_window(generator, rows, columns)
         height, width = self.preprocess.input_size(rows, columns)
         part = (top / rows, left / columns, height / rows, width / columns, float(mirrored))
-        return View(pixels[top : top + height, left : left + width], part, *about)
+        window = np.s_[top : top + height, left : left + width]
+        return [View(image[window], part, store.paths[index], tuple(failed), domain) for image in images]
 
 
 class UnalignedDataset(BaseDataset):
@@ -173,9 +167,9 @@ class UnalignedDataset(BaseDataset):
         views = {}
         for domain, store in self.stores.items():
             index = key.index % len(store)
-            if domain == "B" and not self.in_order:
+            if domain == "B" and self.preprocess.training and not self.serial_batches:
                 index = generator.randrange(len(store))
-            views[domain] = self.see(store, index, key, generator)
+            (views[domain],) = self.see(store, index, key, generator)
         return views
 
 
@@ -187,20 +181,16 @@ class AlignedDataset(BaseDataset):
 
     columns = 2
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.stores["B"] = self.stores["A"]
-
     def find_images(self) -> dict[str, list[Path]]:
         return {"A": list_images(domain_folder(self.dataroot, self.phase), self.max_dataset_size)}
 
+    @property
+    def files(self) -> dict[str, list[str]]:
+        return dict.fromkeys("AB", self.stores["A"].paths)
+
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
-        pixels, path, replaced = self.read(self.stores["A"], key.index, key.epoch, generator)
-        source, target = np.split(pixels, 2, axis=1)
-        if self.direction == "BtoA":
-            source, target = target, source
-        window = self.preprocess.draw_window(generator, *source.shape[:2])
-        return {"A": self.view(source, window, path, replaced), "B": self.view(target, window, path)}
+        views = self.see(self.stores["A"], key.index, key, generator)
+        return dict(zip("AB", views if self.direction == "AtoB" else reversed(views), strict=True))
 
 
 class SingleDataset(BaseDataset):
@@ -212,19 +202,15 @@ class SingleDataset(BaseDataset):
         return {"A": list_images(self.dataroot, self.max_dataset_size)}
 
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
-        return {"A": self.see(self.stores["A"], key.index, key, generator)}
+        return {"A": self.see(self.stores["A"], key.index, key, generator)[0]}
 
 
-@dataclass(eq=False)
 class DomainsDataset(BaseDataset):
     """Many domains: A of one, B of the domain to translate it to; both tell theirs.
 
     A training epoch is N times the largest of N domains, each a source equally often whatever its size; the
     target and its image are drawn. At test it is every image of every domain once, as "A" alone.
     """
-
-    domains: list[str] = field(kw_only=True)  # their names, in order
-    own_domain: bool = field(default=False, kw_only=True)  # whether a target may be the source's own domain
 
     def find_images(self) -> dict[str, list[Path]]:
         return {
@@ -247,9 +233,17 @@ class DomainsDataset(BaseDataset):
             while index >= len(stores[source]):
                 index -= len(stores[source])
                 source += 1
-            return {"A": self.see(stores[source], index, key, generator, source)}
+            return {"A": self.see(stores[source], index, key, generator, source)[0]}
         source, index = index % count, index // count % len(stores[index % count])
-        views = {"A": self.see(stores[source], index, key, generator, source)}
+        (view,) = self.see(stores[source], index, key, generator, source)
         target = (source + generator.randrange(0 if self.own_domain else 1, count)) % count
         index = generator.randrange(len(stores[target]))
-        return views | {"B": self.see(stores[target], index, key, generator, target)}
+        return {"A": view, "B": self.see(stores[target], index, key, generator, target)[0]}
+
+
+DATASETS: dict[str, type[BaseDataset]] = {
+    "unaligned": UnalignedDataset,
+    "aligned": AlignedDataset,
+    "single": SingleDataset,
+    "multi": DomainsDataset,
+}

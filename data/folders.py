@@ -1,13 +1,23 @@
-"""Where the images of a data set are under --dataroot, and whether a resumed training finds the same."""
+"""The folders of a data set: where they are, what is wrong with the images, whether they are as before."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import random
+import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+
+from data.transforms import MIN_SIDE
 from util.errors import UserError
+from util.image_files import ImageError, read_image, to_rgb
 
 HOW_TO_GET_ONE = """To get one:
   download one      bash datasets/download_qsattn_dataset.sh horse2zebra
@@ -20,19 +30,16 @@ def domain_folder(dataroot: str | Path, phase: str, domain: str = "") -> Path:
 
     Raises `UserError` if there is none.
     """
-    phases = ("test", "val") if phase == "test" else (phase,)
-    places = ("{}{}", "{}/{}") if domain else ("{}",)
-    names = [place.format(phase, domain) for phase in phases for place in places]
+    root, phases = Path(dataroot), ("test", "val") if phase == "test" else (phase,)
+    names = [name for p in phases for name in ((f"{p}{domain}", f"{p}/{domain}") if domain else (p,))]
     for name in names:
-        if Path(dataroot, name).is_dir():
-            return Path(dataroot, name)
-    if not Path(dataroot).is_dir():
-        raise UserError(f"no data set at {str(dataroot)!r}: there is no such folder. {HOW_TO_GET_ONE}")
-    there = sorted(path.name for path in Path(dataroot).iterdir() if path.is_dir())[:12]
+        if (root / name).is_dir():
+            return root / name
+    there = sorted(path.name for path in root.iterdir() if path.is_dir())[:12] if root.is_dir() else None
+    found = "does not exist" if there is None else f"has {', '.join(map(repr, there)) or 'no folders'}"
     raise UserError(
-        f"no folder {' or '.join(names)} in the data set {str(dataroot)!r}, which has "
-        f"{', '.join(map(repr, there)) or 'no folders'}. Check --dataroot, --phase, --dataset_mode and "
-        f"--domains. {HOW_TO_GET_ONE}"
+        f"no folder {' or '.join(names)} in the data set {str(dataroot)!r}, which {found}. Check --dataroot, "
+        f"--phase, --dataset_mode and --domains. {HOW_TO_GET_ONE}"
     )
 
 
@@ -63,29 +70,110 @@ def find_domains(dataroot: str | Path, phase: str) -> list[str]:
     return found
 
 
+# ---- what is wrong with the images ----
+
+NEAR_CONSTANT = 2.0  # of 255: greatest standard deviation of a colour channel over the image
+SHOWN = 5  # names in a line of a report
+
+
+class Finding(NamedTuple):
+    """What was found of one file."""
+
+    folder: str
+    path: str
+    problem: str  # "" where there is none
+    kind: str = ""  # size and mode, as "40 x 32 RGB"
+    content: bytes = b""  # a hash, the same for the same pixels in any encoding
+    error: ImageError | None = None  # of a file that cannot be used
+
+
+def look_at(
+    folder: str, path: str | Path, grey: tuple[float, float] | None = None, min_side: int = MIN_SIDE
+) -> Finding:
+    """Decode one file and describe it."""
+    try:
+        image = read_image(path)
+    except ImageError as error:
+        return Finding(folder, str(path), f"unusable ({error.found})", error=error)
+    kind, image = f"{image.width} x {image.height} {image.mode}", to_rgb(image, grey)
+    content = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
+    problem = ""
+    if min(image.size) < min_side:
+        problem = f"shorter side below {min_side} pixels"
+    elif np.asarray(image).std((0, 1), dtype=np.float32).max() < NEAR_CONSTANT:
+        problem = "of nearly one colour"
+    return Finding(folder, str(path), problem, kind, content)
+
+
+def inspect(
+    folders: Mapping[str, Sequence[str | Path]],
+    greys: Mapping[str, tuple[float, float] | None],
+    min_side: int = MIN_SIDE,
+    seconds: float = math.inf,
+) -> list[Finding]:
+    """Look at the images of each named folder, or at a fair sample of as many as `seconds` allow."""
+    images = [(folder, path) for folder, paths in folders.items() for path in paths]
+    order = random.Random(0).sample(range(len(images)), len(images))
+    end = time.monotonic() + seconds
+
+    def look(index: int) -> Finding | None:
+        folder, path = images[index]
+        return look_at(folder, path, greys[folder], min_side) if time.monotonic() < end else None
+
+    with ThreadPoolExecutor() as pool:
+        found = sorted(zip(order, pool.map(look, order), strict=True))
+    return [finding for _, finding in found if finding]
+
+
+def problems(findings: Sequence[Finding]) -> list[str]:
+    """What is wrong with single files, one line for each folder and problem, naming files."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for finding in findings:
+        if finding.problem:
+            found[finding.folder, finding.problem].append(finding.path)
+    return [f"{folder}: {len(paths)} {what}: {names(paths)}" for (folder, what), paths in found.items()]
+
+
+def names(paths: Sequence[str]) -> str:
+    """The first few of `paths`, in a line."""
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return ", ".join(map(repr, paths[:SHOWN])) + more
+
+
+def quick_check(dataset, seconds: float = 1.0) -> list[str]:
+    """Problems in a sample of the images of a `BaseDataset`, one line each; takes about `seconds`.
+
+    Raises the `ImageError` of a file that cannot be used, unless bad images are skipped.
+    """
+    folders = {f"domain {domain}": store.paths for domain, store in dataset.stores.items()}
+    greys = {f"domain {domain}": store.grey for domain, store in dataset.stores.items()}
+    preprocess = dataset.preprocess
+    least = preprocess.crop_size if preprocess.mode == "crop" else MIN_SIDE
+    findings = inspect(folders, greys, least, seconds)
+    for finding in findings:
+        if finding.error and dataset.on_bad_image == "stop":
+            raise finding.error
+    return problems(findings)
+
+
 # ---- whether a resumed training sees the same files ----
 
-Fingerprint = Mapping[str, Mapping[str, object]]  # domain -> {"images": count, "names": hash of the names}
 
-
-def fingerprint(files: Mapping[str, Sequence[str]], dataroot: str | Path) -> Fingerprint:
+def fingerprint(files: Mapping[str, Sequence[str]], dataroot: str | Path) -> dict[str, dict[str, object]]:
     """The files of each domain: their count, and a hash of their names under `dataroot`."""
     found = {}
     for domain, paths in files.items():
-        names = "\0".join(os.path.relpath(path, dataroot) for path in paths)
-        digest = hashlib.blake2b(os.fsencode(names), digest_size=16).hexdigest()
+        listed = os.fsencode("\0".join(os.path.relpath(path, dataroot) for path in paths))
+        digest = hashlib.blake2b(listed, digest_size=16).hexdigest()
         found[domain] = {"images": len(paths), "names": digest}
     return found
 
 
-def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
-    """One line per domain whose files are not those of `before`."""
+def changes(before: Mapping[str, Mapping], now: Mapping[str, Mapping]) -> list[str]:
+    """One line per domain whose files are not those of the fingerprint `before`."""
     lines = []
     for domain in sorted({*before, *now}):
-        there, here = before.get(domain, {}), now.get(domain, {})
-        before_count, count = there.get("images", 0), here.get("images", 0)
-        if count != before_count:
-            lines.append(f"domain {domain}: {before_count} images there, {count} now")
-        elif there != here:
-            lines.append(f"domain {domain}: {count} images as there, but with other names")
+        if before.get(domain) != now.get(domain):
+            there, here = (files.get(domain, {}).get("images", 0) for files in (before, now))
+            lines.append(f"domain {domain}: {there} images there, {here} now{', renamed' * (there == here)}")
     return lines

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data.transforms import Preprocess
 from util.errors import UserError
@@ -15,18 +14,13 @@ from util.image_files import ImageError, open_rgb
 
 
 class ImageStore:
-    """Images by index, each (H, W, 3) uint8.
+    """Images by index, each (H, W, 3) uint8; with `columns` side by side in a file, each resized by itself.
 
-    The cache is an anonymous shared mapping, made before the workers are forked, so that all of them see what
-    one decodes. It takes memory as it fills and does not depend on the size of /dev/shm. No lock is needed: a
-    place is written, then marked, and two workers that fill the same place write the same bytes. Workers that
-    are not forked (macOS, Windows) cannot share it and have none.
-
-    Args:
-        gigabytes: bound of the cache (1e9 bytes), which keeps the first images that fit. It serves
-            resize_and_crop alone, where all images have one size.
-        columns: images side by side in one file, 2 for aligned pairs; each is resized by itself.
-        grey: black and white of grey images of more than 8 bits.
+    The cache keeps the first images that fit into `gigabytes` (1e9 bytes), in resize_and_crop, where all have
+    one size. It is an anonymous shared mapping, made before the workers are forked, so that all of them
+    see what one decodes; it takes memory as it fills and does not depend on the size of /dev/shm. No lock is
+    needed: a place is written, then marked, and two workers that fill it write the same bytes. Workers that
+    are not forked (macOS, Windows) have no cache.
     """
 
     def __init__(
@@ -78,13 +72,11 @@ class ImageStore:
         width = image.width // self._columns
         boxes = [(left, 0, left + width, image.height) for left in range(0, image.width, width)]
         try:
-            return np.concatenate([self._resized(image.crop(box), load_size) for box in boxes], axis=1)
+            parts = [np.asarray(self._preprocess.resize(image.crop(box), load_size)) for box in boxes]
         except UserError as error:
             remedy = "Remove it, or change --load_size, --crop_size or --preprocess"
             raise ImageError(path, str(error), remedy) from error
-
-    def _resized(self, image: Image.Image, load_size: int) -> np.ndarray:
-        return np.asarray(self._preprocess.resize(image, load_size))
+        return np.concatenate(parts, axis=1)
 
     def _set_cache(self, load_size: int, count: int) -> None:
         self._cached_size = load_size

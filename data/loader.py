@@ -3,10 +3,8 @@
 The order is a function of (seed, epoch), and a batch is a range of positions. So a run can resume at any
 position, with another number of workers or processes, and continues with the images it would have seen.
 
-Workers send bytes; the device mirrors and normalises. Once all images are in the shared cache, this process
-reads them from there itself, which costs it less than receiving a batch. One batch is uploaded ahead, on CUDA
-from pinned memory on a second stream. No thread is started here, so nothing else calls CUDA while a graph is
-captured.
+One batch is uploaded ahead, on CUDA from pinned memory on a second stream. No thread is started here, so
+nothing else calls CUDA while a graph is captured.
 """
 
 from __future__ import annotations
@@ -26,15 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.augment import to_input
-from data.datasets import BaseDataset, SampleKey, View
+from data.datasets import BaseDataset, SampleKey
+from data.transforms import to_input
 from util.errors import UserError
 from util.image_files import ImageError
 from util.run.stop_signal import SIGNALS
 
-# "A", "B": (B, C, h, w) float32 in [-1, 1]; "A_paths", "B_paths": list[str];
-# "A_windows", "B_windows": (B, 5) float32, each row the `part` of a `data.datasets.View`;
-# in a set of many domains "A_domain", "B_domain": (B,) int64
+# "A", "B": (B, C, h, w) float32 in [-1, 1]; "A_paths", "B_paths": list[str]; "A_windows", "B_windows": (B, 5)
+# float32, each row the `part` of a `View`; in a set of many domains "A_domain", "B_domain": (B,) int64
 Batch = dict[str, Any]
 
 
@@ -56,7 +53,8 @@ class EpochSampler:
 
     def __post_init__(self) -> None:
         self.global_batch = self.batch_size * self.world_size
-        if self.drop_last and self.num_images < self.global_batch:
+        self.end = self.num_images - (self.global_batch - 1 if self.drop_last else 0)  # of first positions
+        if self.end < 1:
             raise UserError(
                 f"an epoch has {self.num_images} images, less than one batch of {self.global_batch}: lower "
                 "--batch_size or add images"
@@ -64,8 +62,7 @@ class EpochSampler:
 
     def __len__(self) -> int:
         """Global batches in a whole epoch."""
-        whole, rest = divmod(self.num_images, self.global_batch)
-        return whole + (rest > 0 and not self.drop_last)
+        return len(range(0, self.end, self.global_batch))
 
     def order(self, epoch: int) -> list[int]:
         """The image index at each position of an epoch."""
@@ -77,8 +74,7 @@ class EpochSampler:
     def batches(self, epoch: int, first_position: int = 0) -> Iterator[list[SampleKey]]:
         """The batches of an epoch after its first `first_position` images."""
         order = self.order(epoch)
-        end = self.num_images - (self.global_batch - 1 if self.drop_last else 0)
-        for start in range(first_position, end, self.global_batch):
+        for start in range(first_position, self.end, self.global_batch):
             mine = start + self.rank * self.batch_size
             positions = range(mine, min(mine + self.batch_size, self.num_images))
             if positions:
@@ -88,11 +84,11 @@ class EpochSampler:
 def make_batch(
     dataset: BaseDataset, keys: list[SampleKey]
 ) -> tuple[dict[str, Any], list[ImageError]] | UserError:
-    """A batch of arrays on the host (empty if no sample is left), and the errors of files that were not used.
+    """A `Batch` of arrays (empty if no sample is left), and the errors of files that were not used.
 
-    A `UserError` is returned, so that a worker can send it.
+    Pixels are (B, h, w, 3) uint8, not mirrored yet. A `UserError` is returned, so that a worker can send it.
     """
-    samples, bad = [], []
+    samples, bad, batch = [], [], {}
     try:
         for key in keys:
             try:
@@ -101,30 +97,21 @@ def make_batch(
                 if dataset.on_bad_image == "stop":
                     raise
                 bad.append(error)
-        bad += [error for sample in samples for view in sample.values() for error in view.replaced]
-        return stack(samples), bad
     except UserError as error:
         return error
-
-
-def stack(samples: list[dict[str, View]]) -> dict[str, Any]:
-    """Samples as a `Batch` of arrays, whose pixels (B, h, w, 3) uint8 are not mirrored and normalised yet.
-
-    Raises `UserError` if they differ in size.
-    """
-    batch = {}
     for domain in samples[0] if samples else ():
-        pixels, parts, paths, _, domains = zip(*(sample[domain] for sample in samples), strict=True)
+        pixels, parts, paths, replaced, domains = zip(*(sample[domain] for sample in samples), strict=True)
         if len({array.shape for array in pixels}) > 1:
-            raise UserError(
+            return UserError(
                 f"images of one batch differ in size ({', '.join(map(repr, paths))}): use --batch_size 1 or "
                 "a --preprocess that crops"
             )
-        batch |= {domain: np.stack(pixels), f"{domain}_windows": np.array(parts, np.float32)}
-        batch[f"{domain}_paths"] = list(paths)
+        bad += sum(replaced, ())
+        batch |= {domain: np.stack(pixels), f"{domain}_paths": list(paths)}
+        batch[f"{domain}_windows"] = np.array(parts, np.float32)
         if domains[0] is not None:
             batch[f"{domain}_domain"] = np.array(domains)
-    return batch
+    return batch, bad
 
 
 class Workers:
@@ -200,24 +187,18 @@ def _work(dataset: BaseDataset, pipe: Connection, inherited: list[Connection]) -
         pass  # the main process has ended
 
 
+@dataclass
 class Loader:
-    """The batches of an epoch, from any position. Only one epoch runs at a time; it can be left early.
+    """The batches of an epoch, from any position. Only one epoch runs at a time; it can be left early."""
 
-    workers: processes; 0 decodes in this one. channels: 3 or 1 for each domain.
-    """
+    dataset: BaseDataset
+    sampler: EpochSampler
+    device: torch.device | str
+    num_workers: int = 0  # processes; 0 decodes in this one, as is done once all images are cached
+    channels: tuple[int, int] = (3, 3)  # of A and B: 3 or 1
 
-    def __init__(
-        self,
-        dataset: BaseDataset,
-        sampler: EpochSampler,
-        device: torch.device | str,
-        *,
-        workers: int = 0,
-        channels: dict[str, int] | None = None,
-    ) -> None:
-        self.dataset, self.sampler, self.num_workers = dataset, sampler, workers
-        self.device = torch.device(device)
-        self.channels = channels or {"A": 3, "B": 3}
+    def __post_init__(self) -> None:
+        self.device = torch.device(self.device)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._workers: Workers | None = None
         self._named: set[str] = set()
@@ -271,17 +252,16 @@ class Loader:
             return self._on_device(batch), self._stream.record_event()
 
     def _on_device(self, batch: dict[str, Any]) -> Batch:
-        batch = {name: self._moved(v) if isinstance(v, np.ndarray) else v for name, v in batch.items()}
-        for domain in [name for name in ("A", "B") if name in batch]:
-            mirrored = batch[f"{domain}_windows"][:, 4] > 0
-            batch[domain] = to_input(batch[domain], mirrored, self.channels[domain])
+        for name, value in batch.items():
+            if isinstance(value, np.ndarray):
+                tensor = torch.from_numpy(value)
+                tensor = tensor if self._stream is None else tensor.pin_memory()
+                batch[name] = tensor.to(self.device, non_blocking=True)
+        for domain, channels in zip("AB", self.channels, strict=True):
+            if domain in batch:
+                mirrored = batch[f"{domain}_windows"][:, 4] > 0
+                batch[domain] = to_input(batch[domain], mirrored, channels)
         return batch
-
-    def _moved(self, array: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        if self._stream is not None:
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
 
     def _arrived(self, batch: Batch, event: torch.cuda.Event | None) -> Batch:
         """Let the current stream wait for the batch, and record that use for the allocator."""

@@ -1,16 +1,16 @@
-"""From a decoded image to the network's input: the preprocess modes of CUT, each in two halves.
+"""From a decoded image to the network's input, in three parts.
 
-The first half, `resized`, is deterministic and works on PIL images, so its result can be cached. The second
-half is a window, drawn from the sample's generator.
+`Preprocess.resize` is deterministic and works on PIL images, so that its result can be cached; a window is
+drawn for each sample; the device mirrors and normalises whole batches. The modes are CUT's:
 
-| mode | first half | second half |
+| mode | resized to | window |
 |---|---|---|
-| resize_and_crop | both sides to load_size | crop |
-| crop | nothing | crop |
-| scale_width | width to load_size, aspect kept, but at least crop_size high | whole |
+| resize_and_crop | both sides load_size | crop |
+| crop | as it is | crop |
+| scale_width | width load_size, aspect kept, but at least crop_size high | whole |
 | scale_width_and_crop | the same | crop |
-| scale_shortside_and_crop | shorter side up to load_size where it is less; larger images stay | crop |
-| none | nothing | whole |
+| scale_shortside_and_crop | shorter side load_size where it is less; larger images stay | crop |
+| none | as it is | whole |
 
 Crops are squares of crop_size: at a random place in training, in the middle at test. Whole images are resized
 to the nearest multiples of 4, which the generator needs.
@@ -19,9 +19,13 @@ to the nearest multiples of 4, which the generator needs.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 from util.errors import UserError
 
@@ -39,57 +43,24 @@ def crops(mode: str) -> bool:
     return mode.endswith("crop")
 
 
-def target_size(
-    size: tuple[int, int], mode: str, load_size: int, crop_size: int, whole: bool = False
-) -> tuple[int, int]:
-    """The (width, height) to which the first half of `mode` resizes an image of `size`."""
-    width, height = size
-    if mode == "resize_and_crop":
-        width = height = load_size
-    elif mode in ("scale_width", "scale_width_and_crop"):
-        width, height = load_size, max(load_size * height // width, crop_size)
-    elif mode == "scale_shortside_and_crop" and min(size) < load_size:
-        scale = load_size / min(size)
-        width, height = round(width * scale), round(height * scale)
-    if whole or not crops(mode):
-        width, height = (round(side / MULTIPLE) * MULTIPLE for side in (width, height))
-    return width, height
-
-
 @dataclass(frozen=True)
 class Preprocess:
-    """How one run turns images into inputs. Raises `UserError` for impossible settings.
-
-    Args:
-        mode: one of `MODES`.
-        flip: mirror half of the training images.
-        training: random crops and flips (else middle crops, no flips).
-        n_epochs: after this epoch (in the decaying half of training) images are resized to crop_size in the
-            modes of `LATE_RESIZE`, so that resize_and_crop no longer crops; None: never.
-        whole: take the whole resized image, also in modes that crop.
-    """
+    """How one run turns images into inputs. Raises `UserError` for impossible sizes."""
 
     mode: str = "resize_and_crop"
     load_size: int = 286
     crop_size: int = 256
-    flip: bool = True
-    training: bool = True
-    n_epochs: int | None = None
-    whole: bool = False
+    flip: bool = True  # mirror half of the training images
+    training: bool = True  # random crops and flips
+    n_epochs: int | None = None  # the modes of LATE_RESIZE resize to crop_size after this epoch; None: never
+    whole: bool = False  # take the whole resized image, also in modes that crop
 
     def __post_init__(self) -> None:
-        if not self.crops:
-            return
-        if self.crop_size % MULTIPLE or self.crop_size < MIN_SIDE:
-            nearest = max(MIN_SIDE, round(self.crop_size / MULTIPLE) * MULTIPLE)
+        limit = self.crop_size if self.mode == "crop" else self.load_size
+        if self.crops and (self.crop_size % MULTIPLE or not MIN_SIDE <= self.crop_size <= limit):
             raise UserError(
-                f"--crop_size {self.crop_size} cannot be used: the networks need a multiple of {MULTIPLE}, "
-                f"at least {MIN_SIDE}. Take {nearest}."
-            )
-        if self.mode != "crop" and self.load_size < self.crop_size:
-            raise UserError(
-                f"--load_size {self.load_size} is less than --crop_size {self.crop_size}: make it at least "
-                f"{self.crop_size}."
+                f"--crop_size {self.crop_size} cannot be used: take a multiple of {MULTIPLE}, at least "
+                f"{MIN_SIDE} and at most --load_size, {self.load_size}"
             )
 
     @property
@@ -102,14 +73,26 @@ class Preprocess:
         return self.crop_size if late and self.mode in LATE_RESIZE else self.load_size
 
     def resize(self, image: Image.Image, load_size: int) -> Image.Image:
-        """The deterministic half, bicubic. Raises `UserError` with the sizes for an unusable image."""
-        size = target_size(image.size, self.mode, load_size, self.crop_size, self.whole)
-        was = f"it is {image.width} x {image.height} pixels"
-        if self.crops and min(size) < self.crop_size:
-            raise UserError(f"{was}, and --preprocess {self.mode} crops {self.crop_size} x {self.crop_size}")
-        if min(size) < MIN_SIDE:
-            raise UserError(f"{was}, too small: the networks need {MIN_SIDE} x {MIN_SIDE}")
-        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+        """The deterministic part, bicubic. Raises `UserError` with the sizes for an unusable image."""
+        width, height = image.size
+        if self.mode == "resize_and_crop":
+            width = height = load_size
+        elif self.mode.startswith("scale_width"):
+            width, height = load_size, max(load_size * height // width, self.crop_size)
+        elif self.mode == "scale_shortside_and_crop" and min(image.size) < load_size:
+            scale = load_size / min(image.size)
+            width, height = round(width * scale), round(height * scale)
+        if not self.crops:
+            width, height = (round(side / MULTIPLE) * MULTIPLE for side in (width, height))
+        least = self.crop_size if self.crops else MIN_SIDE
+        if min(width, height) < least:
+            raise UserError(
+                f"it is {image.width} x {image.height} pixels, and --preprocess {self.mode} needs "
+                f"{least} x {least}"
+            )
+        if (width, height) == image.size:
+            return image
+        return image.resize((width, height), Image.Resampling.BICUBIC)
 
     def draw_window(self, generator: random.Random, height: int, width: int) -> tuple[int, int, bool]:
         """Where to crop a (height, width) image, top and left in pixels, and whether to mirror it.
@@ -126,3 +109,85 @@ class Preprocess:
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the window in a (height, width) image."""
         return (self.crop_size, self.crop_size) if self.crops else (height, width)
+
+
+# ---- on the device ----
+
+LUMINANCE = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow's grey
+
+
+def to_input(pixels: Tensor, mirrored: Tensor | None = None, channels: int = 3) -> Tensor:
+    """Pixels (B, H, W, 3) uint8 as the networks take them, (B, channels, H, W) float32 in [-1, 1].
+
+    mirrored: (B,) bool, which images to mirror left to right. channels: 3, or 1 for luminance.
+    """
+    if mirrored is not None:
+        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
+    images = pixels.permute(0, 3, 1, 2).float().contiguous()  # (B, 3, H, W)
+    if channels == 1:
+        red, green, blue = images.split(1, 1)
+        images = LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue  # (B, 1, H, W)
+    return images.mul_(1 / 127.5).sub_(1).clamp_(-1, 1)
+
+
+# ---- LSeSim's second view of an image: the same crop and mirroring in other colours ----
+
+
+def adjust_hue(image: Tensor, turns: float) -> Tensor:
+    """Turn the hues of an image (3, H, W) in [0, 1] by `turns`, in [-0.5, 0.5].
+
+    The arithmetic is that of torchvision's `adjust_hue`, which copies a table from the host at each call and
+    so makes a GPU wait.
+    """
+    red, green, _ = image
+    least, value = image.aminmax(dim=0)
+    spread = value - least
+    grey = spread == 0
+    saturation = spread / torch.where(grey, 1.0, value)
+    below_r, below_g, below_b = (value - image) / torch.where(grey, 1.0, spread)
+    blue_most, green_most = below_g + 4.0 - below_r, below_r + 2.0 - below_b
+    hue = torch.where(value == green, green_most, blue_most)
+    hue = torch.where(value == red, below_b - below_g, hue)
+    hue = ((hue * (1.0 / 6.0) + 1.0).fmod(1.0) + turns).remainder(1.0)
+
+    sector = (6 * hue).floor()
+    part = saturation * (6 * hue - sector)
+    rest = 1.0 - saturation
+    low = (rest * value).clamp(0, 1)
+    falling, rising = ((1.0 - part) * value).clamp(0, 1), ((part + rest) * value).clamp(0, 1)
+    of_sectors = (  # of red, green and blue, in each sixth of the circle of hues
+        (value, falling, low, low, rising, value),
+        (rising, value, value, falling, low, low),
+        (low, low, rising, value, value, falling),
+    )
+    number = sector.long().remainder(6)[None]
+    return torch.cat([torch.stack(planes).gather(0, number) for planes in of_sectors])
+
+
+# The changes of colour and how far they go (as released): factors within 1 -+ 0.5, hue in turns.
+ADJUSTMENTS: dict[str, tuple[Callable[[Tensor, float], Tensor], float, float]] = {
+    "brightness": (functional.adjust_brightness, 0.5, 1.5),
+    "contrast": (functional.adjust_contrast, 0.5, 1.5),
+    "saturation": (functional.adjust_saturation, 0.5, 1.5),
+    "hue": (adjust_hue, -0.3, 0.3),
+}
+
+
+def draw_jitter(generator: random.Random) -> list[tuple[str, float]]:
+    """The changes of one image, names of `ADJUSTMENTS` and amounts, in the order in which to apply them."""
+    changes = [(name, generator.uniform(low, high)) for name, (_, low, high) in ADJUSTMENTS.items()]
+    generator.shuffle(changes)
+    return changes
+
+
+def jitter(images: Tensor, changes: Sequence[list[tuple[str, float]]]) -> Tensor:
+    """Apply `changes[i]` to image i of images (B, 3, H, W) in [-1, 1]; same shape, range and type.
+
+    The arithmetic is torchvision's for float images (the released code rounds to bytes after each change).
+    """
+    views = []
+    for image, of_image in zip(images / 2 + 0.5, changes, strict=True):
+        for name, amount in of_image:
+            image = ADJUSTMENTS[name][0](image, amount)
+        views.append(image)
+    return torch.stack(views) * 2 - 1

@@ -71,6 +71,10 @@ esac
 if [[ -n "${QSATTN_DATASET_URL:-}" ]]; then read -ra urls <<<"$QSATTN_DATASET_URL"; fi
 [[ ! -e "$name" ]] || fail "$PWD/$name exists already; move it away to download it again"
 
+python=../.venv/bin/python
+[[ -x "$python" ]] || python=python3
+"$python" -c "import PIL, numpy, tqdm" 2>/dev/null || fail "install the requirements first: bash scripts/setup.sh"
+
 archive=.$name.zip
 for url in "${urls[@]}"; do
     [[ -f "$archive" ]] || fetch "$url" "$archive" || echo "the download of $url failed" >&2
@@ -79,14 +83,12 @@ done
     "Run the same command again to resume the download, or set QSATTN_DATASET_URL to a mirror."
 
 echo "checking and unpacking"
-python=../.venv/bin/python
-[[ -x "$python" ]] || python=python3
 again="Call this again to continue, or remove $PWD/$archive to download it anew."
 if [[ $name == cat2dog ]]; then # the partial folder is kept, so that nothing is resized twice
     "$python" prepare.py afhq "$archive" --out .cat2dog.partial || fail "$again"
     mv -- .cat2dog.partial "$name"
 else
-    "$python" unpack_dataset.py "$archive" "$name" --folders "${folders[@]}" || fail "$again"
+    "$python" prepare.py unpack "$archive" --out "$name" --folders "${folders[@]}" || fail "$again"
 fi
 rm -f -- "$archive"
 echo "ready: $PWD/$name"

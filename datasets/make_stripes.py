@@ -1,14 +1,14 @@
 """Draw the embedded data set: plain-coated animals (A) and striped ones (B), horse-to-zebra in miniature.
 
     python datasets/make_stripes.py [--out datasets/stripes] [--size 64] [--train 200] [--test 20] [--seed 0]
+    python datasets/make_stripes.py --coats      four domains: plain, striped, spotted and ginger coats
 
 An animal is a skeleton of tapered limbs, joined by a smooth union. Each limb has a stripe phase that runs
-along its axis, so the stripes of a zebra follow its body: bands across barrel and neck, rings on the legs,
-and between them the bend of the haunch. Poses, sizes and backgrounds come from the same distributions for A
-and B, but no scene is shared: only the coat differs.
+along its axis, so the stripes of a zebra follow its body. Poses, sizes and backgrounds come from the same
+distributions for all coats, but no scene is shared: only the coat differs.
 
-The script writes `trainA trainB testA testB` and `masks/testA masks/testB` (255 on animals, else 0). The set
-depends on the parameters alone, which are in `stripes.json`.
+The script writes `trainA trainB testA testB` and `masks/testA masks/testB` (255 on animals, else 0), with
+`--coats` `train/COAT test/COAT masks/COAT`. The set depends on the parameters alone, which are in a file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -281,61 +282,52 @@ def draw_animal_scene(rng: np.random.Generator, size: int, coat: str) -> tuple[n
 # ---- the set -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class DrawnSet:
-    """A set of drawn pictures: the coat in each folder of it, whose name begins with train or test."""
+# The coat in each folder of a set; the record of the set's parameters is NAME.json.
+FOLDERS = {
+    "stripes": {"trainA": "plain", "trainB": "striped", "testA": "plain", "testB": "striped"},
+    "coats": {f"{phase}/{coat}": coat for phase in ("train", "test") for coat in COATS},
+}
 
-    name: str  # the record of its parameters is NAME.json
-    folders: dict[str, str]
 
-    def make(self, out: str | Path, size: int = 64, train: int = 200, test: int = 20, seed: int = 0) -> bool:
-        """Draw the set into folder `out`: `train` and `test` pictures of `size` x `size` with each coat.
+def make_set(
+    name: str, out: str | Path, size: int = 64, train: int = 200, test: int = 20, seed: int = 0
+) -> bool:
+    """Draw the set `name` into folder `out`: `train` and `test` pictures of `size` x `size` with each coat.
 
-        Returns whether anything was drawn: a set of the same parameters is left alone, one of others is
-        replaced. The folder appears whole or not at all. Raises `UserError` if `out` holds something else.
-        """
-        if min(train, test) < 1 or seed < 0:
-            raise UserError("--train and --test must be at least 1, --seed at least 0")
-        out, file = Path(out), f"{self.name}.json"
-        parameters = {"drawing": DRAWING, "size": size, "train": train, "test": test, "seed": seed}
-        record = json.dumps(parameters) + "\n"
+    Returns whether anything was drawn: a set of the same parameters is left alone, one of others is replaced.
+    The folder appears whole or not at all. Raises `UserError` if `out` holds something else.
+    """
+    if min(train, test) < 1 or seed < 0:
+        raise UserError("--train and --test must be at least 1, --seed at least 0")
+    out, file = Path(out), f"{name}.json"
+    parameters = {"drawing": DRAWING, "size": size, "train": train, "test": test, "seed": seed}
+    record = json.dumps(parameters) + "\n"
+    if out.exists():
+        if not (out / file).is_file():
+            raise UserError(f"{out} is not a set drawn by this script: choose another --out")
+        if (out / file).read_text() == record:
+            return False
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        fresh = Path(scratch) / "set"
+        for number, (folder, coat) in enumerate(FOLDERS[name].items()):
+            for index in range(train if folder.startswith("train") else test):
+                # a random stream for each picture, so that it does not depend on their number
+                rng = np.random.default_rng([seed, number, index])
+                image, mask = draw_animal_scene(rng, size, coat)
+                _save(image, fresh / folder / f"{index:04d}.png")
+                if folder.startswith("test"):
+                    masks = fresh / "masks" / folder.removeprefix("test/")
+                    _save(mask.astype(np.uint8) * 255, masks / f"{index:04d}.png")
+        (fresh / file).write_text(record)
         if out.exists():
-            if not (out / file).is_file():
-                raise UserError(f"{out} is not a set drawn by this script: choose another --out")
-            if (out / file).read_text() == record:
-                return False
+            out.rename(Path(scratch) / "old")
+        fresh.rename(out)
+    return True
 
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-            fresh = Path(scratch) / "set"
-            for number, (folder, coat) in enumerate(self.folders.items()):
-                for index in range(train if folder.startswith("train") else test):
-                    # a random stream for each picture, so that it does not depend on their number
-                    rng = np.random.default_rng([seed, number, index])
-                    image, mask = draw_animal_scene(rng, size, coat)
-                    _save(image, fresh / folder / f"{index:04d}.png")
-                    if folder.startswith("test"):
-                        masks = fresh / "masks" / folder.removeprefix("test/")
-                        _save(mask.astype(np.uint8) * 255, masks / f"{index:04d}.png")
-            (fresh / file).write_text(record)
-            if out.exists():
-                out.rename(Path(scratch) / "old")
-            fresh.rename(out)
-        return True
 
-    def command(self, description: str, argv: list[str] | None) -> None:
-        """Make the set as a command line says."""
-        parser = argparse.ArgumentParser(description=description)
-        add = parser.add_argument
-        add("--out", default=f"datasets/{self.name}", help="folder to draw into (%(default)s)")
-        add("--size", type=int, default=64, help="width and height of the pictures in pixels (%(default)s)")
-        add("--train", type=int, default=200, help="training pictures with each coat (%(default)s)")
-        add("--test", type=int, default=20, help="test pictures with each coat (%(default)s)")
-        add("--seed", type=int, default=0, help="another seed draws other pictures (%(default)s)")
-        args = parser.parse_args(argv)
-        drawn = self.make(**vars(args))
-        what = f"{args.train} training and {args.test} test pictures of each coat, {args.size} x {args.size}"
-        print(f"{args.out}: drew {what}" if drawn else f"{args.out}: already there ({what})")
+make_stripes, make_coats = partial(make_set, "stripes"), partial(make_set, "coats")
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
@@ -343,13 +335,22 @@ def _save(pixels: np.ndarray, path: Path) -> None:
     Image.fromarray(pixels).save(path)
 
 
-STRIPES = DrawnSet("stripes", {"trainA": "plain", "trainB": "striped", "testA": "plain", "testB": "striped"})
-make_stripes = STRIPES.make
-
-
 @entry_point
 def main(argv: list[str] | None = None) -> None:
-    STRIPES.command(__doc__.split("\n\n")[0], argv)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("--coats", action="store_true", help="draw four coats, in train/COAT and test/COAT, instead of two")
+    add("--out", help="folder to draw into (datasets/stripes, or datasets/coats)")
+    add("--size", type=int, default=64, help="width and height of the pictures in pixels (%(default)s)")
+    add("--train", type=int, default=200, help="training pictures with each coat (%(default)s)")
+    add("--test", type=int, default=20, help="test pictures with each coat (%(default)s)")
+    add("--seed", type=int, default=0, help="another seed draws other pictures (%(default)s)")
+    args = parser.parse_args(argv)
+    name = "coats" if args.coats else "stripes"
+    out = args.out or f"datasets/{name}"
+    drawn = make_set(name, out, args.size, args.train, args.test, args.seed)
+    what = f"{args.train} training and {args.test} test pictures of each coat, {args.size} x {args.size}"
+    print(f"{out}: drew {what}" if drawn else f"{out}: already there ({what})")
 
 
 if __name__ == "__main__":

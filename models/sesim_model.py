@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from data.augment import draw_jitter, jitter
+from data.transforms import draw_jitter, jitter
 from models import patch_sampler
 from models.layers import initialise
 from models.one_sided import OneSidedModel

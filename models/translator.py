@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from data.augment import to_input
-from data.transforms import MIN_SIDE
+from data.transforms import MIN_SIDE, to_input
 from models.munit_networks import StyledTranslator
 from util.device import HostCopy
 from util.errors import UserError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from data import DATASETS
+from data.datasets import DATASETS
 from data.transforms import MODES as PREPROCESS_MODES
 from models import MODELS, build
 from models.speed.accelerator import choose_speed

@@ -10,35 +10,64 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data import preflight
+from data.folders import SHOWN, Finding, inspect, names, problems
 from data.transforms import MIN_SIDE
 from util.errors import entry_point
-from util.image_files import describe_grey_range, grey_range, parse_grey_range
+from util.image_files import describe_grey_range, grey_range, list_images, parse_grey_range
+
+
+def folders_under(dataroot: Path) -> dict[str, list[Path]]:
+    """The image folders of a data set: trainA ... valB, train ... or the folders in them, else `dataroot`."""
+    there = []
+    for phase in ("train", "val", "test"):
+        inside = sorted(path for path in (dataroot / phase).glob("*") if path.is_dir())
+        there += sorted(path for path in dataroot.glob(f"{phase}?*") if path.is_dir())
+        there += inside or [path for path in [dataroot / phase] if path.is_dir()]
+    return {str(path.relative_to(dataroot)): list_images(path) for path in there or [dataroot]}
+
+
+def copies(findings: Sequence[Finding]) -> list[str]:
+    """The pictures that occur more than once, one line each."""
+    same: dict[bytes, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        if not finding.error:
+            same[finding.content].append(finding)
+    lines = []
+    for group in same.values():
+        if len(group) > 1:
+            folders = " and ".join(dict.fromkeys(finding.folder for finding in group))
+            paths = names([finding.path for finding in group])
+            lines.append(f"{folders}: the same picture {len(group)} times: {paths}")
+    return lines
 
 
 @entry_point
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Check the images of a data set and report problems.")
     add = parser.add_argument
-    add("dataroot", help="the data set: a folder with trainA, trainB, testA, testB (or train, test of pairs)")
+    add("dataroot", type=Path, help="a folder with trainA, trainB, testA, testB (or train, test of pairs)")
     add("--min_side", type=int, default=MIN_SIDE, metavar="PIXELS", help="least shorter side (%(default)s)")
     add("--grey_range", default="auto", help="as of train.py: LOW,HIGH or auto (%(default)s)")
     opt = parser.parse_args(argv)
 
-    folders, grey = preflight.folders_under(opt.dataroot), parse_grey_range(opt.grey_range)
+    folders, grey = folders_under(opt.dataroot), parse_grey_range(opt.grey_range)
     greys = {name: grey or grey_range(paths) for name, paths in folders.items()}
-    findings = preflight.inspect(folders, greys)
+    findings = inspect(folders, greys, opt.min_side)
     for name in folders:
-        print(preflight.summary(name, findings))
+        kinds = Counter(finding.kind for finding in findings if finding.folder == name and not finding.error)
+        counts = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(SHOWN))
+        print(f"{name}: {kinds.total()} images ({counts}{', ...' if len(kinds) > SHOWN else ''})")
         if greys[name]:
             print(f"{name}: {describe_grey_range(greys[name])}")
-    problems = preflight.problems(findings, opt.min_side) + preflight.copies(findings)
-    print(f"\n{len(problems)} problems:" if problems else "\nNo problems found.", *problems, sep="\n")
-    return 1 if problems else 0
+    found = problems(findings) + copies(findings)
+    print(f"\n{len(found)} problems:" if found else "\nNo problems found.", *found, sep="\n")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

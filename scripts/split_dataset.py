@@ -53,21 +53,23 @@ def amount(text: str) -> float | int:
     return float(text[:-1]) / 100 if text.endswith("%") else int(text)
 
 
-def split(folder: Path, test: float | int, seed: int) -> dict[str, list[Path]]:
-    """The images of a folder for "train" and "test"."""
+def split(folder: Path, test: float | int, seed: int) -> dict[Path, str]:
+    """For each image of a folder, "train" or "test", of which a share or a number is wanted."""
     paths = list_images(folder)
     wanted = round(len(paths) * test) if isinstance(test, float) else test
     if not 0 < wanted < len(paths):
         raise UserError(f"{folder}: --test would keep {wanted} of {len(paths)} images")
     groups = near_duplicates(paths)
     random.Random(seed).shuffle(groups)
-    parts: dict[str, list[Path]] = {"train": [], "test": []}
+    parts: dict[Path, str] = dict.fromkeys(paths, "train")
+    kept = 0
     for group in sorted(groups, key=len):  # a large group would make the test set too large
-        part = "test" if len(parts["test"]) + len(group) <= wanted else "train"
-        parts[part] += group
-    counts = ", ".join(f"{len(part)} to {name}" for name, part in parts.items())
-    print(f"{folder}: {counts}, {len(paths) - len(groups)} of them near-duplicates of others")
-    if not parts["test"]:
+        if kept + len(group) <= wanted:
+            kept += len(group)
+            parts |= dict.fromkeys(group, "test")
+    near = len(paths) - len(groups)
+    print(f"{folder}: {len(paths) - kept} to train, {kept} to test, {near} of them near-duplicates of others")
+    if not kept:
         raise UserError(f"{folder}: all images look alike, so that none can be kept for testing")
     return parts
 
@@ -84,13 +86,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out.exists():
         raise UserError(f"{args.out} exists already: give another folder")
-    parts = {side: split(folder, args.test, args.seed) for side, folder in (("A", args.a), ("B", args.b))}
-    for side, folder in (("A", args.a), ("B", args.b)):
-        for part, paths in parts[side].items():
-            for path in paths:
-                target = args.out / f"{part}{side}" / path.relative_to(folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, target)
+    sides = {"A": args.a, "B": args.b}
+    parts = {side: split(folder, args.test, args.seed) for side, folder in sides.items()}
+    for side, folder in sides.items():
+        for path, part in parts[side].items():
+            target = args.out / f"{part}{side}" / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
     print(f"ready: --dataroot {args.out}")
 
 

@@ -7,8 +7,7 @@ import random
 import pytest
 import torch
 
-from data.augment import to_input
-from data.transforms import Preprocess
+from data.transforms import Preprocess, to_input
 from models.attention.memory import AttentionMemory
 
 PATHS = ["set/trainA/0.png", "set/trainA/1.png", "set/trainA/2.png"]

@@ -1,18 +1,18 @@
-"""The data set's check: what it finds, as a user runs it and as train.py does before it starts."""
+"""The scripts that check and split a set of images, and train.py's quick check."""
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data import preflight
-from data.preflight import look_at, quick_check
-from scripts.check_dataset import main
-from util.errors import UserError
+from data import folders
+from data.datasets import UnalignedDataset
+from data.folders import inspect, look_at, quick_check
+from data.transforms import Preprocess
+from scripts import check_dataset, split_dataset
 from util.image_files import ImageError, list_images
 
 
@@ -36,11 +36,11 @@ def spoil(root: Path) -> None:
 
 
 def test_every_problem_is_found_and_named(clean, capsys):
-    assert main([str(clean)]) == 0
+    assert check_dataset.main([str(clean)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "trainA: 4 images (4 of 40 x 32 RGB)" and lines[-1] == "No problems found."
     spoil(clean)
-    assert main([str(clean)]) == 1
+    assert check_dataset.main([str(clean)]) == 1
     _, *problems = capsys.readouterr().out.partition("4 problems:")[2].splitlines()
     for line, (what, name) in zip(
         sorted(problems),
@@ -53,49 +53,34 @@ def test_every_problem_is_found_and_named(clean, capsys):
         strict=True,
     ):
         assert line.startswith(what) and name in line
-    assert main([str(clean / "nowhere")]) == 2
+    assert check_dataset.main([str(clean / "nowhere")]) == 2
 
 
-def test_the_same_pixels_are_the_same_content_whatever_the_format(clean):
+def test_other_shapes_of_the_same_bytes_are_other_pictures(clean):
     image = clean / "trainA" / "0.png"
-    Image.open(image).save(clean / "copy.bmp")
-    first, second = look_at("", image), look_at("", clean / "copy.bmp")
-    assert first.content == second.content and first.size == (40, 32)
     Image.fromarray(np.asarray(Image.open(image)).reshape(40, 32, 3)).save(clean / "reshaped.png")
-    assert look_at("", clean / "reshaped.png").content != first.content
+    assert look_at("", clean / "reshaped.png").content != look_at("", image).content
 
 
 def test_a_short_look_samples_every_folder(clean, monkeypatch):
     """On a clock that advances a second per look at it."""
     ticks = iter(range(100))
-    monkeypatch.setattr(preflight.time, "monotonic", lambda: next(ticks))
-    folders = {name: list_images(clean / name) for name in ("trainA", "trainB")}
-    findings = preflight.inspect(folders, dict.fromkeys(folders), seconds=6)
+    monkeypatch.setattr(folders.time, "monotonic", lambda: next(ticks))
+    images = {name: list_images(clean / name) for name in ("trainA", "trainB")}
+    findings = inspect(images, dict.fromkeys(images), seconds=6)
     assert len(findings) == 5 and {finding.folder for finding in findings} == {"trainA", "trainB"}
 
 
 def test_before_training_a_broken_file_stops_unless_such_are_skipped(clean):
-    opt = Namespace(
-        dataroot=str(clean),
-        phase="train",
-        direction="AtoB",
-        dataset_mode="unaligned",
-        max_dataset_size=float("inf"),
-        preprocess="resize_and_crop",
-        crop_size=16,
-        on_bad_image="stop",
-        grey_range="auto",
-    )
-    assert quick_check(opt) == []
+    def check(**how) -> list[str]:
+        return quick_check(UnalignedDataset(clean, "train", Preprocess(crop_size=16), **how))
+
+    assert check() == []
     spoil(clean)
     with pytest.raises(ImageError, match="1.png': it is damaged"):
-        quick_check(opt)
-    opt.on_bad_image = "skip"
-    (problem,) = quick_check(opt)
+        check()
+    (problem,) = check(on_bad_image="skip")
     assert "1.png" in problem
-    opt.dataroot += "/nowhere"
-    with pytest.raises(UserError, match="make_stripes"):
-        quick_check(opt)
 
 
 def test_how_deep_grey_is_read_is_said(tmp_path, capsys):
@@ -103,8 +88,55 @@ def test_how_deep_grey_is_read_is_said(tmp_path, capsys):
         (tmp_path / folder).mkdir()
         ramp = np.linspace(0, 4095, 40 * 40).reshape(40, 40).astype(np.uint16)
         Image.fromarray(ramp).save(tmp_path / folder / "0.png")
-    main([str(tmp_path)])
+    check_dataset.main([str(tmp_path)])
     said = "trainA: grey images of more than 8 bits are read with 0 as black and 4095 as white (--grey_range"
     assert said in capsys.readouterr().out
-    main([str(tmp_path), "--grey_range", "0,65535"])
+    check_dataset.main([str(tmp_path), "--grey_range", "0,65535"])
     assert "65535 as white" in capsys.readouterr().out
+
+
+# ---- splitting ----
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """Twelve scenes in each folder, four of them thrice: as JPEG, smaller, and a little brighter."""
+    generator = np.random.default_rng(0)
+    for folder in (tmp_path / "horses", tmp_path / "zebras/deep"):
+        folder.mkdir(parents=True)
+        for number in range(12):
+            small = Image.fromarray(generator.integers(0, 230, (12, 12, 3), np.uint8))
+            scene = small.resize((96, 64), Image.Resampling.BICUBIC)
+            scene.save(folder / f"{number}_0.png")
+            if number < 4:
+                scene.save(folder / f"{number}_1.jpg", quality=60)
+                scene.resize((60, 40)).point(lambda value: value + 9).save(folder / f"{number}_2.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("share", "count"), [("25%", 5), ("3", 3)])
+def test_a_set_is_split_without_near_duplicates_across(scenes, share, count):
+    out = scenes / "a set"
+    words = [str(scenes / "horses"), str(scenes / "zebras"), str(out), "--test", share]
+    assert split_dataset.main(words) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["testA", "testB", "trainA", "trainB"]
+    for side in "AB":
+        train, test = (
+            [path.name.split("_")[0] for path in (out / f"{part}{side}").rglob("*.*")]
+            for part in ("train", "test")
+        )
+        assert (len(test), len(train)) == (count, 20 - count) and not set(train) & set(test)
+    assert (out / "trainB/deep").is_dir()
+
+
+def test_wrong_splits_are_one_line_and_leave_nothing(scenes, capsys):
+    horses, zebras = str(scenes / "horses"), str(scenes / "zebras")
+    for words, message in (
+        ([horses, zebras, horses], "exists already"),
+        ([horses, zebras, str(scenes / "out"), "--test", "100%"], "20 of 20 images"),
+        ([horses, str(scenes / "none"), str(scenes / "out")], "does not exist"),
+    ):
+        assert split_dataset.main(words) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert sorted(path.name for path in scenes.iterdir()) == ["horses", "zebras"]

@@ -1,7 +1,8 @@
-"""Listing, preprocessing, order, caching, and what makes a sample."""
+"""Listing, preprocessing, colours, order, caching, and what makes a sample."""
 
 from __future__ import annotations
 
+import colorsys
 import os
 import pickle
 import random
@@ -14,12 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms.v2 import functional
 
-from data.augment import to_input
 from data.datasets import AlignedDataset, SampleKey, SingleDataset, UnalignedDataset
 from data.images import ImageStore
 from data.loader import EpochSampler
-from data.transforms import MODES, Preprocess, target_size
+from data.transforms import ADJUSTMENTS, MODES, Preprocess, adjust_hue, draw_jitter, jitter, to_input
 from util.errors import UserError
 from util.image_files import ImageError, list_images
 
@@ -41,9 +42,7 @@ def unpaired(tmp_path: Path) -> Path:
 
 
 SMALL = Preprocess(load_size=24, crop_size=16, n_epochs=2)
-
-
-# Listing
+TEST = Preprocess(load_size=16, crop_size=16, training=False)
 
 
 def test_listing_is_sorted_recursive_and_passes_over_what_is_hidden_or_no_image(tmp_path):
@@ -58,7 +57,7 @@ def test_listing_is_sorted_recursive_and_passes_over_what_is_hidden_or_no_image(
         list_images(tmp_path / "nowhere")
 
 
-# Preprocessing
+# ---- preprocessing ----
 
 
 @pytest.mark.parametrize(
@@ -69,16 +68,16 @@ def test_listing_is_sorted_recursive_and_passes_over_what_is_hidden_or_no_image(
         ("scale_width", (572, 800), (286 + 2, 400)),  # to a multiple of 4
         ("scale_width", (1024, 512), (288, 256)),  # not lower than crop_size
         ("scale_width_and_crop", (1024, 512), (286, 256)),
-        ("scale_shortside_and_crop", (143, 200), (286, 400)),
+        ("scale_shortside_and_crop", (143, 260), (286, 520)),
         ("scale_shortside_and_crop", (500, 300), (500, 300)),  # large ones stay, as in CUT
         ("none", (101, 202), (100, 200)),
     ],
 )
 def test_images_are_resized_once_bicubic(mode, size, expected):
     """The released code resizes twice in scale_width (docs/options.md)."""
-    assert target_size(size, mode, 286, 256) == expected
     image = Image.effect_noise(size, 60).convert("RGB")
     resized = Preprocess(mode).resize(image, 286)
+    assert resized.size == expected
     assert resized.tobytes() == image.resize(expected, Image.Resampling.BICUBIC).tobytes()
 
 
@@ -97,25 +96,18 @@ def test_inputs_have_sides_of_multiples_of_4_whatever_the_image(mode, width, hei
     assert 0 <= top <= image.height - high and 0 <= left <= image.width - wide
 
 
-def test_impossible_settings_are_refused():
-    for setting, message in (
-        ({"crop_size": 250}, "--crop_size 250 cannot be used.* multiple of 4.* Take 248"),
-        ({"load_size": 200}, "--load_size 200 is less than --crop_size 256"),
-    ):
-        with pytest.raises(UserError, match=message):
-            Preprocess(**setting)
+@pytest.mark.parametrize("setting", [{"crop_size": 250}, {"crop_size": 12}, {"load_size": 200}])
+def test_impossible_sizes_are_refused(setting):
+    with pytest.raises(UserError, match="a multiple of 4, at least 16 and at most --load_size"):
+        Preprocess(**setting)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_aspect_of_an_image_never_changes_in_mid_run(mode):
+def test_the_aspect_of_an_image_never_changes_in_mid_run_and_testing_keeps_the_scale(mode):
     assert [SMALL.load_size_at(epoch) for epoch in (1, 2, 3, 9)] == [24, 24, 16, 16]
     preprocess, image = Preprocess(mode, 512, 256, n_epochs=2), Image.new("RGB", (1024, 576))
     early, late = (preprocess.resize(image, preprocess.load_size_at(epoch)) for epoch in (2, 3))
     assert early.width / early.height == pytest.approx(late.width / late.height, rel=0.01)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_at_test_the_whole_image_may_be_taken_at_the_scale_of_training(mode):
     test = Preprocess(mode, 512, 256, training=False, whole=True)
     image = test.resize(Image.new("RGB", (1024, 577)), 512)
     scale = {"resize_and_crop": (512, 512), "scale_width": (512, 288), "scale_width_and_crop": (512, 288)}
@@ -129,8 +121,7 @@ def test_windows_are_spread_evenly_over_all_places_and_both_ways():
     assert len(seen) == 3 * 2 * 2 and min(seen.values()) > 190  # 250 each, expected
     unflipped = Preprocess(load_size=24, crop_size=16, flip=False)
     assert {unflipped.draw_window(generator, 18, 17)[2] for _ in range(50)} == {False}
-    test = Preprocess(load_size=24, crop_size=16, training=False)
-    assert test.draw_window(generator, 24, 20) == (4, 2, False)
+    assert TEST.draw_window(generator, 24, 20) == (4, 2, False)
 
 
 @pytest.mark.parametrize("channels", [3, 1])
@@ -149,7 +140,58 @@ def test_a_batch_is_mirrored_and_normalised_as_each_image_is(channels):
     assert (extremes[0] == -1).all() and (extremes[1] == 1).all()
 
 
-# Order
+# ---- other colours, of LSeSim's second views ----
+
+
+def test_changes_of_colour_repeat_from_the_generators_state_and_stay_in_range():
+    generator = random.Random("sample 0 1 5")
+    state = generator.getstate()
+    drawn = [draw_jitter(generator) for _ in range(300)]
+    generator.setstate(state)
+    assert [draw_jitter(generator) for _ in range(300)] == drawn
+    for name, (_, low, high) in ADJUSTMENTS.items():
+        values, margin = [dict(changes)[name] for changes in drawn], 0.05 * (high - low)
+        assert low <= min(values) < low + margin and high - margin < max(values) <= high
+    assert len({tuple(dict(changes)) for changes in drawn}) == 24  # all orders come up
+
+
+def by_pixel(image: torch.Tensor, name: str, amount: float) -> torch.Tensor:
+    """One change of an image (3, H, W) in [0, 1] by loops over pixels."""
+    pixels = [tuple(pixel) for pixel in image.flatten(1).T.tolist()]
+    greys = [0.2989 * r + 0.587 * g + 0.114 * b for r, g, b in pixels]
+    changed = []
+    for pixel, grey in zip(pixels, greys, strict=True):
+        if name == "hue":
+            h, s, v = colorsys.rgb_to_hsv(*pixel)
+            changed.append(colorsys.hsv_to_rgb((h + amount) % 1, s, v))
+        else:
+            towards = {"brightness": 0.0, "contrast": sum(greys) / len(greys), "saturation": grey}[name]
+            changed.append([min(max(amount * x + (1 - amount) * towards, 0), 1) for x in pixel])
+    return torch.tensor(changed).T.reshape(image.shape)
+
+
+def test_images_have_their_own_changes_in_their_own_order():
+    image = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    changes = [("contrast", 1.5), ("brightness", 0.5), ("saturation", 1.4), ("hue", -0.2)]
+    orders = [[("brightness", 0.5)], changes, changes[::-1]]
+    found = jitter(image.expand(3, -1, -1, -1), orders)
+    for order, view in zip(orders, found, strict=True):
+        expected = image / 2 + 0.5
+        for name, amount in order:
+            expected = by_pixel(expected, name, amount)
+        torch.testing.assert_close(view, expected * 2 - 1, rtol=0, atol=1e-4)
+    assert not torch.allclose(found[1], found[2], atol=0.01)
+
+
+def test_hues_are_torchvisions_bit_for_bit():
+    image = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
+    image[:, :9, :9] = image[:1, :9, :9]  # grey
+    image[:, 20:] = (4 * image[:, 20:]).round() / 4  # channels that are equal, 0 or 1
+    for turns in (-0.5, -0.3, -0.1, 0.0, 0.2, 0.5):
+        assert torch.equal(adjust_hue(image, turns), functional.adjust_hue(image, turns))
+
+
+# ---- order ----
 
 
 def batches(sampler: EpochSampler, epoch: int = 1, first_position: int = 0) -> list[list[SampleKey]]:
@@ -184,7 +226,7 @@ def test_resuming_goes_on_where_it_stopped_also_with_other_processes():
     assert batches(EpochSampler(24, 4, 0, True), 5, 24) == []
 
 
-# Cache
+# ---- cache ----
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -208,7 +250,7 @@ def test_the_cache_is_shared_and_keeps_what_fits_at_the_size_of_the_epoch(unpair
     assert store.begin_epoch(3) and store.cached == 0
 
 
-# Samples
+# ---- samples ----
 
 
 def views_equal(first, second) -> bool:
@@ -247,37 +289,31 @@ def test_unpaired_partners_crops_and_flips_are_drawn_apart(unpaired):
 
 
 def test_direction_val_folders_limits_and_test(unpaired):
-    test = Preprocess(load_size=16, crop_size=16, training=False)
-    dataset = UnalignedDataset(unpaired, "test", test)
+    dataset = UnalignedDataset(unpaired, "test", TEST)
     assert len(dataset) == 2  # of A, each once
-    views = dataset[SampleKey(1, 1, 1)]
-    assert [view.path for view in views.values()] == [
-        str(unpaired / "testA/1.png"),
-        str(unpaired / "testB/0.png"),
-    ]
-    back = UnalignedDataset(unpaired, "test", test, direction="BtoA")
+    paths = [view.path for view in dataset[SampleKey(1, 1, 1)].values()]
+    assert paths == [str(unpaired / "testA/1.png"), str(unpaired / "testB/0.png")]
+    back = UnalignedDataset(unpaired, "test", TEST, direction="BtoA")
     assert len(back) == 1 and back[SampleKey(1, 0, 0)]["A"].path == str(unpaired / "testB/0.png")
     assert UnalignedDataset(unpaired, "train", SMALL, max_dataset_size=2).sizes == {"A": 2, "B": 2}
     (unpaired / "testA").rename(unpaired / "valA")
     (unpaired / "testB").rename(unpaired / "elsewhere")
-    dataset = UnalignedDataset(unpaired, "test", test)
+    dataset = UnalignedDataset(unpaired, "test", TEST)
     assert dataset[SampleKey(1, 0, 0)].keys() == {"A"}  # B is not needed to translate
     assert dataset.stores["A"].paths[0] == str(unpaired / "valA/0.png")
 
 
-def test_a_missing_set_names_both_ways_on(tmp_path):
-    with pytest.raises(UserError, match="(?s)download_qsattn_dataset.sh.*make_stripes.py"):
-        UnalignedDataset(tmp_path / "horse2zebra", "train", SMALL)
-    (tmp_path / "photos").mkdir()
-    with pytest.raises(UserError, match="no folder trainA .*in .* which has 'photos'"):
-        UnalignedDataset(tmp_path, "train", SMALL)
+def test_a_missing_set_says_how_to_get_one(tmp_path):
     draw(tmp_path / "trainA" / "0.png")
-    with pytest.raises(UserError, match="trainB' does not exist"):
-        UnalignedDataset(tmp_path, "train", SMALL)
-    with pytest.raises(UserError, match="no folder test or val in"):
-        AlignedDataset(tmp_path, "test", SMALL)
-    with pytest.raises(UserError, match="single has no domain B"):
-        SingleDataset(tmp_path / "trainA", "train", SMALL)
+    for kind, root, phase, message in (
+        (UnalignedDataset, tmp_path / "no", "train", "(?s)does not exist.*download_.*make_stripes.py"),
+        (UnalignedDataset, tmp_path, "test", "no folder testA .*in .* which has 'trainA'"),
+        (UnalignedDataset, tmp_path, "train", "trainB' does not exist"),
+        (AlignedDataset, tmp_path, "test", "no folder test or val in"),
+        (SingleDataset, tmp_path / "trainA", "train", "single has no domain B"),
+    ):
+        with pytest.raises(UserError, match=message):
+            kind(root, phase, SMALL)
 
 
 def test_pairs_are_cut_alike(tmp_path):

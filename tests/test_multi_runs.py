@@ -15,7 +15,7 @@ from trained_run import picture
 import test as translation
 import train
 from data.folders import domain_folder, find_domains
-from datasets.make_coats import make_coats
+from datasets.make_stripes import make_coats
 from models import create_model
 from models.inference import load_generator
 from models.samples import Samples

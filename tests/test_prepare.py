@@ -1,23 +1,128 @@
-"""Preparing Cityscapes, AFHQ and aligned pairs, from small trees made here in the official layouts."""
+"""Downloading, unpacking and preparing data sets, from small archives and folders in the official layouts."""
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from archives import picture, zipped
 from PIL import Image
 
-from datasets.aligned_pairs import join_pairs, split_pairs
-from datasets.prepare import ImageSource, convert_all, main, prepare_afhq, prepare_cityscapes
+from datasets.prepare import convert_all, main
 from util.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("trainA", "trainB", "testA", "testB")
+DATA = b"not looked into when unpacking"
+
+
+def picture(path: Path, size: tuple[int, int] = (8, 8), colour=(10, 20, 30), mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, data in members.items():
+            opened.writestr(name, data)
+    return path
+
+
+def zipped(folder: Path, path: Path) -> Path:
+    """What `folder` holds, as an archive; member names begin with the folder's own."""
+    inside = [file for file in folder.rglob("*.*")]
+    return archive(path, {file.relative_to(folder.parent).as_posix(): file.read_bytes() for file in inside})
+
+
+def prepare(command: str, *sources: Path, out: Path) -> int:
+    size = ["--size", "16"] if command in ("afhq", "cityscapes") else []
+    return main([command, *map(str, sources), "--out", str(out), *size])
 
 
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
+
+
+# ---- unpacking ----
+
+
+def horses(path: Path) -> Path:
+    return archive(path, {f"horse2zebra/{folder}/{n}.jpg": DATA for folder in FOLDERS for n in range(3)})
+
+
+def night2day(path: Path, *extra: tarfile.TarInfo) -> Path:
+    """Pairs in the layout of pix2pix, and more members."""
+    with tarfile.open(path, "w:gz") as opened:
+        for phase in ("train", "val", "test"):
+            member = tarfile.TarInfo(f"night2day/{phase}/0.jpg")
+            member.size = len(DATA)
+            opened.addfile(member, io.BytesIO(DATA))
+        for member in extra:
+            opened.addfile(member)
+    return path
+
+
+@pytest.mark.parametrize("root", ["", "horse2zebra/"])
+def test_an_archive_becomes_a_data_set_and_writes_nothing_outside(tmp_path, capsys, root):
+    names = [f"{root}{name}/_0.jpg" for name in FOLDERS] + ["../../../e.jpg", "/e.jpg"]
+    made, out = archive(tmp_path / "h.zip", dict.fromkeys(names, DATA)), tmp_path / "out"
+    assert prepare("unpack", made, out=out) == 0
+    assert not Path("/e.jpg").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["h.zip", "out"]
+    assert {path.name for path in out.iterdir()} >= set(FOLDERS)
+    assert (out / "trainA/_0.jpg").read_bytes() == DATA
+    assert prepare("unpack", made, out=out) == 2 and "exists already" in capsys.readouterr().err
+
+
+def unusable(folder: Path) -> dict[str, tuple[bytes, str]]:
+    """Archives that are refused, and what is said."""
+    with zipfile.ZipFile(folder / "stored.zip", "w", zipfile.ZIP_STORED) as opened:
+        opened.writestr("trainA/0.jpg", DATA * 10)
+    stored, tar = (folder / "stored.zip").read_bytes(), night2day(folder / "made.tar.gz").read_bytes()
+    link, up = tarfile.TarInfo("night2day/train/link"), tarfile.TarInfo("../e")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+    return {
+        "damaged": (stored.replace(DATA[:8], DATA[:8].upper(), 1), "not a whole zip or tar archive (Bad CRC"),
+        "cut": (stored[: len(stored) // 2], "not a whole zip or tar archive"),
+        "folders": (stored, "lacks some of the folders"),
+        "tar cut": (tar[: len(tar) // 2], "not a whole zip or tar archive"),
+        "tar link": (night2day(folder / "l.tar.gz", link).read_bytes(), "link to an absolute path"),
+        "tar up": (night2day(folder / "u.tar.gz", up).read_bytes(), "outside the destination"),
+    }
+
+
+def test_what_cannot_be_unpacked_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    (tmp_path / "made").mkdir()
+    for what, (content, message) in unusable(tmp_path / "made").items():
+        (tmp_path / "archive").write_bytes(content)
+        assert prepare("unpack", tmp_path / "archive", out=tmp_path / "deep/out") == 2, what
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and message in error, what
+        assert not list(tmp_path.glob("deep/*")) and not list(tmp_path.glob("e*")), what
+
+
+def test_an_archive_that_needs_more_than_the_free_space_is_not_unpacked(tmp_path, capsys, monkeypatch):
+    bomb = archive(tmp_path / "bomb.zip", {f"h/{folder}/0.bmp": bytes(50_000_000) for folder in FOLDERS})
+    assert bomb.stat().st_size < 1e6
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 9 * 10**8, 10**8))
+    assert prepare("unpack", bomb, out=tmp_path / "out") == 2
+    assert "unpacked it has 0.2 GB, and 0.1 GB are free" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["bomb.zip"]
+
+
+# ---- images ----
 
 
 def test_conversion_goes_on_where_it_stopped(tmp_path):
@@ -34,35 +139,13 @@ def test_conversion_goes_on_where_it_stopped(tmp_path):
 
     wanted = [conversion(number) for number in range(5)]
     with pytest.raises(UserError, match="image 2 is broken"):
-        convert_all(wanted, "test")
+        convert_all(wanted)
     whole = {int(path.stem) for path in tmp_path.glob("*.png")}
     broken.clear()
     made.clear()
-    assert convert_all(wanted, "test") == 5 - len(whole)
+    convert_all(wanted)
     assert sorted(made) == sorted(set(range(5)) - whole)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n}.png" for n in range(5)]
-
-
-def test_a_source_is_a_folder_or_an_archive(tmp_path, capsys):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    (tmp_path / "set").mkdir()
-    Image.new("RGB", (8, 5)).save(tmp_path / "set/_c.jpe", exif=exif, format="PNG")
-    picture(tmp_path / "set/a.png", mode="RGBA", colour=(1, 2, 3, 255))
-    (tmp_path / "set/b.JPG").write_bytes(b"broken")
-    (tmp_path / "set/.hidden.png").write_bytes(b"")
-    (tmp_path / "set/notes.txt").write_text("")
-    zipped(tmp_path / "set", tmp_path / "set.zip")
-    sources = {"": ImageSource(tmp_path / "set"), "set/": ImageSource(tmp_path / "set.zip")}
-    assert capsys.readouterr().err.count("1 of '.txt'") == 2
-    for prefix, source in sources.items():
-        assert source.images == [f"{prefix}_c.jpe", f"{prefix}a.png", f"{prefix}b.JPG"]
-        assert source.read(f"{prefix}a.png").getpixel((0, 0)) == (1, 2, 3)
-        assert source.read(f"{prefix}_c.jpe").size == (5, 8)  # upright
-        with pytest.raises(UserError, match="b.JPG': it is not an image"):
-            source.read(f"{prefix}b.JPG")
-    with pytest.raises(UserError, match="neither a folder nor a whole zip"):
-        ImageSource(tmp_path / "set/b.JPG")
+    assert files(tmp_path) == [f"{n}.png" for n in range(5)]
 
 
 @pytest.mark.parametrize("as_archive", [False, True])
@@ -75,48 +158,45 @@ def test_cityscapes(tmp_path, capsys, as_archive):
         picture(tmp_path / f"gtFine/{phase}/{city}/{city}_gtFine_labelIds.png", (64, 32), 3, "L")
         label.save(tmp_path / f"gtFine/{phase}/{city}/{city}_gtFine_color.png")
     picture(tmp_path / "leftImg8bit/test/berlin/berlin_leftImg8bit.png")
-    photos, labels, out = tmp_path / "leftImg8bit", tmp_path / "gtFine", tmp_path / "out"
+    photos, labels, out = tmp_path / "leftImg8bit", tmp_path / "gtFine", tmp_path / "sets/out"
     if as_archive:
         photos, labels = zipped(photos, tmp_path / "photos.zip"), zipped(labels, tmp_path / "labels.zip")
-    assert prepare_cityscapes(photos, labels, out, 16) == 6
-    made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
+    assert prepare("cityscapes", photos, labels, out=out) == 0
     train = [f"train{side}/{city}.png" for side in "AB" for city in ("aachen", "bonn")]
-    assert made == [*train, "valA/lindau.png", "valB/lindau.png"]
+    assert files(out.parent) == [f"out/{name}" for name in [*train, "valA/lindau.png", "valB/lindau.png"]]
     assert (pixels(out / "valA/lindau.png") == (50, 100, 150)).all()
     colours = pixels(out / "valB/lindau.png").reshape(16 * 16, 3)
     assert {tuple(colour) for colour in colours} == {(255, 0, 0), (0, 0, 255)}
-    shutil.rmtree(tmp_path / "gtFine/val")
-    assert main(["cityscapes", str(photos), str(tmp_path / "gtFine"), "--out", str(tmp_path / "no")]) == 2
-    assert "(such as val/lindau)" in capsys.readouterr().err
+    (tmp_path / "gtFine/val/lindau/lindau_gtFine_color.png").unlink()
+    assert prepare("cityscapes", photos, tmp_path / "gtFine", out=tmp_path / "no") == 2
+    assert "['val/lindau']" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("test_phase", ["val", "test"])
-def test_afhq(tmp_path, test_phase):
+def test_afhq(tmp_path, capsys, test_phase):
     for phase in ("train", test_phase):
         picture(tmp_path / f"afhq/{phase}/cat/c.jpg", (32, 32), (200, 0, 0))
         picture(tmp_path / f"afhq/{phase}/dog/d.png", (32, 32), (0, 200, 0))
         picture(tmp_path / f"afhq/{phase}/wild/w.jpg", (32, 32))
     for source in (tmp_path / "afhq", zipped(tmp_path / "afhq", tmp_path / "afhq.zip")):
         out = tmp_path / f"from_{source.name}"
-        assert prepare_afhq(source, out, 16) == 4
+        assert prepare("afhq", source, out=out) == 0
+        assert files(out) == ["testA/c.png", "testB/d.png", "trainA/c.png", "trainB/d.png"]
         assert (pixels(out / "testB/d.png") == (0, 200, 0)).all()
         assert pixels(out / "trainA/c.png").shape == (16, 16, 3)
     picture(tmp_path / "afhq/train/cat/c.png")
-    with pytest.raises(UserError, match="two images would become .*c.png"):
-        prepare_afhq(tmp_path / "afhq", tmp_path / "out", 16)
-    shutil.rmtree(tmp_path / f"afhq/{test_phase}/dog")
-    with pytest.raises(UserError, match="no images for testB"):
-        prepare_afhq(tmp_path / "afhq", tmp_path / "out", 16)
+    assert prepare("afhq", tmp_path / "afhq", out=tmp_path / "out") == 2
+    assert "two images would become" in capsys.readouterr().err
 
 
 def test_split_and_join_undo_each_other(tmp_path):
     pair = np.random.default_rng(0).integers(0, 256, (6, 16, 3), dtype=np.uint8)
     (tmp_path / "pairs/train/deep").mkdir(parents=True)
     Image.fromarray(pair).save(tmp_path / "pairs/train/deep/1.png")
-    assert split_pairs(tmp_path / "pairs", tmp_path / "folders") == 2
+    assert prepare("split", tmp_path / "pairs", out=tmp_path / "folders") == 0
     assert (pixels(tmp_path / "folders/trainA/deep/1.png") == pair[:, :8]).all()
     assert (pixels(tmp_path / "folders/trainB/deep/1.png") == pair[:, 8:]).all()
-    assert join_pairs(tmp_path / "folders", tmp_path / "again") == 1
+    assert prepare("join", tmp_path / "folders", out=tmp_path / "again") == 0
     assert (pixels(tmp_path / "again/train/deep/1.png") == pair).all()
 
 
@@ -125,23 +205,111 @@ def test_no_picture_is_lost_or_changed_in_silence_by_joining(tmp_path, capsys):
         picture(tmp_path / f"train{side}/_DSC0001.png", mode="I;16", colour=2000)
         Image.fromarray(np.array([[0, 4095]], np.uint16)).save(tmp_path / f"train{side}/_DSC0002.tif")
         (tmp_path / f"train{side}/_DSC0003.psd").write_bytes(b"")
-    assert join_pairs(tmp_path, tmp_path / "pairs") == 2
+    assert prepare("join", tmp_path, out=tmp_path / "pairs") == 0
     assert (pixels(tmp_path / "pairs/train/_DSC0001.png") == round(2000 * 255 / 4095)).all()
     said = capsys.readouterr().err
     assert said.count("4095 as white") == 2 and said.count("left out") == 2 and "1 of '.psd'" in said
-    picture(tmp_path / "trainA/_DSC0002.jpg")
-    with pytest.raises(UserError, match="two images would become .*_DSC0002.png"):
-        join_pairs(tmp_path, tmp_path / "pairs")
+    for side, lacking in (
+        ("A", "no partner of the same name .such as _DSC0002"),
+        ("B", "two images would become"),
+    ):
+        picture(tmp_path / f"train{side}/_DSC0002.jpg")
+        assert prepare("join", tmp_path, out=tmp_path / "pairs") == 2
+        assert lacking.replace(".such", "(such") in capsys.readouterr().err
 
 
-def test_pairs_that_are_none(tmp_path):
+def test_pairs_that_are_none(tmp_path, capsys):
     picture(tmp_path / "odd/train/1.png", (7, 4))
-    with pytest.raises(UserError, match="7 pixels wide"):
-        split_pairs(tmp_path / "odd", tmp_path / "out")
     picture(tmp_path / "uneven/trainA/1.jpg", (4, 4))
     picture(tmp_path / "uneven/trainB/1.png", (8, 4))
-    with pytest.raises(UserError, match="4 x 4 in A and 8 x 4 in B"):
-        join_pairs(tmp_path / "uneven", tmp_path / "out")
-    picture(tmp_path / "uneven/trainA/2.png")
-    with pytest.raises(UserError, match="1 images of trainA and trainB have no partner .*such as 2"):
-        join_pairs(tmp_path / "uneven", tmp_path / "out")
+    for command, source, message in (
+        ("split", "odd", "7 pixels wide"),
+        ("split", "uneven", "none of the folders"),
+        ("join", "uneven", "4 x 4 in A and 8 x 4 in B"),
+    ):
+        assert prepare(command, tmp_path / source, out=tmp_path / "out") == 2
+        assert message in capsys.readouterr().err
+
+
+# ---- the download script ----
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project whose datasets/ holds nothing but the scripts, in a path with a space."""
+    project = tmp_path / "a project"
+    (project / "datasets").mkdir(parents=True)
+    for script in ("download_qsattn_dataset.sh", "prepare.py"):
+        (project / "datasets" / script).symlink_to(ROOT / "datasets" / script)
+    (project / ".venv/bin").mkdir(parents=True)
+    python = project / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return project
+
+
+def download(project: Path, *names: str, url: Path | str = "") -> subprocess.CompletedProcess:
+    env = os.environ | {"QSATTN_DATASET_URL": url.as_uri() if isinstance(url, Path) else url}
+    script = project / "datasets/download_qsattn_dataset.sh"
+    return subprocess.run(
+        ["bash", script, *names], cwd="/", env=env, capture_output=True, text=True, timeout=60
+    )
+
+
+def leftovers(project: Path) -> list[str]:
+    return sorted(path.name for path in (project / "datasets").iterdir() if not path.is_symlink())
+
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+@needs_curl
+def test_download(project, tmp_path):
+    """Where the first address does not answer, the second is tried."""
+    url = f"http://127.0.0.1:9/h.zip {horses(tmp_path / 'source.zip').as_uri()}"
+    done = download(project, "horse2zebra", url=url)
+    assert done.returncode == 0, done.stderr
+    assert "the download of http://127.0.0.1:9/h.zip failed" in done.stderr
+    assert f"ready: {project}/datasets/horse2zebra" in done.stdout
+    assert leftovers(project) == ["horse2zebra"]
+    again = download(project, "horse2zebra", url=url)
+    assert again.returncode == 2 and "exists already" in again.stderr
+
+
+@needs_curl
+def test_day2night_is_a_set_of_pairs(project, tmp_path):
+    done = download(project, "day2night", url=night2day(tmp_path / "night2day.tar.gz"))
+    assert done.returncode == 0, done.stderr
+    assert "--dataset_mode aligned --direction BtoA" in done.stdout
+    assert leftovers(project) == ["day2night"]
+
+
+@needs_curl
+def test_an_interrupted_download_goes_on_or_begins_again(project, server):
+    folder, address = server  # which knows no ranges
+    source = horses(folder / "h.zip")
+    (project / "datasets/.horse2zebra.zip.part").write_bytes(source.read_bytes()[:100])
+    assert download(project, "horse2zebra", url=source).returncode == 0
+    (project / "datasets/.maps.zip.part").write_bytes(b"half")
+    done = download(project, "maps", url=f"{address}/h.zip")
+    assert done.returncode == 0, done.stderr
+    assert leftovers(project) == ["horse2zebra", "maps"]
+
+
+def test_names(project):
+    for arguments in ((), ("",), ("zebra2horse",), ("horse2zebra", "maps"), ("horse2zebra maps",)):
+        done = download(project, *arguments)
+        assert done.returncode == 2 and "summer2winter_yosemite" in done.stderr
+    assert "prepare.py cityscapes" in download(project, "cityscapes").stderr
+    assert download(project, "--help").returncode == 0 and leftovers(project) == []
+
+
+@needs_curl
+def test_cat2dog(project, tmp_path):
+    for phase in ("train", "val"):
+        for animal in ("cat", "dog", "wild"):
+            picture(tmp_path / f"afhq/{phase}/{animal}/0.jpg", (300, 300))
+    done = download(project, "cat2dog", url=zipped(tmp_path / "afhq", tmp_path / "afhq.zip"))
+    assert done.returncode == 0, done.stderr
+    assert leftovers(project) == ["cat2dog"]
+    assert files(project / "datasets/cat2dog") == [f"{folder}/0.png" for folder in sorted(FOLDERS)]

@@ -1,7 +1,8 @@
-"""The drawn set and the measure of stripes: same seed, same files; zebras read high, everything else low."""
+"""The drawn sets and the measures of stripes and coats: same seed, same files; zebras read high."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from datasets.make_stripes import draw_animal_scene, main, make_stripes
+from datasets.make_stripes import COATS, draw_animal_scene, main, make_coats, make_stripes
+from util.metrics.coats import Coats
 from util.metrics.stripes import background_change, stripe_report, stripedness
 
 
@@ -24,14 +26,28 @@ def drawn(tmp_path_factory) -> Path:
     return folder
 
 
-# ---- the set
+@pytest.fixture(scope="module")
+def coats(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sets") / "coats"
+    assert make_coats(folder, train=1, test=20)
+    return folder
 
 
-def test_layout_and_formats(drawn):
-    counts = {
-        str(folder.relative_to(drawn)): len(list(folder.glob("*.png"))) for folder in drawn.glob("**/*[AB]")
+# ---- the sets
+
+
+def test_layout_and_formats(drawn, coats):
+    def counts(root: Path, places: str) -> dict[str, int]:
+        return {
+            path.relative_to(root).as_posix(): len(list(path.glob("*.png"))) for path in root.glob(places)
+        }
+
+    test = {"testA": 8, "testB": 8, "masks/testA": 8, "masks/testB": 8}
+    assert counts(drawn, "**/*[AB]") == {"trainA": 2, "trainB": 2, **test}
+    phases = {"train": 1, "test": 20, "masks": 20}
+    assert counts(coats, "*/*") == {
+        f"{phase}/{coat}": count for phase, count in phases.items() for coat in COATS
     }
-    assert counts == {"trainA": 2, "trainB": 2, "testA": 8, "testB": 8, "masks/testA": 8, "masks/testB": 8}
     image, mask = (Image.open(drawn / folder / "0003.png") for folder in ("testB", "masks/testB"))
     assert (image.mode, image.size, mask.mode, mask.size) == ("RGB", (48, 48), "L", (48, 48))
     values = np.asarray(mask)
@@ -48,17 +64,20 @@ def test_same_seed_same_files_and_no_scene_twice(drawn, tmp_path):
     assert len(set(pictures)) == len(pictures) == 20
 
 
+def test_the_pictures_are_those_drawn_before():
+    pixels = [draw_animal_scene(np.random.default_rng(5), 32, coat)[0].tobytes() for coat in COATS]
+    found = [hashlib.sha256(picture).hexdigest()[:16] for picture in pixels]
+    assert found == ["3010566ae7ac7e9b", "71224fc043bc0619", "c37e3d363e1858c1", "43ccf6b841bc337e"]
+
+
 def test_only_the_coat_is_striped():
     """Zebras read high and horses low, and what surrounds either reads below every zebra."""
     coats, grounds = {}, {}
     for striped, coat in enumerate(("plain", "striped")):
-        scenes = [
-            draw_animal_scene(np.random.default_rng([9, striped, index]), 64, coat) for index in range(8)
-        ]
+        scenes = [draw_animal_scene(np.random.default_rng([9, striped, i]), 64, coat) for i in range(8)]
         coats[striped] = [stripedness(image, mask) for image, mask in scenes]
-        grounds[striped] = [
-            stripedness(image, ~ndimage.binary_dilation(mask, None, 2)) for image, mask in scenes
-        ]
+        around = [(image, ~ndimage.binary_dilation(mask, None, 2)) for image, mask in scenes]
+        grounds[striped] = [stripedness(image, ground) for image, ground in around]
     assert min(coats[True]) > 2 * max(coats[False])
     assert np.mean(coats[True]) > 6 * np.mean(coats[False])
     assert max(grounds[False] + grounds[True]) < min(coats[True])
@@ -77,7 +96,7 @@ def test_a_set_is_left_alone_and_one_of_other_parameters_replaced(tmp_path, caps
     assert (tmp_path / "holiday.jpg").read_text() == "mine" and (out / "trainA").is_dir()
 
 
-# ---- the measure
+# ---- the measures
 
 
 def ellipse(size: int = 64) -> np.ndarray:
@@ -134,3 +153,21 @@ def test_report_of_doing_nothing_and_of_perfect_stripes(drawn, tmp_path):
         Image.fromarray(np.where(mask[..., None], bars, image)).save(tmp_path / path.name)
     striped = stripe_report(real_a, tmp_path, real_b, masks)
     assert striped["images"] == 4 and striped["gained"] > 0.9 and striped["background"] == 0
+
+
+def test_real_animals_count_as_what_they_are(coats):
+    measure = Coats(coats, tuple(COATS))
+    same = {coat: measure.report(coat, coat, coats / "test" / coat) for coat in COATS}
+    assert {coat: report["background"] for coat, report in same.items()} == dict.fromkeys(COATS, 0)
+    assert [report["taken"] for report in same.values()] == pytest.approx([0.85, 1, 1, 1])
+    assert measure.report("plain", "ginger", coats / "test" / "plain")["taken"] <= 0.15
+
+
+def test_one_of_two_translations_has_the_coat_on_another_ground(coats, tmp_path):
+    ginger = coats / "test" / "ginger"
+    Image.open(ginger / "0000.png").point(lambda level: level // 2).save(tmp_path / "0000.png")
+    picture = np.asarray(Image.open(ginger / "0001.png"))
+    mask = np.asarray(Image.open(coats / "masks" / "ginger" / "0001.png"))[..., None] > 0
+    Image.fromarray(np.where(mask, picture, picture // 2)).save(tmp_path / "0001.png")
+    report = Coats(coats, tuple(COATS)).report("ginger", "ginger", tmp_path)
+    assert report["taken"] == 0.5 and report["background"] > 30

@@ -14,7 +14,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +41,12 @@ else:
     IMAGE_EXTENSIONS.update((".heic", ".heif"))
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it only warns: 256 MiB of RGB
-MAX_SIDE = 65_535
 
 # Pillow warns of odd metadata, and of large images, which are refused below. Set once, not per call: the
 # filters belong to the process, and images are decoded from several threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 REMEDY = "Replace or remove the file; training can also continue without it: --on_bad_image skip"
-HEIC_REMEDY = "Convert it to JPEG or PNG; HEIC is read where pillow-heif is installed"
 
 WHITES = (1, 255, 1023, 4095, 16383, 65535)  # of floats, and of sensors with 8 to 16 bits
 SAMPLED = 32  # files that `grey_range` reads
@@ -67,24 +65,9 @@ class ImageError(UserError):
         return f"cannot use the image {self.path!r}: {self.found}. {self.remedy}."
 
 
-def has_image_extension(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-
-
-def _counted(names: Iterable[str]) -> str:
-    kinds = Counter(os.path.splitext(name)[1].lower() or "no extension" for name in names)
-    return ", ".join(f"{count} of {kind!r}" for kind, count in kinds.most_common(5))
-
-
 @functools.cache
 def _say_once(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def name_others(folder: str | os.PathLike, others: Iterable[str]) -> None:
-    """Say once on stderr which files beside the images of a folder or archive are left out."""
-    if found := _counted(others):
-        _say_once(f"note: {str(folder)!r}: left out, since they are no images that can be read: {found}")
 
 
 def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path]:
@@ -103,7 +86,7 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
         raise error
 
     images: list[Path] = []
-    others: list[str] = []
+    others: Counter[str] = Counter()
     visited: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=stop):
         if (real := os.path.realpath(parent)) in visited:
@@ -111,30 +94,35 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
             continue
         visited.add(real)
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=os.fsencode)
-        shown = [name for name in files if not name.startswith(".")]
-        images += [Path(parent, name) for name in shown if has_image_extension(name)]
-        others += [name for name in shown if not has_image_extension(name)]
+        for name in files:
+            extension = os.path.splitext(name)[1].lower()
+            if extension in IMAGE_EXTENSIONS and not name.startswith("."):
+                images.append(Path(parent, name))
+            elif not name.startswith("."):
+                others[extension or "no extension"] += 1
+    found = ", ".join(f"{count} of {kind!r}" for kind, count in others.most_common(5))
     if not images:
-        found = _counted(others) or "nothing"
         known = f"{' '.join(sorted(IMAGE_EXTENSIONS))}, and HEIC where pillow-heif is installed"
-        raise UserError(f"no images in the folder {str(folder)!r}, but {found}. Known are {known}.")
-    name_others(folder, others)
+        raise UserError(
+            f"no images in the folder {str(folder)!r}, but {found or 'nothing'}. Known are {known}."
+        )
+    if others:
+        _say_once(f"note: {str(folder)!r}: left out, since they are no images that can be read: {found}")
     images.sort(key=os.fsencode)
     return images if limit == math.inf else images[: int(limit)]
 
 
-def read_image(path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
+def read_image(path: str | os.PathLike) -> Image.Image:
     """An image file in its own mode and colours, decoded and upright (EXIF); of an animation the first frame.
 
-    content: the file's bytes, where it is in an archive; `path` then only names it. Raises nothing but
-    `ImageError`.
+    Raises nothing but `ImageError`.
     """
-    if content is None and not os.path.isfile(path):  # reading a pipe or a device might never end
+    if not os.path.isfile(path):  # reading a pipe or a device might never end
         raise ImageError(path, "it cannot be read: there is no such file")
     try:
         # Almost any bytes can be taken for a TGA file, which has no signature.
         formats = [*FORMATS, "TGA"] if os.fspath(path).lower().endswith(".tga") else FORMATS
-        with Image.open(path if content is None else io.BytesIO(content), formats=formats) as image:
+        with Image.open(path, formats=formats) as image:
             if not 0 < image.width * image.height <= MAX_PIXELS:
                 sides = f"{image.width} x {image.height}"
                 raise ImageError(path, f"it declares {sides} pixels; at most {MAX_PIXELS} are accepted")
@@ -146,11 +134,8 @@ def read_image(path: str | os.PathLike, content: bytes | None = None) -> Image.I
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        with open(path, "rb") if content is None else io.BytesIO(content) as file:
-            start = file.read(12)
-        remedy = HEIC_REMEDY if start[4:8] == b"ftyp" else REMEDY
-        found = f"it is not an image of a known format (it begins with {start!r})"
-        raise ImageError(path, found, remedy) from error
+        with open(path, "rb") as file:
+            raise ImageError(path, f"it is not an image of a known format ({file.read(12)!r}...)") from error
     except Exception as error:  # decoders raise exceptions of every type for damaged data
         raise ImageError(
             path, f"it is damaged or cannot be read ({type(error).__name__}: {error})"
@@ -168,7 +153,10 @@ def to_rgb(image: Image.Image, grey: tuple[float, float] | None = None) -> Image
     grey: black and white of grey images of more than 8 bits; None: as `likely_range` says of each image.
     """
     if is_deep(image):
-        return Image.fromarray(_eight_bits(np.asarray(image), grey)).convert("RGB")
+        values = np.asarray(image).astype(np.float64)
+        black, white = grey or likely_range(values.min(), values.max())
+        scaled = (values - black) * (255 / max(white - black, 1e-30))
+        return Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = to_rgba(image)
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -241,23 +229,13 @@ def parse_grey_range(text: str) -> tuple[float, float] | None:
     """The value of `--grey_range`: LOW,HIGH, or None for auto. Raises `UserError`."""
     if text == "auto":
         return None
-    try:
+    with contextlib.suppress(ValueError):
         low, high = map(float, text.split(","))
-    except ValueError:
-        low = high = math.nan
-    if not -math.inf < low < high < math.inf:
-        raise UserError(f"--grey_range {text} is no range: give black and white, such as 0,4095, or auto")
-    return low, high
+        if -math.inf < low < high < math.inf:
+            return low, high
+    raise UserError(f"--grey_range {text} is no range: give black and white, such as 0,4095, or auto")
 
 
 def describe_grey_range(grey: tuple[float, float]) -> str:
-    return (
-        f"grey images of more than 8 bits are read with {grey[0]:g} as black and {grey[1]:g} as white "
-        "(--grey_range LOW,HIGH)"
-    )
-
-
-def _eight_bits(values: np.ndarray, grey: tuple[float, float] | None) -> np.ndarray:
-    black, white = grey or likely_range(float(values.min()), float(values.max()))
-    scaled = (values.astype(np.float64) - black) * (255 / max(white - black, 1e-30))
-    return np.rint(scaled).clip(0, 255).astype(np.uint8)
+    black_and_white = f"{grey[0]:g} as black and {grey[1]:g} as white"
+    return f"grey images of more than 8 bits are read with {black_and_white} (--grey_range LOW,HIGH)"

@@ -1,4 +1,4 @@
-"""Which coat do translated animals have? For the set of datasets/make_coats.py.
+"""Which coat do translated animals have? For the set of datasets/make_stripes.py --coats.
 
 A coat is five numbers over the animal's mask: stripes, the mean of a * c**2 with the contrast a and the
 coherence c of `util.metrics.stripes`; spots, the mean of a * (1 - c**2); and the mean red, green and blue. A
