@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from data.augment import to_input
+from data.transforms import to_input
 from models import patch_sampler
 from models.generator import ResnetGenerator
 from models.inference import load_generator
