@@ -142,19 +142,16 @@ def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path, epoch
     if length.unit == "epochs":
         duration = f"epochs {epoch} to {length.total}, {(length.total - epoch + 1) * len(loader)} steps"
     together = f" in each of {processes} processes" if processes > 1 else ""
+    sizes = {name: sum(p.numel() for p in net.parameters()) / 1e6 for name, net in model.networks.items()}
     lines = [
         f"Training {opt.name} (--model {opt.model}) on {device}",
         f"  data:       {opt.dataroot}: {counts}; {len(loader)} steps per epoch",
         f"  length:     {duration}, batch size {opt.batch_size}{together}",
+        "  parameters: " + ", ".join(f"{name} {size:.3f} M" for name, size in sizes.items()),
         f"  run folder: {folder}",
         *([] if opt.no_html else [f"  page:       {folder / 'web' / 'index.html'}"]),
     ]
-    for name, net in model.networks.items():
-        if opt.verbose:
-            lines.append(str(net))
-        if opt.verbose or opt.dry_run:
-            lines.append(f"  net{name}: {sum(p.numel() for p in net.parameters()) / 1e6:.3f} M parameters")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(map(str, model.networks.values()) if opt.verbose else [])])
 
 
 def closing(opt: Namespace, folder: Path, complete: bool) -> str:

@@ -17,20 +17,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 PLATEAU_FACTOR, PLATEAU_PATIENCE, PLATEAU_THRESHOLD = 0.2, 5, 0.01
 
 
-def lr_factor(policy: str, number: int, constant: int, decay: int, decay_iters: int, gamma: float) -> float:
-    """The factor of the initial learning rate in an epoch, or iteration: "linear", "step" or "cosine".
-
-    Args:
-        number: of the epoch or iteration, from 1; the other counts have the same unit.
-        constant, decay: how many train at the initial rate, and how many after them.
-        decay_iters, gamma: "step" multiplies by gamma after each `decay_iters`.
-    """
-    if policy == "linear":  # after the constant part down by equal steps, to reach 0 one step after the last
-        return max(0.0, 1.0 - max(0, number - constant) / (decay + 1))
-    if policy == "step":
-        return gamma ** ((number - 1) // decay_iters)
-    total = constant + decay  # cosine: ends where training ends, not with the constant part
-    return 0.5 * (1 + math.cos(math.pi * min(number - 1, total) / total))
+def lr_factor(opt: Namespace, number: int) -> float:
+    """The factor of the initial rate in an epoch, or iteration, of this number (from 1); not of "plateau"."""
+    length = Length.of(opt)
+    if opt.lr_policy == "linear":  # equal steps behind the constant part, to 0 one step after the last
+        return max(0.0, 1.0 - max(0, number - length.constant) / (length.decay + 1))
+    if opt.lr_policy == "step":
+        return opt.lr_decay_gamma ** ((number - 1) // opt.lr_decay_iters)
+    # cosine: ends where training ends, not with the constant part
+    return 0.5 * (1 + math.cos(math.pi * min(number - 1, length.total) / length.total))
 
 
 class Schedule:
@@ -47,9 +42,8 @@ class Schedule:
     def __init__(self, opt: Namespace, optimizers: Sequence[Optimizer], first_iteration: int = 1):
         self.opt, self.optimizers, self.first_iteration = opt, optimizers, first_iteration
         self.initial = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]  # each has one group
-        self.length = Length.of(opt)
         self.plateau = opt.lr_policy == "plateau"
-        self.counts_steps = self.length.unit == "iterations" and not self.plateau
+        self.counts_steps = Length.of(opt).unit == "iterations" and not self.plateau
         self.best, self.bad_epochs, self.reductions = math.inf, 0, 0
         self.begin(opt.epoch_count, steps=0)
 
@@ -59,34 +53,30 @@ class Schedule:
         self._set_rates()
 
     def advance(self, mean_loss: float | None = None) -> None:
-        """Set the rates of the next epoch, or iteration; a plateau schedule needs the epoch's mean loss."""
+        """Set the rates of the next epoch, or iteration; a plateau schedule needs the epoch's mean loss.
+
+        It reduces the rate after more than `PLATEAU_PATIENCE` epochs without a better one.
+        """
         self.number += 1
-        if self.plateau:
-            self._look_at(mean_loss)
+        if self.plateau and mean_loss < self.best * (1 - PLATEAU_THRESHOLD):
+            self.best, self.bad_epochs = mean_loss, 0
+        elif self.plateau:
+            self.bad_epochs += 1
+            if self.bad_epochs > PLATEAU_PATIENCE:
+                self.bad_epochs = 0
+                self.reductions += 1
         self._set_rates()
 
-    def _look_at(self, mean_loss: float) -> None:
-        """Reduce the rate after more than `PLATEAU_PATIENCE` epochs without a better mean loss."""
-        if mean_loss < self.best * (1 - PLATEAU_THRESHOLD):
-            self.best, self.bad_epochs = mean_loss, 0
-            return
-        self.bad_epochs += 1
-        if self.bad_epochs > PLATEAU_PATIENCE:
-            self.bad_epochs = 0
-            self.reductions += 1
-
     def _set_rates(self) -> None:
-        opt, length = self.opt, self.length
         if self.plateau:
             factors = [PLATEAU_FACTOR] * self.reductions
         else:
-            decay = (length.constant, length.decay, opt.lr_decay_iters, opt.lr_decay_gamma)
-            factors = [lr_factor(opt.lr_policy, self.number, *decay)]
+            factors = [lr_factor(self.opt, self.number)]
         for optimizer, rate in zip(self.optimizers, self.initial, strict=True):
             optimizer.param_groups[0]["lr"] = math.prod(factors, start=rate)
 
     def state_dict(self) -> dict[str, float]:
-        return {"best": self.best, "bad_epochs": self.bad_epochs, "reductions": self.reductions}
+        return {name: getattr(self, name) for name in ("best", "bad_epochs", "reductions")}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Continue a plateau schedule; `begin` then sets the rates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from argparse import Namespace
 
@@ -26,35 +27,30 @@ class Samples:
         self.multiple = model.size_limits(opt)[0]
         self.images: list[Tensor] = []  # (1, C, H, W) each
         self.targets: list[Tensor] = []  # (1,) each, in a set of many domains: another one than the image's
-        domains = getattr(opt, "domains", [])
-        for phase in ("test", opt.phase):
-            settings = {"isTrain": False, "phase": phase, "batch_size": 1, "num_threads": 0}
-            if domains:
-                settings["max_dataset_size"] = max(1, COUNT // len(domains))  # of each
-            try:
-                batches = create_loader(Namespace(**{**vars(opt), **settings}), "cpu").epoch(1)
+        settings = {**vars(opt), "isTrain": False, "batch_size": 1, "num_threads": 0}
+        if domains := getattr(opt, "domains", []):
+            settings["max_dataset_size"] = max(1, COUNT // len(domains))  # of each
+        for settings["phase"] in ("test", opt.phase):
+            with contextlib.suppress(UserError):  # there are no such images
+                batches = create_loader(Namespace(**settings), "cpu").epoch(1)
                 for batch in itertools.islice(batches, COUNT):
                     self.images.append(self._middle(batch["A"]))
                     if "A_domain" in batch:
                         self.targets.append((batch["A_domain"] + 1) % len(domains))
-                break
-            except UserError:  # there are no such images
-                continue
+                return
 
     @torch.no_grad()
     def pictures(self) -> dict[str, np.ndarray]:
         """The images and their translations, each side by side: (H, W, 3) uint8 by label."""
         if not self.images:
             return {}
-        net, model = self.model.translator(), self.model
+        net, place = self.model.translator(), self.model.place
         training = [module for module in net.modules() if module.training]
         net.eval()  # batch norm as it is, no dropout
         try:
-            with model.autocast():
-                translations = [
-                    net(model.place(image), *self._condition(net, number)).float()
-                    for number, image in enumerate(self.images)
-                ]
+            with self.model.autocast():
+                numbered = enumerate(self.images)
+                translations = [net(place(x), *self._condition(net, n)).float() for n, x in numbered]
         finally:
             for module in training:
                 module.training = True
@@ -63,13 +59,10 @@ class Samples:
 
     def _condition(self, net: nn.Module, number: int) -> list[Tensor]:
         """What the network takes besides an image: always the same style, or the image's target."""
+        conditions = self.targets[number : number + 1]
         if self.model.styled:
-            condition = torch.randn(1, net.style_dim, generator=torch.Generator().manual_seed(0))
-        elif self.targets:
-            condition = self.targets[number]
-        else:
-            return []
-        return [condition.to(self.model.device)]
+            conditions = [torch.randn(1, net.style_dim, generator=torch.Generator().manual_seed(0))]
+        return [condition.to(self.model.device) for condition in conditions]
 
     def _middle(self, image: Tensor) -> Tensor:
         """The middle of an image, of sides that the network takes."""

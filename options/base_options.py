@@ -60,30 +60,29 @@ class BaseOptions:
     def declare(self) -> None:
         """Add the rows of the table."""
         add, group = self.parser.add, self.parser.group
-        models = (*MODELS, *self.other_models)
-        group("run and data")
-        data = "folder with trainA, trainB, testA, testB (or valA, valB)"
-        add("--dataroot", "./datasets/horse2zebra", data, scope="watch")
-        name = "name of the run: its folder under checkpoints_dir"
-        add("--name", None, name, shown="DATA_qsattn_MODE or DATA_MODEL, as horse2zebra_cut", scope="call")
-        add("--suffix", "", "added to the name, behind _", scope="call")
-        add("--checkpoints_dir", "./checkpoints", "where runs are kept", scope="call")
-        add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0", scope="call")
-        seed = "seed of weights, data order, crops and patches"
-        add("--seed", 0, seed, type=integer(0, 2**63 - 1), scope="fixed")
+        group("run", scope="call")
+        name = "DATA_qsattn_MODE or DATA_MODEL, as horse2zebra_cut"
+        add("--name", None, "name of the run: its folder under checkpoints_dir", shown=name)
+        add("--suffix", "", "added to the name, behind _")
+        add("--checkpoints_dir", "./checkpoints", "where runs are kept")
+        add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
+        add("--verbose", False, "print the networks, module by module")
+        which = "which checkpoint to load: latest, a number, iter_NUMBER"
+        add("--epoch", "latest", which, scope="watch")
+        add("--seed", 0, "of weights, data order, crops, patches", type=integer(0, 2**63 - 1), scope="fixed")
+        group("data")
+        folder = "folder with trainA, trainB, testA, testB (or valA, valB)"
+        add("--dataroot", "./datasets/horse2zebra", folder, scope="watch")
         phase = "train" if self.is_train else "test"
         add("--phase", phase, "which folders: PHASEA and PHASEB", scope="watch")
-        epoch = "which checkpoint to load: latest, a number, iter_NUMBER"
-        add("--epoch", "latest", epoch, scope="watch")
+        add("--direction", "AtoB", "what is translated into what", choices=("AtoB", "BtoA"), scope="fixed")
         add("--dataset_mode", "unaligned", "how images are paired", choices=tuple(DATASETS))
-        direction = "which domain is translated into which"
-        add("--direction", "AtoB", direction, choices=("AtoB", "BtoA"), scope="fixed")
         add("--serial_batches", False, "images in order, A and B side by side, instead of at random")
         add("--num_threads", 4, "loader processes; 0: none", type=integer(0), scope="watch")
         add("--batch_size", 1, "images per step (of each process)", type=integer(1))
         add("--max_dataset_size", math.inf, "use at most this many images of each folder", type=count_or_inf)
         add("--on_bad_image", "stop", "an image that cannot be read", choices=("stop", "skip"))
-        group("image size")
+        group("images")
         add("--preprocess", "resize_and_crop", "how images get their size", choices=PREPROCESS_MODES)
         add("--load_size", 286, "resize to this many pixels", type=integer(1 if self.is_train else 0))
         add("--crop_size", 256, "then crop to this many pixels", type=integer(1))
@@ -93,22 +92,18 @@ class BaseOptions:
         channels = {"choices": (1, 3), "type": integer(1), "scope": "fixed"}
         add("--input_nc", 3, "channels of the source images: 1 (grey) or 3 (RGB)", **channels)
         add("--output_nc", 3, "channels of the target images: 1 (grey) or 3 (RGB)", **channels)
-        group("networks")
-        trained = "what is trained: docs/models.md"
-        add("--model", "qs", trained, choices=models, scope="fixed")
-        cut = "the same as --model, as CUT spells it"
-        add("--CUT_mode", None, cut, type=str.lower, choices=("cut", "fastcut"), scope="call")
+        group("networks", scope="fixed")
+        models = (*MODELS, *self.other_models)
+        add("--model", "qs", "what is trained: docs/models.md", choices=models)
+        add("--CUT_mode", None, "as CUT spells it", type=str.lower, choices=("cut", "fastcut"), scope="call")
         build.add_options(add)
         self._declare_models()
-        group("translating")
-        running = "batch norm by its running statistics, no dropout; false: as in training"
+        running = "in translating: batch norm by its running statistics, no dropout; false: as in training"
+        group("precision and speed")
         add("--eval", True, running, scope="watch")
-        group("speed")
         precision = "of the convolutions; with bf16 also of heads and routing; the rest stays float32"
         add("--precision", "fp32", precision, choices=("fp32", "tf32", "bf16"))
         add("--channels_last", False, "keep images as (B, H, W, C) in memory; on CUDA with fused kernels")
-        group("display")
-        add("--verbose", False, "print the networks, module by module", scope="call")
 
     def _declare_models(self) -> None:
         """The rows of every model, grouped by the models that have them."""

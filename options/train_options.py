@@ -31,61 +31,47 @@ class TrainOptions(BaseOptions):
         group("schedule and optimiser")
         add("--n_epochs", 200, "epochs at the initial learning rate", type=integer(0))
         add("--n_epochs_decay", 200, "epochs of decay to zero", type=integer(0))
-        late = "random crops also after n_epochs; false: images are resized to crop_size then"
-        add("--crop_late", False, late)
+        add("--crop_late", False, "random crops also after n_epochs; else images are resized to crop_size")
         add("--n_iterations", 0, "length in iterations (steps) instead of epochs", type=integer(0))
         add("--n_iterations_decay", 0, "iterations of decay after them", type=integer(0))
         add("--lr", 0.0002, "initial learning rate of Adam", type=real_number(0, above=True))
         add("--beta1", 0.5, "Adam's first moment", type=real_number(0, 0.999999))
         add("--beta2", 0.999, "Adam's second moment", type=real_number(0, 0.999999))
-        decays = "linear; step of munit in iterations"
+        decays = "linear; of munit step, in iterations"
         add("--lr_policy", "linear", "how the learning rate decays", choices=POLICIES, shown=decays)
-        step = {"lr_policy": ("step",)}
-        between = "epochs between decays, or iterations where the length is in iterations"
-        add("--lr_decay_iters", 50, between, type=integer(1), only=step)
-        factor = real_number(0, 1, above=True)
-        add("--lr_decay_gamma", 0.1, "factor of each decay", type=factor, only=step)
+        step = {"only": {"lr_policy": ("step",)}}
+        add("--lr_decay_iters", 50, "epochs, or iterations, between decays", type=integer(1), **step)
+        add("--lr_decay_gamma", 0.1, "factor of each decay", type=real_number(0, 1, above=True), **step)
         add("--gan_mode", "lsgan", "adversarial objective", choices=tuple(GAN_LOSSES))
-        pool = "past translations kept for the discriminator"
-        add("--pool_size", 0, pool, type=integer(0), scope="fixed")
-        group("saving and resuming")
-        exactly = "continue exactly where the run of this name stopped, with its options"
-        add("--continue_train", False, exactly, scope="call")
-        add("--overwrite", False, "start afresh; a run of this name is renamed", scope="call")
-        add("--dry_run", False, "print options, networks, data counts and steps, and exit", scope="call")
-        config = "file of options, as words of a command line; given ones count more"
-        add("--config", None, config, scope="call")
-        first = "number of the first epoch; with --continue_train of the next one"
-        add("--epoch_count", 1, first, type=integer(1), scope="watch")
-        weights = "start from the weights of another run (at --epoch)"
-        add("--pretrained_name", None, weights, scope="watch")
-        every = {"type": integer(1), "scope": "watch"}
-        add("--save_latest_freq", 5000, "images between saves of latest", **every)
-        add("--save_epoch_freq", 5, "epochs between saves under the epoch's number", **every)
-        add("--save_by_iter", False, "save under iter_NUMBER instead of latest", scope="watch")
-        exact = "deterministic algorithms of torch, where there are any; slower on a GPU"
-        add("--deterministic", False, exact)
-        group("watching")
-        add("--print_freq", 100, "images between lines of losses", **every)
-        add("--display_freq", 400, "images between shown images", **every)
-        columns = "images per row in visdom; 0: one window each"
-        add("--display_ncols", 4, columns, type=integer(0), scope="watch")
-        window = "visdom window; <= 0: no visdom"
-        add("--display_id", None, window, type=int, shown="a random one", scope="watch")
-        add("--display_server", "http://localhost", "visdom server", scope="watch")
-        add("--display_env", "main", "visdom environment", scope="watch")
-        add("--display_port", 8097, "visdom port", type=integer(1, 65535), scope="watch")
-        add("--update_html_freq", 1000, "images between images saved to web/", **every)
-        add("--no_html", False, "write no web/ page", scope="watch")
-        add("--tensorboard", False, "write curves, images and options for TensorBoard", scope="watch")
-        wandb = "log to Weights & Biases, project WANDB_PROJECT; WANDB_MODE=offline: to files only"
-        add("--use_wandb", False, wandb, scope="watch")
-        group("speed of training")
-        cache = "memory for decoded images, GB; 0: decode every time"
-        add("--cache_gb", 4.0, cache, type=real_number(0), scope="watch")
+        add("--pool_size", 0, "past translations kept for D", type=integer(0), scope="fixed")
+        add("--deterministic", False, "deterministic algorithms of torch, where there are any")
         add("--cuda_graph", False, "capture the whole step in one CUDA graph")
-        fast = "the options fastest on this device, but for those given; the mathematics stays"
-        add("--fast", False, fast, scope="call")
+        group("starting and resuming", scope="call")
+        add("--continue_train", False, "continue exactly where the run stopped, with its options")
+        add("--overwrite", False, "start afresh; a run of this name is renamed")
+        add("--dry_run", False, "print options, networks, data counts and steps, and exit")
+        add("--config", None, "file of options, as words of a command line; given ones count more")
+        add("--fast", False, "the fastest options on this device, but for those given; the mathematics stays")
+        number = "number of the first epoch; with --continue_train of the next one"
+        add("--epoch_count", 1, number, type=integer(1), scope="watch")
+        add("--pretrained_name", None, "start from another run's weights (at --epoch)", scope="watch")
+        group("saving and watching", scope="watch")
+        add("--save_latest_freq", 5000, "images between saves of latest", type=integer(1))
+        add("--save_epoch_freq", 5, "epochs between saves under the epoch's number", type=integer(1))
+        add("--save_by_iter", False, "save under iter_NUMBER instead of latest")
+        add("--print_freq", 100, "images between lines of losses", type=integer(1))
+        add("--display_freq", 400, "images between shown images", type=integer(1))
+        add("--display_ncols", 4, "images per row in visdom; 0: one window each", type=integer(0))
+        add("--display_id", None, "visdom window; <= 0: no visdom", type=int, shown="a random one")
+        add("--display_server", "http://localhost", "visdom server")
+        add("--display_env", "main", "visdom environment")
+        add("--display_port", 8097, "visdom port", type=integer(1, 65535))
+        add("--update_html_freq", 1000, "images between images saved to web/", type=integer(1))
+        add("--no_html", False, "write no web/ page")
+        add("--tensorboard", False, "write curves, images and options for TensorBoard")
+        wandb = "log to Weights & Biases, project WANDB_PROJECT; WANDB_MODE=offline: to files only"
+        add("--use_wandb", False, wandb)
+        add("--cache_gb", 4.0, "GB of memory for decoded images; 0: decode every time", type=real_number(0))
 
     def resolve(self, given: dict[str, object]) -> Namespace:
         if "config" in given:

@@ -35,13 +35,13 @@ def model_of(line):
     return create_model(opt)
 
 
-def images(opt, count=1, seed=1):
-    side, generator = opt.crop_size, torch.Generator().manual_seed(seed)
-    draw = lambda channels: torch.rand(count, channels, side, side, generator=generator) * 2 - 1  # noqa: E731
-    return {"A": draw(opt.input_nc), "B": draw(opt.output_nc)}
+def images(opt, seed=1):
+    shape, generator = (opt.crop_size, opt.crop_size), torch.Generator().manual_seed(seed)
+    channels = {"A": opt.input_nc, "B": opt.output_nc}
+    return {name: torch.rand(1, n, *shape, generator=generator) * 2 - 1 for name, n in channels.items()}
 
 
-def stepped(line, steps=1, count=1):
+def stepped(line, steps=1):
     """A model after `steps`, with `chosen` (each layer's selection) and `embedded` (shapes given to F)."""
     model = model_of(line)
     model.chosen, model.embedded = [], []
@@ -50,11 +50,10 @@ def stepped(line, steps=1, count=1):
     model.netF.register_forward_pre_hook(lambda _, args: model.embedded.append(tuple(args[1].shape)))
     for step in range(steps):
         torch.manual_seed(step)
-        model.set_input(images(model.opt, count, seed=step))
+        model.set_input(images(model.opt, step))
         model.optimize_parameters()
     assert all(math.isfinite(value) for value in model.get_current_losses().values())
-    fake_B = model.results["fake_B"]
-    assert fake_B.shape == model.batch["B"].shape and fake_B.abs().max() <= 1
+    assert model.results["fake_B"].shape == model.batch["B"].shape
     return model
 
 
@@ -157,8 +156,7 @@ def test_adversarial_objectives(mode):
     for real, formula in zip((True, False), GAN_FORMULAS[mode], strict=True):
         expected = sum(map(formula, scores.flatten().tolist())) / 4
         assert GAN_LOSSES[mode](scores, real).item() == pytest.approx(expected, abs=1e-6)
-    model = stepped(f"--gan_mode {mode}", steps=2)
-    assert model.gan_loss is GAN_LOSSES[mode]
+    assert stepped(f"--gan_mode {mode}", steps=2).gan_loss is GAN_LOSSES[mode]
 
 
 def test_wgangp_holds_the_slope_of_D_at_one():
@@ -182,11 +180,8 @@ SCHEDULES = {
 
 @pytest.mark.parametrize("policy, first", [("linear", 1), ("linear", 4), ("step", 1), ("cosine", 4)])
 def test_schedules(policy, first):
-    every = "--lr_decay_iters 3" if policy == "step" else ""
-    model = model_of(
-        f"--lr_policy {policy} --n_epochs 4 --n_epochs_decay 4 --lr 0.1 --epoch_count {first} {every}"
-    )
-    rates = []
+    line = f"--lr_policy {policy} --n_epochs 4 --n_epochs_decay 4 --lr 0.1 --epoch_count {first}"
+    model, rates = model_of(line + " --lr_decay_iters 3" * (policy == "step")), []
     for _ in range(first, 10):
         rates.append(model.learning_rate / 0.1)
         model.update_learning_rate(1.0)

@@ -94,7 +94,7 @@ def test_a_dry_run_tells_all_and_writes_nothing(dataroot, tmp_path, capsys):
     text = capsys.readouterr().out
     assert re.search(r"QS_mode: local +\t\[default: global\]", text)
     assert "7 images A, 5 images B; 7 steps" in text
-    assert len(re.findall(r"net[GDF]: \d\.\d+ M parameters", text)) == 3
+    assert re.search(r"parameters: G \d\.\d+ M, D \d\.\d+ M, F \d\.\d+ M", text)
     assert not (tmp_path / "runs").exists()
 
 

@@ -154,23 +154,23 @@ class ArgumentParser(argparse.ArgumentParser):
         for name in ignored:
             self.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS)
         self._groups: dict[str, argparse._ArgumentGroup] = {}
-        self._group = self
+        self._group, self._common = self, {}
 
     @property
     def defaults(self) -> dict[str, object]:
         """The default of each option."""
         return {name: option.default for name, option in self.options.items()}
 
-    def group(self, title: str) -> None:
-        """Options declared from here on are listed under `title`."""
+    def group(self, title: str, **common) -> None:
+        """Options declared from here on are listed under `title`; `common` is part of each of their rows."""
         if title not in self._groups:
             self._groups[title] = self.add_argument_group(title)
-        self._group = self._groups[title]
+        self._group, self._common = self._groups[title], common
 
     def add(self, flag: str, default: object, help: str, **row) -> None:
         """Declare `flag`; `row` are further attributes of `Option`."""
         name = flag.lstrip("-")
-        option = self.options[name] = Option(name, default, help, **row)
+        option = self.options[name] = Option(name, default, help, **{**self._common, **row})
         if isinstance(default, bool):
             how = {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
         else:
@@ -188,13 +188,9 @@ class ArgumentParser(argparse.ArgumentParser):
                 near = difflib.get_close_matches(name, self.options, n=1, cutoff=0.7)
                 advice = f": did you mean --{near[0]}?" if near else "; --help lists all"
                 self.error(f"unknown option --{name}{advice}")
-        if unknown:
-            self.error(
-                f"cannot place {unknown[0]!r}: every value follows an option, one with spaces in quotes"
-            )
-        values = vars(given)
-        note_no_effect([name for name in values if name in self.ignored], "it does nothing here")
-        return {name: value for name, value in values.items() if name not in self.ignored}
+            self.error(f"cannot place {word!r}: every value follows an option, one with spaces in quotes")
+        note_no_effect([name for name in vars(given) if name in self.ignored], "it does nothing here")
+        return {name: value for name, value in vars(given).items() if name not in self.ignored}
 
     def error(self, message: str) -> None:
         """Say what is wrong and exit with status 2, without the page of usage."""

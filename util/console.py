@@ -39,23 +39,20 @@ def lasting_output() -> Iterator[None]:
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a checkpoint could get stderr's number
         pass
     os.close(number)
-    before = sys.stdout, sys.stderr
+    before = {"stdout": sys.stdout, "stderr": sys.stderr}
     with open(os.devnull, "w") as nowhere:  # a stream is None where its file was closed before Python started
-        sys.stdout, sys.stderr = (LastingStream(stream or nowhere) for stream in before)
         try:
+            for name, stream in before.items():
+                setattr(sys, name, LastingStream(stream or nowhere))
             yield
         finally:
-            sys.stdout, sys.stderr = (_flushed(stream) for stream in before)
-
-
-def _flushed(stream: TextIO | None) -> TextIO | None:
-    """The stream, or None where it cannot be flushed: Python would fail to at its exit."""
-    try:
-        if stream is not None:
-            stream.flush()
-        return stream
-    except (OSError, ValueError):
-        return None
+            for name, stream in before.items():
+                try:
+                    if stream is not None:
+                        stream.flush()
+                except (OSError, ValueError):
+                    stream = None  # Python would fail to flush it at its exit
+                setattr(sys, name, stream)
 
 
 def say(text: str, file: TextIO | None = None) -> None:

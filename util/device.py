@@ -26,11 +26,9 @@ def get_device(gpu_ids: list[int]) -> torch.device:
             found = torch.cuda.device_count()
             raise UserError(f"--gpu_ids asks for GPU {index}, but {found} were found, from 0; -1 is the CPU")
         return torch.device("cuda", index)
-    if torch.backends.mps.is_available():
-        _say_once("No CUDA device was found: running on Apple's GPU (MPS). --gpu_ids -1 uses the CPU.")
-        return torch.device("mps")
-    _say_once("No CUDA device was found: running on the CPU (--gpu_ids -1 does so without this notice).")
-    return torch.device("cpu")
+    device, name = ("mps", "Apple's GPU (MPS)") if torch.backends.mps.is_available() else ("cpu", "the CPU")
+    _say_once(f"No CUDA device was found: running on {name} (--gpu_ids -1: on the CPU, without this notice).")
+    return torch.device(device)
 
 
 @functools.cache

@@ -80,10 +80,8 @@ def rank() -> int:
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace each gradient by its mean over the processes: with equal batches, that of the global batch."""
-    if world_size() == 1:
-        return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
+    if world_size() == 1 or not gradients:
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
@@ -100,11 +98,7 @@ def with_others(tensor: Tensor, dim: int) -> Tensor:
 
 def mean(values: list[float]) -> list[float]:
     """The means of host-side numbers over the processes."""
-    if world_size() == 1:
-        return values
-    tensor = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(tensor)
-    return (tensor / world_size()).tolist()
+    return [sum(of_all) / world_size() for of_all in zip(*gather(values), strict=True)]
 
 
 def largest(value: int) -> int:
@@ -137,7 +131,4 @@ def gather_tensors(tensor: Tensor) -> list[Tensor]:
 
 def from_first(decide: Callable[[], object]) -> object:
     """The result of `decide` in process 0, for all; a small picklable object."""
-    decision = [decide() if rank() == 0 else None]
-    if world_size() > 1:
-        dist.broadcast_object_list(decision, src=0, device=torch.device("cpu"))
-    return decision[0]
+    return gather(decide() if rank() == 0 else None)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,13 +17,7 @@ from util.files import remove_leftovers
 from util.run.checkpoint import STATE_FILE, load_state, save_state, set_random_state
 from util.run.lock import RunLock
 from util.run.progress import Progress
-from util.run.saved_options import (
-    FILE,
-    changed_options,
-    option_values,
-    options_of_training,
-    write_options,
-)
+from util.run.saved_options import FILE, changed_options, option_values, options_of_training, write_options
 from util.watch.loss_log import JSON_LINES, TEXT
 from util.watch.monitor import Monitor, create_monitor
 
@@ -137,14 +132,22 @@ class Run:
         return self.progress
 
     def _begin_folder(self) -> None:
-        """Make room for a fresh start, and save its options."""
-        if holds_run(self.folder):
+        """Rename a run that has this name, and save the options of the new one."""
+        folder = self.folder
+        if holds_run(folder):
             self.lock.release()  # Windows renames no folder with an open file
-            say(f"The run before is kept in {rename_aside(self.folder)}.")
-            self.folder.mkdir()
-            self.lock = RunLock(self.folder)
+            names = (folder.with_name(f"{folder.name}.replaced-{number}") for number in itertools.count(1))
+            aside = next(name for name in names if not name.exists())
+            try:
+                folder.rename(aside)
+            except OSError as error:
+                problem = f"the run in {folder} cannot be renamed: {error}; choose another --name"
+                raise UserError(problem) from None
+            say(f"The run before is kept in {aside}.")
+            folder.mkdir()
+            self.lock = RunLock(folder)
         for log in (TEXT, JSON_LINES):  # of a start that saved nothing
-            (self.folder / log).unlink(missing_ok=True)
+            (folder / log).unlink(missing_ok=True)
         self._write_options()
 
     def _write_options(self) -> None:
@@ -243,14 +246,3 @@ class Run:
             self.monitor.close()
         if self.lock:
             self.lock.release()
-
-
-def rename_aside(folder: Path) -> Path:
-    """Rename a run's folder to the first free NAME.replaced-N. UserError where that fails."""
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.replaced-{number}")).exists():
-        number += 1
-    try:
-        return folder.rename(aside)
-    except OSError as error:
-        raise UserError(f"the run in {folder} cannot be renamed: {error}; choose another --name") from None
