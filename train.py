@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -94,11 +95,9 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
         while not (ending or length.reached(progress)):
             epoch, clock = progress.epoch, Clock()
             report.begin_epoch(clock)
-            for batch in loader.epoch(epoch, progress.position):
-                clock.data_ready()
+            for batch in clock.watch(loader.epoch(epoch, progress.position), global_batch):
                 model.set_input(batch)
                 model.optimize_parameters()
-                clock.step_done(global_batch)
                 progress.advance(global_batch)
                 run.check()
                 report.step()
@@ -120,10 +119,9 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
                     run.save("latest")
             report.end_epoch()
             if not ending:
-                say(
-                    f"End of epoch {epoch} / {report.last_epoch} \t Time Taken: {clock.total:.0f} sec, "
-                    f"learning rate now {model.learning_rate:.7f}, {report.time_left} left"
-                )
+                took = f"\t Time Taken: {time.perf_counter() - clock.begun:.0f} sec"
+                rate = f"learning rate now {model.learning_rate:.7f}"
+                say(f"End of epoch {epoch} / {report.last_epoch} {took}, {rate}, {report.time_left} left")
         if stopping:
             say(f"Stopped in epoch {progress.epoch} after {progress.images} images, saved.")
         say(closing(opt, run.folder, complete=not stopping))

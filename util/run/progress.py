@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,12 +67,12 @@ class Length(NamedTuple):
             return cls("iterations", opt.n_iterations, opt.n_iterations_decay)
         return cls("epochs", opt.n_epochs, opt.n_epochs_decay)
 
-    def __str__(self) -> str:
-        return f"{self.total} {self.unit}"
-
     @property
     def total(self) -> int:
         return self.constant + self.decay
+
+    def __str__(self) -> str:
+        return f"{self.total} {self.unit}"
 
     def reached(self, progress: Progress) -> bool:
         """Whether the training is complete."""
@@ -86,27 +87,21 @@ class Clock:
     """Seconds per image, waiting for data and in total, since the last call of `per_image`."""
 
     def __init__(self):
-        self.begun = self._since = self._step_began = time.perf_counter()
+        self.begun = self._since = time.perf_counter()
         self._waited, self._images = 0.0, 0
 
-    def data_ready(self) -> None:
-        """The next batch has arrived."""
-        self._waited += time.perf_counter() - self._step_began
-
-    def step_done(self, images: int) -> None:
-        """A step on so many images is done (on a GPU: queued)."""
-        self._images += images
-        self._step_began = time.perf_counter()
+    def watch(self, batches: Iterable, images: int) -> Iterator:
+        """The batches, of so many images each, with a note of the time until each arrives."""
+        asked = time.perf_counter()
+        for batch in batches:
+            self._waited += time.perf_counter() - asked
+            self._images += images
+            yield batch
+            asked = time.perf_counter()
 
     def per_image(self) -> tuple[float, float]:
         """(total, waiting for data), in seconds per image."""
         now, images = time.perf_counter(), max(self._images, 1)
-        seconds, waited = (now - self._since) / images, self._waited / images
-        self._since = self._step_began = now
-        self._waited, self._images = 0.0, 0
-        return seconds, waited
-
-    @property
-    def total(self) -> float:
-        """Seconds since the clock was made."""
-        return time.perf_counter() - self.begun
+        means = (now - self._since) / images, self._waited / images
+        self._since, self._waited, self._images = now, 0.0, 0
+        return means
