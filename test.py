@@ -25,7 +25,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from data import create_loader
-from models import MODELS
 from models.inference import directions, translator_of_run
 from models.translator import Translator
 from options.test_options import TestOptions, results_folder
@@ -40,12 +39,8 @@ from util.translate.translate_files import Job, translate_files
 def main(argv: Sequence[str] | None = None) -> int:
     """Translate as a command line says; return the exit status, 1 if some photographs failed."""
     opt = TestOptions().parse(argv)
-    if MODELS[opt.model].mixes_images(opt) and not opt.eval and opt.batch_size > 1:
-        print(
-            "note: --eval false translates one image at a time, since batch statistics would mix the images.",
-            file=sys.stderr,
-        )
-        opt.batch_size = 1
+    if not opt.eval:
+        opt.batch_size = 1  # batch statistics would mix the images
     if opt.direction not in directions(opt):
         print(
             f"note: {opt.name} has one generator, of {opt.trained_direction}: --direction {opt.direction} "

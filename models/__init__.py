@@ -12,8 +12,7 @@ from models.cycle_gan_model import CycleGANModel
 from models.dcl_model import DCLModel
 from models.multi_model import CUTMultiModel, QSMultiModel
 from models.munit_model import MUNITModel
-from models.qs_dual_model import QSDualModel
-from models.qs_model import QSModel
+from models.qs_model import QSDualModel, QSModel
 from models.sesim_model import SeSimModel
 from models.stargan_model import StarGANModel
 from util.arguments import Option

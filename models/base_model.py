@@ -2,16 +2,16 @@
 
 A model is a class with one entry in `models.MODELS`. It says which networks it has and which of them learn
 together (`network_names`, `groups`), builds each (`build_network`), and writes one training step
-(`training_step`). A step reads `self.batch` and leaves its losses in `self.losses` and its images in
-`self.results`, nothing else. That is enough for everything around it: the CUDA graph, checkpoints, logs,
-pages, test.py, export. CONTRIBUTING.md has the recipe.
+(`training_step`), which reads `self.batch` and leaves losses in `self.losses` and images in `self.results`,
+nothing else. The CUDA graph, checkpoints, logs, pages, test.py and export need no more. CONTRIBUTING.md has
+the recipe.
 """
 
 from __future__ import annotations
 
 import contextlib
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from data.transforms import crops
 from models import build
 from models.finite_guard import FiniteGuard
 from models.optimizers import Schedule, check_moments, load_moments, state_of_torch
@@ -29,50 +30,41 @@ from util.device import get_device
 from util.errors import UserError
 from util.images import to_uint8
 
+OWN_NETWORKS = ("netG", "normG", "no_dropout", "no_antialias", "no_antialias_up")
+OWN_NETWORKS += ("netD", "normD", "n_layers_D", "pool_size")  # what a model with networks of its own lacks
+
+
+def require_same_channels(opt: Namespace, why: str) -> None:
+    """UserError where images of A and B differ in channels."""
+    if opt.input_nc != opt.output_nc:
+        raise UserError(f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but {why}")
+
 
 class BaseModel:
     """Networks, optimisers and one training step; without `opt.isTrain` only the networks for translating.
 
-    Attributes:
-        network_names: the networks, in the order they are built; `NAME` is saved as `EPOCH_net_NAME.pth`.
-        groups: name -> networks that one loss updates together.
-        headline: the losses that the progress bar shows; the first, the generators' total, is what a plateau
-            schedule watches.
-        defaults: option defaults that differ from those declared, by option name.
-        translation_options: the model's own options that matter when translating too; others act in training
-            alone.
-        lacking: options of networks and training that this model has no use for; giving one is refused.
-        first_iteration: where a schedule in iterations begins.
-        styled: whether a translation takes a style, so that one image has many.
-        equal_sizes: whether a step needs images of A and B of one size.
-        batch: images "A" and "B" (B, C, H, W) in [-1, 1], and whatever else a step reads, all tensors on the
-            device.
-        losses: name -> scalar of the last step, on the device.
-        results: name -> images of the last step (B, C, H, W) in [-1, 1], detached.
-        memories: name -> module whose buffers a step changes beside the networks, such as an image pool;
-            saved and resumed with the run.
+    A step works on `batch`, images "A" and "B" (B, C, H, W) in [-1, 1] and whatever else it reads, all on the
+    device. It fills `losses`, name -> scalar, and `results`, name -> images (B, C, H, W), detached.
     """
 
-    network_names: tuple[str, ...]
-    groups: dict[str, tuple[str, ...]]
-    headline: tuple[str, ...] = ("G",)
-    defaults: dict[str, object] = {}
-    translation_options: tuple[str, ...] = ()
-    lacking: tuple[str, ...] = ()
-    first_iteration: int = 1
-    styled: bool = False
-    equal_sizes: bool = True
-
     # ---- what a model says of itself, before it is built ----
+
+    network_names: tuple[str, ...]  # in the order they are built; NAME is saved as EPOCH_net_NAME.pth
+    groups: dict[str, tuple[str, ...]]  # the networks that one loss updates together, by a name
+    loss_names: Sequence[str]  # the losses of a step, in the order to print
+    visual_names: Sequence[str]  # images to show: "real_A", "real_B" and those of `results` that there are
+    headline: tuple[str, ...] = ("G",)  # the bar's losses; a plateau schedule watches the first, the total
+    defaults: dict[str, object] = {}  # of options, where they differ from those declared
+    translation_options: tuple[str, ...] = ()  # the model's own options that translating needs too
+    lacking: tuple[str, ...] = ()  # options of networks and training without use here; they are refused
+    first_iteration: int = 1  # where a schedule in iterations begins
+    styled: bool = False  # whether a translation takes a style, so that one image has many
+    equal_sizes: bool = True  # whether a step needs images of A and B of one size
+    exchanges: bool = False  # whether processes compare their images, which then need one size
 
     @classmethod
     def add_options(cls, add: Callable) -> None:
         """Declare the model's own options with `add(flag, default, help, ...)` (`util/arguments.py`)."""
-
-    @classmethod
-    def defaults_with(cls, options: Mapping[str, object]) -> dict[str, object]:
-        """`defaults`, where they depend on other options, of those of a call and of its run."""
-        return cls.defaults
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
@@ -89,33 +81,23 @@ class BaseModel:
         return build.size_multiple(opt.netG), build.smallest_side(opt)
 
     @classmethod
-    def differentiated_twice(cls, opt: Namespace) -> tuple[str, ...]:
-        """Networks whose gradient is differentiated again, which fused passes cannot serve."""
-        discriminators = [name for name in cls.network_names if name.startswith("D")]
-        return tuple(discriminators) if opt.gan_mode == "wgangp" else ()
-
-    @classmethod
     def capture_obstacle(cls, opt: Namespace) -> str | None:
         """Why a CUDA graph cannot hold the step under these options; None where it can."""
         return None
 
     @classmethod
     def process_obstacle(cls, opt: Namespace) -> str | None:
-        """Why several processes would not train as one under these options; None where they would."""
-        for name in ("normG", "normD"):
-            if getattr(opt, name) == "batch":
-                return f"--{name} batch would normalise each process's images apart: use instance"
-        if opt.netD == "trainable_attn":
+        """Why several processes would not train as one, and what to do; None where they would."""
+        mixing = [f"--{name} batch" for name in ("normG", "normD") if getattr(opt, name) == "batch"]
+        if mixing or opt.netD == "trainable_attn":
+            found = mixing[0] if mixing else "the mask of --netD trainable_attn"
+            return f"{found} would normalise each process's images apart: use instance norm or posthoc_attn"
+        if cls.exchanges and not crops(opt.preprocess):
             return (
-                "the mask of --netD trainable_attn has batch norms, which would see each process's images "
-                "apart: use posthoc_attn"
+                f"--preprocess {opt.preprocess} may give processes images of different sizes, which they "
+                "cannot compare: use a mode that crops, such as resize_and_crop"
             )
         return None
-
-    @classmethod
-    def mixes_images(cls, opt: Namespace) -> bool:
-        """Whether images translated together in training mode influence each other, by a batch norm."""
-        return build.generator_mixes(opt)
 
     # ---- what a model does ----
 
@@ -127,22 +109,12 @@ class BaseModel:
         """One step on `self.batch`: fill `self.losses` and `self.results`, and `update` every group."""
         raise NotImplementedError
 
-    @property
-    def loss_names(self) -> Sequence[str]:
-        """The losses of a step, in the order to print."""
-        raise NotImplementedError
-
-    @property
-    def visual_names(self) -> Sequence[str]:
-        """The images to show, in order: "real_A", "real_B" (the batch) and names of `results`."""
-        raise NotImplementedError
-
     def optimizer_settings(self, name: str) -> dict[str, object]:
         """What Adam is given for the network `name`."""
         return {"lr": self.opt.lr, "betas": (self.opt.beta1, self.opt.beta2)}
 
     def build_memories(self) -> dict[str, nn.Module]:
-        """The model's `memories`."""
+        """Modules whose buffers a step changes beside the networks, such as an image pool: `memories`."""
         return {}
 
     def translator(self) -> nn.Module:
@@ -194,8 +166,7 @@ class BaseModel:
     def set_input(self, batch: dict) -> None:
         """Take a batch: images "A" and "B", further tensors, and the paths "A_paths" and "B_paths".
 
-        Raises:
-            UserError: the images of A and B differ in size, and the step needs one size.
+        UserError where the images of A and B differ in size, and the step needs one size.
         """
         sizes = [batch[domain].shape[2:] for domain in "AB"]
         if self.equal_sizes and sizes[0] != sizes[1]:
@@ -245,12 +216,6 @@ class BaseModel:
         for name in self.groups[group]:
             self.networks[name].requires_grad_(not frozen)
 
-    @torch.inference_mode()
-    def translate(self, images: Tensor) -> Tensor:
-        """Images (B, input_nc, H, W) in [-1, 1] translated in `--direction`: (B, output_nc, H, W) float32."""
-        with self.autocast():
-            return self.translator()(self.place(images)).float()
-
     def get_current_losses(self) -> dict[str, float]:
         """The losses of the last step, copied from the device in one transfer."""
         values = torch.stack([self.losses[name].detach() for name in self.loss_names]).tolist()
@@ -259,7 +224,7 @@ class BaseModel:
     def get_current_visuals(self) -> dict[str, Tensor]:
         """The images of the last step by label, each (B, C, H, W) in [-1, 1]."""
         images = {"real_A": self.batch["A"], "real_B": self.batch["B"], **self.results}
-        return {name: images[name].detach().float() for name in self.visual_names}
+        return {name: images[name].detach().float() for name in self.visual_names if name in images}
 
     def pictures(self) -> dict[str, np.ndarray]:
         """The first image of each of the current visuals, (H, W, 3) uint8, by label."""
@@ -271,20 +236,12 @@ class BaseModel:
         return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
 
     def update_learning_rate(self, mean_loss: float | None = None) -> None:
-        """Step the schedule after an epoch, unless it counts iterations.
-
-        Args:
-            mean_loss: the epoch's mean of `headline[0]`, which a plateau schedule needs.
-        """
+        """After an epoch, with the mean of `headline[0]` over it, which a plateau schedule needs."""
         if not self.schedule.counts_steps:
             self.schedule.advance(mean_loss)
 
     def training_state(self) -> dict:
-        """What a resume needs of the model, as tensors and plain numbers. All processes call it together.
-
-        Each process has memories of its own, so those of all are kept; networks, optimisers and schedule are
-        equal.
-        """
+        """What a resume needs, as tensors and numbers; all processes call it, as each has its memories."""
         return {
             "networks": {name: net.state_dict() for name, net in self.networks.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -297,11 +254,8 @@ class BaseModel:
     def load_training_state(self, state: dict) -> None:
         """Continue from `training_state()`, with the optimisers' settings of now.
 
-        Each process takes one of the memories saved. `schedule.begin` then sets the learning rates.
-
-        Raises:
-            UserError: a network does not fit; the option that differs is named.
-            ValueError: the moments of an optimiser do not fit its network.
+        Each process takes one of the memories saved. `schedule.begin` then sets the learning rates. UserError
+        where a network does not fit, ValueError where the moments of an optimiser do not.
         """
         for name, net in self.networks.items():
             if problem := misfit(net, state["networks"][name]):
@@ -326,8 +280,7 @@ class BaseModel:
     def load_networks(self, folder: Path, epoch: str) -> list[str]:
         """Load the networks saved in `folder` at `epoch`; return the names of those found.
 
-        Raises:
-            UserError: a network that translating needs is missing, or a file does not fit its network.
+        UserError where a network that translating needs is missing, or a file does not fit its network.
         """
         files = {name: weights_file(folder, epoch, name) for name in self.networks}
         if "G_A" in files and not files["G_A"].is_file():  # one generator as CycleGAN's code publishes it

@@ -8,14 +8,12 @@ from functools import partial
 import torch
 from torch import nn
 
-from models.attention.discriminator import PostHocAttention, TrainableAttention
-from models.attention.fusion import GuidedResnetGenerator, GuidedUnetGenerator
+from models.attention import GuidedResnetGenerator, GuidedUnetGenerator, PostHocAttention, TrainableAttention
 from models.discriminator import NLayerDiscriminator, PixelDiscriminator
 from models.domain_networks import DomainResnetGenerator
-from models.generator import ResnetGenerator
+from models.generator import ResnetGenerator, UnetGenerator
 from models.layers import INITS, NORMS, initialise
 from models.patch_sampler import PatchHeads
-from models.unet import UnetGenerator
 from util.arguments import integer, real_number
 from util.errors import UserError
 
@@ -52,7 +50,7 @@ def size_multiple(netG: str) -> int:
 
 
 def network_defaults(netG: str) -> dict[str, object]:
-    """Option defaults that go with a generator: of a U-Net, taps are depths (`models/unet.py`)."""
+    """Option defaults that go with a generator: of a U-Net, taps are depths (`models/generator.py`)."""
     return {"nce_layers": [0, 1, 2, 3, 4]} if netG.startswith("unet") else {}
 
 
@@ -85,7 +83,7 @@ def build_generator(
 
     Args:
         domains: how many target domains its decoder knows, a ResNet's; 0: one, without a label.
-        guidance: `fusion` and `stage` of `models/attention/fusion.py`, for a generator guided by attention.
+        guidance: `fusion` and `stage` of `models/attention.py`, for a generator guided by attention.
     """
     channels = (opt.output_nc, opt.input_nc) if backwards else (opt.input_nc, opt.output_nc)
     settings = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout, **guidance}

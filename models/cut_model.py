@@ -1,17 +1,83 @@
-"""CUT: contrastive unpaired translation (Park et al., ECCV 2020); the step that QS-Attn and FastCUT share."""
+"""CUT: contrastive unpaired translation (Park et al., ECCV 2020); the step that QS-Attn and FastCUT share.
+
+Patches of an image are contrasted with those of its translation. `choose_patches` decides which: random ones
+here, those of least attention entropy in `models/qs_model.py`. Shapes: B images, C channels, P patches, D
+embedding width.
+"""
 
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from models import build
-from models.contrast import ContrastModel
-from models.one_sided import OneSidedModel
+from models import build, patch_sampler
+from models.base_model import BaseModel, require_same_channels
+from models.patch_sampler import PatchHeads, PatchSelection
+from models.patchnce import PatchNCELoss
+from models.qs_attn import QuerySelection
+from models.sides import OneSidedModel
 from models.speed.step_graph import SideStream
+from util.arguments import integer, layer_list, real_number
 from util.errors import UserError
+
+Selection = PatchSelection | QuerySelection
+LAYERS = {"type": layer_list, "scope": "fixed", "shown": "0,4,8,12,16; U-Nets 0,1,2,3,4"}
+HEADS = ("mlp_sample", "sample")
+
+
+class ContrastModel(BaseModel):
+    """Chooses patches at `--nce_layers` of the sources, and embeds them in sources and translations."""
+
+    domains = 1  # in a batch of features; each draws positions of its own
+
+    @classmethod
+    def add_options(cls, add) -> None:
+        super().add_options(add)
+        width = {"type": integer(1), "only": {"netF": HEADS[:1]}, "scope": "fixed"}
+        add("--lambda_NCE", 1.0, "weight of the contrastive loss", type=real_number(0))
+        add("--nce_layers", [0, 4, 8, 12, 16], "generator layers contrasted; two-sided 4,8,12,16", **LAYERS)
+        add("--netF", "mlp_sample", "heads of the features; sample: none", choices=HEADS, scope="fixed")
+        add("--netF_nc", 256, "width of the heads", **width)
+        add("--nce_T", 0.07, "temperature of PatchNCE", type=real_number(0, above=True))
+        add("--num_patches", 256, "patches (queries) per image and layer", type=integer(1))
+
+    @classmethod
+    def check(cls, opt: Namespace) -> None:
+        super().check(opt)
+        build.layer_channels(opt)
+        if opt.lambda_GAN == 0 and opt.lambda_NCE == 0:
+            raise UserError("--lambda_GAN and --lambda_NCE are both 0: there is nothing to learn from")
+
+    def __init__(self, opt: Namespace):
+        super().__init__(opt)
+        if opt.isTrain:
+            self.patchnce = PatchNCELoss(opt.nce_T)
+
+    def prepare_features(self, number: int, features: Tensor) -> Tensor:
+        """Features (B, C, H, W) of the `number`-th tapped layer, as patches are taken from them."""
+        return features
+
+    def choose_patches(self, number: int, features: Tensor) -> Selection:
+        """Random positions of features (B, C, H, W), the same for all images of a domain; A's come first."""
+        b, _, h, w = features.shape
+        drawn = [
+            patch_sampler.random_locations(h * w, self.opt.num_patches, features.device)
+            for _ in range(self.domains)
+        ]
+        return PatchSelection(torch.stack(drawn).repeat_interleave(b // self.domains, 0))
+
+    def prepared(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """`prepare_features` of every tapped layer."""
+        return [self.prepare_features(number, of_layer) for number, of_layer in enumerate(features)]
+
+    @staticmethod
+    def embed(head: PatchHeads, chosen: Sequence[Selection], features: Sequence[Tensor]) -> list[Tensor]:
+        """Unit vectors (B, P, D) of the chosen patches of each tapped layer."""
+        patches = [selection.route(f) for selection, f in zip(chosen, features, strict=True)]
+        return [head(number, of_layer) for number, of_layer in enumerate(patches)]
 
 
 class CUTModel(ContrastModel, OneSidedModel):
@@ -25,6 +91,7 @@ class CUTModel(ContrastModel, OneSidedModel):
     network_names = ("G", "D", "F")
     groups = {"D": ("D",), "G": ("G", "F")}
     headline = ("G", "NCE")
+    visual_names = ("real_A", "fake_B", "real_B", "idt_B")
     further: tuple[str, ...] = ()  # names of what `further_losses` returns
 
     @classmethod
@@ -36,23 +103,18 @@ class CUTModel(ContrastModel, OneSidedModel):
     @classmethod
     def check(cls, opt: Namespace) -> None:
         super().check(opt)
-        if opt.input_nc != opt.output_nc and opt.lambda_NCE > 0:
-            raise UserError(
-                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the contrastive loss "
-                "encodes translations with the encoder of the source: give both the same, or --lambda_NCE 0"
-            )
+        if opt.lambda_NCE > 0:
+            why = "the contrastive loss encodes translations as sources: give --lambda_NCE 0"
+            require_same_channels(opt, why)
 
     @classmethod
     def capture_obstacle(cls, opt: Namespace) -> str | None:
         if opt.flip_equivariance:
-            return (
-                "--cuda_graph cannot capture --flip_equivariance, which draws a number on the host per step"
-            )
+            return "--cuda_graph cannot capture --flip_equivariance, which draws a number on the host"
         return None
 
     def __init__(self, opt: Namespace):
-        # the identity half, PatchNCE(b, G(b))
-        self.contrast_B = opt.isTrain and opt.nce_idt and opt.lambda_NCE > 0
+        self.contrast_B = opt.isTrain and opt.nce_idt and opt.lambda_NCE > 0  # the half PatchNCE(b, G(b))
         super().__init__(opt)
         if opt.isTrain:
             self.domains = 1 + self.contrast_B
@@ -70,10 +132,6 @@ class CUTModel(ContrastModel, OneSidedModel):
     @property
     def loss_names(self) -> list[str]:
         return ["G_GAN", "D_real", "D_fake", "G", "NCE"] + ["NCE_Y"] * self.contrast_B + [*self.further]
-
-    @property
-    def visual_names(self) -> list[str]:
-        return ["real_A", "fake_B", "real_B"] + ["idt_B"] * self.contrast_B
 
     def training_step(self) -> None:
         """Translate [A; B] and keep the encoder's features of both; update D; update G and F.
@@ -109,10 +167,9 @@ class CUTModel(ContrastModel, OneSidedModel):
             self.results["idt_B"] = fake[count:].detach()
 
     def further_losses(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """Terms of a subclass's own for the loss of G and F, weighted, under the names in `further`.
+        """A subclass's own terms of the loss of G and F, weighted, under the names in `further`.
 
-        Args:
-            real, fake: A and its translation, with `--nce_idt` those of B behind them: (B or 2B, C, H, W).
+        `real`, `fake`: A and its translation, with `--nce_idt` those of B behind them, (B or 2B, C, H, W).
         """
         return {}
 
@@ -121,9 +178,8 @@ class CUTModel(ContrastModel, OneSidedModel):
 
         The caller keeps the second value until the update is over: it lies in the memory of `beside_sources`,
         and the backward pass reads it on another stream (`SideStream`).
-
-        Two autocast contexts: weight casts cached under no_grad would be reused later, without gradient.
         """
+        # Two autocast contexts: weight casts cached under no_grad would be reused later, without gradient.
         with self.beside_sources, self.autocast():
             sources = self.prepared(sources)
             chosen = [self.choose_patches(number, features) for number, features in enumerate(sources)]
@@ -151,10 +207,5 @@ class CUTModel(ContrastModel, OneSidedModel):
 class FastCUTModel(CUTModel):
     """`--model fastcut`: CUT's light form, without identity term, trained for half as long."""
 
-    defaults = {
-        "lambda_NCE": 10.0,
-        "nce_idt": False,
-        "flip_equivariance": True,
-        "n_epochs": 150,
-        "n_epochs_decay": 50,
-    }
+    defaults = {"lambda_NCE": 10.0, "nce_idt": False, "flip_equivariance": True}
+    defaults |= {"n_epochs": 150, "n_epochs_decay": 50}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from models.layers import full
-from models.two_sided import TwoSidedModel
+from models.base_model import require_same_channels
+from models.layers import l1
+from models.sides import TwoSidedModel
 from util.arguments import real_number
-from util.errors import UserError
 
 
 class CycleGANModel(TwoSidedModel):
@@ -25,15 +24,10 @@ class CycleGANModel(TwoSidedModel):
     """
 
     equal_sizes = False
-    defaults = {
-        "n_epochs": 100,
-        "n_epochs_decay": 100,
-        "crop_late": True,
-        "pool_size": 50,
-        "init_type": "normal",
-        "no_antialias": True,
-        "no_antialias_up": True,
-    }
+    loss_names = ("D_A", "G_A", "cycle_A", "idt_A", "D_B", "G_B", "cycle_B", "idt_B", "G")
+    visual_names = ("real_A", "fake_B", "rec_A", "idt_B", "real_B", "fake_A", "rec_B", "idt_A")
+    defaults = {"n_epochs": 100, "n_epochs_decay": 100, "crop_late": True, "pool_size": 50}
+    defaults |= {"init_type": "normal", "no_antialias": True, "no_antialias_up": True}
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -42,31 +36,15 @@ class CycleGANModel(TwoSidedModel):
         add(
             "--lambda_identity",
             0.5,
-            "weight of the identity terms, as a share of lambda_A and lambda_B",
+            "weight of the identity, times lambda_A or _B",
             type=real_number(0),
         )
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
-        if opt.lambda_identity > 0 and opt.input_nc != opt.output_nc:
-            raise UserError(
-                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the identity term "
-                "gives each generator images of its target: give both the same, or --lambda_identity 0"
-            )
-
-    @property
-    def loss_names(self) -> list[str]:
-        return ["D_A", "G_A", "cycle_A", "idt_A", "D_B", "G_B", "cycle_B", "idt_B", "G"]
-
-    @property
-    def visual_names(self) -> list[str]:
-        identity = self.opt.lambda_identity > 0
-        return (
-            ["real_A", "fake_B", "rec_A"]
-            + ["idt_B"] * identity
-            + ["real_B", "fake_A", "rec_B"]
-            + ["idt_A"] * identity
-        )
+        super().check(opt)
+        if opt.lambda_identity > 0:
+            require_same_channels(opt, "G's identity has images of its target: give --lambda_identity 0")
 
     def training_step(self) -> None:
         """Forward both ways, the generators' update, the discriminators' update."""
@@ -100,16 +78,9 @@ class CycleGANModel(TwoSidedModel):
         losses["G_B"] = self.adversarial("D_B", images["fake_A"])
         losses["cycle_A"] = opt.lambda_A * l1(images["rec_A"], real_A)
         losses["cycle_B"] = opt.lambda_B * l1(images["rec_B"], real_B)
+        losses["idt_A"] = losses["idt_B"] = losses["G_A"].new_zeros(())
         if opt.lambda_identity > 0:
             losses["idt_A"] = opt.lambda_identity * opt.lambda_B * l1(images["idt_A"], real_B)
             losses["idt_B"] = opt.lambda_identity * opt.lambda_A * l1(images["idt_B"], real_A)
-        else:
-            losses["idt_A"] = losses["idt_B"] = losses["G_A"].new_zeros(())
-        terms = ("G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B")
-        losses["G"] = sum(losses[name] for name in terms)
+        losses["G"] = sum(losses[name] for name in ("G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B"))
         return losses["G"]
-
-
-def l1(images: Tensor, targets: Tensor) -> Tensor:
-    """The mean absolute difference, in float32 also of bfloat16 images."""
-    return F.l1_loss(full(images), full(targets))

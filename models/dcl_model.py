@@ -12,14 +12,13 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 
-from data.transforms import crops
 from models import build
-from models.contrast import ContrastModel
-from models.cycle_gan_model import l1
-from models.two_sided import TwoSidedModel
+from models.base_model import require_same_channels
+from models.cut_model import ContrastModel
+from models.layers import l1
+from models.sides import TwoSidedModel
 from util import distributed
 from util.arguments import real_number
-from util.errors import UserError
 
 # term: the generator and head that encode the source, and those that encode its translation
 TERMS = {"NCE1": ("G_A", "F1", "G_B", "F2"), "NCE2": ("G_B", "F2", "G_A", "F1")}
@@ -39,8 +38,11 @@ class DCLModel(ContrastModel, TwoSidedModel):
 
     network_names = ("G_A", "G_B", "D_A", "D_B", "F1", "F2")
     groups = {"D": ("D_A", "D_B"), "G": ("G_A", "G_B", "F1", "F2")}
+    loss_names = ("D_A", "G_A", "NCE1", "idt_A", "D_B", "G_B", "NCE2", "idt_B", "G")
+    visual_names = ("real_A", "fake_B", "idt_B", "real_B", "fake_A", "idt_A")
     headline = ("G", "NCE1", "NCE2")
     defaults = {"gan_mode": "hinge", "lambda_NCE": 2.0, "nce_layers": [4, 8, 12, 16]}
+    exchanges = True
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -51,20 +53,8 @@ class DCLModel(ContrastModel, TwoSidedModel):
     @classmethod
     def check(cls, opt: Namespace) -> None:
         super().check(opt)
-        if opt.lambda_IDT > 0 and opt.input_nc != opt.output_nc:
-            raise UserError(
-                f"--input_nc {opt.input_nc} and --output_nc {opt.output_nc} differ, but the identity term "
-                "gives each generator images of its target: give both the same, or --lambda_IDT 0"
-            )
-
-    @classmethod
-    def process_obstacle(cls, opt: Namespace) -> str | None:
-        if not crops(opt.preprocess) and opt.lambda_NCE > 0:
-            return (
-                f"--preprocess {opt.preprocess} could give processes images of different sizes, but they "
-                "compare patches with each other: use a mode that crops, such as resize_and_crop"
-            )
-        return super().process_obstacle(opt)
+        if opt.lambda_IDT > 0:
+            require_same_channels(opt, "G's identity has images of its target: give --lambda_IDT 0")
 
     def build_network(self, name: str) -> nn.Module:
         if name.startswith("F"):
@@ -76,15 +66,6 @@ class DCLModel(ContrastModel, TwoSidedModel):
         if name.startswith("F"):
             return {"lr": 1e-3, "betas": (0.9, 0.999)}
         return super().optimizer_settings(name)
-
-    @property
-    def loss_names(self) -> list[str]:
-        return ["D_A", "G_A", "NCE1", "idt_A", "D_B", "G_B", "NCE2", "idt_B", "G"]
-
-    @property
-    def visual_names(self) -> list[str]:
-        identity = self.opt.lambda_IDT > 0
-        return ["real_A", "fake_B"] + ["idt_B"] * identity + ["real_B", "fake_A"] + ["idt_A"] * identity
 
     def training_step(self) -> None:
         """Forward both ways, the discriminators' update, the update of generators and heads."""
@@ -139,11 +120,8 @@ class DCLModel(ContrastModel, TwoSidedModel):
             for term in TERMS:
                 chosen[term].append(self.choose_patches(number, features[term][number]))
         with torch.no_grad():
-            keys = {
-                term: self.embed(self.networks[head], chosen[term], features[term])
-                for term, (_, head, _, _) in TERMS.items()
-            }
-        return {term: (chosen[term], keys[term]) for term in TERMS}
+            heads = {term: self.networks[head] for term, (_, head, _, _) in TERMS.items()}
+            return {t: (chosen[t], self.embed(heads[t], chosen[t], features[t])) for t in TERMS}
 
     def generator_loss(self, images: dict[str, Tensor], sources: dict[str, tuple]) -> Tensor:
         """The class's formula; each weighted term under its name in `losses`."""
@@ -168,12 +146,7 @@ class DCLModel(ContrastModel, TwoSidedModel):
         _, _, encoder, head = TERMS[term]
         targets = self.prepared(self.networks[encoder].encode(fake, self.opt.nce_layers))
         queries = self.embed(self.networks[head], chosen, targets)
-        # patches of all images are negatives of each other, and those of other processes
-        queries, keys = as_one_image(queries), as_one_image(keys)
-        keys = [distributed.with_others(of_layer, 1) for of_layer in keys]
+        # patches of all images are negatives of each other, and those of other processes: (1, B*P, D)
+        queries = [of_layer.flatten(0, 1)[None] for of_layer in queries]
+        keys = [distributed.with_others(of_layer.flatten(0, 1)[None], 1) for of_layer in keys]
         return self.opt.lambda_NCE * self.patchnce.of_layers(queries, keys).mean()
-
-
-def as_one_image(vectors: list[Tensor]) -> list[Tensor]:
-    """Vectors (B, P, D) of each layer as (1, B*P, D)."""
-    return [of_layer.flatten(0, 1)[None] for of_layer in vectors]

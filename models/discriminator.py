@@ -28,25 +28,15 @@ class NLayerDiscriminator(nn.Module):
         super().__init__()
         # Each halving rounds down, the last two convolutions take one position each, one score must be left.
         self.smallest_side = 3 * 2**n_layers
-        bias = conv_has_bias(norm)
-        stride = 1 if antialias else 2
-
-        def block(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
-            conv = nn.Conv2d(c_in, c_out, 4, stride=stride, padding=1, bias=bias)
-            return [conv, NORMS[norm](c_out), nn.LeakyReLU(0.2, True)]
-
-        channels = [ndf * min(2**n, 8) for n in range(n_layers + 1)]
-        layers: list[nn.Module] = [
-            nn.Conv2d(input_nc, ndf, 4, stride=stride, padding=1),
-            nn.LeakyReLU(0.2, True),
-        ]
-        layers += [BlurDownsample(ndf)] if antialias else []
-        for c_in, c_out in zip(channels[:-2], channels[1:-1], strict=True):
-            layers += block(c_in, c_out, stride)
-            layers += [BlurDownsample(c_out)] if antialias else []
-        layers += block(channels[-2], channels[-1], stride=1)
-        layers.append(nn.Conv2d(channels[-1], output_nc, 4, stride=1, padding=1))
-        self.model = nn.Sequential(*layers)
+        stride, layers = 1 if antialias else 2, []
+        channels = [input_nc, *(ndf * min(2**n, 8) for n in range(n_layers + 1))]
+        for number, (c_in, c_out) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+            halves, bias = number < n_layers, number == 0 or conv_has_bias(norm)
+            layers.append(nn.Conv2d(c_in, c_out, 4, stride=stride if halves else 1, padding=1, bias=bias))
+            layers += [NORMS[norm](c_out)] if number else []
+            layers.append(nn.LeakyReLU(0.2, True))
+            layers += [BlurDownsample(c_out)] if halves and antialias else []
+        self.model = nn.Sequential(*layers, nn.Conv2d(channels[-1], output_nc, 4, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of images (B, input_nc, H, W); UserError where a side is below `smallest_side`."""
@@ -57,9 +47,10 @@ class NLayerDiscriminator(nn.Module):
 class PixelDiscriminator(nn.Module):
     """Judges every pixel by itself with 1x1 convolutions: (B, C, H, W) -> (B, 1, H, W)."""
 
+    smallest_side = 1
+
     def __init__(self, input_nc: int = 3, ndf: int = 64, norm: str = "instance"):
         super().__init__()
-        self.smallest_side = 1
         bias = conv_has_bias(norm)
         self.net = nn.Sequential(
             nn.Conv2d(input_nc, ndf, 1),

@@ -5,6 +5,7 @@ Shapes: B images, C channels, N domains. A domain is its number in `--domains`; 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -42,15 +43,11 @@ class DomainNorm(nn.Module):
 
 
 class DomainResnetGenerator(ResnetGenerator):
-    """A ResNet generator whose decoder knows the target domain, by a learned vector of each domain.
+    """A ResNet generator whose decoder knows the target, by a learned vector of each of N `domains`.
 
     All up to and with residual block n_blocks // 2 + 1 is the encoder, which knows no domain. Behind it every
-    norm is a `DomainNorm`. A label as constant input channels would do nothing here: behind reflection
-    padding it shifts a convolution by a constant, which instance norm removes.
-
-    Args:
-        domains: N. domain_dim: numbers of a domain's vector, drawn from N(0, 1).
-        norm: "instance" or "batch". More arguments as of `ResnetGenerator`.
+    norm ("instance" or "batch") is a `DomainNorm`. A label as constant input channels would do nothing here:
+    behind reflection padding it shifts a convolution by a constant, which instance norm removes.
     """
 
     def __init__(self, *channels: int, domains: int, domain_dim: int = 64, n_blocks: int = 9, **settings):
@@ -142,8 +139,8 @@ class StarGANDiscriminator(nn.Module):
         super().__init__()
         self.side = side
         channels = [input_nc, *(ndf * 2**number for number in range(halvings))]
-        layers: list[nn.Module] = []
-        for c_in, c_out in zip(channels[:-1], channels[1:], strict=True):
+        layers = []
+        for c_in, c_out in itertools.pairwise(channels):
             layers += [nn.Conv2d(c_in, c_out, 4, stride=2, padding=1), nn.LeakyReLU(0.01)]
         self.main = nn.Sequential(*layers)
         self.conv1 = nn.Conv2d(channels[-1], 1, 3, padding=1, bias=False)
@@ -152,8 +149,8 @@ class StarGANDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[2:] != (self.side, self.side):
             raise UserError(
-                f"an image of {x.shape[3]} x {x.shape[2]} pixels does not fit StarGAN's discriminator, which "
-                f"takes {self.side} x {self.side} (--crop_size): use a --preprocess that crops"
+                f"an image of {x.shape[3]} x {x.shape[2]} pixels does not fit StarGAN's discriminator of "
+                f"--crop_size {self.side}: use a --preprocess that crops"
             )
         features = self.main(x)
         return self.conv1(features), self.conv2(features).flatten(1)

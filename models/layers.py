@@ -1,4 +1,4 @@
-"""What the networks are made of: normalisation, anti-aliased resampling, initialisation, taps, precision."""
+"""What the networks are made of: precision, normalisation, anti-aliased resampling, taps, initialisation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import init
 
-# ---- where half precision is too coarse, and where autocast would choose it ----
-
-
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -20,21 +17,23 @@ def full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in HALVES else x
 
 
+def l1(x: Tensor, y: Tensor) -> Tensor:
+    """The mean absolute difference, in float32 also of half precision; both may carry gradient."""
+    return F.l1_loss(full(x), full(y))
+
+
 def to_autocast(x: Tensor) -> Tensor:
     """`x` in autocast's type where autocast is on; else `x` itself."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-# ---- normalisation, behind `--normG` and `--normD` ----
-
-
 def with_contiguous_gradient(x: Tensor) -> Tensor:
     """`x`, output of a PyTorch norm, with a contiguous gradient where a fault of PyTorch could strike.
 
-    On the CPU, `instance_norm` and `batch_norm` read a channels-last gradient of a batch of one in the wrong
-    order, without a warning: the error is as large as the gradient (torch 2.6 to 2.15). `layer_norm` and
-    larger batches are right. Features routed through attention, or gathered as rows, get such gradients.
+    On the CPU, `instance_norm` and `batch_norm` misread a channels-last gradient of a batch of one, without a
+    warning: the error is as large as the gradient (torch 2.6 to 2.15). `layer_norm` and larger batches are
+    right. Features routed through attention, or gathered as rows, get such gradients.
     """
     if x.requires_grad and x.device.type == "cpu" and len(x) == 1:
         x.register_hook(Tensor.contiguous)
@@ -44,8 +43,8 @@ def with_contiguous_gradient(x: Tensor) -> Tensor:
 class InstanceNorm(nn.Module):
     """(x - mean) / sqrt(var + 1e-5) over H and W of each image and channel (Ulyanov et al., 2016).
 
-    No parameters and no running statistics, so images of a batch do not mix. It is computed as a layer norm
-    over (H, W), which is faster than `torch.nn.InstanceNorm2d` on the CPU and free of its fault.
+    Without parameters and running statistics. Computed as a layer norm over (H, W), which is faster than
+    `torch.nn.InstanceNorm2d` on the CPU and free of its fault.
     """
 
     EPS = 1e-5
@@ -73,9 +72,6 @@ def conv_has_bias(norm: str) -> bool:
     return norm == "instance"
 
 
-# ---- anti-aliased resampling (Zhang, "Making convolutional networks shift-invariant again", ICML 2019) ----
-
-
 def _binomial(taps: list[float], gain: float, channels: int) -> Tensor:
     """The separable filter taps x taps with sum `gain`, once per channel: (C, 1, k, k)."""
     row = torch.tensor(taps, device="cpu")  # also where a network is built on "meta", for its shapes alone
@@ -84,7 +80,10 @@ def _binomial(taps: list[float], gain: float, channels: int) -> Tensor:
 
 
 class BlurDownsample(nn.Module):
-    """Blur with [1,2,1] x [1,2,1] / 16 (reflected border) and halve: (B, C, ceil(H/2), ceil(W/2))."""
+    """Blur with [1,2,1] x [1,2,1] / 16 (reflected border) and halve: (B, C, ceil(H/2), ceil(W/2)).
+
+    Anti-aliased, as Zhang's "Making convolutional networks shift-invariant again", ICML 2019.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -98,9 +97,7 @@ class BlurDownsample(nn.Module):
 class BlurUpsample(nn.Module):
     """Insert zeros and blur with [1,3,3,1] x [1,3,3,1] / 16 (replicated border): (B, C, 2H, 2W).
 
-    Every output pixel then mixes its two nearest inputs per axis with weights 3/4 and 1/4, which is bilinear
-    interpolation by 2: computed so, since that kernel is faster than a depthwise transposed convolution on
-    every device.
+    Computed as what it equals, bilinear interpolation by 2, which is faster on every device.
     """
 
     def __init__(self, channels: int):
@@ -111,16 +108,12 @@ class BlurUpsample(nn.Module):
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-# ---- a stack of layers, some of whose outputs are kept ----
-
-
 def run_layers(
     model: nn.Sequential, x: Tensor, layers: Sequence[int] = (), stop: int | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """The output of the first `stop` modules of `model` (None: all), and those of the modules `layers`.
 
-    `models/speed/fused.py` has a faster form of the same function, which networks use where the accelerator
-    says so.
+    The accelerator gives networks a faster form of it, `models.speed.fused.run`.
     """
     taps = {}
     for number, module in enumerate(model[:stop]):
@@ -128,9 +121,6 @@ def run_layers(
         if number in layers:
             taps[number] = x
     return x, [taps[number] for number in layers]
-
-
-# ---- initialisation, behind `--init_type` ----
 
 
 INITS: dict[str, Callable] = {

@@ -1,9 +1,9 @@
 """Many domains: one generator that translates every image into every domain, by CUT or QS-Attn.
 
 The split of the generator and D's channel for each domain are StarGAN v2's (Choi et al., CVPR 2020), the step
-is CUT's, the selection QS-Attn's, whose authors name multi-domain translation as untried. A batch holds
-sources "A" of the domains "A_domain" and images "B" of other domains "B_domain", which are the targets: so a
-step is CUT's with a label, and D judges a translation and a real image of its target by the target's channel.
+is CUT's, the selection QS-Attn's. A batch holds sources "A" of the domains "A_domain" and images "B" of other
+domains "B_domain", which are the targets: so a step is CUT's with a label, and D judges a translation and a
+real image of its target by the target's channel.
 """
 
 from __future__ import annotations
@@ -42,14 +42,8 @@ class ManyDomains(BaseModel):
     @classmethod
     def add_options(cls, add) -> None:
         super().add_options(add)
-        add(
-            "--domains",
-            [],
-            "names of the domains",
-            type=domain_list,
-            shown="the folders of train/",
-            scope="fixed",
-        )
+        names = {"type": domain_list, "shown": "the folders of train/", "scope": "fixed"}
+        add("--domains", [], "names of the domains", **names)
         add("--own_domain", False, "an image may be translated to its own domain; of stargan true")
 
     @classmethod
@@ -62,25 +56,16 @@ class ManyDomains(BaseModel):
         domains = self.batch["B_domain"]
         return domains.repeat(len(images) // len(domains))
 
-    @torch.inference_mode()
-    def translate(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] translated to the domains in turn: float32."""
-        targets = torch.arange(len(images), device=self.device) % len(self.opt.domains)
-        with self.autocast():
-            return self.translator()(self.place(images), targets).float()
-
     @torch.no_grad()
     def pictures(self) -> dict[str, np.ndarray]:
         """The batch's first image and its translation to each domain."""
-        net, image = self.networks["G"], self.batch["A"][:1]
-        learning = net.training
+        net, image, count = self.networks["G"], self.batch["A"][:1], len(self.opt.domains)
         net.eval()  # pictures move no running statistics
-        row = {"real_A": to_uint8(image)}
-        for number, name in enumerate(self.opt.domains):
-            with self.autocast():
-                row[f"to_{name}"] = to_uint8(net(image, torch.tensor([number], device=self.device)).float())
-        net.train(learning)
-        return row
+        with self.autocast():
+            row = net(image.expand(count, -1, -1, -1), torch.arange(count, device=self.device)).float()
+        net.train()
+        labels = ["real_A", *(f"to_{name}" for name in self.opt.domains)]
+        return {label: to_uint8(one) for label, one in zip(labels, [image, *row.split(1)], strict=True)}
 
 
 class ContrastiveDomains(ManyDomains):
@@ -91,22 +76,14 @@ class ContrastiveDomains(ManyDomains):
     @classmethod
     def add_options(cls, add) -> None:
         super().add_options(add)
-        add(
-            "--domain_dim",
-            64,
-            "numbers that describe a domain to the generator",
-            type=integer(1),
-            scope="fixed",
-        )
+        add("--domain_dim", 64, "numbers that describe a domain to G", type=integer(1), scope="fixed")
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
         super().check(opt)
         if opt.netG.startswith("unet") or opt.normG == "none":
-            raise UserError(
-                f"--model {opt.model} tells the norms of a ResNet the target, but --netG is {opt.netG} and "
-                f"--normG {opt.normG}: give a resnet, and --normG instance or batch"
-            )
+            problem = f"--netG {opt.netG} with --normG {opt.normG} has no norms that can be told a target"
+            raise UserError(f"{problem}: give a resnet, and --normG instance or batch")
         if opt.netD not in ("basic", "n_layers"):
             raise UserError(f"--netD {opt.netD} has no channels for domains: give basic or n_layers")
         if opt.pool_size:

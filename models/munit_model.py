@@ -10,13 +10,12 @@ from __future__ import annotations
 from argparse import Namespace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import munit_networks
-from models.base_model import BaseModel
-from models.gan_loss import GAN_LOSSES
-from models.layers import full, initialise
+from models.base_model import OWN_NETWORKS, BaseModel, require_same_channels
+from models.gan_loss import gan_loss
+from models.layers import full, initialise, l1
 from models.munit_networks import AdaINGenerator, MultiScaleDiscriminator, StyledTranslator
 from util import distributed
 from util.arguments import integer, real_number
@@ -31,22 +30,12 @@ class MUNITModel(BaseModel):
     network_names = ("gen_a", "gen_b", "dis_a", "dis_b")
     groups = {"dis": ("dis_a", "dis_b"), "gen": ("gen_a", "gen_b")}
     headline = ("gen_total", "dis_total")
+    visual_names = ("real_A", "recon_A", "fake_B", "cycle_A", "real_B", "recon_B", "fake_A", "cycle_B")
     translation_options = ("mlp_dim", "style_dim", "n_downsample", "n_res")
-    lacking = (
-        *("netG", "normG", "no_dropout", "no_antialias", "no_antialias_up"),
-        *("netD", "normD", "n_layers_D", "pool_size"),
-    )
-    defaults = {
-        "n_iterations": 1_000_000,
-        "lr": 0.0001,
-        "lr_policy": "step",
-        "lr_decay_iters": 100_000,
-        "lr_decay_gamma": 0.5,
-        "init_type": "kaiming",
-        "preprocess": "scale_shortside_and_crop",
-        "load_size": 256,
-        "crop_late": True,
-    }
+    lacking = OWN_NETWORKS
+    defaults = {"n_iterations": 1_000_000, "lr": 0.0001, "init_type": "kaiming"}
+    defaults |= {"lr_policy": "step", "lr_decay_iters": 100_000, "lr_decay_gamma": 0.5}
+    defaults |= {"preprocess": "scale_shortside_and_crop", "load_size": 256, "crop_late": True}
     first_iteration = 2  # the released code steps its schedule before an iteration's updates
     styled = True
 
@@ -68,8 +57,7 @@ class MUNITModel(BaseModel):
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
-        if opt.input_nc != opt.output_nc:
-            raise UserError("--model munit needs --input_nc and --output_nc to be the same")
+        require_same_channels(opt, "--model munit needs them to be the same")
         if opt.gan_mode == "wgangp":
             raise UserError("--gan_mode wgangp is not offered with --model munit: give lsgan or vanilla")
 
@@ -82,14 +70,14 @@ class MUNITModel(BaseModel):
     @classmethod
     def size_limits(cls, opt: Namespace) -> tuple[int, int]:
         with torch.device("meta"):
-            gen, dis = munit_generator(opt), _discriminator(opt)
+            gen, dis = munit_generator(opt), munit_discriminator(opt)
         return gen.size_multiple, max(gen.smallest_side, dis.smallest_side)
 
     def build_network(self, name: str) -> nn.Module:
         """The generators by `--init_type`, the discriminators from N(0, init_gain), as released."""
         if name.startswith("gen"):
             return initialise(munit_generator(self.opt), self.opt.init_type, self.opt.init_gain)
-        return initialise(_discriminator(self.opt), "normal", self.opt.init_gain)
+        return initialise(munit_discriminator(self.opt), "normal", self.opt.init_gain)
 
     def optimizer_settings(self, name: str) -> dict[str, object]:
         return {**super().optimizer_settings(name), "weight_decay": self.opt.weight_decay}
@@ -98,28 +86,17 @@ class MUNITModel(BaseModel):
         target, source = (self.networks[name] for name in self.translating(self.opt))
         return StyledTranslator(source, target)
 
-    @torch.inference_mode()
-    def translate(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] translated in `--direction`, each with a random style: float32."""
-        styles = munit_networks.random_styles(len(images), self.opt.style_dim, self.device)
-        with self.autocast():
-            return self.translator()(self.place(images), styles).float()
-
-    @property
-    def cycles(self) -> bool:
-        """Whether translations are translated back."""
-        return self.opt.recon_x_cyc_w > 0
-
     @property
     def loss_names(self) -> list[str]:
-        terms = ["gen_adv", "gen_recon_x", "gen_recon_s", "gen_recon_c"] + ["gen_cycrecon_x"] * self.cycles
-        both = [f"{term}_{domain}" for term in terms for domain in "ab"]
+        both = [f"gen_{term}_{domain}" for term in self.weights() for domain in "ab"]
         return ["dis_a", "dis_b", "dis_total", *both, "gen_total"]
 
-    @property
-    def visual_names(self) -> list[str]:
-        cycle_A, cycle_B = (["cycle_A"], ["cycle_B"]) if self.cycles else ([], [])
-        return ["real_A", "recon_A", "fake_B", *cycle_A, "real_B", "recon_B", "fake_A", *cycle_B]
+    def weights(self) -> dict[str, float]:
+        """The generators' terms with their weights; without a weight the cycle is left out."""
+        opt = self.opt
+        weights = {"adv": opt.gan_w, "recon_x": opt.recon_x_w, "recon_s": opt.recon_s_w}
+        weights["recon_c"] = opt.recon_c_w
+        return weights | ({"cycrecon_x": opt.recon_x_cyc_w} if opt.recon_x_cyc_w > 0 else {})
 
     def training_step(self) -> None:
         """Encode each image once, for both updates: the discriminators' leaves the generators as they are."""
@@ -149,18 +126,17 @@ class MUNITModel(BaseModel):
 
         One pass over both: no norm mixes the images of a batch.
         """
-        loss = GAN_LOSSES[self.opt.gan_mode]
-        pairs = [full(scores).chunk(2) for scores in self.networks[name](torch.cat([fake, real]))]
-        return sum(loss(fake, False) + loss(real, True) for fake, real in pairs)
+        mode, scales = self.opt.gan_mode, self.networks[name](torch.cat([fake, real]))
+        pairs = [full(scores).chunk(2) for scores in scales]
+        return sum(gan_loss(mode, fake, False) + gan_loss(mode, real, True) for fake, real in pairs)
 
     def gen_loss(self, name: str, fake: Tensor) -> Tensor:
         """Sum over scales of mean((D(fake) - 1)^2)."""
-        loss = GAN_LOSSES[self.opt.gan_mode]
-        return sum(loss(full(scores), True) for scores in self.networks[name](fake))
+        return sum(gan_loss(self.opt.gan_mode, scores, True) for scores in self.networks[name](fake))
 
     def step_gen(self, codes_a: Codes, codes_b: Codes) -> None:
         """Update the generators by the weighted sum of all their terms."""
-        opt, losses, a, b = self.opt, self.losses, self.batch["A"], self.batch["B"]
+        losses, a, b = self.losses, self.batch["A"], self.batch["B"]
         gen_a, gen_b = self.networks["gen_a"], self.networks["gen_b"]
         (content_a, own_style_a), (content_b, own_style_b) = codes_a, codes_b
         style_a, style_b = self.draw_styles()
@@ -179,18 +155,15 @@ class MUNITModel(BaseModel):
         losses["gen_recon_c_a"] = l1(content_a_again, content_a)
         losses["gen_recon_c_b"] = l1(content_b_again, content_b)
         images = {"recon_A": recon_a, "fake_B": fake_b, "recon_B": recon_b, "fake_A": fake_a}
-        if self.cycles:
+        if "cycrecon_x" in self.weights():
             with self.autocast():
                 images["cycle_A"] = gen_a.decode(content_a_again, own_style_a)
                 images["cycle_B"] = gen_b.decode(content_b_again, own_style_b)
             losses["gen_cycrecon_x_a"] = l1(images["cycle_A"], a)
             losses["gen_cycrecon_x_b"] = l1(images["cycle_B"], b)
-        weights = {"gen_adv": opt.gan_w, "gen_recon_x": opt.recon_x_w}
-        weights |= {"gen_recon_s": opt.recon_s_w, "gen_recon_c": opt.recon_c_w}
-        if self.cycles:
-            weights["gen_cycrecon_x"] = opt.recon_x_cyc_w
         losses["gen_total"] = sum(
-            weight * (losses[f"{term}_a"] + losses[f"{term}_b"]) for term, weight in weights.items()
+            weight * (losses[f"gen_{term}_a"] + losses[f"gen_{term}_b"])
+            for term, weight in self.weights().items()
         )
         names = [name for name in self.loss_names if name.startswith("gen_")]
         self.update("gen", losses["gen_total"], names)
@@ -207,16 +180,10 @@ class MUNITModel(BaseModel):
         return tuple(munit_networks.random_styles(*drawn)[mine] for _ in "ab")
 
 
-def l1(x: Tensor, y: Tensor) -> Tensor:
-    """mean |x - y|, both with gradient."""
-    return F.l1_loss(full(x), full(y))
-
-
 def munit_generator(opt: Namespace) -> AdaINGenerator:
     """The generator of a domain with PyTorch's initial weights."""
-    channels = (opt.input_nc, opt.input_nc)
-    return AdaINGenerator(*channels, opt.ngf, opt.mlp_dim, opt.style_dim, opt.n_downsample, opt.n_res)
+    return AdaINGenerator(opt.input_nc, opt.ngf, opt.mlp_dim, opt.style_dim, opt.n_downsample, opt.n_res)
 
 
-def _discriminator(opt: Namespace) -> MultiScaleDiscriminator:
+def munit_discriminator(opt: Namespace) -> MultiScaleDiscriminator:
     return MultiScaleDiscriminator(opt.input_nc, opt.ndf, opt.n_layer, opt.num_scales)

@@ -2,10 +2,7 @@
 
 An image is encoded as content (a feature map) and style (a few numbers). The decoder maps content to an
 image; an MLP computes the decoder's AdaIN parameters from the style. Translation decodes the content of one
-domain with a style of the other.
-
-State-dict keys are those of the released code. For the released initial weights, call `initialise` with
-"kaiming" on an `AdaINGenerator` and with "normal", 0.02 on a `MultiScaleDiscriminator`.
+domain with a style of the other. State-dict keys are those of the released code.
 
 Shapes: B images, C channels, H x W positions.
 """
@@ -26,10 +23,7 @@ STYLE_HALVINGS = 4  # of the style encoder
 
 
 def random_styles(count: int, style_dim: int, device: torch.device | str) -> Tensor:
-    """Styles (count, style_dim, 1, 1) from the standard normal distribution, by torch's default generator.
-
-    All styles of a training are drawn here.
-    """
+    """Styles (count, style_dim, 1, 1) from the standard normal distribution. They are drawn here alone."""
     return torch.randn(count, style_dim, 1, 1, device=device)
 
 
@@ -70,33 +64,17 @@ class AdaIN(nn.Module):
 class ConvBlock(nn.Module):
     """activation(norm(conv(x))) with reflection padding; `affine` is passed on to the norm.
 
-    Released state dicts may contain unused running statistics of AdaIN and instance norm: these are ignored
-    on load.
+    `conv`: channels in and out, kernel, stride, padding.
     """
 
-    def __init__(
-        self,
-        c_in: int,
-        c_out: int,
-        kernel: int,
-        stride: int,
-        padding: int,
-        norm: nn.Module | None = None,
-        activation: nn.Module | None = None,
-    ):
+    def __init__(self, *conv: int, norm: nn.Module | None = None, activation: nn.Module | None = None):
         super().__init__()
-        self.norm = nn.Identity() if norm is None else norm
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, padding_mode="reflect")
-        self.activation = nn.ReLU(True) if activation is None else activation
-        self.register_load_state_dict_pre_hook(_drop_unused_statistics)
+        self.norm = norm or nn.Identity()
+        self.conv = nn.Conv2d(*conv, padding_mode="reflect")
+        self.activation = activation or nn.ReLU(True)
 
     def forward(self, x: Tensor, *affine: Tensor) -> Tensor:
         return self.activation(self.norm(self.conv(x), *affine))
-
-
-def _drop_unused_statistics(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        state_dict.pop(f"{prefix}norm.{name}", None)
 
 
 class ResidualBlocks(nn.Module):
@@ -106,14 +84,13 @@ class ResidualBlocks(nn.Module):
         super().__init__()
         self.model = nn.ModuleList()
         for _ in range(n_res):
-            convs = [ConvBlock(channels, channels, 3, 1, 1, norm(), act()) for act in (nn.ReLU, nn.Identity)]
-            self.model.append(Stack(*convs))
+            layers = [{"norm": norm(), "activation": act()} for act in (nn.ReLU, nn.Identity)]
+            self.model.append(Stack(*(ConvBlock(channels, channels, 3, 1, 1, **of) for of in layers)))
 
     def forward(self, x: Tensor, affine: Tensor | None = None) -> Tensor:
         """`affine` (AdaIN only), (B, n_res * 4 * C): block by block, shift and scale of its norms in turn."""
-        if affine is None:
-            parameters = [()] * len(self.model)
-        else:
+        parameters = [()] * len(self.model)
+        if affine is not None:
             parameters = [part.unbind(1) for part in affine.unflatten(1, (-1, 4, x.shape[1])).unbind(1)]
         for block, of_block in zip(self.model, parameters, strict=True):
             first, second = block.model
@@ -135,8 +112,8 @@ class Stack(nn.Module):
 def content_encoder(input_nc: int, dim: int, n_downsample: int, n_res: int) -> nn.Module:
     """Images (B, input_nc, H, W) -> content (B, dim * 2^n, H / 2^n, W / 2^n), with n halvings."""
     widths = [dim * 2**n for n in range(n_downsample + 1)]
-    first = ConvBlock(input_nc, dim, 7, 1, 3, InstanceNorm())
-    halvings = [ConvBlock(width, 2 * width, 4, 2, 1, InstanceNorm()) for width in widths[:-1]]
+    first = ConvBlock(input_nc, dim, 7, 1, 3, norm=InstanceNorm())
+    halvings = [ConvBlock(width, 2 * width, 4, 2, 1, norm=InstanceNorm()) for width in widths[:-1]]
     return Stack(first, *halvings, ResidualBlocks(n_res, widths[-1], InstanceNorm))
 
 
@@ -165,8 +142,8 @@ class Decoder(nn.Module):
         self.affine_parameters = n_res * 4 * channels  # shift and scale of two convolutions
         layers: list[nn.Module] = [ResidualBlocks(n_res, channels, AdaIN)]
         for _ in range(n_upsample):
-            layers.append(nn.Upsample(scale_factor=2))
-            layers.append(ConvBlock(channels, channels // 2, 5, 1, 2, LayerNorm(channels // 2)))
+            norm = LayerNorm(channels // 2)
+            layers += [nn.Upsample(scale_factor=2), ConvBlock(channels, channels // 2, 5, 1, 2, norm=norm)]
             channels //= 2
         layers.append(ConvBlock(channels, output_nc, 7, 1, 3, activation=nn.Tanh()))
         self.model = nn.ModuleList(layers)
@@ -180,30 +157,21 @@ class Decoder(nn.Module):
 
 
 class AdaINGenerator(nn.Module):
-    """The auto-encoder of one domain (MUNIT, section 5.1). Images (B, input_nc, H, W) in [-1, 1].
+    """The auto-encoder of one domain (MUNIT, section 5.1). Images (B, nc, H, W) in [-1, 1].
 
     The content code has dim * 2^n_downsample channels. H and W are multiples of `size_multiple` (the decoded
     image would be smaller otherwise) and at least `smallest_side`.
     """
 
-    def __init__(
-        self,
-        input_nc: int = 3,
-        output_nc: int = 3,
-        dim: int = 64,
-        mlp_dim: int = 256,
-        style_dim: int = 8,
-        n_downsample: int = 2,
-        n_res: int = 4,
-    ):
+    def __init__(self, nc: int, dim: int, mlp_dim: int, style_dim: int, n_downsample: int, n_res: int):
         super().__init__()
         self.style_dim = style_dim
         self.size_multiple = 2**n_downsample
         # Reflection padding of 1 needs a side of at least 2 at the last 4x4 or 3x3 convolution.
         self.smallest_side = 2 ** max(STYLE_HALVINGS, n_downsample + 1)
-        self.enc_style = style_encoder(input_nc, dim, style_dim)
-        self.enc_content = content_encoder(input_nc, dim, n_downsample, n_res)
-        self.dec = Decoder(output_nc, dim * 2**n_downsample, n_downsample, n_res)
+        self.enc_style = style_encoder(nc, dim, style_dim)
+        self.enc_content = content_encoder(nc, dim, n_downsample, n_res)
+        self.dec = Decoder(nc, dim * 2**n_downsample, n_downsample, n_res)
         self.mlp = style_mlp(style_dim, self.dec.affine_parameters, mlp_dim)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,13 +179,8 @@ class AdaINGenerator(nn.Module):
         return self.enc_content(images), self.enc_style(images)
 
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
-        """Images (B, output_nc, H, W) in [-1, 1] of content and style, (B, style_dim[, 1, 1])."""
+        """Images (B, nc, H, W) in [-1, 1] of content and style, (B, style_dim[, 1, 1])."""
         return self.dec(content, self.mlp(style.flatten(1)))
-
-    def forward(self, images: Tensor, style: Tensor | None = None) -> Tensor:
-        """Decode the content of images with `style`; None: their own style (reconstruction)."""
-        content = self.enc_content(images)
-        return self.decode(content, self.enc_style(images) if style is None else style)
 
 
 class MultiScaleDiscriminator(nn.Module):
@@ -227,30 +190,26 @@ class MultiScaleDiscriminator(nn.Module):
     convolution. H and W are at least `smallest_side`.
     """
 
-    def __init__(self, input_nc: int = 3, dim: int = 64, n_layers: int = 4, num_scales: int = 3):
+    def __init__(self, input_nc: int, dim: int, n_layers: int, num_scales: int):
         super().__init__()
         # The last 4x4 convolution needs a side of at least 2 (reflection padding); pooling rounds sides up.
         self.smallest_side = 2 ** (num_scales - 1) * (2**n_layers - 1) + 1
         self.downsample = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
-        self.cnns = nn.ModuleList(self._one_scale(input_nc, dim, n_layers) for _ in range(num_scales))
-
-    @staticmethod
-    def _one_scale(input_nc: int, dim: int, n_layers: int) -> nn.Sequential:
+        self.cnns = nn.ModuleList()
         widths = [input_nc, *(dim * 2**n for n in range(n_layers))]
-        layers: list[nn.Module] = [
-            ConvBlock(c_in, c_out, 4, 2, 1, activation=nn.LeakyReLU(0.2, True))
-            for c_in, c_out in itertools.pairwise(widths)
-        ]
-        return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 1))
+        pairs = list(itertools.pairwise(widths))
+        for _ in range(num_scales):
+            convs = [ConvBlock(*pair, 4, 2, 1, activation=nn.LeakyReLU(0.2, True)) for pair in pairs]
+            self.cnns.append(nn.Sequential(*convs, nn.Conv2d(widths[-1], 1, 1)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Score maps (B, 1, h, w) per scale, finest first, of images (B, input_nc, H, W) in [-1, 1]."""
         check_sides(images, self.smallest_side)
         scores = []
-        for scale, cnn in enumerate(self.cnns):
-            if scale > 0:
-                images = self.downsample(images)
+        for cnn in self.cnns:
             scores.append(cnn(images))
+            if len(scores) < len(self.cnns):
+                images = self.downsample(images)
         return scores
 
 

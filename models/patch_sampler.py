@@ -1,6 +1,6 @@
 """Random choice of the patches that enter the contrastive loss (CUT), and the heads that embed patches.
 
-Shapes: B images, C channels, L = H*W positions, P patches, N tapped layers, D embedding width.
+Shapes: B images, C channels, L = H*W positions, P patches, D embedding width.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from models.layers import full
 def random_locations(num_locations: int, num_patches: int, device: torch.device | str) -> Tensor:
     """min(num_patches, num_locations) positions out of `num_locations`, int64, uniform and without repeats.
 
-    The only place where positions are drawn. It stays on the device and has a static shape, so a captured
-    graph draws anew at each replay.
+    Positions are drawn here alone, on the device, so that a captured graph draws anew at each replay.
     """
     return (
         torch.rand(num_locations, device=device).topk(min(num_patches, num_locations), sorted=False).indices
@@ -43,11 +42,9 @@ class PatchSelection:
 
 
 class PatchHeads(nn.Module):
-    """A head per tapped layer: Linear(C, D), ReLU, Linear(D, D), unit length; without `mlp` only the last.
+    """A head per tapped layer of C channels: Linear(C, D), ReLU, Linear(D, D), unit length.
 
-    Args:
-        channels: C of each tapped layer.
-        width: D.
+    `channels` are C of each layer, `width` is D. Without `mlp` only unit length.
     """
 
     def __init__(self, channels: Sequence[int], width: int = 256, mlp: bool = True):
@@ -60,14 +57,5 @@ class PatchHeads(nn.Module):
         """Unit vectors (B, P, D) of patches (B, P, C) of tapped layer `number`, never in half precision."""
         if self.heads:
             patches = getattr(self, self.heads[number])(patches)
-        return unit_length(patches)
-
-    def of_layers(self, patches: Sequence[Tensor]) -> list[Tensor]:
-        """Unit vectors (B, P, D) of the patches (B, P, C) of each tapped layer, in order."""
-        return [self(number, of_layer) for number, of_layer in enumerate(patches)]
-
-
-def unit_length(vectors: Tensor) -> Tensor:
-    """`vectors` (..., D) divided by their lengths, never in half precision."""
-    vectors = full(vectors)
-    return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-7)
+        vectors = full(patches)
+        return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-7)

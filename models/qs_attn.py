@@ -11,16 +11,14 @@ scaling:
 A mode is an entry of `MODES`: what ranks the positions, and what routes the chosen ones. Rows are ranked by
 log H, since unscaled rows saturate until H itself rounds to zero for most of them (`_rows_log_entropy`).
 Selection runs without gradient; only the N chosen rows are computed again with it, so that the loss reaches
-the source's encoder through A_qs. The L x L matrix is never held: memory is O(L * block).
-
-All results are float32 ("float32" below), or float64 where that is torch's default type.
+the source's encoder through A_qs. The L x L matrix is never held: memory is O(L * block). Results are
+float32, or float64 where that is torch's default type.
 
 Shapes: B images, C channels, L = H*W positions, N queries, M keys of a query (L, or k*k in a window).
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,18 +37,11 @@ BLOCK_ELEMENTS = 2**20
 
 @dataclass
 class QuerySelection:
-    """What passes from the source image to its translation.
+    """What passes from the source image to its translation."""
 
-    indices: (B, N) int64, the chosen positions by ascending entropy.
-    attention: (B, N, M), their attention rows, each of sum 1; carries gradient into the source's
-        features.
-    window: k where the M = k*k keys are the window around each query, row by row; None where they are all
-        positions.
-    """
-
-    indices: Tensor
-    attention: Tensor
-    window: int | None = None
+    indices: Tensor  # (B, N) int64, the chosen positions by ascending entropy
+    attention: Tensor  # (B, N, M), their rows, each of sum 1; carries gradient into the source's features
+    window: int | None = None  # k where the keys are the k*k window around each query; None: all positions
 
     def route(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W) of the source or its translation through the chosen rows: (B, N, C).
@@ -76,11 +67,9 @@ def route_values(features: Tensor, selection: QuerySelection) -> Tensor:
 def select_queries(features: Tensor, mode: str, num_queries: int, window: int = 7) -> QuerySelection:
     """Choose the `num_queries` positions of least attention entropy in each source image (paper, sec. 3.2).
 
-    Args:
-        features: (B, C, H, W) of the source image.
-        mode: "global", "local", or "local_global" (chosen by local entropy, routed by global attention).
-        num_queries: N; all L positions where L is smaller.
-        window: k, odd, of the local modes.
+    `features` (B, C, H, W) are the source image's; `mode` is an entry of `MODES` ("local_global" chooses by
+    local entropy and routes by global attention); `window` is k, odd, of the local modes. All positions are
+    chosen where they are fewer than `num_queries`.
     """
     rule = check_rule(mode, window)
     ranks = log_entropy(features, mode, window)
@@ -93,10 +82,7 @@ def select_queries(features: Tensor, mode: str, num_queries: int, window: int = 
 def log_entropy(features: Tensor, mode: str, window: int = 7) -> Tensor:
     """log H of every attention row of features (B, C, H, W): (B, H*W) float32, in (-inf, log log M].
 
-    Args:
-        mode: an entry of `MODES`; "global": keys are all positions; "local": the k x k window (padded
-            positions have zero keys).
-        window: k, odd.
+    `mode` is an entry of `MODES`. Padded positions of a window (`window` is k, odd) have zero keys.
     """
     rule = check_rule(mode, window)
     with torch.autocast(features.device.type, enabled=False):
@@ -172,30 +158,20 @@ def _half_or_default(features: Tensor) -> Tensor:
 
 def global_attention(features: Tensor, indices: Tensor, window: int) -> QuerySelection:
     """Attention rows of the positions `indices` (B, N) over all positions: (B, N, L)."""
-    return QuerySelection(indices, _global_rows(features, indices))
-
-
-def _global_rows(features: Tensor, indices: Tensor) -> Tensor:
-    if features.is_cuda and features.dtype in HALVES and _ExactScores.possible():
+    if features.is_cuda and features.dtype in HALVES and hasattr(torch.ops.aten.bmm, "dtype"):  # torch 2.8
         vectors = features.flatten(2).transpose(1, 2)  # (B, L, C)
         queries = vectors.gather(1, indices[:, :, None].expand(-1, -1, vectors.shape[2]))  # (B, N, C)
-        return _ExactScores.apply(queries, vectors).softmax(-1)
+        return QuerySelection(indices, _ExactScores.apply(queries, vectors).softmax(-1))
     keys = full(features).flatten(2)  # (B, C, L)
     queries = keys.gather(2, indices[:, None, :].expand(-1, keys.shape[1], -1))  # (B, C, N)
-    return (queries.transpose(1, 2) @ keys).softmax(-1)
+    return QuerySelection(indices, (queries.transpose(1, 2) @ keys).softmax(-1))
 
 
 class _ExactScores(torch.autograd.Function):
     """Scores (B, N, M) float32 of queries (B, N, C) and keys (B, M, C) in half precision, on CUDA.
 
-    The products are exact in float32, and tensor cores sum them so. Gradients are in the features'
-    precision.
+    Tensor cores sum the exact products in float32. Gradients are in the features' precision.
     """
-
-    @staticmethod
-    @functools.cache
-    def possible() -> bool:
-        return hasattr(torch.ops.aten.bmm, "dtype")  # from torch 2.8 on
 
     @staticmethod
     def forward(ctx, queries, keys):
@@ -251,13 +227,11 @@ class _Rows(torch.autograd.Function):
 
 
 class Rule(NamedTuple):
-    """How a mode selects. Features (B, C, H, W) are float32, float64 or half precision; `window` is k.
+    """How a mode selects. Features (B, C, H, W) are float32, float64 or half precision; `window` is k."""
 
-    rank: (features, window) -> (B, H*W); the positions of least rank are chosen. Without gradient.
-    attend: (features, indices (B, N), window) -> the `QuerySelection` of the chosen positions.
-    """
-
+    # (features, window) -> (B, H*W), without gradient; the positions of least rank are chosen
     rank: Callable[[Tensor, int], Tensor]
+    # (features, indices (B, N), window) -> the selection of these positions
     attend: Callable[[Tensor, Tensor, int], QuerySelection]
 
 

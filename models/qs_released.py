@@ -2,14 +2,11 @@
 
 It differs from the method (`models/qs_attn.py`) in three ways:
 
-- queries are ranked by the plain entropy -sum a log a in float32, in which most rows of real features tie at
-  0;
+- queries are ranked by the plain entropy -sum a log a in float32, in which most rows of real features tie;
 - its local "window" of query i is made of k*k consecutive slices of C numbers out of all C*k*k numbers around
   i, channel by channel, so that no slice is the feature vector of any neighbour;
 - its local routing pairs row c of the attention with channel c of the values, which needs N = C. With a
   larger batch than 1 it mixes images too; here each image is treated as in a batch of one.
-
-Global routing is `QuerySelection.route`, which follows the features' precision.
 """
 
 from __future__ import annotations
@@ -69,9 +66,8 @@ def select_queries_released(
     if mode == "local":
         if indices.shape[1] != c:
             raise UserError(
-                "--qs_variant released with --QS_mode local pairs patches with channels, as the released "
-                f"code does, and needs as many of both; found {indices.shape[1]} patches of {h} x {w} "
-                f"positions, {c} channels: change --num_patches, --qs_layers or the image size"
+                f"--qs_variant released with --QS_mode local pairs patches with channels; found {c} channels "
+                f"and {indices.shape[1]} patches of {h} x {w}: change --num_patches or --qs_layers"
             )
         return ReleasedLocalSelection(indices, rows, window)
     return QuerySelection(indices, rows)

@@ -1,37 +1,41 @@
 """FSeSim and LSeSim (Zheng, Cham and Cai, CVPR 2021): a translation keeps the self-similarity of its source.
 
-G learns from D and from the spatially-correlative loss (`models/spatial_correlation.py`) between an image and
-its translation, on features of VGG-16. With `--learned_attn` (LSeSim) these features first pass through F,
-1 x 1 convolutions that learn by contrast: the map of an image should be closer to those of its translation
-and of the image in other colours than to those of another image.
+G learns from D and from the spatially-correlative loss between an image and its translation. They should
+agree in self-similarity maps: how a feature correlates with the features around it. With f the features of
+one layer of VGG-16, centred per channel over the image,
 
-A step takes each image through VGG-16 once. The gradient passes through VGG-16 for the translation alone.
-Terms of the released code whose weight is 0 unless asked for are left out: identity (of pixels and of
-self-similarity), perceptual and style distances, a gradient penalty of D.
+    S_ij = tanh(f_i . f_j / (10 C))          or cos(f_i, f_j) with `--use_norm`
+
+for a few random queries i, and for j in the window of keys around i. The loss compares both maps, per query,
+where the translation's similarities are largest:
+
+    loss = mean_i (1 - cos(S_i(source), S_i(translation)))         up to the criterion, see `correlation_loss`
+
+With `--learned_attn` (LSeSim) features first pass through F, 1 x 1 convolutions that learn by contrast: the
+map of an image should be closer to those of its translation and of the image in other colours than to those
+of another image.
+
+A step takes each image through VGG-16 once, the translation alone with gradient. Terms of the released code
+whose weight is 0 unless asked for are left out: identity, perceptual and style distances, D's penalty.
+
+Shapes: B images, C channels, L = H*W positions (row * W + column), N queries, M keys of a query (P*P, or L).
 """
 
 from __future__ import annotations
 
 import random
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.transforms import draw_jitter, jitter
 from models import patch_sampler
-from models.layers import initialise
-from models.one_sided import OneSidedModel
-from models.spatial_correlation import (
-    LEAST_MAP,
-    MIN_WINDOW,
-    MODES,
-    SelfSimilarity,
-    contrastive_loss,
-    correlation_loss,
-)
+from models.layers import full, initialise
+from models.sides import OneSidedModel
 from models.vgg import LAST_LAYER, LAYERS, RANDOM, VGG16, load_vgg16, up_to
 from util import distributed
 from util.arguments import integer, layer_list, real_number
@@ -39,6 +43,11 @@ from util.device import get_device
 from util.errors import UserError
 
 WINDOW, LEARNED_WINDOW = 64, 32  # --patch_size of FSeSim and of LSeSim
+SCALE = 10.0  # of a correlation inside the tanh
+MODES = ("cos", "l1")
+KEPT = 4  # the loss compares the largest quarter of each map
+LEAST_MAP = 2  # side of a map and of a window: fewer than four keys have no quarter
+MIN_HIDDEN, REDUCTION = 32, 4  # channels of the learned convolutions: C / REDUCTION, but at least MIN_HIDDEN
 
 
 class SeSimModel(OneSidedModel):
@@ -56,21 +65,12 @@ class SeSimModel(OneSidedModel):
     def add_options(cls, add) -> None:
         super().add_options(add)
         learned = {"learned_attn": (True,)}
+        window = {"type": integer(LEAST_MAP), "shown": f"{WINDOW}, or {LEARNED_WINDOW} with --learned_attn"}
         add("--lambda_spatial", 10.0, "weight of the spatially-correlative loss", type=real_number(0))
-        add(
-            "--vgg_weights",
-            None,
-            f"torchvision's file vgg16-397923af.pth; {RANDOM}: random weights, for tests",
-        )
+        add("--vgg_weights", None, f"torchvision's file vgg16-397923af.pth; {RANDOM}: random, for tests")
         add("--attn_layers", list(LAYERS), "ReLUs of VGG-16 compared, from 0", type=layer_list, scope="fixed")
         add("--patch_nums", 256, "queries per image and layer; 0: all positions", type=integer(-1))
-        add(
-            "--patch_size",
-            None,
-            "side of the window of keys, in positions",
-            type=integer(MIN_WINDOW),
-            shown=f"{WINDOW}, or {LEARNED_WINDOW} with --learned_attn",
-        )
+        add("--patch_size", None, "side of the window of keys, in positions", **window)
         add("--loss_mode", "cos", "how self-similarity maps are compared", choices=MODES)
         add("--use_norm", False, "compare directions of features instead of inner products")
         add("--learned_attn", False, "LSeSim: learned convolutions on the features", scope="fixed")
@@ -79,6 +79,7 @@ class SeSimModel(OneSidedModel):
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
+        super().check(opt)
         if (opt.input_nc, opt.output_nc) != (3, 3):
             raise UserError("--model sesim needs --input_nc 3 and --output_nc 3: VGG-16 takes RGB images")
         if opt.attn_layers[-1] > LAST_LAYER:
@@ -115,24 +116,20 @@ class SeSimModel(OneSidedModel):
         return ["G_GAN", "G_s", "D_real", "D_fake", "D_A", "G"] + ["spatial"] * self.opt.learned_attn
 
     def set_input(self, batch: dict) -> None:
-        """Also adds the views "A_aug" and "B_aug" where they are needed and the batch has none."""
-        super().set_input(batch)
-        if self.augments and "A_aug" not in self.batch:
-            self.make_views()
-
-    def make_views(self) -> None:
-        """Add a view of each image in other colours to the batch.
+        """Also adds views in other colours, "A_aug" and "B_aug", if they are needed and the batch has none.
 
         Colours are drawn from torch's generator on the host, which a resume restores. All processes draw
         those of the whole global batch, and each takes its part, so that several processes train as one.
         """
+        super().set_input(batch)
+        if not self.augments or "A_aug" in self.batch:
+            return
         generator = random.Random(int(torch.randint(2**62, ())))
         for domain in "AB":
             images = self.batch[domain]
             count, rank = len(images), distributed.rank()
             changes = [draw_jitter(generator) for _ in range(count * distributed.world_size())]
-            views = jitter(images, changes[rank * count : (rank + 1) * count])
-            self.batch[f"{domain}_aug"] = self.place(views)
+            self.batch[f"{domain}_aug"] = self.place(jitter(images, changes[rank * count :][:count]))
 
     def training_step(self) -> None:
         """Forward, F's update (LSeSim), D's update, G's update."""
@@ -142,8 +139,8 @@ class SeSimModel(OneSidedModel):
             real_features = self.encode_real()
         if self.opt.learned_attn:
             self.step_F(fake_features, real_features)
-        loss_GAN = self.step_D(self.batch["B"], fake)
-        self.step_G(loss_GAN, fake_features, real_features["A"])
+        self.losses["G_GAN"] = self.step_D(self.batch["B"], fake)
+        self.step_G(fake_features, real_features["A"])
         self.results = {"fake_B": fake.detach()}
 
     @torch.no_grad()
@@ -153,20 +150,19 @@ class SeSimModel(OneSidedModel):
         if self.opt.learned_attn:
             images["B"] = self.batch["B"].rot90(2, (2, 3))
         if self.augments:
-            images["A_aug"] = self.batch["A_aug"]
-            images["B_aug"] = self.batch["B_aug"].rot90(2, (2, 3))
+            images |= {"A_aug": self.batch["A_aug"], "B_aug": self.batch["B_aug"].rot90(2, (2, 3))}
         layers = [features.chunk(len(images)) for features in self.vgg(torch.cat(list(images.values())))]
         return dict(zip(images, map(list, zip(*layers, strict=True)), strict=True))
 
     def step_F(self, fake_features: list[Tensor], real: dict[str, list[Tensor]]) -> None:
         """Update F: maps of A belong to those of its translation and of its view, not to those of B."""
-        sources, targets, others = real["A"], [features.detach() for features in fake_features], real["B"]
+        sides = [real["A"], [features.detach() for features in fake_features], real["B"]]
         if self.augments:
-            sources = _stacked(sources, real["A"])
-            targets, others = _stacked(targets, real["A_aug"]), _stacked(others, real["B_aug"])
+            pairs = zip(sides, (real["A"], real["A_aug"], real["B_aug"]), strict=True)
+            sides = [[torch.cat(layers) for layers in zip(*pair, strict=True)] for pair in pairs]
         with self.autocast():
             contrast = partial(contrastive_loss, temperature=self.opt.T)
-            self.losses["spatial"] = self.mean_of_layers(contrast, sources, targets, others)
+            self.losses["spatial"] = self.mean_of_layers(contrast, *sides)
         self.update("F", self.losses["spatial"], ["spatial"])
 
     def compute_D_loss(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -174,14 +170,13 @@ class SeSimModel(OneSidedModel):
         self.losses["D_A"] = super().compute_D_loss(real, fake)
         return self.losses["D_A"]
 
-    def step_G(self, loss_GAN: Tensor, fake_features: list[Tensor], real_features: list[Tensor]) -> None:
-        """Update G by lambda_GAN * GAN(G(x)) + lambda_spatial * S(x, G(x)); F and D are frozen."""
+    def step_G(self, fake_features: list[Tensor], real_features: list[Tensor]) -> None:
+        """Update G by "G_GAN" + lambda_spatial * S(x, G(x)); F and D are frozen."""
         self.freeze("F")
         with self.autocast():  # its own context: F's old weights are cached as casts in the one before
             distance = partial(correlation_loss, mode=self.opt.loss_mode, use_norm=self.opt.use_norm)
             loss = self.mean_of_layers(distance, real_features, fake_features)
             self.losses["G_s"] = self.opt.lambda_spatial * loss
-        self.losses["G_GAN"] = loss_GAN
         self.losses["G"] = self.losses["G_GAN"] + self.losses["G_s"]
         self.update("G", self.losses["G"], ["G_GAN", "G_s", "G"])
         self.freeze("F", False)
@@ -194,13 +189,92 @@ class SeSimModel(OneSidedModel):
         """
         losses, count = [], self.opt.patch_nums
         for number, layer in enumerate(zip(*sides, strict=True)):
-            positions, queries = layer[0][0, 0].numel(), None
-            if count > 0:
-                queries = patch_sampler.random_locations(positions, count, self.device)
+            positions = layer[0][0, 0].numel()
+            queries = patch_sampler.random_locations(positions, count, self.device) if count > 0 else None
             losses.append(loss(*(self.networks["F"](number, features, queries) for features in layer)))
         return torch.stack(losses).mean()
 
 
-def _stacked(one: list[Tensor], other: list[Tensor]) -> list[Tensor]:
-    """Features of two batches, layer by layer, as those of one batch."""
-    return [torch.cat(layers) for layers in zip(one, other, strict=True)]
+class SelfSimilarity(nn.Module):
+    """Self-similarity maps of the features of several layers.
+
+    `channels` are C of each layer, for learned convolutions `conv_0`, `conv_1`, ... (LSeSim); of FSeSim none.
+    """
+
+    def __init__(self, channels: Sequence[int] = (), window: int = 64, use_norm: bool = False):
+        super().__init__()
+        self.window, self.use_norm, self.learned = window, use_norm, bool(channels)
+        for number, c in enumerate(channels):
+            hidden = max(MIN_HIDDEN, c // REDUCTION)
+            layers = nn.Sequential(nn.Conv2d(c, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, hidden, 1))
+            self.add_module(f"conv_{number}", layers)
+
+    def forward(self, number: int, features: Tensor, queries: Tensor | None) -> Tensor:
+        """Maps (B, N, M) of features (B, C, H, W) of the `number`-th layer; see `self_similarity`."""
+        if self.learned:
+            features = getattr(self, f"conv_{number}")(features)
+        return self_similarity(features, queries, self.window, self.use_norm)
+
+
+def self_similarity(features: Tensor, queries: Tensor | None, window: int, use_norm: bool = False) -> Tensor:
+    """Similarity of each query's feature to those of its keys: (B, N, M), in [-1, 1], at least float32.
+
+    `features` (B, C, H, W) have at least four positions. `queries` (N,) are positions, the same in all
+    images; None: all. The keys are the P x P square (P is `window`) that begins P // 2 above and left of the
+    query, moved inside the map; all positions where P reaches H or W, or without `queries`.
+    """
+    b, c, h, w = features.shape
+    features = full(features)
+    features = (features - features.mean((2, 3), keepdim=True)).flatten(2)  # (B, C, L)
+    features = F.normalize(features, dim=1) if use_norm else features / c**0.5
+    chosen = features if queries is None else features.index_select(2, queries)  # (B, C, N)
+    # All L scores per query and then the window's: N x L numbers, where gathered keys would be N x M x C.
+    scores = full(chosen.transpose(1, 2) @ features)  # (B, N, L)
+    if queries is not None and window < min(h, w):
+        scores = scores.gather(2, window_positions(queries, h, w, window).expand(b, -1, -1))  # (B, N, M)
+    return scores if use_norm else torch.tanh(scores / SCALE)
+
+
+def window_positions(queries: Tensor, height: int, width: int, window: int) -> Tensor:
+    """Positions of the keys of each query (N,), row by row: (N, P*P) int64. P is less than both sides."""
+    top = (queries // width - window // 2).clamp(0, height - window)
+    left = (queries % width - window // 2).clamp(0, width - window)
+    steps = torch.arange(window, device=queries.device)
+    rows = top[:, None, None] + steps[:, None]  # (N, P, 1)
+    columns = left[:, None, None] + steps  # (N, 1, P)
+    return (rows * width + columns).flatten(1)  # (N, P*P)
+
+
+def correlation_loss(source: Tensor, target: Tensor, mode: str = "cos", use_norm: bool = False) -> Tensor:
+    """Distance of the self-similarity maps (B, N, M) of images and of their translations, a scalar.
+
+    Only keys whose similarity in the translation is among its M // 4 + 1 largest count; both maps are zero
+    elsewhere. "cos" compares each query's cosine similarity of the two maps with 1; "l1" compares the maps
+    themselves, times M / (M // 4). The criterion is the L1 distance for normalised features, else smooth L1.
+    """
+    keys = target.shape[-1]
+    threshold = target.detach().topk(keys // KEPT + 1).values[..., -1:]  # (B, N, 1)
+    kept = target >= threshold
+    source, target = source * kept, target * kept
+    criterion = F.l1_loss if use_norm else F.smooth_l1_loss
+    if mode == "l1":
+        factor = keys / (keys // KEPT)
+        return criterion(target * factor, source * factor)
+    agreement = F.cosine_similarity(source, target, dim=-1)  # (B, N)
+    return criterion(agreement, torch.ones_like(agreement))
+
+
+def contrastive_loss(source: Tensor, target: Tensor, other: Tensor, temperature: float = 0.07) -> Tensor:
+    """InfoNCE of self-similarity maps (B, N, M), a scalar: source query i belongs to target query i.
+
+    Among its candidates are also all queries of the other image, and those of the other image seen from
+    target query i; all within the same image of the batch.
+    """
+    source, target, other = (F.normalize(maps, dim=-1) for maps in (source, target, other))
+    b, n, _ = source.shape
+    # 1 / T would amplify the rounding of half precision
+    with torch.autocast(source.device.type, enabled=False):
+        pairs = ((source, target), (source, other), (target, other))
+        logits = torch.cat([left @ right.transpose(1, 2) for left, right in pairs], 2)  # (B, N, 3 N)
+    own = torch.arange(n, device=source.device).repeat(b)
+    return F.cross_entropy(logits.flatten(0, 1) / temperature, own)

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.base_model import OWN_NETWORKS
 from models.domain_networks import StarGANDiscriminator, StarGANGenerator
-from models.gan_loss import GAN_LOSSES, gradient_penalty
-from models.layers import full
+from models.gan_loss import gan_loss, gradient_penalty
+from models.layers import full, l1
 from models.multi_model import ManyDomains
 from util.arguments import integer, real_number
 from util.errors import UserError
@@ -46,23 +47,13 @@ class StarGANModel(ManyDomains):
     groups = {"D": ("D",), "G": ("G",)}
     headline = ("G", "D_cls")
     first_iteration = 0
-    lacking = (
-        *ManyDomains.lacking,
-        *("netG", "normG", "no_dropout", "no_antialias", "no_antialias_up", "netD", "normD", "n_layers_D"),
-        *("pool_size", "init_type", "init_gain"),
-    )
-    defaults = {
-        **ManyDomains.defaults,
-        "own_domain": True,
-        "gan_mode": "wgangp",
-        "n_iterations": 100_000,
-        "n_iterations_decay": 100_000,
-        "lr": 0.0001,
-        "batch_size": 16,
-        "load_size": 128,
-        "crop_size": 128,
-    }
+    lacking = (*ManyDomains.lacking, *OWN_NETWORKS, "init_type", "init_gain")
+    defaults = ManyDomains.defaults | {"own_domain": True, "gan_mode": "wgangp", "lr": 0.0001}
+    defaults |= {"batch_size": 16, "load_size": 128, "crop_size": 128}
+    defaults |= {"n_iterations": 100_000, "n_iterations_decay": 100_000}
     D_losses, G_losses = ("D_real", "D_fake", "D_cls", "D_gp"), ("G_fake", "G_rec", "G_cls", "G")
+    loss_names = D_losses + G_losses
+    visual_names = ("real_A", "fake_B")
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -79,8 +70,8 @@ class StarGANModel(ManyDomains):
         super().check(opt)
         if opt.crop_size % 2**opt.d_repeat_num:
             raise UserError(
-                f"--crop_size {opt.crop_size} is no multiple of {2**opt.d_repeat_num}, as the "
-                f"{opt.d_repeat_num} halvings of --d_repeat_num need: give another of the two"
+                f"--crop_size {opt.crop_size} is no multiple of {2**opt.d_repeat_num}, as --d_repeat_num "
+                f"{opt.d_repeat_num} needs: give another of the two"
             )
 
     @classmethod
@@ -103,14 +94,6 @@ class StarGANModel(ManyDomains):
         self.counter = StepCounter(len(self.G_losses))
         return {"counter": self.counter}
 
-    @property
-    def loss_names(self) -> tuple[str, ...]:
-        return self.D_losses + self.G_losses
-
-    @property
-    def visual_names(self) -> tuple[str, ...]:
-        return "real_A", "fake_B"
-
     def training_step(self) -> None:
         """D's update, and in every n_critic-th step G's; one pass of G serves both."""
         x, source, target = (self.batch[name] for name in ("A", "A_domain", "B_domain"))
@@ -129,26 +112,22 @@ class StarGANModel(ManyDomains):
         self.results = {"fake_B": fake.detach()}
 
     def discriminator_loss(self, x: Tensor, source: Tensor, fake: Tensor) -> Tensor:
-        losses, opt, netD, loss = self.losses, self.opt, self.networks["D"], GAN_LOSSES[self.opt.gan_mode]
+        losses, opt, netD, mode = self.losses, self.opt, self.networks["D"], self.opt.gan_mode
         with self.autocast():
             scores, classes = netD(torch.cat([x, fake]))
             of_real, of_fake = full(scores).chunk(2)
-            losses["D_real"], losses["D_fake"] = loss(of_real, True), loss(of_fake, False)
+            losses["D_real"], losses["D_fake"] = gan_loss(mode, of_real, True), gan_loss(mode, of_fake, False)
             losses["D_cls"] = F.cross_entropy(full(classes)[: len(x)], source)
             losses["D_gp"] = gradient_penalty(lambda images: netD(images)[0], x, fake, 1.0)
-        return (
-            losses["D_real"]
-            + losses["D_fake"]
-            + opt.lambda_cls * losses["D_cls"]
-            + opt.lambda_gp * losses["D_gp"]
-        )
+        loss = losses["D_real"] + losses["D_fake"]
+        return loss + opt.lambda_cls * losses["D_cls"] + opt.lambda_gp * losses["D_gp"]
 
     def generator_loss(self, x: Tensor, source: Tensor, fake: Tensor, target: Tensor) -> Tensor:
         losses, opt = self.losses, self.opt
         with self.autocast():
             scores, classes = self.networks["D"](fake)
-            losses["G_fake"] = GAN_LOSSES[opt.gan_mode](full(scores), True)
+            losses["G_fake"] = gan_loss(opt.gan_mode, scores, True)
             losses["G_cls"] = F.cross_entropy(full(classes), target)
-            losses["G_rec"] = F.l1_loss(full(self.networks["G"](fake, source)), x)
+            losses["G_rec"] = l1(self.networks["G"](fake, source), x)
         losses["G"] = losses["G_fake"] + opt.lambda_cls * losses["G_cls"] + opt.lambda_rec * losses["G_rec"]
         return losses["G"]

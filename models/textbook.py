@@ -3,10 +3,8 @@
 It is the oracle of the tests and the other side of `scripts/benchmark.py`, and shares no shortcut with
 `models/cut_model.py`: D judges translations and real images in passes of their own, each of the four images
 is encoded in a pass of its own, attention is the full L x L matrix with gradient, local windows are unfolded
-at every position, norms and blurs are torch's own.
-
-One thing is not textbook: queries are ranked by the logarithm of their entropy, because most would tie at
-zero otherwise and the two steps could not be compared. `entropy="plain"` gives the plain formula.
+at every position, norms and blurs are torch's own. One thing is not textbook: queries are ranked by the
+logarithm of their entropy, because most would tie at zero otherwise.
 
 Shapes as in `models/qs_attn.py`: B images, C channels, L = H*W positions, N queries, M keys of a query.
 """
@@ -14,6 +12,7 @@ Shapes as in `models/qs_attn.py`: B images, C channels, L = H*W positions, N que
 from __future__ import annotations
 
 import copy
+from functools import partial
 from itertools import chain
 
 import torch
@@ -23,33 +22,27 @@ from torch.optim import Adam
 
 from models import patch_sampler
 from models.cut_model import CUTModel
-from models.gan_loss import gradient_penalty
+from models.gan_loss import gan_loss, gradient_penalty
 from models.layers import BlurDownsample, BlurUpsample, InstanceNorm, with_contiguous_gradient
 from models.qs_attn import select_queries
 from models.qs_model import QuerySelected
+from models.qs_released import RULES
 from util.errors import UserError
 
 TEXTBOOKS = ("qs", "cut", "fastcut")  # the models that have a textbook step
 
 
 class TextbookStep:
-    """The textbook step on the weights of a model, under that model's options. Eager, NCHW.
+    """The textbook step on the weights of a model, under that model's options and on its batch. Eager, NCHW.
 
-    Args:
-        model: gives weights, options and the batch (`model.set_input`); its own optimisers are not used.
-        entropy: "log", or "plain" (with ties at zero).
-
-    Raises:
-        UserError: there is no textbook step of this model.
+    UserError where there is no textbook step of this model. The model's own optimisers are not used.
     """
 
-    def __init__(self, model: CUTModel, entropy: str = "log"):
+    def __init__(self, model: CUTModel):
         opt = model.opt
-        if opt.model not in TEXTBOOKS:
-            raise UserError(f"--model {opt.model} has no textbook step, only {', '.join(TEXTBOOKS)} have one")
-        if opt.qs_variant != "paper":
-            raise UserError("the textbook step is the paper's method: give --qs_variant paper")
-        self.model, self.opt, self.rank = model, opt, RANKS[entropy]
+        if opt.model not in TEXTBOOKS or opt.qs_variant != "paper":
+            raise UserError(f"only {', '.join(TEXTBOOKS)} with --qs_variant paper have a textbook step")
+        self.model, self.opt = model, opt
         self.networks = {name: plain_network(net) for name, net in model.networks.items()}
         self.netG, self.netD, self.netF = (self.networks[name] for name in ("G", "D", "F"))
         self.losses: dict[str, Tensor] = {}
@@ -87,8 +80,8 @@ class TextbookStep:
     def D_loss(self, fake_B: Tensor, real_B: Tensor) -> Tensor:
         """Half the sum of D's loss on the translation and on a real B."""
         fake_B = self.model.pool(fake_B)
-        self.losses["D_fake"] = self.model.gan_loss(self.netD(fake_B), False)
-        self.losses["D_real"] = self.model.gan_loss(self.netD(real_B), True)
+        self.losses["D_fake"] = gan_loss(self.opt.gan_mode, self.netD(fake_B), False)
+        self.losses["D_real"] = gan_loss(self.opt.gan_mode, self.netD(real_B), True)
         loss = (self.losses["D_fake"] + self.losses["D_real"]) / 2
         if self.opt.gan_mode == "wgangp":
             loss = loss + gradient_penalty(self.netD, real_B, fake_B)
@@ -96,7 +89,7 @@ class TextbookStep:
 
     def G_loss(self, fake_B: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """lambda_GAN * GAN(G(x)) + (NCE(x, G(x)) + NCE(y, G(y))) / 2 of pairs (x, G(x)) and (y, G(y))."""
-        self.losses["G_GAN"] = self.opt.lambda_GAN * self.model.gan_loss(self.netD(fake_B), True)
+        self.losses["G_GAN"] = self.opt.lambda_GAN * gan_loss(self.opt.gan_mode, self.netD(fake_B), True)
         nce = self.NCE_losses(pairs) if self.opt.lambda_NCE > 0 else [fake_B.new_zeros(())]
         self.losses.update(zip(("NCE", "NCE_Y"), nce, strict=False))
         self.losses["G"] = self.losses["G_GAN"] + sum(nce) / len(nce)
@@ -122,7 +115,7 @@ class TextbookStep:
         """The patches of the `number`-th tapped layer of source and target (B, C, H, W): two of (B, N, C)."""
         opt = self.opt
         if isinstance(self.model, QuerySelected) and self.model.selects(number):
-            return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window, self.rank)
+            return plain_qs_attn(source, target, opt.QS_mode, opt.num_patches, opt.qs_window)
         indices = patch_sampler.random_locations(source[0, 0].numel(), opt.num_patches, source.device)
         return source.flatten(2).mT[:, indices], target.flatten(2).mT[:, indices]
 
@@ -135,7 +128,7 @@ class TextbookStep:
 
 
 def plain_qs_attn(
-    source: Tensor, target: Tensor, mode: str, num_queries: int, window: int, rank
+    source: Tensor, target: Tensor, mode: str, num_queries: int, window: int
 ) -> tuple[Tensor, Tensor]:
     """Source and target (B, C, H, W) through the source's `num_queries` rows of least entropy, (B, N, C).
 
@@ -147,7 +140,7 @@ def plain_qs_attn(
     ranked_by, routed_by = RULES[mode]
     keys = {kind: KEYS[kind](source, window) for kind in RULES[mode]}
     scores = {kind: torch.einsum(SCORE[kind], vectors(source), keys[kind]) for kind in keys}  # (B, L, M)
-    ranks = rank(scores[ranked_by].detach())  # (B, L)
+    ranks = log_of_entropy(scores[ranked_by].detach())  # (B, L)
     indices = ranks.sort(dim=1, stable=True).indices[:, :num_queries]  # (B, N)
     chosen = take(scores[routed_by].softmax(-1), indices)  # (B, N, M)
 
@@ -176,11 +169,6 @@ def take(rows: Tensor, indices: Tensor) -> Tensor:
     return torch.stack([image[chosen] for image, chosen in zip(rows, indices, strict=True)])
 
 
-def plain_entropy(scores: Tensor) -> Tensor:
-    """- sum_j a_j log a_j over the last axis of scores, a their softmax: 0 for a saturated row."""
-    return torch.special.entr(scores.softmax(-1)).sum(-1)
-
-
 def log_of_entropy(scores: Tensor) -> Tensor:
     """The logarithm of the entropy, each sum taken over logarithms, so that saturated rows keep their order.
 
@@ -207,9 +195,6 @@ def log_sum_exp(x: Tensor) -> Tensor:
     return (x - top).clamp(min=-87).nan_to_num(nan=0.0).exp().sum(-1, keepdim=True).log() + top
 
 
-# mode -> the attention that ranks the positions, and the one that routes the chosen ones
-RULES = {"global": ("global", "global"), "local": ("local", "local"), "local_global": ("local", "global")}
-RANKS = {"log": log_of_entropy, "plain": plain_entropy}
 KEYS = {"global": vectors, "local": windows}
 SCORE = {"global": "blc,bmc->blm", "local": "blc,blmc->blm"}
 ROUTE = {"global": "bnm,bmc->bnc", "local": "bnm,bnmc->bnc"}
@@ -218,41 +203,24 @@ ROUTE = {"global": "bnm,bmc->bnc", "local": "bnm,bnmc->bnc"}
 # ---- the networks ----
 
 
-class PlainDownsample(nn.Module):
-    """The blur as its definition has it: a depthwise convolution with `filt`."""
-
-    def __init__(self, blur: BlurDownsample):
-        super().__init__()
-        self.filt = blur.filt
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
-        return F.conv2d(x, self.filt, stride=2, groups=x.shape[1])
+def plain_downsample(blur: BlurDownsample, x: Tensor) -> Tensor:
+    """As its definition has it: a depthwise convolution with `filt`."""
+    x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+    return F.conv2d(x, blur.filt, stride=2, groups=x.shape[1])
 
 
-class PlainUpsample(nn.Module):
-    """The blur as its definition has it: a depthwise transposed convolution with `filt`, less its border."""
-
-    def __init__(self, blur: BlurUpsample):
-        super().__init__()
-        self.filt = blur.filt
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-        return F.conv_transpose2d(x, self.filt, stride=2, padding=2, groups=x.shape[1])[:, :, 1:-1, 1:-1]
+def plain_upsample(blur: BlurUpsample, x: Tensor) -> Tensor:
+    """As its definition has it: a depthwise transposed convolution with `filt`, less its border."""
+    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return F.conv_transpose2d(x, blur.filt, stride=2, padding=2, groups=x.shape[1])[:, :, 1:-1, 1:-1]
 
 
-class PlainNorm(nn.Module):
-    """`torch.nn.InstanceNorm2d` without a count of channels, its gradient right (`models/layers.py`)."""
-
-    def __init__(self, norm: InstanceNorm):
-        super().__init__()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return with_contiguous_gradient(F.instance_norm(x))
+def plain_norm(norm: InstanceNorm, x: Tensor) -> Tensor:
+    """PyTorch's, with a right gradient (`models/layers.py`)."""
+    return with_contiguous_gradient(F.instance_norm(x))
 
 
-PLAIN = {InstanceNorm: PlainNorm, BlurDownsample: PlainDownsample, BlurUpsample: PlainUpsample}
+PLAIN = {InstanceNorm: plain_norm, BlurDownsample: plain_downsample, BlurUpsample: plain_upsample}
 
 
 def plain_network(net: nn.Module) -> nn.Module:
@@ -260,8 +228,7 @@ def plain_network(net: nn.Module) -> nn.Module:
     shared = {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())}
     net = copy.deepcopy(net, shared)
     vars(net).pop("run_layers", None)
-    for parent in list(net.modules()):
-        for name, child in parent.named_children():
-            if type(child) in PLAIN:
-                setattr(parent, name, PLAIN[type(child)](child))
+    for module in net.modules():
+        if type(module) in PLAIN:
+            module.forward = partial(PLAIN[type(module)], module)
     return net

@@ -153,7 +153,7 @@ class BaseOptions:
         """`options`, and defaults for the others: the generator's, else the model's, else the general one."""
         known = self.parser.defaults
         chosen = {**known, **options}
-        own = {**MODELS[chosen["model"]].defaults_with(options), **build.network_defaults(chosen["netG"])}
+        own = {**MODELS[chosen["model"]].defaults, **build.network_defaults(chosen["netG"])}
         if {"n_epochs", "n_epochs_decay"} & options.keys() or options.get("n_iterations") == 0:
             for name in OF_ITERATIONS:
                 own.pop(name, None)

@@ -26,7 +26,9 @@ from scipy import ndimage
 
 from data import create_loader
 from models import MODELS, create_model
-from models.attention.guidance import GuidedModel
+from models.asgit_model import GuidedModel
+from models.attention import resize_map
+from models.build import ATTENDING
 from models.weights import checkpoint_file, load_weights
 from options.test_options import TestOptions
 from scripts.evaluate import checkpoints, list_only
@@ -61,9 +63,10 @@ class IntensityOptions(TestOptions):
         if opt.pretrained:
             self.parser.error("--pretrained holds a generator alone: give --name NAME, a run that has D too")
         opt.out = opt.out or Path(opt.results_dir, opt.name, f"attention_{opt.phase}")
-        if not issubclass(MODELS[opt.model], GuidedModel):
+        if not issubclass(MODELS[opt.model], GuidedModel) or opt.netD not in ATTENDING:
             raise UserError(
-                f"--name {opt.name} is a run of --model {opt.model}, without attention: name one of asgit"
+                f"--name {opt.name} is a run of --model {opt.model} --netD {opt.netD}, which does not say "
+                "where it looks: name one of asgit"
             )
         if "crop" in opt.preprocess and opt.preprocess != "resize_and_crop":
             raise UserError(
@@ -98,21 +101,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 def looks(opt: Namespace, epoch: str) -> Iterator[tuple[str, np.ndarray]]:
     """The file of each source image, and where D looks, (H, W) in [0, 1]."""
     model = create_model(opt)
-    observer = model.observer(opt)
-    if observer not in model.networks:
-        model.networks[observer] = model.build_network(observer).to(model.device)
+    for name in model.network_names:
+        if name.startswith("D") and name not in model.networks:
+            model.networks[name] = model.build_network(name).to(model.device)
     for name, net in model.networks.items():
         load_weights(net, checkpoint_file(opt.checkpoints_dir, opt.name, epoch, name))
         net.train(not opt.eval)
-    if not hasattr(model.networks[observer], "raw_map"):
-        raise UserError(
-            f"--name {opt.name} was trained with --netD {opt.netD}, which does not say where it looks"
-        )
     loader = create_loader(opt, model.device)
     try:
         for batch in loader.epoch(1):
             with torch.inference_mode():
-                _, maps = model.observe(model.place(batch["A"]))
+                images = model.place(batch["A"])
+                maps = resize_map(model.observe(images), images.shape[2:])
             for path, attention in zip(batch["A_paths"], maps, strict=True):
                 yield path, attention[0].float().cpu().numpy()
     finally:

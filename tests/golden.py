@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 DATA = Path(__file__).parent / "data"
-TEXT = "U"  # NumPy's kind of arrays that hold text
 
 
 def load_golden(name: str) -> dict[str, torch.Tensor]:
@@ -17,18 +16,17 @@ def load_golden(name: str) -> dict[str, torch.Tensor]:
         return {key: torch.from_numpy(np.asarray(arrays[key])) for key in arrays.files}
 
 
-def load_baseline(name: str) -> dict[str, torch.Tensor | list[str] | str]:
-    """The arrays of tests/data/baselines/NAME.npz: numbers as float64 or int64 tensors, texts as strings."""
+def load_baseline(name: str, folder: str = "baselines") -> dict[str, torch.Tensor | list[str] | str]:
+    """The arrays of tests/data/FOLDER/NAME.npz: numbers as float64 or int64 tensors, texts as strings."""
     golden: dict[str, torch.Tensor | list[str] | str] = {}
-    with np.load(DATA / "baselines" / f"{name}.npz") as arrays:
+    with np.load(DATA / folder / f"{name}.npz") as arrays:
         for key in arrays.files:
             array = np.asarray(arrays[key])
-            if array.dtype.kind == TEXT:
+            if array.dtype.kind == "U":  # text
                 golden[key] = array.tolist()
             else:
-                golden[key] = torch.from_numpy(
-                    array.astype(np.int64 if array.dtype.kind in "iu" else np.float64)
-                )
+                dtype = np.int64 if array.dtype.kind in "iu" else np.float64
+                golden[key] = torch.from_numpy(array.astype(dtype))
     return golden
 
 

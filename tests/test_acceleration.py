@@ -10,6 +10,7 @@ from conftest import on_gpu
 from taped_graph import TapedCapture
 
 from models import create_model, qs_attn
+from models.gan_loss import GAN_LOSSES
 from models.layers import InstanceNorm
 from models.speed import accelerator, step_graph
 from options.train_options import TrainOptions
@@ -97,7 +98,7 @@ def test_bf16_keeps_selection_losses_and_optimiser_state_in_float32(monkeypatch)
     watched = qs_attn.Rule(spy("entropy", rank), spy("attention", attend))
     monkeypatch.setitem(qs_attn.MODES, "global", watched)
     monkeypatch.setattr(model.patchnce, "forward", spy("nce", model.patchnce.forward))
-    model.gan_loss = spy("gan", model.gan_loss)
+    monkeypatch.setitem(GAN_LOSSES, "lsgan", spy("gan", GAN_LOSSES["lsgan"]))
     model.netG.model[1].register_forward_hook(spy("convolution", lambda *args: args[2]))
     losses_of(model, batches(1))
     assert seen.pop("convolution") == {torch.bfloat16}  # else nothing was tested

@@ -1,4 +1,4 @@
-"""ASGIT: the released steps in float64."""
+"""ASGIT's steps: the released ones in float64, the supervised one, resumed and captured ones, refusals."""
 
 from __future__ import annotations
 
@@ -8,38 +8,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden import load_baseline, under
-from textbook import run_steps
+from taped_graph import TapedCapture
+from textbook import assert_refused, close, images, model_of, released_steps, step
 
-from models import create_model
-from models.attention.fusion import FUSIONS, resize_map
-from options.train_options import TrainOptions
+from models.attention import FUSIONS, resize_map
+from models.speed import step_graph
 
 TINY = "--model asgit --gpu_ids -1 --ngf 4 --ndf 4 --netG resnet_6blocks"
 V1, V2 = TINY, f"{TINY} --netD trainable_attn --attention_fusion alpha --attention_source discriminator"
 GOLDEN = {"asgit_step_v1": V1, "asgit_step_v2": V2}
 
 
-def model_of(words=TINY):
-    torch.manual_seed(0)
-    return create_model(TrainOptions().parse(words.split()))
-
-
-def close(found, expected, rtol=1e-5, atol=1e-6):
-    torch.testing.assert_close(found.detach(), expected, rtol=rtol, atol=atol)
-
-
-def load_before(model, golden):
-    """The weights that the golden steps began with; the file lacks the unused counts of batches."""
-    for name, net in model.networks.items():
-        missing, unexpected = net.load_state_dict(under(golden, f"before.{name}."), strict=False)
-        assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
-
-
 def golden_batches(golden):
     """The batches of the golden steps, with the paths of the images."""
     for a, b in golden["order"].tolist():
-        images = {"A": golden["images_A"][a : a + 1], "B": golden["images_B"][b : b + 1]}
-        yield {**images, "A_paths": [f"A/{a}.png"], "B_paths": [f"B/{b}.png"]}
+        pair = {"A": golden["images_A"][a : a + 1], "B": golden["images_B"][b : b + 1]}
+        yield {**pair, "A_paths": [f"A/{a}.png"], "B_paths": [f"B/{b}.png"]}
 
 
 def sized(maps):
@@ -48,17 +32,8 @@ def sized(maps):
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_released_steps(float64, name):
-    golden = load_baseline(name)
-    model = model_of(GOLDEN[name])
-    load_before(model, golden)
-    for number, (losses, gradients) in enumerate(run_steps(model, model, golden_batches(golden)), start=1):
-        for loss, value in losses.items():
-            assert value == pytest.approx(golden[f"step{number}.loss_{loss}"].item(), rel=1e-5), loss
-        if number == 1:
-            for key, expected in under(golden, "grad1.").items():
-                close(gradients[key], expected, atol=1e-6 * expected.abs().max().item() + 1e-9)
-        for image in ("fake_B", "fake_A"):
-            close(model.results[image], golden[f"step{number}.{image}"])
+    golden, model = load_baseline(name), model_of(GOLDEN[name])
+    for number in released_steps(model, golden, golden_batches(golden), ("fake_B", "fake_A")):
         for domain in "AB":
             close(sized(model.results[f"attn_{domain}"]), golden[f"step{number}.attn_{domain}_used"])
             if model.memory:
@@ -72,33 +47,26 @@ def test_the_released_steps(float64, name):
     close(fake_B, golden["test.fake_B"])
     if "test.attn_A_used" in golden:
         close(sized(model.translator().attention(last["A"])), golden["test.attn_A_used"])
-    back = model.look("B", fake_B)
-    close(model.networks["G_B"](fake_B, back), golden["test.rec_A"])
+    close(model.networks["G_B"](fake_B, model.look("B", fake_B)), golden["test.rec_A"])
 
 
 def test_discriminators_see_reconstructions_with_use_rec(float64):
     """As fakes, with weight 0.5 beside the halved terms; images are as without."""
-    golden = load_baseline("asgit_step_v1")
-    batch = next(golden_batches(golden))
-    losses = {}
-    for words in ("", "--use_rec"):
-        model = model_of(f"{V1} {words}")
-        netD = copy.deepcopy(model.networks["D_A"])
-        model.set_input(batch)
-        model.optimize_parameters()
-        losses[words] = model.losses["D_A"]
+    batch = next(golden_batches(load_baseline("asgit_step_v1")))
+    plain, model = model_of(V1), model_of(V1, "--use_rec")
+    netD = copy.deepcopy(model.networks["D_A"])
+    for one in (plain, model):
+        step(one, batch)
     seen = netD(model.results["rec_B"]).square().mean()
-    close(losses["--use_rec"], losses[""] + 0.5 * seen.detach())
+    close(model.losses["D_A"], (plain.losses["D_A"] + 0.5 * seen).detach())
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_identities_and_reconstructions_have_no_map_from_a_memory(float64, fusion):
-    golden = load_baseline("asgit_step_v1")
-    model = model_of(f"{V1} --attention_fusion {fusion} --lambda_identity 0.5")
+    model = model_of(V1, f"--attention_fusion {fusion} --lambda_identity 0.5")
     G_A, G_B = (copy.deepcopy(model.networks[name]) for name in ("G_A", "G_B"))
-    batch = next(golden_batches(golden))
-    model.set_input(batch)
-    model.optimize_parameters()
+    batch = next(golden_batches(load_baseline("asgit_step_v1")))
+    step(model, batch)
     with torch.no_grad():
         close(model.results["fake_B"], G_A(batch["A"], torch.ones(1, 1, 1, 1)))
         close(model.results["rec_A"], G_B(model.results["fake_B"]))
@@ -107,14 +75,11 @@ def test_identities_and_reconstructions_have_no_map_from_a_memory(float64, fusio
 
 def test_the_supervised_step(float64):
     """Of the second visit of an image, straight from the definition, with the map of the first one."""
-    words = (
-        "--model asgit_supervised --gpu_ids -1 --ngf 2 --ndf 4 --crop_size 128 --load_size 128 --no_dropout"
-    )
-    model = model_of(words)
-    images = torch.rand(2, 1, 3, 128, 128) * 2 - 1
-    a, b = images
+    words = "--gpu_ids -1 --ngf 2 --ndf 4 --crop_size 128 --load_size 128 --no_dropout"
+    model, batch = model_of("--model asgit_supervised", words), images(size=(128, 128))
+    a, b = batch["A"], batch["B"]
     for _ in range(2):
-        model.set_input({"A": a, "B": b, "A_paths": ["a.png"], "B_paths": ["b.png"]})
+        model.set_input({**batch, "A_paths": ["a.png"], "B_paths": ["b.png"]})
         netG, netD = (copy.deepcopy(model.networks[name]) for name in "GD")
         maps = model.batch["A_attention"]
         model.optimize_parameters()
@@ -126,3 +91,58 @@ def test_the_supervised_step(float64):
     close(model.losses["D_real"], F.softplus(-scores[1]).mean().detach())
     close(model.losses["G_L1"], 100 * (fake - b).abs().mean())
     close(model.losses["G"], model.losses["G_GAN"] + model.losses["G_L1"])
+
+
+def noise(seed=0, **more):
+    return {**images(seed=seed), "A_paths": ["a/0.png"], "B_paths": ["b/0.png"], **more}
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_maps_are_resumed(old):
+    """Also those of runs that were saved with the maps beside the memories."""
+    saved, model = model_of(V1), model_of(V1)
+    step(saved, noise())
+    state = saved.training_state()
+    if old:
+        maps = {domain: state["memories"].pop(f"attention_{domain}")[0] for domain in "AB"}
+        state["attention"] = {domain: of["_extra_state"] for domain, of in maps.items()}
+    model.load_training_state(state)
+    for one in (saved, model):
+        one.set_input(noise(A_windows=torch.tensor([[0.1, 0.2, 0.7, 0.8, 1.0]])))
+    assert model.batch["A_attention"].min() < 1
+    assert torch.equal(model.batch["A_attention"], saved.batch["A_attention"])
+
+
+@pytest.mark.parametrize("words", [V1, V2], ids=["v1", "v2"])
+def test_a_captured_step_is_the_step(monkeypatch, float64, words):
+    """The look-up and the storing of maps stay outside the graph."""
+    captured, eager = model_of(words), model_of(words)
+    assert captured.capture_obstacle(captured.opt) is None
+    graph = TapedCapture()
+    monkeypatch.setattr(step_graph, "capture_graph", graph)
+    captured.accelerator.captures = True
+    for number in (0, 1, 0):
+        losses = []
+        for model in (captured, eager):
+            torch.manual_seed(number)
+            windows = torch.tensor([[0.0, 0.1 * number, 0.9, 0.9, number]])
+            losses.append(step(model, noise(number, A_windows=windows)))
+        assert losses[0] == losses[1]
+        visuals = captured.get_current_visuals()
+        for name, image in eager.get_current_visuals().items():
+            assert torch.equal(visuals[name], image), name
+    assert len(graph.tapes) == 1
+    for domain, memory in eager.memory.items():
+        assert torch.equal(memory.maps, captured.memory[domain].maps)
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    {
+        "--netD basic": "--netD basic does not say where it looks",
+        "--netG unet_128 --crop_size 128 --load_size 128 --attention_stage F1": "this generator has F0$",
+        "--crop_size 20 --load_size 20": "the discriminator at least 24 pixels",
+    }.items(),
+)
+def test_what_cannot_be_is_refused(words, told):
+    assert_refused(f"{TINY} {words}", told)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from golden import DATA
+from golden import load_baseline, under
+from textbook import close
 
-from models.attention.discriminator import PostHocAttention, TrainableAttention
-from models.attention.fusion import (
+from models.attention import (
     FUSIONS,
     STAGES,
     GuidedResnetGenerator,
     GuidedTranslator,
+    PostHocAttention,
+    TrainableAttention,
     normalise_map,
     resize_map,
 )
@@ -22,32 +23,18 @@ from util.errors import UserError
 KINDS = {"pha": PostHocAttention, "tam": TrainableAttention}
 
 
-def baseline(kind):
-    """The numeric arrays of a golden file in float64, and the parameter names of its gradient norms."""
-    with np.load(DATA / "baselines" / f"asgit_{kind}.npz") as arrays:
-        numbers = {key: arrays[key] for key in arrays.files if arrays[key].dtype.kind == "f"}
-        return {key: torch.from_numpy(value).double() for key, value in numbers.items()}, arrays["keys.D"]
-
-
 def released(kind):
-    """The discriminator of the golden file, in training mode, and the file."""
-    golden, keys = baseline(kind)
-    net = KINDS[kind](input_nc=3, ndf=4).double()
-    prefix = "before.D."
-    weights = {key.removeprefix(prefix): value for key, value in golden.items() if key.startswith(prefix)}
-    missing, unexpected = net.load_state_dict(weights, strict=False)
+    """The discriminator of a golden file, in training mode, and the file."""
+    golden, net = load_baseline(f"asgit_{kind}"), KINDS[kind](input_nc=3, ndf=4).double()
+    missing, unexpected = net.load_state_dict(under(golden, "before.D."), strict=False)
     assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
-    return net, golden, keys
-
-
-def close(found, expected):
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    return net, golden
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("b", [0, 1])
 def test_released_scores_and_maps(kind, b):
-    net, golden, _ = released(kind)
+    net, golden = released(kind)
     x = golden["x"][b : b + 1]
     last = net.model_p1[-1] if kind == "pha" else net.mask_brunch
     channels = []
@@ -65,7 +52,7 @@ def test_released_scores_and_maps(kind, b):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_released_gradients_of_a_batch(kind):
-    net, golden, keys = released(kind)
+    net, golden = released(kind)
     x = golden["x"].requires_grad_()
     score, _ = net.attend(x)
     loss = (score - 1).square().mean()
@@ -75,20 +62,19 @@ def test_released_gradients_of_a_batch(kind):
     close(x.grad[:1], golden["batch.dx0"])
     gradients = {key: parameter.grad for key, parameter in net.named_parameters()}
     largest = max(gradient.abs().max() for gradient in gradients.values() if gradient is not None)
-    full = [key.removeprefix("batchgrad.D.") for key in golden if key.startswith("batchgrad.D.")]
+    full = under(golden, "batchgrad.D.")
     assert len(full) == {"pha": 6, "tam": 17}[kind]
-    for key in full:
-        expected = golden[f"batchgrad.D.{key}"]
-        torch.testing.assert_close(gradients[key], expected, rtol=1e-5, atol=1e-6 * largest)
-    for key, norm in zip(keys, golden["batchgradnorm.D"], strict=True):
+    for key, expected in full.items():
+        close(gradients[key], expected, atol=1e-6 * largest)
+    for key, norm in zip(golden["keys.D"], golden["batchgradnorm.D"], strict=True):
         if norm.isnan():
             assert gradients[key] is None, f"{key} is unused"
         else:
-            torch.testing.assert_close(gradients[key].norm(), norm, rtol=1e-5, atol=1e-6 * largest)
+            close(gradients[key].norm(), norm, atol=1e-6 * largest)
 
 
 def test_released_tam_in_evaluation_mode():
-    net, golden, _ = released("tam")
+    net, golden = released("tam")
     score, raw = net.eval().attend(golden["x"][:1])
     close(score, golden["eval0.score"])
     close(resize_map(normalise_map(raw), (64, 64)), golden["eval0.A"])
@@ -97,7 +83,7 @@ def test_released_tam_in_evaluation_mode():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_is_its_images_one_by_one(kind):
     """Where no batch norm mixes them. The released extremes over the whole batch gave other maps."""
-    net, golden, _ = released(kind)
+    net, golden = released(kind)
     net.eval()
     score, raw = net.attend(golden["x"])
     maps = normalise_map(raw)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from textbook import tiny_model
+from textbook import images, step, tiny_model
 
 import models
 from models import qs_attn
@@ -25,7 +25,6 @@ RULE, LOSS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 @pytest.fixture
 def rule():
     """The mode "norm", as CONTRIBUTING.md adds it to models/qs_attn.py."""
-
     before = dict(qs_attn.MODES)
     exec(RULE, vars(qs_attn))
     yield "norm"
@@ -36,9 +35,8 @@ def rule():
 def stepped(words: str):
     model = tiny_model(*words.split())
     torch.manual_seed(1)
-    for _ in range(2):
-        model.set_input({domain: torch.rand(1, 3, 32, 48) * 2 - 1 for domain in "AB"})
-        model.optimize_parameters()
+    for seed in range(2):
+        step(model, images(size=(32, 48), seed=seed))
     return model
 
 
@@ -65,7 +63,6 @@ def test_a_rule_of_ones_own_trains_and_is_drawn(rule, tmp_path):
 
 
 def test_a_loss_term_of_ones_own_is_learned_and_logged():
-
     names = {"QSModel": QSModel, "Tensor": torch.Tensor, "full": full, "MODELS": models.MODELS}
     exec(LOSS, names)
     try:
@@ -74,8 +71,7 @@ def test_a_loss_term_of_ones_own_is_learned_and_logged():
         models.MODELS.pop("qs_smooth")
     losses = smooth.get_current_losses()
     assert losses["TV"] > 0 and "TV" not in plain.get_current_losses()
-    assert losses["G"] == pytest.approx(
-        losses["G_GAN"] + (losses["NCE"] + losses["NCE_Y"]) / 2 + losses["TV"]
-    )
+    total = losses["G_GAN"] + (losses["NCE"] + losses["NCE_Y"]) / 2 + losses["TV"]
+    assert losses["G"] == pytest.approx(total)
     one, other = (torch.cat([p.flatten() for p in model.netG.parameters()]) for model in (smooth, plain))
     assert not torch.equal(one, other)

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models import create_model
-from models.attention.discriminator import PostHocAttention, TrainableAttention
-from models.attention.fusion import GuidedResnetGenerator
+from models.attention import GuidedResnetGenerator, PostHocAttention, TrainableAttention
 from models.discriminator import NLayerDiscriminator
 from models.generator import ResnetGenerator
 from models.layers import BlurDownsample, BlurUpsample, InstanceNorm

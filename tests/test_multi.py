@@ -4,44 +4,22 @@ from __future__ import annotations
 
 import ast
 
-import numpy as np
 import pytest
 import torch
-from golden import DATA, under
-from textbook import run_steps
+from golden import load_baseline, under
+from textbook import close, images, load_before, model_of, released_steps, run_steps, step
 
-from models import create_model, gan_loss
+from models import gan_loss
 from models.domain_networks import StarGANDiscriminator, StarGANGenerator
 from models.generator import ResnetGenerator
-from options.train_options import TrainOptions
 
 TINY = "--gpu_ids -1 --ngf 4 --ndf 4 --netG resnet_4blocks --nce_layers 0,4,8,12 --netF_nc 8 --num_patches 8"
 
 
 def golden(name):
     """Numbers in float64, labels as int64, and the settings."""
-    with np.load(DATA / "multi" / f"{name}.npz") as file:
-        arrays = {key: file[key] for key in file.files if file[key].dtype.kind in "fiu"}
-        settings = ast.literal_eval(str(file["meta.settings"]))
-    tensors = {
-        key: torch.from_numpy(value.astype(np.int64 if value.dtype.kind in "iu" else np.float64))
-        for key, value in arrays.items()
-    }
-    return tensors, settings
-
-
-def model_of(words):
-    torch.manual_seed(0)
-    return create_model(TrainOptions().parse(words.split()))
-
-
-def load(model, arrays):
-    for name, net in model.networks.items():
-        net.load_state_dict(under(arrays, f"before.{name}."), strict=False)
-
-
-def close(found, expected):
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    arrays = load_baseline(name, "multi")
+    return arrays, ast.literal_eval(arrays["meta.settings"])
 
 
 def contrast_words(settings, model):
@@ -59,20 +37,12 @@ def contrast_words(settings, model):
 def test_two_steps_of_many_domains(float64, name):
     arrays, settings = golden(name)
     model = model_of(contrast_words(settings, "qs_multi"))
-    load(model, arrays)
     batches = [{key: arrays[f"step{n}.{key}"] for key in ("A", "B", "A_domain", "B_domain")} for n in (1, 2)]
     drawn = [
         [arrays[f"step{n}.ids_{d}_layer{layer}"] for layer in settings["nce_layers"][:3] for d in "AB"]
         for n in (1, 2)
     ]
-    for number, (losses, gradients) in enumerate(run_steps(model, model, batches, drawn), 1):
-        for loss, value in under(arrays, f"step{number}.loss_").items():
-            assert losses[loss] == pytest.approx(value.item(), rel=1e-6), loss
-        close(model.results["fake_B"], arrays[f"step{number}.fake_B"])
-        close(model.results["idt_B"], arrays[f"step{number}.idt_B"])
-        if number == 1:
-            for key, value in under(arrays, "grad1.").items():
-                close(gradients[key], value)
+    list(released_steps(model, arrays, batches, ("fake_B", "idt_B"), drawn))
     source = arrays["step1.A"][:1].expand(settings["domains"], -1, -1, -1)
     close(model.netG(source, torch.arange(settings["domains"])), arrays["final.to_all_of_step1_A0"])
     close(model.netD(arrays["step1.A"][:1]), arrays["final.D_of_A0_all_heads"])
@@ -84,12 +54,12 @@ def test_two_steps_of_many_domains(float64, name):
 def test_the_same_step_with_random_patches(float64):
     arrays, settings = golden("qs_multi_step")
     model = model_of(contrast_words(settings, "cut_multi"))
-    load(model, arrays)
+    load_before(model, arrays)
     batch = {key: arrays[f"step1.{key}"] for key in ("A", "B", "A_domain", "B_domain")}
     drawn = [[arrays[f"step1.ids_{d}_layer{layer}"] for layer in settings["nce_layers"] for d in "AB"]]
     ((losses, _),) = run_steps(model, model, [batch], drawn)
-    for loss, value in under(arrays, "cut.step1.loss_").items():
-        assert losses[loss] == pytest.approx(value.item(), rel=1e-6)
+    expected = {loss: value.item() for loss, value in under(arrays, "cut.step1.loss_").items()}
+    assert {loss: losses[loss] for loss in expected} == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_released_networks_of_stargan(float64):
@@ -108,29 +78,26 @@ def test_the_released_networks_of_stargan(float64):
 
 def test_four_steps_of_the_released_stargan(float64, monkeypatch):
     arrays, s = golden("stargan_step")
-    words = {
-        **{"ngf": s["g_conv_dim"], "ndf": s["d_conv_dim"], "crop_size": s["image_size"], "lr": s["g_lr"]},
-        **{name: s[name] for name in ("batch_size", "n_critic", "g_repeat_num", "d_repeat_num")},
-        "load_size": s["image_size"],
-        "n_iterations": s["num_iters"] - s["num_iters_decay"],
-        "n_iterations_decay": s["num_iters_decay"] - 1,
-    }
+    words = {name: s[name] for name in ("batch_size", "n_critic", "g_repeat_num", "d_repeat_num")}
+    words |= {"ngf": s["g_conv_dim"], "ndf": s["d_conv_dim"], "lr": s["g_lr"]}
+    words |= dict.fromkeys(("crop_size", "load_size"), s["image_size"])
+    words["n_iterations"] = s["num_iters"] - s["num_iters_decay"]
+    words["n_iterations_decay"] = s["num_iters_decay"] - 1
     words = " ".join(f"--{name} {value}" for name, value in words.items())
     model = model_of(f"--model stargan --domains a,b,c --gpu_ids -1 {words}")
-    load(model, arrays)
+    load_before(model, arrays)
     for number in range(1, 5):
-        step = under(arrays, f"step{number}.")
-        monkeypatch.setattr(gan_loss, "random_shares", lambda count, device, step=step: step["alpha"])
-        model.set_input(
-            {"A": step["x"], "B": step["x"], "A_domain": step["labels"], "B_domain": step["targets"]}
-        )
-        assert model.learning_rate == pytest.approx(step["lr_D"].item(), rel=1e-12)
+        given = under(arrays, f"step{number}.")
+        monkeypatch.setattr(gan_loss, "random_shares", lambda count, device, given=given: given["alpha"])
+        labels = {"A_domain": given["labels"], "B_domain": given["targets"]}
+        model.set_input({"A": given["x"], "B": given["x"], **labels})
+        assert model.learning_rate == pytest.approx(given["lr_D"].item(), rel=1e-12)
         model.optimize_parameters()
         losses = model.get_current_losses()
-        for loss, value in under(arrays, f"step{number}.loss_").items():
+        for loss, value in under(given, "loss_").items():
             assert losses[loss] == pytest.approx(value.item(), rel=1e-6), (number, loss)
-        if "fake" in step:
-            close(model.results["fake_B"], step["fake"])
+        if "fake" in given:
+            close(model.results["fake_B"], given["fake"])
     fake = model.networks["G"](arrays["step1.x"], torch.full((3,), 2))
     close(fake, arrays["final.fake_of_step1"])
     scores, classes = model.networks["D"](fake)
@@ -142,23 +109,20 @@ def test_four_steps_of_the_released_stargan(float64, monkeypatch):
 def test_zero_maps_are_the_plain_generator(float64):
     model = model_of(f"--model qs_multi --domains a,b,c {TINY}")
     plain = ResnetGenerator(ngf=4, n_blocks=4)
-    plain.load_state_dict(
-        {k: v for k, v in model.netG.state_dict().items() if "affine" not in k and k[:3] != "dom"}
-    )
+    state = model.netG.state_dict()
+    plain.load_state_dict({k: v for k, v in state.items() if "affine" not in k and k[:3] != "dom"})
     for name, parameter in model.netG.named_parameters():
         if "affine" in name:
             torch.nn.init.zeros_(parameter)
-    images, domains = torch.rand(3, 3, 16, 24) * 2 - 1, torch.tensor([2, 0, 1])
-    close(model.netG(images, domains), plain(images))
-    one_by_one = [
-        model.netG(image[None], domain[None]) for image, domain in zip(images, domains, strict=True)
-    ]
-    close(model.netG(images, domains), torch.cat(one_by_one))
+    x, domains = torch.rand(3, 3, 16, 24) * 2 - 1, torch.tensor([2, 0, 1])
+    close(model.netG(x, domains), plain(x).detach())
+    one_by_one = [model.netG(x[i : i + 1], domains[i : i + 1]) for i in range(3)]
+    close(model.netG(x, domains), torch.cat(one_by_one).detach())
 
 
 def test_only_the_targets_of_a_batch_learn(float64):
     model = model_of(f"--model qs_multi --domains a,b,c,d {TINY}")
-    batch = {domain: torch.rand(2, 3, 24, 24) * 2 - 1 for domain in "AB"}
+    batch = images(2, (24, 24))
     batch |= {"A_domain": torch.tensor([1, 3]), "B_domain": torch.tensor([0, 2])}
     ((_, gradients),) = run_steps(model, model, [batch])
     for name in ("G.domains.weight", f"D.model.{len(model.netD.model) - 1}.weight"):
@@ -171,13 +135,12 @@ def test_renumbered_domains_are_the_same_training(float64):
     losses = []
     for renumbered in (False, True):
         model = model_of(f"--model qs_multi --domains a,b,c {TINY}")
-        batch = {d: torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(1)) for d in "AB"}
+        batch = images(2, (24, 24))
         batch |= {"A_domain": torch.tensor([1, 0]), "B_domain": torch.tensor([0, 2])}
         if renumbered:
             for weight in (model.netG.domains.weight, model.netD.model[-1].weight, model.netD.model[-1].bias):
                 weight.data[order] = weight.data.clone()
             batch |= {name: order[batch[name]] for name in ("A_domain", "B_domain")}
         torch.manual_seed(5)
-        ((found, _),) = run_steps(model, model, [batch])
-        losses.append(found)
+        losses.append(step(model, batch))
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)

@@ -43,16 +43,9 @@ def runs(dataset, tmp_path_factory):
 @pytest.fixture
 def command(runs, dataset, tmp_path):
     """Run test.py on this run with more words; returns its exit status."""
-    base = f"--gpu_ids -1 --num_threads 0 --name run --checkpoints_dir {runs} --dataroot {dataset}".split()
-    base += ["--results_dir", str(tmp_path / "results")]
-
-    def run(*words: object) -> int:
-        try:
-            return translation.main([*base, *map(str, words)])
-        except SystemExit as exit:
-            return exit.code
-
-    return run
+    base = f"--gpu_ids -1 --num_threads 0 --name run --checkpoints_dir {runs} --dataroot {dataset}"
+    base += f" --results_dir {tmp_path / 'results'}"
+    return lambda *words: translation.main([*base.split(), *map(str, words)])
 
 
 @pytest.fixture
@@ -73,9 +66,6 @@ def assert_alike(first, second) -> None:
 def test_the_files_and_the_log_of_a_run(runs):
     folder = runs / "run"
     assert all((folder / f"latest_net_{name}.pth").is_file() for name in ("gen_a", "gen_b", "dis_a", "dis_b"))
-    state = torch.load(folder / "latest_state.pth", weights_only=True)
-    assert state["progress"]["steps"] == 6
-    assert state["model"]["optimizers"]["gen_a"]["param_groups"][0]["weight_decay"] == 1e-4
     log = (folder / "loss_log.txt").read_text()
     assert log.count("gen_cycrecon_x_b: ") == log.count("dis_total: ") == 6
 
@@ -87,16 +77,15 @@ def test_one_style_for_the_whole_test_set_or_a_row_of_styles(command, translate,
     assert list(fakes) == ["A0.png", "A1.png", "A2.png"]
     for name, fake in fakes.items():
         assert_alike(fake, translate(sources[name], style=0))
-    assert command("--num_styles", 3, "--style_seed", 1) == 0
+    assert command("--num_styles", 2, "--style_seed", 1) == 0
     assert not images_of(results, "fake_B")  # of the earlier call
-    rows = [images_of(results, f"fake_B_style{number}") for number in range(3)]
-    for style, fakes in zip(translate.draw_styles(3, seed=1), rows, strict=True):
+    rows = [images_of(results, f"fake_B_style{number}") for number in range(2)]
+    for style, fakes in zip(translate.draw_styles(2, seed=1), rows, strict=True):
         for name, fake in fakes.items():
             assert_alike(fake, translate(sources[name], style=style))
     assert not np.array_equal(rows[0]["A0.png"], rows[1]["A0.png"])
     page = (results / "run" / "test_latest" / "index.html").read_text()
-    labels = ("real_A", "fake_B_style0", "fake_B_style2")
-    places = [page.index(f"./images/{label}/A0.png") for label in labels]
+    places = [page.index(f"./images/{of}/A0.png") for of in ("real_A", "fake_B_style0", "fake_B_style1")]
     assert places == sorted(places) and places[-1] < page.index("./images/real_A/A1.png")
 
 
@@ -138,25 +127,19 @@ def test_both_directions(command, runs, tmp_path):
             assert all(torch.equal(part.state_dict()[key], value) for key, value in saved.items())
 
 
-@pytest.fixture
-def released(runs, tmp_path):
-    """Both generators in one file, as MUNIT's released code saves them, with the unused buffers of AdaIN."""
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_released_generators_load(runs, tmp_path, direction):
+    """Both in one file, as MUNIT's released code saves them, with the unused buffers of AdaIN."""
     states = {}
     for part in "ab":
         state = states[part] = read_tensors(runs / "run" / f"latest_net_gen_{part}.pth")
         for key in [key for key in state if key.startswith("dec.model.0.") and key.endswith("conv.bias")]:
             norm = key.removesuffix("conv.bias") + "norm."
             state |= {f"{norm}running_{of}": torch.zeros_like(state[key]) for of in ("mean", "var")}
-    path = tmp_path / "gen_01000000.pt"
-    torch.save(states, path)
-    return path
-
-
-@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
-def test_released_generators_load(released, runs, direction):
+    torch.save(states, tmp_path / "gen_01000000.pt")
     image = picture((40, 32))
     expected = load_generator("run", runs, device="cpu", direction=direction)(image, style=4)
-    found = load_generator(released, device="cpu", direction=direction)
+    found = load_generator(tmp_path / "gen_01000000.pt", device="cpu", direction=direction)
     assert isinstance(found.net, StyledTranslator) and found.multiple == 4
     assert_alike(found(image, style=4), expected)
 
@@ -169,11 +152,6 @@ def test_files_without_a_run_load_in_pairs(runs, tmp_path):
     expected = load_generator("run", runs, device="cpu")(image)
     assert_alike(load_generator(tmp_path / "latest_net_gen_b.pth", device="cpu")(image), expected)
     assert_alike(load_generator(tmp_path.name, tmp_path.parent, device="cpu")(image), expected)
-    draw(tmp_path / "a.png", (40, 32))
-    words = f"--name {tmp_path.name} --checkpoints_dir {tmp_path.parent} --gpu_ids -1 --num_styles 2"
-    words += f" --input {tmp_path / 'a.png'} --output {tmp_path / 'b.png'}"
-    assert translation.main(words.split()) == 0
-    assert_alike(Image.open(tmp_path / "b_style0.png"), expected)
     (tmp_path / "latest_net_gen_a.pth").unlink()
     with pytest.raises(UserError, match="gen_a.pth"):
         load_generator(tmp_path / "latest_net_gen_b.pth", device="cpu")

@@ -30,7 +30,7 @@ MORE = {
     "cut pool": "--model cut --pool_size 2 --no_dropout false --normG batch --normD batch",
     "lsesim": f"--model sesim --learned_attn {OWN['sesim']}",
     "asgit trainable": "--model asgit --netD trainable_attn --attention_source discriminator",
-    "pix2pix": f"--model asgit_supervised --attention_fusion none --netD basic {PAIRS}",
+    "pix2pix": f"--model asgit_supervised --attention_fusion none --netD basic --normG batch {PAIRS}",
 }
 CASES = {name: f"--model {name} {OWN.get(name, '')}" for name in MODELS} | MORE
 

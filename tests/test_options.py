@@ -77,8 +77,7 @@ REFUSALS = {
     # layers and queries
     "--nce_layers 0,4,99": r"--nce_layers names layer 99, but --netG resnet_9blocks has layers 0 to 31",
     "--qs_layers 12,20": "--qs_layers names 20, which is not among --nce_layers 0,4,8,12,16",
-    "--QS_mode local --qs_window 4": "--qs_window is 4, but a window has a centre: give an odd number",
-    "--qs_variant released --QS_mode local --num_patches 64": "found --batch_size 1, --num_patches 64",
+    "--QS_mode local --qs_window 4": "--qs_window is 4: give an odd number",
     # image sizes
     "--crop_size 30": "--crop_size 30 cannot be used: the generator needs a multiple of 4.* Take 32",
     "--crop_size 16": "the discriminator at least 24 pixels. Take 24",

@@ -10,16 +10,16 @@ import torch
 from golden import load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from textbook import close
 
 from models import qs_attn
+from models.patch_sampler import PatchSelection
 from models.qs_attn import MODES, log_entropy, route_values, select_queries
+from models.qs_released import RULES
 
 
 def features_of(b=2, c=5, h=6, w=7, scale=1.0, seed=0):
     return scale * torch.randn(b, c, h, w, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-RULES = {"global": ("global", "global"), "local": ("local", "local"), "local_global": ("local", "global")}
 
 
 def keys_of(image, i, kind, window):
@@ -90,18 +90,17 @@ def test_global_agrees_with_the_released_code(name):
     golden = load_golden(name)
     source, target = golden["source"].requires_grad_(), golden["target"].requires_grad_()
     selection = select_queries(source, "global", int(golden["num_queries"]))
-    torch.testing.assert_close(selection.attention, golden["attention"], rtol=1e-4, atol=1e-6)
+    close(selection.attention, golden["attention"], rtol=1e-4)
 
     def unit(x):
         return (x / (x.norm(dim=-1, keepdim=True) + 1e-7)).flatten(0, 1)
 
-    routed = unit(route_values(source, selection))
-    torch.testing.assert_close(routed, golden["routed_source"], rtol=1e-4, atol=1e-5)
+    close(unit(route_values(source, selection)), golden["routed_source"], rtol=1e-4, atol=1e-5)
     routed = unit(route_values(target, selection))
-    torch.testing.assert_close(routed, golden["routed_target"], rtol=1e-4, atol=1e-5)
-    grads = torch.autograd.grad((routed * golden["cotangent"]).sum(), (source, target))
-    torch.testing.assert_close(grads[0], golden["grad_source"], rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(grads[1], golden["grad_target"], rtol=1e-3, atol=1e-5)
+    close(routed, golden["routed_target"], rtol=1e-4, atol=1e-5)
+    (routed * golden["cotangent"]).sum().backward()
+    close(source.grad, golden["grad_source"], rtol=1e-3, atol=1e-5)
+    close(target.grad, golden["grad_target"], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["local", "local_global"])
@@ -111,10 +110,10 @@ def test_local_agrees_with_true_windows(mode):
     selection = select_queries(golden["source"], mode, int(golden["num_queries"]), window)
     assert torch.equal(selection.indices, golden["indices"])
     log_h = log_entropy(golden["source"], "local", window)
-    torch.testing.assert_close(log_h, golden["entropy"].log().float(), rtol=1e-4, atol=1e-4)
+    close(log_h, golden["entropy"].log().float(), rtol=1e-4, atol=1e-4)
     for name in ("source", "target"):
         expected = golden[f"routed_{name}_unnormalised"].float()
-        torch.testing.assert_close(route_values(golden[name], selection), expected, rtol=1e-4, atol=1e-5)
+        close(route_values(golden[name], selection), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_saturated_rows_keep_their_true_order():
@@ -122,7 +121,7 @@ def test_saturated_rows_keep_their_true_order():
     golden = load_golden("entropy_saturated")
     log_h = log_entropy(golden["features"], "global")
     assert torch.equal(log_h.sort(stable=True).indices, golden["order"])
-    torch.testing.assert_close(log_h.double(), golden["entropy"].log(), rtol=1e-5, atol=1e-5)
+    close(log_h.double(), golden["entropy"].log(), atol=1e-5)
 
 
 def test_entropies_where_the_smallest_numbers_of_float32_lose_their_digits():
@@ -132,9 +131,7 @@ def test_entropies_where_the_smallest_numbers_of_float32_lose_their_digits():
     g = scores[:, 1:].numpy().astype(np.longdouble)
     r, t = np.exp(g).sum(1), (np.exp(g) * -g).sum(1)
     expected = torch.from_numpy(np.log(np.log1p(r) + t / (1 + r)).astype(np.float64))
-    torch.testing.assert_close(
-        qs_attn._rows_log_entropy(scores.clone()).double(), expected, rtol=0, atol=2e-5
-    )
+    close(qs_attn._rows_log_entropy(scores.clone()).double(), expected, rtol=0, atol=2e-5)
 
 
 def test_ties_go_to_the_lower_index():
@@ -174,9 +171,8 @@ def test_properties(mode, b, h, w, n, window, scale, seed):
     count = min(n, h * w)
     keys = window**2 if mode == "local" else h * w
     assert selection.indices.shape == (b, count) and selection.attention.shape == (b, count, keys)
-    assert all(
-        len(set(row)) == count and 0 <= min(row) and max(row) < h * w for row in selection.indices.tolist()
-    )
+    for row in selection.indices.tolist():
+        assert len(set(row)) == count and 0 <= min(row) and max(row) < h * w
     assert torch.isfinite(selection.attention).all()
     torch.testing.assert_close(selection.attention.sum(-1), torch.ones(b, count))
     routed = route_values(features, selection)
@@ -211,13 +207,9 @@ def test_routing_of_half_precision_rounds_the_attention_and_no_more():
 
 
 def test_positions_are_taken_alike_from_either_memory_format():
-    from models.patch_sampler import PatchSelection
-
     indices, results = torch.tensor([[3, 0, 7], [11, 2, 5]]), []
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        features = (
-            torch.arange(2 * 3 * 12.0).view(2, 3, 3, 4).to(memory_format=memory_format).requires_grad_()
-        )
+        features = torch.arange(72.0).view(2, 3, 3, 4).to(memory_format=memory_format).requires_grad_()
         patches = PatchSelection(indices).route(features)
         (patches * torch.arange(18.0).view(2, 3, 3)).sum().backward()
         assert features.grad.is_contiguous(memory_format=memory_format)

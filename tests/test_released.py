@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from golden import DATA, load_golden
+from textbook import close
 
 from models.discriminator import NLayerDiscriminator, PixelDiscriminator
-from models.generator import ResnetGenerator
+from models.generator import ResnetGenerator, UnetGenerator
 from models.patch_sampler import PatchHeads
 from models.qs_released import select_queries_released
-from models.unet import UnetGenerator
 from options.train_options import TrainOptions
 from util.errors import UserError
 
@@ -25,39 +25,33 @@ def unit(vectors):
 def test_local_global_agrees_with_the_released_code(number):
     golden = load_golden(f"qs_local_global_released_{number}")
     source, target = golden["source"].requires_grad_(), golden["target"].requires_grad_()
-    selection = select_queries_released(
-        source, "local_global", int(golden["num_queries"]), int(golden["window"])
-    )
-    torch.testing.assert_close(selection.attention, golden["attention"], rtol=1e-4, atol=1e-6)
-    routed_source, routed_target = unit(selection.route(source)), unit(selection.route(target))
-    torch.testing.assert_close(routed_source, golden["routed_source"], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(routed_target, golden["routed_target"], rtol=1e-4, atol=1e-5)
-    (routed_target * golden["cotangent"]).sum().backward()
-    torch.testing.assert_close(source.grad, golden["grad_source"], rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(target.grad, golden["grad_target"], rtol=1e-3, atol=1e-4)
+    count, window = int(golden["num_queries"]), int(golden["window"])
+    selection = select_queries_released(source, "local_global", count, window)
+    close(selection.attention, golden["attention"], rtol=1e-4)
+    routed = {"source": unit(selection.route(source)), "target": unit(selection.route(target))}
+    for side, vectors in routed.items():
+        close(vectors, golden[f"routed_{side}"], rtol=1e-4, atol=1e-5)
+    (routed["target"] * golden["cotangent"]).sum().backward()
+    close(source.grad, golden["grad_source"], rtol=1e-3, atol=1e-4)
+    close(target.grad, golden["grad_target"], rtol=1e-3, atol=1e-4)
 
 
 def test_local_agrees_with_the_released_code():
     golden = load_golden("qs_local_released")
-    selection = select_queries_released(
-        golden["source"], "local", int(golden["num_queries"]), int(golden["window"])
-    )
+    count, window = int(golden["num_queries"]), int(golden["window"])
+    selection = select_queries_released(golden["source"], "local", count, window)
     assert selection.indices.tolist() == golden["indices"].tolist()
-    torch.testing.assert_close(selection.attention[0], golden["attention"][:, 0], rtol=1e-4, atol=1e-6)
+    close(selection.attention[0], golden["attention"][:, 0], rtol=1e-4)
     for side in ("source", "target"):
-        torch.testing.assert_close(
-            unit(selection.route(golden[side])), golden[f"routed_{side}"], rtol=1e-4, atol=1e-5
-        )
+        close(unit(selection.route(golden[side])), golden[f"routed_{side}"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_global_is_the_same_but_for_the_entropy(number):
     golden = load_golden(f"qs_global_{number}")
     selection = select_queries_released(golden["source"], "global", int(golden["num_queries"]))
-    torch.testing.assert_close(selection.attention, golden["attention"], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(
-        unit(selection.route(golden["target"])), golden["routed_target"], rtol=1e-4, atol=1e-5
-    )
+    close(selection.attention, golden["attention"], rtol=1e-4)
+    close(unit(selection.route(golden["target"])), golden["routed_target"], rtol=1e-4, atol=1e-5)
 
 
 def test_saturated_rows_tie_in_the_released_ranking():
@@ -78,26 +72,22 @@ def test_images_of_a_batch_do_not_mix(mode):
 
 
 def test_local_mode_needs_as_many_patches_as_channels():
-    with pytest.raises(UserError, match="found 4 patches of 5 x 7 positions, 6 channels"):
+    with pytest.raises(UserError, match="found 6 channels and 4 patches of 5 x 7"):
         select_queries_released(torch.randn(1, 6, 5, 7), "local", 4, 3)
 
 
-def keys_of(name):
-    return list(torch.load(DATA / name, weights_only=True))
-
-
 def test_released_key_names_in_their_order():
-    assert list(ResnetGenerator(ngf=8).state_dict()) == keys_of("generator_resnet9_net_G.pth")
-    assert list(NLayerDiscriminator(ndf=8).state_dict()) == keys_of("discriminator_patchgan_net_D.pth")
-
-
-# The numbers of the modules with a kernel, or of the residual blocks, as CUT builds these networks.
+    for file, net in {
+        "generator_resnet9_net_G.pth": ResnetGenerator(ngf=8),
+        "discriminator_patchgan_net_D.pth": NLayerDiscriminator(ndf=8),
+    }.items():
+        assert list(net.state_dict()) == list(torch.load(DATA / file, weights_only=True))
 
 
 def numbers(net, part):
-    return sorted(
-        {int(key.split(".")[1]) for key in net.state_dict() if part in key and key.endswith("weight")}
-    )
+    """Of the modules with a kernel, or of the residual blocks."""
+    keys = [key for key in net.state_dict() if part in key and key.endswith("weight")]
+    return sorted({int(key.split(".")[1]) for key in keys})
 
 
 @pytest.mark.parametrize("antialias, antialias_up, down, first, up", [
@@ -106,7 +96,7 @@ def numbers(net, part):
     (True, False, [1, 4, 8], 12, [21, 24, 28]),
 ])  # fmt: skip
 def test_resampling_shifts_the_numbers_of_modules(antialias, antialias_up, down, first, up):
-    """Of those with a kernel, and of the residual blocks, as CUT builds these networks."""
+    """As CUT builds these networks."""
     net = ResnetGenerator(ngf=2, antialias=antialias, antialias_up=antialias_up)
     blocks = list(range(first, first + 9))
     assert numbers(net, "conv_block") == blocks and numbers(net, "model") == [*down, *blocks, *up]
@@ -115,23 +105,16 @@ def test_resampling_shifts_the_numbers_of_modules(antialias, antialias_up, down,
 
 
 def test_layout_of_the_other_networks():
-    pixel = {key for key in PixelDiscriminator(ndf=2).state_dict()}
-    assert pixel == {f"net.{number}.{part}" for number in (0, 2, 5) for part in ("weight", "bias")}
-    heads = {key for key in PatchHeads([3, 8]).state_dict()}
-    assert heads == {
-        f"mlp_{head}.{number}.{part}" for head in (0, 1) for number in (0, 2) for part in ("weight", "bias")
-    }
-    unet = [key for key in UnetGenerator(ngf=1, num_downs=7).state_dict() if key.endswith("weight")]
+    parts = ("weight", "bias")
+    assert set(PixelDiscriminator(ndf=2).state_dict()) == {f"net.{n}.{of}" for n in (0, 2, 5) for of in parts}
+    heads = {f"mlp_{head}.{n}.{of}" for head in (0, 1) for n in (0, 2) for of in parts}
+    assert set(PatchHeads([3, 8]).state_dict()) == heads
+    unet = [key for key in UnetGenerator(3, 3, 7, 1).state_dict() if key.endswith("weight")]
     # Down: the outermost convolution is number 0, the others follow a LeakyReLU. Up: they follow the inner
     # block and a ReLU.
-    down = [
-        f"model.{'model.1.' * (depth > 0)}{'model.3.' * (depth - 1)}model.{min(depth, 1)}.weight"
-        for depth in range(7)
-    ]
-    up = [
-        f"model.model.1.{'model.3.' * (depth - 1)}model.{3 if depth == 6 else 5}.weight"
-        for depth in range(6, 0, -1)
-    ]
+    block = ["", *("model.1." + "model.3." * depth for depth in range(6))]
+    down = [f"model.{block[depth]}model.{min(depth, 1)}.weight" for depth in range(7)]
+    up = [f"model.{block[depth]}model.{3 if depth == 6 else 5}.weight" for depth in range(6, 0, -1)]
     assert unet == [*down, *up, "model.model.3.weight"]
 
 

@@ -16,8 +16,8 @@ from util.run.saved_options import write_options
 TINY = "--gpu_ids -1 --netG resnet_4blocks --ngf 4 --ndf 4 --load_size 32 --crop_size 32".split()
 
 
-def make_run(checkpoints_dir: Path, *words: str, name: str = "run") -> Path:
-    """Save the options and the generators' weights of an untrained run; returns its folder."""
+def make_run(checkpoints_dir: Path, *words: str, name: str = "run", networks: str = "G") -> Path:
+    """Save the options and the weights of an untrained run, of networks with these initials; its folder."""
     options = TrainOptions()
     opt = options.parse([*TINY, "--name", name, "--checkpoints_dir", str(checkpoints_dir), *words])
     torch.manual_seed(0)
@@ -26,7 +26,7 @@ def make_run(checkpoints_dir: Path, *words: str, name: str = "run") -> Path:
     folder = checkpoints_dir / name
     write_options(folder, opt, options.parser.defaults)
     for name in model.network_names:
-        if name.startswith("G"):
+        if name[0] in networks:
             save_weights(model.networks[name], weights_file(folder, "latest", name))
     return folder
 

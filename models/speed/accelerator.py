@@ -80,9 +80,9 @@ class Accelerator:
         self.captures = opt.isTrain and opt.cuda_graph
         self.recordings: dict[tuple, Recording] = {}
         if opt.channels_last and triton_support.works(model.device):
-            twice = model.differentiated_twice(opt)  # the kernels have a first derivative only
+            penalised = opt.isTrain and opt.gan_mode == "wgangp"  # the kernels have a first derivative only
             for name, net in model.networks.items():
-                if hasattr(net, "run_layers") and name not in twice:
+                if hasattr(net, "run_layers") and not (penalised and name.startswith("D")):
                     net.run_layers = fused.run
         self.set_switches()
         if opt.isTrain:

@@ -4,8 +4,8 @@ A map belongs to the crop it was made from, and the next sample of that image ha
 mirrored. So the memory keeps each map, at its own small size, with its window in the image, and a lookup
 resamples it into the window of the new crop. Outside the old crop the map is one, as for unseen images.
 
-A window is five numbers: top, left, height and width as fractions of the image's height and width, then 1 if
-the crop is mirrored left to right, else 0. Fractions stay valid when the image is resized to another size.
+A window is five numbers: top, left, height and width as fractions of the image's height and width, so that
+they outlast a change of size, then 1 if the crop is mirrored left to right, else 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention.fusion import resize_map
+from models.attention import resize_map
 from util.distributed import gather_tensors
 
 WHOLE = (0.0, 0.0, 1.0, 1.0, 0.0)  # the window of an image that is neither cropped nor mirrored
@@ -25,14 +25,12 @@ UNKNOWN = (1, 1, 1)  # the shape of maps before the first one is stored
 
 
 class AttentionMemory(nn.Module):
-    """Attention maps by image path: maps (N, 1, h, w), windows (N, 5) and flags (N,).
+    """Attention maps by image path: maps (N, 1, h, w), windows (N, 5) and flags (N,), saved with their paths.
 
     h and w are those of the first map stored; maps of another size are resized to it. `lookup` and `store` do
     not synchronise with the device. With several processes each `store` gathers all maps, so that every
-    process holds the memory that one process with the global batch would hold.
-
-    Args:
-        root: folder that saved paths are relative to, so that the data set can be moved; "": paths as given.
+    process holds the memory that one process with the global batch would hold. Saved paths are relative to
+    `root`, so that the data set can be moved; "": as given.
     """
 
     def __init__(self, root: str = "") -> None:
@@ -44,15 +42,13 @@ class AttentionMemory(nn.Module):
         self.register_buffer("whole", torch.tensor([WHOLE]), persistent=False)
         self._clear(UNKNOWN)
 
-    def add(self, paths: Sequence[str]) -> None:
-        """Make room for images; known ones keep their maps. Processes must add the same, in one order."""
-        self._add([self._key(path) for path in paths])
+    def add(self, paths: Sequence[str]) -> list[int]:
+        """Make room for images, in one order in all processes; known ones keep their maps. Their rows."""
+        return self._add([os.path.relpath(path, self.root) if self.root else path for path in paths])
 
     def rows(self, paths: Sequence[str]) -> Tensor:
         """The rows (B,) int64 of images, which are added where they are unknown."""
-        keys = [self._key(path) for path in paths]
-        self._add(keys)
-        rows = torch.tensor([self._row[key] for key in keys])
+        rows = torch.tensor(self.add(paths))
         return (rows.pin_memory() if self.maps.is_cuda else rows).to(self.maps.device, non_blocking=True)
 
     @torch.no_grad()
@@ -94,22 +90,19 @@ class AttentionMemory(nn.Module):
     def set_extra_state(self, state: dict[str, object]) -> None:
         """Replace all maps by saved ones, including those of images not in `paths`; the rest are ones."""
         paths, maps = state["paths"], state["maps"]
-        self._add(paths)
+        rows = torch.tensor(self._add(paths), dtype=torch.int64, device=self.maps.device)
         self._clear(maps.shape[1:] if paths else UNKNOWN)
-        rows = torch.tensor([self._row[path] for path in paths], dtype=torch.int64, device=self.maps.device)
         self.maps[rows], self.windows[rows] = maps.to(self.maps), state["windows"].to(self.windows)
         self.stored[rows] = True
 
-    def _key(self, path: str) -> str:
-        return os.path.relpath(path, self.root) if self.root else path
-
-    def _add(self, keys: Sequence[str]) -> None:
+    def _add(self, keys: Sequence[str]) -> list[int]:
         for key in keys:
             self._row.setdefault(key, len(self._row))
         if more := len(self._row) - len(self.stored):
             self.maps = torch.cat([self.maps, self.maps.new_ones(more, *self.maps.shape[1:])])
             self.windows = torch.cat([self.windows, self.whole.expand(more, -1)])
             self.stored = torch.cat([self.stored, self.stored.new_zeros(more)])
+        return [self._row[key] for key in keys]
 
     def _clear(self, shape: Sequence[int]) -> None:
         """No maps; room for maps of this shape (1, h, w)."""

@@ -1,0 +1,119 @@
+"""What adversarial models share: networks, pools of translations, and the discriminators' part of the step.
+
+A model with one generator has G, which translates A to B, and D, which judges B. One with two has G_A and
+G_B, and as in CycleGAN's code D_A judges images of B (real_B against fake_B = G_A(A)), D_B images of A.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import torch
+from torch import Tensor, nn
+
+from models import build
+from models.base_model import BaseModel, require_same_channels
+from models.gan_loss import discriminator_loss, gan_loss
+from models.image_pool import ImagePool
+from util.arguments import real_number
+
+
+class OneSidedModel(BaseModel):
+    """A subclass adds what keeps a translation close to its source; D has the group "D"."""
+
+    visual_names = ("real_A", "fake_B", "real_B")
+
+    @classmethod
+    def add_options(cls, add) -> None:
+        add("--lambda_GAN", 1.0, "weight of the adversarial loss", type=real_number(0))
+
+    def build_network(self, name: str) -> nn.Module:
+        return {"G": build.build_generator, "D": build.build_discriminator}[name](self.opt)
+
+    def build_memories(self) -> dict[str, nn.Module]:
+        self.pool = ImagePool(self.opt.pool_size)
+        return {"pool": self.pool} if self.opt.pool_size else {}
+
+    @property
+    def netG(self) -> nn.Module:
+        return self.networks["G"]
+
+    @property
+    def netD(self) -> nn.Module:
+        return self.networks["D"]
+
+    def judge(self, images: Tensor) -> Tensor:
+        """D's scores of images (B or 2B, C, H, W)."""
+        return self.netD(images)
+
+    def step_D(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Update and freeze D; return lambda_GAN times G's adversarial loss under the new D."""
+        with self.autocast():
+            loss_D = self.compute_D_loss(real, fake)
+        self.update("D", loss_D, ["D_real", "D_fake"])
+        self.freeze("D")
+        with self.autocast():
+            return self.opt.lambda_GAN * self.adversarial(fake)
+
+    def compute_D_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Half the sum of D's terms for translations, or earlier ones from the pool, and for real images."""
+        batches, mixes = [(self.pool(fake), False), (real, True)], build.discriminator_mixes(self.opt)
+        loss, terms = discriminator_loss(self.opt.gan_mode, self.judge, batches, mixes)
+        self.losses["D_fake"], self.losses["D_real"] = terms
+        return loss
+
+    def adversarial(self, fake: Tensor) -> Tensor:
+        """G's loss of translations (B, C, H, W) under D."""
+        return gan_loss(self.opt.gan_mode, self.judge(fake), True)
+
+
+class TwoSidedModel(BaseModel):
+    """A subclass adds its losses and the order of its step."""
+
+    network_names = ("G_A", "G_B", "D_A", "D_B")
+    groups = {"G": ("G_A", "G_B"), "D": ("D_A", "D_B")}
+
+    @classmethod
+    def translating(cls, opt: Namespace) -> tuple[str, ...]:
+        """G_A in the direction of training, G_B in the other one."""
+        return ("G_A",) if opt.direction == getattr(opt, "trained_direction", opt.direction) else ("G_B",)
+
+    def __init__(self, opt: Namespace):
+        if self.translating(opt) == ("G_B",):
+            why = f"--direction {opt.direction} is not that of the training: train another run"
+            require_same_channels(opt, why)
+        super().__init__(opt)
+
+    def build_network(self, name: str) -> nn.Module:
+        opt = self.opt
+        if name.startswith("G_"):
+            return build.build_generator(opt, backwards=name == "G_B")
+        return build.build_discriminator(opt, opt.output_nc if name == "D_A" else opt.input_nc)
+
+    def build_memories(self) -> dict[str, nn.Module]:
+        self.pools = {name: ImagePool(self.opt.pool_size) for name in ("D_A", "D_B")}
+        return {f"pool_{name}": pool for name, pool in self.pools.items()} if self.opt.pool_size else {}
+
+    def generate(self, name: str, *images: Tensor) -> list[Tensor]:
+        """Batches of images through the generator `name`; in one pass where they are alike and do not mix."""
+        net = self.networks[name]
+        if build.generator_mixes(self.opt) or len({batch.shape[2:] for batch in images}) > 1:
+            return [net(batch) for batch in images]
+        return list(net(torch.cat(images)).split([len(batch) for batch in images]))
+
+    def adversarial(self, name: str, fake: Tensor) -> Tensor:
+        """The generators' loss of translations (B, C, H, W) under the discriminator `name`."""
+        return gan_loss(self.opt.gan_mode, self.networks[name](fake), True)
+
+    def discriminator_loss(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
+        """Half the sum of the terms of real images and of translations from the pool."""
+        batches, mixes = [(real, True), (self.pools[name](fake), False)], build.discriminator_mixes(self.opt)
+        return discriminator_loss(self.opt.gan_mode, self.networks[name], batches, mixes)[0]
+
+    def update_discriminators(self, fake_A: Tensor, fake_B: Tensor) -> None:
+        """Update D_A and D_B on the real images of the batch and on translations."""
+        self.freeze("D", False)
+        with self.autocast():
+            self.losses["D_A"] = self.discriminator_loss("D_A", self.batch["B"], fake_B)
+            self.losses["D_B"] = self.discriminator_loss("D_B", self.batch["A"], fake_A)
+        self.update("D", self.losses["D_A"] + self.losses["D_B"], ["D_A", "D_B"])
