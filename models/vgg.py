@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from util.metrics.published import Published
+from util.weight_files import Published
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 VGG16 = Published("torchvision's VGG-16", "--vgg_weights", VGG16_URL)

@@ -6,8 +6,8 @@
                                                    one setting; what follows -- goes to train.py
 
 OUT/index.html shows pictures in columns and the metrics beside the published numbers, which are of the epoch
-with the best FID; ours are of the last. The same command again continues where it was interrupted. All other
-options are those of scripts/compare.py. ablations.json has the settings and the published numbers.
+with the best FID; ours are of the last. All other options are those of scripts/compare.py. ablations.json has
+the settings and the published numbers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.configurations import StudyOptions
-from scripts.study import Study, run_study
+from scripts.compare import Study, parse_study
 from util.arguments import ArgumentParser
 from util.errors import UserError, entry_point
 
@@ -39,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("ablation", choices=ABLATIONS, help=listed)
     parser.add("--only", None, "one setting of the ablation", shown="all")
     parser.add("--print", False, "print the trainings instead of running them")
-    opt = StudyOptions(parser, "./datasets/horse2zebra", "0").parse(sys.argv[1:] if argv is None else argv)
+    opt = parse_study(parser, sys.argv[1:] if argv is None else argv, "./datasets/horse2zebra", [0])
     ablation, data = ABLATIONS[opt.ablation], Path(opt.dataroot).name
     opt.out = opt.out or Path("results", f"{data}_{opt.ablation}")
     settings = {setting: tuple(words.split()) for setting, words in ablation["settings"].items()}
@@ -50,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Of a set without published numbers those of the paper's main one, under its name.
     published = ablation.get("published", {})
     known = data if data in published else next(iter(published), "")
-    shown = {setting: of for setting, of in published.get(known, {}).items() if setting in settings}
-    source = ablation.get("source", SOURCE).format(data=known)
-    study = Study(opt, settings, ablation["title"], shown, source, ablation.get("directions", ["AtoB"]))
+    numbers = {setting: of for setting, of in published.get(known, {}).items() if setting in settings}
+    shown = {"numbers": numbers, "source": ablation.get("source", SOURCE).format(data=known)}
+    study = Study(opt, settings, ablation["title"], shown, ablation.get("directions", ["AtoB"]))
     if not opt.print:
-        return run_study(study)
+        return study.run()
     for run in study.runs:
-        print("python train.py", shlex.join([f"--name={run.name}", *study.train_words(run)]))
+        print("python train.py", shlex.join([f"--name={run.name}", *run.words]))
     return 0
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -28,10 +28,10 @@ import torch.nn.functional as F
 from models import MODELS, create_model, qs_attn
 from models.textbook import TEXTBOOKS, TextbookStep
 from options.train_options import TrainOptions
-from scripts.configurations import CONFIGS
+from scripts.compare import CONFIGS
+from scripts.judging import markdown_table, versions_and_hardware
 from util.arguments import ArgumentParser, integer
 from util.errors import UserError, entry_point
-from util.metrics.receipt import versions_and_hardware
 
 # The speed options of the plain side.
 PLAIN = {"precision": "fp32", "channels_last": False, "cuda_graph": False, "fast": False}
@@ -97,12 +97,6 @@ def format_spread(times: Sequence[float]) -> str:
     """Median and quartiles in milliseconds of times in seconds, as 6.8 (6.76-6.88)."""
     low, middle, high = 1e3 * np.percentile(times, (25, 50, 75))
     return f"{middle:.4g} ({low:.4g}-{high:.4g})"
-
-
-def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, without a line end after its last row."""
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
 def facts_of(device: torch.device) -> str:

@@ -2,54 +2,389 @@
 
     python scripts/compare.py --dataroot datasets/stripes --out results/study --n_epochs 10
     python scripts/compare.py --configs qs_global,cut --seeds 0,1,2 -- --ngf 16
-    python scripts/compare.py --configs all --preset quickstart --jobs 2 --gpu_ids -1
+    python scripts/compare.py --configs all --config scripts/presets/quickstart.txt --jobs 2 --gpu_ids -1
 
-What follows -- goes to train.py, the same for every run whose system has that option. The budget is a number
-of epochs, or with --minutes the training time of each run. OUT/index.html is the page, OUT/study.json holds
-all its numbers. The same command again continues what was interrupted and repeats nothing that is done. A run
-that fails is reported; the others continue.
+What follows -- goes to train.py, the same for every run whose system has that option. The same command again
+continues what was interrupted and repeats nothing that is done. A run that fails is reported; the others
+continue. OUT holds index.html, the page; study.json, its numbers; runs/, the trainings, each with
+compare.json, the record of what is done; results/, translations and receipts; logs/, what was printed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import shlex
+import subprocess
 import sys
-from argparse import Namespace
-from collections.abc import Sequence
+import time
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.configurations import CONFIGS, DEFAULT, NEED_VGG, StudyOptions
-from scripts.study import Study, run_study
-from util.arguments import ArgumentParser
-from util.errors import entry_point
+from data.folders import domain_folders
+from models import MODELS
+from options.train_options import TrainOptions
+from scripts.evaluate import option_words
+from scripts.judging import add_judging, write_receipt
+from scripts.study_page import study_results, write_page
+from util.arguments import ArgumentParser, gpu_list, integer, read_words
+from util.device import get_device
+from util.errors import UserError, entry_point
+from util.files import write_atomically
+from util.run.checkpoint import STATE_FILE
+from util.run.stop_signal import StopSignal
+from util.watch.loss_log import read_loss_records
+
+HERE = Path(__file__).resolve().parent
+LINES = (shlex.split(line, comments=True) for line in (HERE / "systems.txt").read_text("utf-8").splitlines())
+CONFIGS = {line[0]: tuple(line[1:]) for line in LINES if line}  # systems by name, as words for train.py
+NEED_VGG = [name for name, words in CONFIGS.items() if "--model=sesim" in words]
+TESTS = {"AtoB": "test_latest", "BtoA": "test_latest_BtoA"}  # direction -> folder in results/NAME
+# Options of train.py that the study itself sets, as its own options or for each run.
+SET_HERE = set(
+    "name suffix checkpoints_dir dataroot seed model CUT_mode QS_mode continue_train overwrite dry_run "
+    "config gpu_ids n_epochs n_epochs_decay n_iterations n_iterations_decay epoch_count epoch "
+    "pretrained_name lr_policy phase direction display_id".split()
+)
 
 
 @entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the study that a command line describes; exit status 1 if a run failed."""
-    opt = parse(sys.argv[1:] if argv is None else argv)
-    named = ", ".join(opt.configs) if len(opt.configs) <= 6 else f"{len(opt.configs)} configurations"
-    return run_study(Study(opt, {name: CONFIGS[name] for name in opt.configs}, f"Study of {named}"))
+    return study_of(sys.argv[1:] if argv is None else argv).run()
 
 
-def parse(argv: Sequence[str]) -> Namespace:
-    """The study's options; see `StudyOptions`. A wrong call exits with status 2."""
+def study_of(argv: Sequence[str]) -> Study:
+    """The study that a command line describes. A wrong call exits with status 2."""
     parser = ArgumentParser(prog="scripts/compare.py", description=__doc__.splitlines()[0])
     parser.group("what is compared")
+    default = ["qs_global", "qs_local", "qs_local_global", "cut", "fastcut"]
     all_but = f"all: every one, but {', '.join(NEED_VGG)} only with -- --vgg_weights FILE"
-    parser.add("--configs", ",".join(DEFAULT), f"list of {', '.join(CONFIGS)}; {all_but}")
-    options = StudyOptions(parser, "./datasets/stripes", "0,1,2")
-    opt = options.parse(argv)
+    listed = f"list of {', '.join(CONFIGS)}; {all_but}"
+    parser.add("--configs", default, listed, type=config_list)
+    opt = parse_study(parser, argv, "./datasets/stripes", [0, 1, 2])
     opt.out = opt.out or Path("results/study")
-    if opt.configs == "all":
+    if opt.configs == ["all"]:
         opt.configs = [name for name in CONFIGS if name not in NEED_VGG or "vgg_weights" in opt.train]
-    else:
-        opt.configs = options.listed("--configs", opt.configs, str)
-    for name in opt.configs:
-        if name not in CONFIGS:
-            parser.error(f"--configs {name} is unknown; there are {', '.join(CONFIGS)}")
+    named = ", ".join(opt.configs) if len(opt.configs) <= 6 else f"{len(opt.configs)} configurations"
+    return Study(opt, {name: CONFIGS[name] for name in opt.configs}, f"Study of {named}")
+
+
+def config_list(text: str) -> list[str]:
+    """Names of `CONFIGS` with commas, or all."""
+    names = list(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in (*CONFIGS, "all"):
+            raise ArgumentTypeError(f"names {name!r}, but there are {', '.join(CONFIGS)}")
+    return names
+
+
+def seed_list(text: str) -> list[int]:
+    return list(dict.fromkeys(integer(0, 2**32 - 1)(part) for part in text.split(",")))
+
+
+def parse_study(
+    parser: ArgumentParser, argv: Sequence[str], dataroot: str, seeds: Sequence[int]
+) -> Namespace:
+    """The options of a study, after those that its script has declared in `parser`; with defaults of two.
+
+    `common` and `train` are options of train.py by name: those in --config, and those after --.
+    """
+    add, group = parser.add, parser.group
+    group("data and runs")
+    add("--dataroot", dataroot, "folder with trainA, trainB, testA, testB")
+    add("--out", None, "folder of the study", type=Path, shown="results/study, results/DATA_ABLATION")
+    every = "list of seeds; every configuration is trained with each"
+    add("--seeds", seeds, every, type=seed_list)
+    add("--config", None, "file of options, as train.py takes it; those given count more", type=Path)
+    add("--n_epochs", 200, "epochs at the initial learning rate", type=integer(0))
+    add("--n_epochs_decay", 200, "epochs of decay to zero", type=integer(0))
+    group("how it is done")
+    add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
+    add("--jobs", 1, "trainings at a time, which share the cores and the GPU", type=integer(1, 256))
+    add("--samples", 6, "test images on the page", type=integer(1, 10_000))
+    group("how it is judged (see scripts/evaluate.py; always SWD, and stripes if the set has masks)")
+    others = set(parser.defaults)
+    add_judging(add)
+    judging = [name for name in parser.defaults if name not in others]
+
+    words = list(argv)
+    split = words.index("--") if "--" in words else len(words)
+    given, options = parser.parse_given(words[:split]), TrainOptions()
+    config = options.parser.parse_given(read_words(given["config"])) if "config" in given else {}
+    budget = {name: config[name] for name in ("n_epochs", "n_epochs_decay") if name in config}
+    opt = Namespace(**{**parser.defaults, **budget, **given})
+    opt.common = {name: value for name, value in config.items() if name not in SET_HERE}
+    opt.train = options.parser.parse_given(words[split + 1 :])
+    if taken := sorted(opt.train.keys() & SET_HERE):
+        parser.error(f"--{taken[0]} after -- is set by the study itself: leave it out, or see --help")
+    opt.judging = {name: getattr(opt, name) for name in judging if getattr(opt, name) is not False}
     return opt
+
+
+def run_options(
+    words: Sequence[str], common: Mapping[str, object], more: Mapping[str, object]
+) -> dict[str, object]:
+    """The options of a configuration: `common` ones, its own in `words`, and `more`; the later ones override.
+
+    `common` and `more` are for all configurations of a study. Options of theirs that have no effect in this
+    one, such as --nce_layers on a model without a contrastive loss, are left out.
+    """
+    parser = TrainOptions().parser
+    own = parser.parse_given(words)
+    given = {**common, **own, **more}
+    model = MODELS[given.get("model", parser.defaults["model"])]
+    values = {**parser.defaults, **model.defaults, **given}
+
+    def acts(name: str) -> bool:
+        conditions, lacking = parser.options[name].only or {}, getattr(model, "lacking", ())
+        return name not in lacking and all(values[other] in of for other, of in conditions.items())
+
+    return {name: value for name, value in given.items() if name in own or acts(name)}
+
+
+class Run(NamedTuple):
+    """One training: a configuration and a seed."""
+
+    label: str
+    seed: int
+    words: list[str]  # what defines the training, for train.py: not its folder, nor the device
+    domains: list[str]  # of a model that has many
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}_s{self.seed}"
+
+
+class Study:
+    """Every configuration trained with every seed.
+
+    Args:
+        opt: of `parse_study`.
+        configs: configurations by label, as words for train.py.
+        title: of the page.
+        published: {"numbers": {label: {metric: number}}, "source": where they are from}, shown beside ours.
+        directions: which of AtoB and BtoA to judge; numbers of BtoA have it after the metric's name.
+    """
+
+    def __init__(
+        self,
+        opt: Namespace,
+        configs: Mapping[str, Sequence[str]],
+        title: str,
+        published: Mapping[str, Any] | None = None,
+        directions: Sequence[str] = ("AtoB",),
+    ):
+        self.opt, self.title, self.directions = opt, title, directions
+        self.published = published or {"numbers": {}, "source": ""}
+        self.gpu = "--gpu_ids=" + (",".join(map(str, opt.gpu_ids)) or "-1")
+        self.judge_words = option_words(opt.judging)
+        given = {label: run_options(words, opt.common, opt.train) for label, words in configs.items()}
+        for name in opt.train:
+            if not any(name in of for of in given.values()):
+                raise UserError(f"--{name} after -- has no effect in any configuration: leave it out")
+        self.runs, self.options = [], {}
+        for label, seed in product(configs, opt.seeds):
+            budget = {"n_epochs": opt.n_epochs, "n_epochs_decay": opt.n_epochs_decay}
+            words = option_words({"dataroot": opt.dataroot, "seed": seed, **budget, **given[label]})
+            self.options[label] = TrainOptions().parse(
+                [*words, self.gpu]
+            )  # refuses wrong ones, before any run
+            self.runs.append(Run(label, seed, words, self.options[label].domains))
+
+    def run(self) -> int:
+        """Train and judge what is not done yet, and report; exit status 1 if a run failed."""
+        (self.opt.out / "logs").mkdir(parents=True, exist_ok=True)
+        for run in self.runs:
+            self.read_record(run)  # refuses a folder of other options
+        failures: dict[str, str] = {}
+        with StopSignal() as self.stop:
+            # What cannot be judged, for want of test images or weights, is found before hours of training.
+            untranslated = self.judge_sources()
+            with ThreadPoolExecutor(self.opt.jobs) as pool:
+                runs = {pool.submit(self.complete, run): run for run in self.runs}
+                for number, future in enumerate(as_completed(runs), 1):
+                    name, done = runs[future].name, "done"
+                    try:
+                        future.result()
+                    except UserError as error:
+                        failures[name] = done = f"failed: {error}"
+                    if not self.stop.received:
+                        say(f"{name}: {done} ({number} of {len(runs)})")
+            if self.stop.received:
+                say("Stopped. The same command continues from here.")
+                return self.stop.exit_status
+        self.report(failures, untranslated)
+        for name, failure in failures.items():
+            print(f"{name}: {failure}", file=sys.stderr)
+        return 1 if failures else 0
+
+    def judge_sources(self) -> dict[str, float]:
+        """The numbers of the source images themselves, which a translation must improve on."""
+        numbers = {}
+        for direction in self.directions:
+            sources, targets = domain_folders(self.opt.dataroot, "test", direction)
+            if self.judge("untranslated", direction, [f"--fake={sources}", f"--real={targets}", self.gpu]):
+                numbers |= self.read_numbers("untranslated", direction)
+        masks = Path(self.opt.dataroot, "masks").is_dir()
+        return numbers | ({"stripes-gained": 0.0, "stripes-background": 0.0} if masks else {})
+
+    def judge(self, name: str, direction: str, words: Sequence[str]) -> bool:
+        """Run evaluate.py, with its receipt where `read_numbers` looks for it; see `call`."""
+        words = [*words, f"--receipt={self.receipt(name, direction)}", *self.judge_words]
+        return self.call("scripts/evaluate.py", words, name)
+
+    def complete(self, run: Run) -> None:
+        """Train, translate and judge, as far as that is not done. UserError if it fails."""
+        record = self.read_record(run)
+        place = [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}", self.gpu]
+        if not record["trained"]:
+            self.train(run, record, place)
+        if record["trained"] and not self.numbers(run) and not self.stop.received:
+            say(f"{run.name}: translating and judging")
+            place += [f"--results_dir={self.opt.out / 'results'}", "--epochs=latest", "--num_threads=0"]
+            for direction in self.directions:  # a model of many domains has none, but a target
+                to = f"--domain={direction[-1]}" if run.domains else f"--direction={direction}"
+                if not self.judge(run.name, direction, [*place, to]):
+                    return
+            self.write_record(run, {**record, "judged": self.judge_words})
+
+    def train(self, run: Run, record: dict[str, Any], place: Sequence[str]) -> None:
+        """Train from where the run stands, and keep the `record`."""
+        if self.stop.received:
+            return
+        say(f"{run.name}: training")
+        resume = ["--continue_train"] if (self.folder(run) / STATE_FILE).is_file() else []
+        self.write_record(run, record)
+        began = time.monotonic()
+        try:
+            words = [*run.words, *place, "--display_id=0", *resume]
+            record["trained"] = self.call("train.py", words, run.name)
+        finally:
+            record["seconds"] += time.monotonic() - began
+            self.write_record(run, record)
+
+    def call(self, script: str, words: Sequence[str], name: str) -> bool:
+        """Run a script, its output in logs/NAME.log; False if it was stopped. UserError if it fails."""
+        log, environment = self.opt.out / "logs" / f"{name}.log", dict(os.environ)
+        if self.opt.jobs > 1:  # they share the cores
+            affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS
+            cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.opt.jobs)))
+        status = run_command([sys.executable, str(HERE.parent / script), *words], log, self.stop, environment)
+        if status and not self.stop.received:
+            last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
+            raise UserError(f"{script} ended with status {status}: {last[:300]} ({log})")
+        return status == 0
+
+    def report(self, failures: Mapping[str, str], untranslated: Mapping[str, float]) -> None:
+        """Write study.json and the page of the runs done so far."""
+        opt, rows = self.opt, []
+        for run in self.runs:
+            record, losses = self.read_record(run), read_loss_records(self.folder(run))
+            row = {"name": run.name, "label": run.label, "seed": run.seed, "train": record["train"]}
+            row |= {"seconds": record["seconds"], "images": losses[-1].images if losses else 0}
+            rows.append({**row, "numbers": self.numbers(run), "failure": failures.get(run.name)})
+        results = {
+            "runs": rows,
+            "untranslated": untranslated,
+            **study_results(rows),
+            "published": self.published,
+        }
+        write_receipt(opt.out / "study.json", opt, results)
+        facts = {
+            "data": opt.dataroot,
+            "seeds": ", ".join(map(str, opt.seeds)),
+            "budget of each run": f"{opt.n_epochs} + {opt.n_epochs_decay} epochs",
+            "device": f"{get_device(opt.gpu_ids)}, trainings at a time: {opt.jobs}",
+            "options of every run": shlex.join(option_words({"config": opt.config, **opt.train})) or "none",
+        }
+        write_page(opt.out, self.title, results, facts, opt.samples)
+        say(f"{opt.out / 'index.html'}")
+
+    # ---- what is kept of a run ----
+
+    def folder(self, run: Run) -> Path:
+        return self.opt.out / "runs" / run.name
+
+    def read_record(self, run: Run) -> dict[str, Any]:
+        """compare.json: the training's options, its seconds so far, and what is done.
+
+        `UserError` if it is damaged, or the folder holds a run of other options.
+        """
+        path, train = self.folder(run) / "compare.json", shlex.join(run.words)
+        if not path.is_file():
+            return {"train": train, "seconds": 0.0, "trained": False, "judged": None}
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            there = str(found["train"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): remove that run's folder") from None
+        if there != train:
+            raise UserError(
+                f"{self.opt.out} holds {run.name} trained with other options: {there} there, {train} now. "
+                "Give another --out to keep both, or remove that folder"
+            )
+        return found
+
+    def write_record(self, run: Run, record: Mapping[str, Any]) -> None:
+        self.folder(run).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(record, indent=1) + "\n"
+        write_atomically(self.folder(run) / "compare.json", lambda path: path.write_text(text))
+
+    def receipt(self, name: str, direction: str) -> Path:
+        return self.opt.out / "results" / name / TESTS[direction] / "evaluation.json"
+
+    def numbers(self, run: Run) -> dict[str, float] | None:
+        """Those of its evaluations by the options of judging; None before they are there."""
+        judged = self.read_record(run)["judged"] == self.judge_words
+        if not judged or not all(
+            self.receipt(run.name, direction).is_file() for direction in self.directions
+        ):
+            return None
+        found = {}
+        for direction in self.directions:
+            found |= self.read_numbers(run.name, direction)
+        return found
+
+    def read_numbers(self, name: str, direction: str) -> dict[str, float]:
+        """The numbers of a receipt; of another direction than AtoB with it in the name, as "KID BtoA"."""
+        found = json.loads(self.receipt(name, direction).read_text("utf-8"))
+        numbers = found["checkpoints"][0]["numbers"] if "checkpoints" in found else found["numbers"]
+        end = "" if direction == "AtoB" else f" {direction}"
+        return {name + end: number for name, number in numbers.items()}
+
+
+def run_command(
+    words: Sequence[str], log: Path, stop: StopSignal, environment: Mapping[str, str] | None = None
+) -> int:
+    """Run `words`, their output appended to `log`; on `stop` send SIGTERM once, and wait for the end.
+
+    Returns the exit status, negative for the signal that killed the program.
+    """
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"\n$ {shlex.join(words)}\n")
+        file.flush()
+        # In a session of its own: Ctrl-C in the terminal reaches it only once, from here.
+        process = subprocess.Popen(words, stdout=file, stderr=file, env=environment, start_new_session=True)
+        while not stop.received:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=0.2)
+        process.terminate()
+        return process.wait()
+
+
+def say(text: str) -> None:
+    # One write for text and line end, since several threads print.
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

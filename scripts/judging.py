@@ -1,37 +1,46 @@
-"""The judge of translations: its options, and the real images, networks and metrics of one evaluation."""
+"""The judge of translations: real images, networks and metrics of an evaluation, table and receipt."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
+import os
+import platform
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
 
 from data.folders import domain_folder, domain_folders
 from util.arguments import integer
 from util.device import get_device
-from util.metrics.coats import Coats
-from util.metrics.frechet import frechet_distance
-from util.metrics.image_set import ImageSet
-from util.metrics.kernel import kernel_inception_distance
-from util.metrics.networks import (
-    INCEPTION,
-    LITE,
-    classifier_weights,
-    clean,
-    extract,
-    load_classifier,
-    load_inception,
+from util.errors import UserError
+from util.image_files import grey_range, list_images, open_rgb
+from util.metrics import networks
+from util.metrics.distances import (
+    fitting_size,
+    frechet_distance,
+    kernel_inception_distance,
+    level_sizes,
+    pyramid_distance,
+    pyramid_patches,
 )
-from util.metrics.sliced_wasserstein import fitting_size, level_sizes, pyramid_distance, pyramid_patches
-from util.metrics.stripes import stripe_report
-from util.metrics.structure import DINO, check_pairs, load_dino, structure_distance
+from util.metrics.pairs import DINO, check_pairs, load_dino, structure_distance
+from util.metrics.stripes import Coats, stripe_report
+from util.run.saved_options import option_values
 
+PACKAGES = ("torch", "torchvision", "triton", "numpy", "scipy", "pillow", "pytorch-fid", "lpips")
+PROTOCOL = "qs-attn evaluation 2 (docs/evaluation.md)"
 METRICS = tuple("fid fid_clean kid swd fd kd class stripes coats structure lpips segmentation".split())
 # The network of a metric of features, and how it compares two sets.
 OF_FEATURES = {
@@ -53,18 +62,55 @@ def add_judging(add: Callable) -> None:
     """Declare the options that choose networks and their files; a study takes them too."""
     cached = "torch's cache"
     add("--inception_weights", None, "pytorch-fid's file, for fid and kid", type=Path, shown=cached)
-    add("--classifier", "squeezenet1_1", f"a torchvision classifier, or {LITE}, for fd, kd and class")
+    add(
+        "--classifier", "squeezenet1_1", f"a torchvision classifier, or {networks.LITE}, for fd, kd and class"
+    )
     add("--classifier_weights", None, "its weights file", type=Path, shown=cached)
     add("--class_index", None, "a class of ImageNet, from 0 (zebra: 340)", type=integer(0, 999))
     add("--dino_weights", None, "the official file of DINO's ViT-B/8, for structure", type=Path, shown=cached)
     add("--download_weights", False, "fetch files that the metrics need (unnamed: those of FID) to there")
 
 
+class ImageSet:
+    """The images of a folder in the order of their names, decoded to RGB again in each pass."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder, self.paths = Path(folder), list_images(folder)
+        self.grey = grey_range(self.paths)  # black and white of grey images of more than 8 bits
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def images(self, what: str) -> Iterator[Image.Image]:
+        """Every image in RGB, in order, under a progress bar labelled `what`."""
+        for path in tqdm(self.paths, f"{what}: {self.folder.name}", unit="image", leave=False):
+            yield open_rgb(path, self.grey)
+
+    def squares(self, size: int) -> Iterator[np.ndarray]:
+        """Every image as uint8 (3, size, size), scaled bicubically if it has another size."""
+        for image in self.images("patches"):
+            if image.size != (size, size):
+                image = image.resize((size, size), Image.Resampling.BICUBIC)
+            yield np.asarray(image).transpose(2, 0, 1)  # (3, size, size)
+
+    @cached_property
+    def sizes(self) -> set[tuple[int, int]]:
+        """All (width, height) in pixels."""
+        return {open_rgb(path).size for path in self.paths}
+
+    @cached_property
+    def record(self) -> dict[str, object]:
+        """For the receipt: the folder, how many images, and a checksum of all names and bytes."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(os.fsencode(path.name) + b"\0" + path.read_bytes())
+        return {"folder": str(self.folder), "count": len(self), "sha256": digest.hexdigest()}
+
+
 class Judge:
     """Compares folders of translations with one set of real images, which is processed once.
 
-    Args:
-        real: the folder of these; None: what the options name.
+    real: the folder of these; None: what the options name.
     """
 
     def __init__(self, opt: Namespace, real: Path | None = None) -> None:
@@ -72,18 +118,20 @@ class Judge:
         self.opt, self.networks, self.dino = opt, {}, None
         needed = {OF_FEATURES[metric][0] for metric in opt.metrics if metric in OF_FEATURES}
         if needed & {"inception", "inception-clean"}:
-            network = load_inception(INCEPTION.find(opt.inception_weights, download), device)
-            self.networks |= {"inception": network, "inception-clean": clean(network)}
+            network = networks.load_inception(
+                networks.INCEPTION.find(opt.inception_weights, download), device
+            )
+            self.networks |= {"inception": network, "inception-clean": networks.clean(network)}
         if "classifier" in needed:
-            path = classifier_weights(opt.classifier).find(opt.classifier_weights, download)
-            self.networks["classifier"] = load_classifier(opt.classifier, path, device)
+            path = networks.classifier_weights(opt.classifier).find(opt.classifier_weights, download)
+            self.networks["classifier"] = networks.load_classifier(opt.classifier, path, device)
         if "structure" in opt.metrics:
             self.dino, self.dino_record = load_dino(DINO.find(opt.dino_weights, download), device)
         self.sources, real = None, opt.real or real
         if not real:
             self.sources, real = domain_folders(opt.dataroot, opt.phase, opt.direction)
         self.real = ImageSet(real)
-        self.of_real: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # network -> features and classes
+        self.of_real: dict[str, Any] = {}  # features and classes by network, and "patches"
 
     def against(self, real: Path) -> Judge:
         """The same judge with other real images."""
@@ -104,10 +152,11 @@ class Judge:
         if opt.swd_size is None:  # one size for a whole sweep: that of its first set
             opt.swd_size = fitting_size(min(map(min, fake.sizes | self.real.sizes)))
         if fake.sizes != self.real.sizes:
-            sets = f"the images of {folder} and {self.real.folder}"
-            warn(f"{sets} differ in size, which affects every distance")
-        if sources is not None and len(fake) < len(ImageSet(sources)):
-            found = f"{folder}: {len(fake)} translations of {len(ImageSet(sources))} images"
+            warn(
+                f"the images of {folder} and {self.real.folder} differ in size, which affects every distance"
+            )
+        if sources is not None and len(fake) < (images := len(ImageSet(sources))):
+            found = f"{folder}: {len(fake)} translations of {images} images"
             warn(f"{found}; distances are larger with fewer images")
         numbers: dict[str, float] = {}
         notes: dict[str, str] = {}
@@ -119,66 +168,62 @@ class Judge:
         if "swd" in opt.metrics:
             self._compare_patches(fake, add)
         if "stripes" in opt.metrics:
-            report = stripe_report(sources, folder, self.real.folder, opt.masks)
+            report = stripe_report(sources, folder, self.real.folder, Path(opt.dataroot, "masks"))
             means = ", ".join(f"{name}: {report[name]:.4f}" for name in ("real_A", "fake_B", "real_B"))
             add("stripes-gained", report["gained"], means)
             add("stripes-background", report["background"])
         if self.dino:
-            inputs = ImageSet(opt.inputs or inputs or folder.parent / "real_A")
-            check_pairs(inputs.paths, fake.paths)
-            images = (side.images("structure") for side in (inputs, fake))
-            add("structure", 100 * np.mean(structure_distance(*images, self.dino)), f"from {inputs.folder}")
+            originals = ImageSet(opt.inputs or inputs or folder.parent / "real_A")
+            check_pairs(originals.paths, fake.paths)
+            images = (side.images("structure") for side in (originals, fake))
+            add(
+                "structure", 100 * np.mean(structure_distance(*images, self.dino)), f"from {originals.folder}"
+            )
         compared = f"{folder}: {len(fake)} translations against {len(self.real)} images of {self.real.folder}"
         return {"numbers": numbers, "notes": notes, "fake": fake.record, "compared": compared}
 
     def _compare_features(self, fake: ImageSet, add: Callable) -> None:
         """Frechet and kernel distances, and the share of a class, by the features of each network."""
-        opt = self.opt
+        opt, fewest = self.opt, min(len(fake), len(self.real))
         for kind, network in self.networks.items():
             asked = [how for metric, (of, how) in OF_FEATURES.items() if of == kind and metric in opt.metrics]
             if not asked:
                 continue
+            if fewest < 2 and asked != ["class"]:
+                raise UserError(f"{fake.folder}, {self.real.folder}: a set of one image has no distribution")
             if kind not in self.of_real:
-                self.of_real[kind] = extract(network, self.real.images(network.name))
-            ours, classes = extract(network, fake.images(network.name))
+                self.of_real[kind] = networks.extract(network, self.real.images(network.name))
+            ours, classes = networks.extract(network, fake.images(network.name))
             theirs, real_classes = self.of_real[kind]
             if "frechet" in asked:
                 add(network.label("frechet"), frechet_distance(ours, theirs))
             if "kernel" in asked:
-                size = opt.kid_subset_size or min(1000, len(ours), len(theirs))
-                mean, std = kernel_inception_distance(ours, theirs, size, opt.kid_subsets, opt.seed)
-                note = f"standard deviation {std:.4f} over {opt.kid_subsets} subsets of {size}"
-                add(network.label("kernel"), mean, note)
+                size = min(1000, fewest)
+                mean, std = kernel_inception_distance(ours, theirs, size, seed=opt.seed)
+                add(network.label("kernel"), mean, f"standard deviation {std:.4f} over 100 subsets of {size}")
             if "class" in asked:
                 share, real = (100 * (found == opt.class_index).mean() for found in (classes, real_classes))
-                name = f"class-{opt.class_index}-{network.name}"
-                add(name, share, f"%; of the real images {real:.2f} %")
+                add(f"class-{opt.class_index}-{network.name}", share, f"%; of the real images {real:.2f} %")
 
     def _compare_patches(self, fake: ImageSet, add: Callable) -> None:
         """SWD of equally many images per side: of the larger set a random part, drawn by the seed."""
-        images = min(len(fake), len(self.real))
+        size, seed, images = self.opt.swd_size, self.opt.seed, min(len(fake), len(self.real))
+        if "patches" not in self.of_real:
+            self.of_real["patches"] = pyramid_patches(self.real.squares(size), size, seed)
         sides = []
-        for patches in (self._patches(fake), self._patches_of_real):
-            chosen = np.random.default_rng(self.opt.seed).choice(len(patches[0]), images, replace=False)
+        for patches in (pyramid_patches(fake.squares(size), size, seed), self.of_real["patches"]):
+            chosen = np.random.default_rng(seed).choice(len(patches[0]), images, replace=False)
             sides.append([level[np.sort(chosen)] for level in patches])
-        distances = pyramid_distance(*sides, seed=self.opt.seed)
-        found = zip(level_sizes(self.opt.swd_size), distances, strict=True)
-        levels = ", ".join(f"{size}: {distance:.2f}" for size, distance in found)
+        distances = pyramid_distance(*sides, seed=seed)
+        found = zip(level_sizes(size), distances, strict=True)
+        levels = ", ".join(f"{side}: {distance:.2f}" for side, distance in found)
         add("SWD", np.mean(distances), f"{images} images per side; levels {levels}")
-
-    @cached_property
-    def _patches_of_real(self) -> list[np.ndarray]:
-        return self._patches(self.real)
-
-    def _patches(self, images: ImageSet) -> list[np.ndarray]:
-        size = self.opt.swd_size
-        return pyramid_patches(images.squares(size), size, self.opt.seed)
 
     def record(self) -> dict[str, Any]:
         """For the receipt: the real images and the networks."""
-        networks = {network.name: network.record for network in self.networks.values()}
-        networks |= {"dino_vitbase8": self.dino_record} if self.dino else {}
-        return {"real": self.real.record, "networks": networks}
+        records = {network.name: network.record for network in self.networks.values()}
+        records |= {"dino_vitbase8": self.dino_record} if self.dino else {}
+        return {"real": self.real.record, "networks": records}
 
 
 class DomainsJudge:
@@ -206,15 +251,13 @@ class DomainsJudge:
         }
         targets = {target: mean_numbers(found.values()) for target, found in pairs.items()}
         count = sum(map(len, pairs.values()))
-        compared = f"{folder}: each of {count} pairs against the images of its target, and their mean"
-        numbers = mean_numbers([pair for found in pairs.values() for pair in found.values()])
         return {
-            "numbers": numbers,
+            "numbers": mean_numbers(pair for found in pairs.values() for pair in found.values()),
             "targets": targets,
             "pairs": pairs,
             "domains": self.opt.domains,
             "notes": {},
-            "compared": compared,
+            "compared": f"{folder}: each of {count} pairs against the images of its target, and their mean",
         }
 
     def _pair(self, judge: Judge, folder: Path, source: str, target: str) -> dict[str, Any]:
@@ -222,10 +265,8 @@ class DomainsJudge:
         found = judge.evaluate(translations, self.real[source], folder / "real_A" / source)
         if self.coats:
             report = self.coats.report(source, target, translations)
-            found["numbers"] |= {
-                "coats-taken": 100 * report["taken"],
-                "coats-background": report["background"],
-            }
+            found["numbers"]["coats-taken"] = 100 * report["taken"]
+            found["numbers"]["coats-background"] = report["background"]
         return found
 
     def record(self) -> dict[str, Any]:
@@ -241,27 +282,66 @@ def mean_numbers(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {name: float(np.mean([found[name] for found in numbers])) for name in numbers[0]}
 
 
-def print_pairs(results: Mapping[str, Any]) -> None:
-    """A table of sources and targets for each number."""
-    pairs, targets = results["pairs"], results["targets"]
-    sources = [name for name in results["domains"] if any(name in found for found in pairs.values())]
-    for name in results["numbers"]:
-        rows = [[name, *(f"to {target}" for target in targets)]]
-        for source in sources:
-            found = [of_target.get(source) for of_target in pairs.values()]
-            rows.append([source, *(f"{pair['numbers'][name]:.4f}" if pair else "-" for pair in found)])
-        rows.append(["mean", *(f"{numbers[name]:.4f}" for numbers in targets.values())])
-        for first, *others in rows:
-            print(f"  {first:22}" + "".join(f"{text:>14}" for text in others))
-
-
 def print_numbers(results: Mapping[str, Any]) -> None:
-    """What was compared, then one line for each number, with what it was computed from."""
-    if "pairs" in results:
-        print_pairs(results)
+    """What was compared, then one line for each number, with what it was computed from.
+
+    Of many domains, a table of sources and targets for each number before them.
+    """
+    for name in results["numbers"] if "pairs" in results else ():
+        rows = [
+            [
+                source,
+                *(
+                    f"{of[source]['numbers'][name]:.4f}" if source in of else "-"
+                    for of in results["pairs"].values()
+                ),
+            ]
+            for source in results["domains"]
+        ]
+        rows.append(["mean", *(f"{numbers[name]:.4f}" for numbers in results["targets"].values())])
+        print(markdown_table([name, *(f"to {target}" for target in results["targets"])], rows), "\n")
     print(results["compared"])
     for name, number in results["numbers"].items():
         print(f"  {name:22}{number:12.4f}  {results['notes'].get(name, '')}".rstrip())
+
+
+def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table, without a line end after its last row."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+def write_receipt(path: Path, opt: Namespace, results: Mapping[str, Any]) -> None:
+    """Write all that is needed to reproduce `results` (numbers, image sets, networks) as one JSON file."""
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    machine = versions_and_hardware(get_device(opt.gpu_ids))
+    receipt = {"protocol": PROTOCOL, "date": date, **results, "options": option_values(opt), **machine}
+    path.write_text(json.dumps(receipt, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
+
+
+def versions_and_hardware(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, to keep beside every number: {"versions", "device", "hardware"}."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    hardware = {
+        "platform": platform.platform(),
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        hardware |= {"gpu": gpu.name, "gpu_memory_GB": round(gpu.total_memory / 1e9, 1)}
+        hardware |= {"multiprocessors": gpu.multi_processor_count, "capability": f"{gpu.major}.{gpu.minor}"}
+        hardware |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {"versions": versions, "device": str(device), "hardware": hardware}
 
 
 def warn(message: str) -> None:

