@@ -9,7 +9,7 @@ from argparse import Namespace
 import torch
 
 from data.datasets import DATASETS
-from data.loader import EpochSampler, Loader
+from data.loader import Loader
 from data.transforms import Preprocess
 from util.console import say
 from util.image_files import describe_grey_range, parse_grey_range
@@ -23,15 +23,10 @@ def create_loader(
     Raises `UserError` if the data set is missing, empty or impossible.
     """
     crops_end = opt.isTrain and not (opt.crop_late or opt.n_iterations or opt.n_iterations_decay)
-    preprocess = Preprocess(
-        mode=opt.preprocess,
-        load_size=opt.load_size,
-        crop_size=opt.crop_size,
-        flip=not opt.no_flip,
-        training=opt.isTrain,
-        n_epochs=opt.n_epochs if crops_end else None,
-        whole=getattr(opt, "whole", False),  # test.py alone says it
-    )
+    n_epochs = opt.n_epochs if crops_end else None
+    whole = getattr(opt, "whole", False)  # test.py alone says it
+    sizes = (opt.preprocess, opt.load_size, opt.crop_size)
+    preprocess = Preprocess(*sizes, not opt.no_flip, opt.isTrain, n_epochs=n_epochs, whole=whole)
     names = ["seed", "direction", "serial_batches", "max_dataset_size", "on_bad_image"]
     names += ["domains", "own_domain"] if opt.dataset_mode == "multi" else []
     dataset = DATASETS[opt.dataset_mode](
@@ -45,14 +40,16 @@ def create_loader(
     for domain, store in dataset.stores.items():
         if store.grey:
             say(f"note: domain {domain}: {describe_grey_range(store.grey)}", file=sys.stderr)
-    sampler = EpochSampler(
-        len(dataset),
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Loader(
+        dataset,
+        device,
         opt.batch_size,
         opt.seed,
         shuffle=opt.isTrain and not opt.serial_batches,
         rank=rank,
         world_size=world_size,
         drop_last=opt.isTrain,
+        num_workers=min(opt.num_threads, cores),
+        channels=(opt.input_nc, opt.output_nc),
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Loader(dataset, sampler, device, min(opt.num_threads, cores), (opt.input_nc, opt.output_nc))

@@ -44,8 +44,9 @@ class BaseDataset:
     """Samples by `SampleKey`: the views by domain, "A" (source) and "B" (target).
 
     Random numbers come from a generator seeded by (seed, epoch, position), so a sample does not depend on the
-    worker that makes it or on earlier samples. A subclass defines `find_images`, `make` and, unless it is the
-    number of images of A, `__len__` (images per epoch).
+    worker that makes it or on earlier samples. A subclass defines `find_images` (the files of each
+    domain), `make` (the views of a sample) and, unless it is the number of images of A, `__len__` (images per
+    epoch).
     """
 
     columns: ClassVar[int] = 1  # images side by side in one file
@@ -69,18 +70,10 @@ class BaseDataset:
     def __post_init__(self) -> None:
         files = self.find_images()
         share = self.cache_gb / sum(map(len, files.values()))  # gigabytes per image
-        self.stores = {
-            name: ImageStore(
-                paths, self.preprocess, share * len(paths), self.columns, self.grey or grey_range(paths)
-            )
-            for name, paths in files.items()
-        }
-
-    def find_images(self) -> dict[str, list[Path]]:
-        """The files of each domain, at most `max_dataset_size` of a folder."""
-
-    def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
-        """The views of a sample."""
+        self.stores = {}
+        for name, paths in files.items():
+            about = self.preprocess, share * len(paths), self.columns, self.grey or grey_range(paths)
+            self.stores[name] = ImageStore([str(path) for path in paths], *about)
 
     def __len__(self) -> int:
         return self.sizes["A"]
@@ -228,13 +221,12 @@ class DomainsDataset(BaseDataset):
 
     def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
         count, stores = len(self.domains), list(self.stores.values())
-        source, index = 0, key.index
         if not self.preprocess.training:
-            while index >= len(stores[source]):
-                index -= len(stores[source])
-                source += 1
+            places = [(source, index) for source in range(count) for index in range(len(stores[source]))]
+            source, index = places[key.index]
             return {"A": self.see(stores[source], index, key, generator, source)[0]}
-        source, index = index % count, index // count % len(stores[index % count])
+        source = key.index % count
+        index = key.index // count % len(stores[source])
         (view,) = self.see(stores[source], index, key, generator, source)
         target = (source + generator.randrange(0 if self.own_domain else 1, count)) % count
         index = generator.randrange(len(stores[target]))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from util.errors import UserError
 from util.image_files import ImageError, open_rgb
 
 
+@dataclass(eq=False)
 class ImageStore:
     """Images by index, each (H, W, 3) uint8; with `columns` side by side in a file, each resized by itself.
 
@@ -23,17 +23,13 @@ class ImageStore:
     are not forked (macOS, Windows) have no cache.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        preprocess: Preprocess,
-        gigabytes: float,
-        columns: int = 1,
-        grey: tuple[float, float] | None = None,
-    ) -> None:
-        self.paths = [str(path) for path in paths]
-        self.grey = grey
-        self._preprocess, self._gigabytes, self._columns = preprocess, gigabytes, columns
+    paths: list[str]
+    preprocess: Preprocess
+    gigabytes: float
+    columns: int = 1
+    grey: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
         self._set_cache(0, 0)
 
     def __len__(self) -> int:
@@ -41,16 +37,16 @@ class ImageStore:
 
     def begin_epoch(self, epoch: int) -> bool:
         """Make a cache for the size of an epoch; whether it is a new one, of which workers do not know."""
-        load_size = self._preprocess.load_size_at(epoch)
-        if self._preprocess.mode != "resize_and_crop" or load_size == self._cached_size:
+        load_size = self.preprocess.load_size_at(epoch)
+        if self.preprocess.mode != "resize_and_crop" or load_size == self._cached_size:
             return False
-        image_bytes = 3 * self._columns * load_size**2
-        self._set_cache(load_size, min(len(self), int(self._gigabytes * 1e9 // image_bytes)))
+        image_bytes = 3 * self.columns * load_size**2
+        self._set_cache(load_size, min(len(self), int(self.gigabytes * 1e9 // image_bytes)))
         return True
 
     def read(self, index: int, epoch: int) -> np.ndarray:
         """The image at the size of `epoch`. Raises `ImageError` if it cannot be used."""
-        load_size = self._preprocess.load_size_at(epoch)
+        load_size = self.preprocess.load_size_at(epoch)
         has_place = load_size == self._cached_size and index < len(self._kept)
         if has_place and self._kept[index]:
             return self._cache[index]
@@ -67,12 +63,12 @@ class ImageStore:
 
     def _decode(self, path: str, load_size: int) -> np.ndarray:
         image = open_rgb(path, self.grey)
-        if image.width % self._columns:
+        if image.width % self.columns:
             raise ImageError(path, f"it is {image.width} pixels wide, and a pair has an even width")
-        width = image.width // self._columns
+        width = image.width // self.columns
         boxes = [(left, 0, left + width, image.height) for left in range(0, image.width, width)]
         try:
-            parts = [np.asarray(self._preprocess.resize(image.crop(box), load_size)) for box in boxes]
+            parts = [np.asarray(self.preprocess.resize(image.crop(box), load_size)) for box in boxes]
         except UserError as error:
             remedy = "Remove it, or change --load_size, --crop_size or --preprocess"
             raise ImageError(path, str(error), remedy) from error
@@ -80,7 +76,7 @@ class ImageStore:
 
     def _set_cache(self, load_size: int, count: int) -> None:
         self._cached_size = load_size
-        self._cache = _shared_zeros((count, load_size, load_size * self._columns, 3))
+        self._cache = _shared_zeros((count, load_size, load_size * self.columns, 3))
         self._kept = _shared_zeros((count,)).view(bool)
 
     def __getstate__(self) -> dict:

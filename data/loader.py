@@ -35,52 +35,6 @@ from util.run.stop_signal import SIGNALS
 Batch = dict[str, Any]
 
 
-@dataclass
-class EpochSampler:
-    """Batches of `SampleKey` for one rank.
-
-    Global batch k holds positions [k G, (k + 1) G), G = batch_size * world_size, and rank r its r-th part of
-    batch_size positions. So the ranks together see the batch of one process with batch_size G.
-    """
-
-    num_images: int  # in an epoch
-    batch_size: int
-    seed: int
-    shuffle: bool  # a new order for every epoch; else by index
-    rank: int = 0
-    world_size: int = 1
-    drop_last: bool = True  # leave out an incomplete global batch; else the ranks share what there is
-
-    def __post_init__(self) -> None:
-        self.global_batch = self.batch_size * self.world_size
-        self.end = self.num_images - (self.global_batch - 1 if self.drop_last else 0)  # of first positions
-        if self.end < 1:
-            raise UserError(
-                f"an epoch has {self.num_images} images, less than one batch of {self.global_batch}: lower "
-                "--batch_size or add images"
-            )
-
-    def __len__(self) -> int:
-        """Global batches in a whole epoch."""
-        return len(range(0, self.end, self.global_batch))
-
-    def order(self, epoch: int) -> list[int]:
-        """The image index at each position of an epoch."""
-        indices = list(range(self.num_images))
-        if self.shuffle:
-            random.Random(f"order {self.seed} {epoch}").shuffle(indices)
-        return indices
-
-    def batches(self, epoch: int, first_position: int = 0) -> Iterator[list[SampleKey]]:
-        """The batches of an epoch after its first `first_position` images."""
-        order = self.order(epoch)
-        for start in range(first_position, self.end, self.global_batch):
-            mine = start + self.rank * self.batch_size
-            positions = range(mine, min(mine + self.batch_size, self.num_images))
-            if positions:
-                yield [SampleKey(epoch, position, order[position]) for position in positions]
-
-
 def make_batch(
     dataset: BaseDataset, keys: list[SampleKey]
 ) -> tuple[dict[str, Any], list[ImageError]] | UserError:
@@ -189,22 +143,50 @@ def _work(dataset: BaseDataset, pipe: Connection, inherited: list[Connection]) -
 
 @dataclass
 class Loader:
-    """The batches of an epoch, from any position. Only one epoch runs at a time; it can be left early."""
+    """The batches of an epoch, from any position. Only one epoch runs at a time; it can be left early.
+
+    Global batch k holds positions [k G, (k + 1) G), G = batch_size * world_size, and rank r its r-th part of
+    batch_size positions. So the ranks together see the batch of one process with batch_size G.
+    """
 
     dataset: BaseDataset
-    sampler: EpochSampler
     device: torch.device | str
+    batch_size: int
+    seed: int = 0
+    shuffle: bool = False  # a new order for every epoch; else by index
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = True  # leave out an incomplete global batch; else the ranks share what there is
     num_workers: int = 0  # processes; 0 decodes in this one, as is done once all images are cached
     channels: tuple[int, int] = (3, 3)  # of A and B: 3 or 1
 
     def __post_init__(self) -> None:
         self.device = torch.device(self.device)
+        images, self.global_batch = len(self.dataset), self.batch_size * self.world_size
+        self.end = images - (self.global_batch - 1 if self.drop_last else 0)  # of a batch's first position
+        if self.end < 1:
+            raise UserError(
+                f"an epoch has {images} images, less than one batch of {self.global_batch}: lower "
+                "--batch_size or add images"
+            )
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._workers: Workers | None = None
         self._named: set[str] = set()
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        """Global batches in a whole epoch."""
+        return len(range(0, self.end, self.global_batch))
+
+    def keys(self, epoch: int, first_position: int = 0) -> Iterator[list[SampleKey]]:
+        """The batches of an epoch after its first `first_position` images, as keys of the data set."""
+        order = list(range(len(self.dataset)))
+        if self.shuffle:
+            random.Random(f"order {self.seed} {epoch}").shuffle(order)
+        for start in range(first_position, self.end, self.global_batch):
+            mine = start + self.rank * self.batch_size
+            positions = range(mine, min(mine + self.batch_size, len(order)))
+            if positions:
+                yield [SampleKey(epoch, position, order[position]) for position in positions]
 
     def epoch(self, epoch: int, first_position: int = 0) -> Iterator[Batch]:
         """The batches of `epoch` (from 1), from the image at `first_position` on.
@@ -227,7 +209,7 @@ class Loader:
     def _host_batches(self, epoch: int, first_position: int) -> Iterator[dict[str, Any]]:
         if self.dataset.begin_epoch(epoch) or self.dataset.in_memory:
             self.close()
-        keys = self.sampler.batches(epoch, first_position)
+        keys = self.keys(epoch, first_position)
         if self.num_workers and not self.dataset.in_memory:
             self._workers = self._workers or Workers(self.dataset, self.num_workers)
             batches = self._workers.batches(keys)

@@ -6,35 +6,8 @@ are RGB in 0..255; places and lengths are fractions of the picture, from its top
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 from PIL import Image, ImageDraw
-
-
-class Scene(NamedTuple):
-    """A kind of place: its colours, and the props that may stand there."""
-
-    sky: tuple[int, int, int]
-    haze: tuple[int, int, int]  # the sky at the horizon
-    far: tuple[int, int, int]  # the ground at the horizon
-    near: tuple[int, int, int]
-    props: tuple[str, ...]
-
-
-SCENES = (
-    # meadow
-    Scene((92, 146, 214), (196, 220, 240), (122, 158, 92), (74, 122, 48), ("fence", "trees", "bushes")),
-    Scene((128, 170, 212), (226, 224, 204), (198, 176, 112), (166, 132, 70), ("acacias", "bushes", "grass")),
-    Scene((110, 164, 220), (238, 222, 192), (224, 192, 142), (204, 158, 104), ("rocks", "bushes")),  # desert
-    Scene((120, 168, 210), (214, 226, 232), (92, 132, 158), (140, 138, 92), ("water", "bushes", "grass")),
-    Scene((150, 178, 170), (188, 204, 178), (86, 112, 62), (104, 118, 62), ("trunks", "bushes", "grass")),
-    # dusk
-    Scene((92, 96, 150), (244, 178, 122), (138, 112, 84), (96, 82, 54), ("acacias", "trees", "rocks")),
-    Scene((150, 164, 184), (212, 214, 212), (156, 140, 112), (172, 146, 112), ("fence", "trees")),  # paddock
-    Scene((148, 156, 166), (206, 208, 206), (110, 134, 88), (90, 114, 60), ("trees", "fence", "grass")),
-)
 
 
 def noise(rng: np.random.Generator, n: int, rows: int, columns: int) -> np.ndarray:
@@ -133,10 +106,19 @@ def _grass(draw, rng, n, horizon) -> None:
         draw.line([x * n, y * n, (x + lean) * n, (y - height) * n], tint(rng, straw, 16), max(1, n // 130))
 
 
-PROPS: dict[str, Callable] = {
-    "trees": _trees, "acacias": _acacias, "bushes": _bushes, "trunks": _trunks, "fence": _fence,
-    "rocks": _rocks, "water": _water, "grass": _grass,
-}  # fmt: skip
+# Kinds of places: the sky, its haze at the horizon, the ground at the horizon and near, what may stand there.
+SCENES = (
+    # meadow, savanna, desert, shore
+    ((92, 146, 214), (196, 220, 240), (122, 158, 92), (74, 122, 48), (_fence, _trees, _bushes)),
+    ((128, 170, 212), (226, 224, 204), (198, 176, 112), (166, 132, 70), (_acacias, _bushes, _grass)),
+    ((110, 164, 220), (238, 222, 192), (224, 192, 142), (204, 158, 104), (_rocks, _bushes)),
+    ((120, 168, 210), (214, 226, 232), (92, 132, 158), (140, 138, 92), (_water, _bushes, _grass)),
+    # wood, dusk, paddock, overcast
+    ((150, 178, 170), (188, 204, 178), (86, 112, 62), (104, 118, 62), (_trunks, _bushes, _grass)),
+    ((92, 96, 150), (244, 178, 122), (138, 112, 84), (96, 82, 54), (_acacias, _trees, _rocks)),
+    ((150, 164, 184), (212, 214, 212), (156, 140, 112), (172, 146, 112), (_fence, _trees)),
+    ((148, 156, 166), (206, 208, 206), (110, 134, 88), (90, 114, 60), (_trees, _fence, _grass)),
+)
 
 
 def landscape(rng: np.random.Generator, n: int) -> tuple[np.ndarray, float]:
@@ -162,5 +144,5 @@ def landscape(rng: np.random.Generator, n: int) -> tuple[np.ndarray, float]:
     draw = ImageDraw.Draw(canvas)
     for prop in props:
         if rng.random() < 0.6:
-            PROPS[prop](draw, rng, n, horizon)
+            prop(draw, rng, n, horizon)
     return np.asarray(canvas, np.float32), horizon

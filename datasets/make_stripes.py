@@ -316,10 +316,12 @@ def make_set(
                 # a random stream for each picture, so that it does not depend on their number
                 rng = np.random.default_rng([seed, number, index])
                 image, mask = draw_animal_scene(rng, size, coat)
-                _save(image, fresh / folder / f"{index:04d}.png")
+                pictures = {folder: image}
                 if folder.startswith("test"):
-                    masks = fresh / "masks" / folder.removeprefix("test/")
-                    _save(mask.astype(np.uint8) * 255, masks / f"{index:04d}.png")
+                    pictures["masks/" + folder.removeprefix("test/")] = mask.astype(np.uint8) * 255
+                for place, pixels in pictures.items():
+                    (fresh / place).mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(fresh / place / f"{index:04d}.png")
         (fresh / file).write_text(record)
         if out.exists():
             out.rename(Path(scratch) / "old")
@@ -328,11 +330,6 @@ def make_set(
 
 
 make_stripes, make_coats = partial(make_set, "stripes"), partial(make_set, "coats")
-
-
-def _save(pixels: np.ndarray, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 @entry_point

@@ -3,8 +3,7 @@ r"""Make data sets of archives and of other layouts. The same command resumes an
     python datasets/prepare.py afhq afhq.zip --out datasets/cat2dog
     python datasets/prepare.py cityscapes leftImg8bit_trainvaltest.zip gtFine_trainvaltest.zip \
         --out datasets/cityscapes
-    python datasets/prepare.py split datasets/facades_pairs --out datasets/facades
-    python datasets/prepare.py join datasets/facades --out datasets/facades_pairs
+    python datasets/prepare.py join datasets/cityscapes --out datasets/cityscapes_pairs
     python datasets/prepare.py unpack horse2zebra.zip --out datasets/horse2zebra
 
 afhq and cityscapes take the official archives, or the folders they unpack to. cityscapes makes the set of the
@@ -22,7 +21,6 @@ import tarfile
 import zipfile
 import zlib
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -36,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a file, a scr
 from util.errors import UserError, entry_point
 from util.image_files import describe_grey_range, grey_range, list_images, open_rgb
 
+FOLDERS = ("trainA", "trainB", "testA", "testB")
 # What the archive modules raise for damaged, hostile and, zipfile, for encrypted archives.
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
@@ -94,107 +93,75 @@ def unpack(args: Namespace) -> None:
 
 # ---- images ----
 
-Conversion = tuple[Path, Callable[[], Image.Image]]  # a PNG file to write, and what makes its image
+Images = dict[Path, Callable[[], Image.Image]]  # what makes the image of each PNG file
 
 
-def convert_all(conversions: Sequence[Conversion]) -> None:
-    """Write the files that do not exist yet, several at a time, each whole or not at all.
+def images_of(folder: Path, ending: str = "") -> Images:
+    """What reads each image of a folder, by its path in it without `ending`, as .png; others are left out."""
+    files = [file for file in list_images(folder) if file.name.endswith(ending)]
+    if grey := grey_range(files) if files else None:
+        print(f"note: {folder}: {describe_grey_range(grey)}", file=sys.stderr)
+    images = {}
+    for file in files:
+        path = file.relative_to(folder)
+        name = path.with_name(path.name.removesuffix(ending)).with_suffix(".png")
+        if name in images:
+            raise UserError(f"two images of {folder} would become {name}: rename one of them")
+        images[name] = partial(open_rgb, file, grey)
+    return images
 
-    Stops at the first error. Raises `UserError` if two images would become one file.
-    """
-    twice = [path for path, count in Counter(path for path, _ in conversions).items() if count > 1]
-    if twice:
-        raise UserError(f"two images would become {twice[0]}: rename one of them")
-    todo = [(path, make) for path, make in conversions if not path.is_file()]
 
-    def convert(conversion: Conversion) -> None:
-        path, make = conversion
+def convert_all(images: Images) -> None:
+    """Write the files that do not exist yet, several at a time, each whole; stop at the first error."""
+
+    def convert(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.partial")
-        make().save(unfinished, format="PNG")
+        images[path]().save(unfinished, format="PNG")
         os.replace(unfinished, path)
 
+    todo = [path for path in images if not path.is_file()]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for _ in tqdm(pool.map(convert, todo), total=len(todo), unit="image"):
             pass
 
 
-def resized(path: Path, size: int, resample: Image.Resampling) -> Image.Image:
-    return open_rgb(path).resize((size, size), resample)
+def resized(read: Callable[[], Image.Image], size: int, resample: Image.Resampling) -> Image.Image:
+    return read().resize((size, size), resample)
 
 
 def afhq(args: Namespace) -> None:
     """`train/{cat,dog}` and `val/{cat,dog}` (`test/` in its second version) become trainA, ... testB."""
     with unpacked(args.source[0], args.out) as place:
-        root = root_with(("train/cat", "train/dog"), place)
+        root, images = root_with(("train/cat", "train/dog"), place), {}
         test = "val" if (root / "val").is_dir() else "test"
-        convert_all(
-            [
-                (args.out / folder / f"{file.stem}.png", partial(resized, file, args.size, Image.BICUBIC))
-                for phase, name in (("train", "train"), (test, "test"))
-                for folder, animal in ((f"{name}A", "cat"), (f"{name}B", "dog"))
-                for file in list_images(root / phase / animal)
-            ]
-        )
+        sources = ("train/cat", "train/dog", f"{test}/cat", f"{test}/dog")
+        for folder, source in zip(FOLDERS, sources, strict=True):
+            for name, read in images_of(root / source).items():
+                images[args.out / folder / name] = partial(resized, read, args.size, Image.BICUBIC)
+        convert_all(images)
 
 
 def cityscapes(args: Namespace) -> None:
     """Photos (bicubic) become trainA, valA; label colours (nearest neighbour, none are new) trainB, valB."""
     kinds = ("A", "_leftImg8bit.png", Image.BICUBIC), ("B", "_gtFine_color.png", Image.NEAREST)
     with contextlib.ExitStack() as stack:
-        conversions, keys = [], []
+        images, keys = {}, {"A": set(), "B": set()}
         for source, (side, ending, resample) in zip(args.source, kinds, strict=True):
             root = root_with(("train", "val"), stack.enter_context(unpacked(source, args.out)))
-            found = {
-                (phase, file.name.removesuffix(ending)): file
-                for phase in ("train", "val")
-                for file in list_images(root / phase)
-                if file.name.endswith(ending)
-            }
-            keys.append(found.keys())
-            conversions += [
-                (args.out / f"{phase}{side}" / f"{name}.png", partial(resized, file, args.size, resample))
-                for (phase, name), file in found.items()
-            ]
-        alone = ["/".join(key) for key in sorted(keys[0] ^ keys[1])]
-        if alone or not keys[0]:
-            counts = f"{len(keys[0])} photos and {len(keys[1])} label maps"
-            raise UserError(f"{counts} do not make pairs {alone[:1]}: give both official archives, whole")
-        convert_all(conversions)
+            for phase in ("train", "val"):
+                for name, read in images_of(root / phase, ending).items():
+                    keys[side].add(f"{phase}/{name.stem}")
+                    target = args.out / f"{phase}{side}" / name.name
+                    images[target] = partial(resized, read, args.size, resample)
+        if keys["A"] != keys["B"] or not images:
+            counts = f"{len(keys['A'])} photos and {len(keys['B'])} label maps do not make pairs"
+            alone = sorted(keys["A"] ^ keys["B"])[:1]
+            raise UserError(f"{counts} {alone}: give both official archives, whole, or their folders")
+        convert_all(images)
 
 
 # ---- side-by-side pairs, pix2pix's layout ----
-
-
-def images_of(folder: Path) -> dict[Path, Callable[[], Image.Image]]:
-    """What reads each image of a folder, by its path in it."""
-    files = list_images(folder)
-    if grey := grey_range(files):
-        print(f"note: {folder}: {describe_grey_range(grey)}", file=sys.stderr)
-    return {file.relative_to(folder): partial(open_rgb, file, grey) for file in files}
-
-
-def half(read: Callable[[], Image.Image], name: Path, side: str) -> Image.Image:
-    pair = read()
-    if pair.width % 2:
-        raise UserError(f"{name} is {pair.width} pixels wide: the width of a pair is even")
-    left = 0 if side == "A" else pair.width // 2
-    return pair.crop((left, 0, left + pair.width // 2, pair.height))
-
-
-def split(args: Namespace) -> None:
-    """The left halves of the images in train, val, test become trainA, valA, testA; the right ones B."""
-    phases = [name for name in ("train", "val", "test") if (args.source[0] / name).is_dir()]
-    if not phases:
-        raise UserError(f"{args.source[0]} holds none of the folders train val test")
-    convert_all(
-        [
-            (args.out / f"{phase}{side}" / name.with_suffix(".png"), partial(half, read, name, side))
-            for phase in phases
-            for name, read in images_of(args.source[0] / phase).items()
-            for side in "AB"
-        ]
-    )
 
 
 def joined(read_a: Callable[[], Image.Image], read_b: Callable[[], Image.Image], name: Path) -> Image.Image:
@@ -210,21 +177,17 @@ def joined(read_a: Callable[[], Image.Image], read_b: Callable[[], Image.Image],
 
 def join(args: Namespace) -> None:
     """Images of one name (the suffix may differ) in trainA and trainB, side by side, become train."""
-    phases = [name for name in ("train", "val", "test") if (args.source[0] / f"{name}A").is_dir()]
+    pairs = {}
+    phases = [phase for phase in ("train", "val", "test") if (args.source[0] / f"{phase}A").is_dir()]
     if not phases:
-        raise UserError(f"{args.source[0]} holds no folders such as trainA and trainB")
-    conversions: list[Conversion] = []
+        raise UserError(f"{args.source[0]} holds none of the folders trainA valA testA")
     for phase in phases:
         a, b = (images_of(args.source[0] / f"{phase}{side}") for side in "AB")
-        names_a, names_b = (Counter(name.with_suffix(".png") for name in side) for side in (a, b))
-        if alone := sorted((names_a - names_b) + (names_b - names_a)):
+        if alone := sorted(a.keys() ^ b.keys()):
             what = f"{len(alone)} images of {phase}A and {phase}B have no partner of the same name"
             raise UserError(f"{what} (such as {alone[0].stem}): add the partners, or remove the images")
-        partners = {name.with_suffix(".png"): read for name, read in b.items()}
-        for name, read in a.items():
-            png = name.with_suffix(".png")
-            conversions.append((args.out / phase / png, partial(joined, read, partners[png], name)))
-    convert_all(conversions)
+        pairs |= {args.out / phase / name: partial(joined, a[name], b[name], name) for name in a}
+    convert_all(pairs)
 
 
 @entry_point
@@ -234,7 +197,6 @@ def main(argv: list[str] | None = None) -> None:
     for make, what in (
         (afhq, ["afhq"]),
         (cityscapes, ["leftImg8bit", "gtFine"]),
-        (split, ["pairs"]),
         (join, ["folders"]),
         (unpack, ["archive"]),
     ):
@@ -245,8 +207,7 @@ def main(argv: list[str] | None = None) -> None:
         if make in (afhq, cityscapes):
             command.add_argument("--size", type=int, default=256, help="width and height (%(default)s)")
         if make is unpack:
-            folders = ("trainA", "trainB", "testA", "testB")
-            command.add_argument("--folders", nargs="+", default=folders, help="that must be in it")
+            command.add_argument("--folders", nargs="+", default=FOLDERS, help="that must be in it")
     args = parser.parse_args(argv)
     args.make(args)
     print(f"ready: {args.out}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import os
 import pickle
 import random
@@ -19,7 +18,7 @@ from torchvision.transforms.v2 import functional
 
 from data.datasets import AlignedDataset, SampleKey, SingleDataset, UnalignedDataset
 from data.images import ImageStore
-from data.loader import EpochSampler
+from data.loader import Loader
 from data.transforms import ADJUSTMENTS, MODES, Preprocess, adjust_hue, draw_jitter, jitter, to_input
 from util.errors import UserError
 from util.image_files import ImageError, list_images
@@ -155,21 +154,6 @@ def test_changes_of_colour_repeat_from_the_generators_state_and_stay_in_range():
     assert len({tuple(dict(changes)) for changes in drawn}) == 24  # all orders come up
 
 
-def by_pixel(image: torch.Tensor, name: str, amount: float) -> torch.Tensor:
-    """One change of an image (3, H, W) in [0, 1] by loops over pixels."""
-    pixels = [tuple(pixel) for pixel in image.flatten(1).T.tolist()]
-    greys = [0.2989 * r + 0.587 * g + 0.114 * b for r, g, b in pixels]
-    changed = []
-    for pixel, grey in zip(pixels, greys, strict=True):
-        if name == "hue":
-            h, s, v = colorsys.rgb_to_hsv(*pixel)
-            changed.append(colorsys.hsv_to_rgb((h + amount) % 1, s, v))
-        else:
-            towards = {"brightness": 0.0, "contrast": sum(greys) / len(greys), "saturation": grey}[name]
-            changed.append([min(max(amount * x + (1 - amount) * towards, 0), 1) for x in pixel])
-    return torch.tensor(changed).T.reshape(image.shape)
-
-
 def test_images_have_their_own_changes_in_their_own_order():
     image = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0)) * 2 - 1
     changes = [("contrast", 1.5), ("brightness", 0.5), ("saturation", 1.4), ("hue", -0.2)]
@@ -178,8 +162,8 @@ def test_images_have_their_own_changes_in_their_own_order():
     for order, view in zip(orders, found, strict=True):
         expected = image / 2 + 0.5
         for name, amount in order:
-            expected = by_pixel(expected, name, amount)
-        torch.testing.assert_close(view, expected * 2 - 1, rtol=0, atol=1e-4)
+            expected = getattr(functional, f"adjust_{name}")(expected, amount)
+        torch.testing.assert_close(view, expected * 2 - 1)
     assert not torch.allclose(found[1], found[2], atol=0.01)
 
 
@@ -194,36 +178,38 @@ def test_hues_are_torchvisions_bit_for_bit():
 # ---- order ----
 
 
-def batches(sampler: EpochSampler, epoch: int = 1, first_position: int = 0) -> list[list[SampleKey]]:
-    return list(sampler.batches(epoch, first_position))
+def batches(
+    count: int, batch_size: int, *where: int, epoch: int = 1, first: int = 0, **how
+) -> list[list[SampleKey]]:
+    """The batches of a shuffled epoch of `count` images; `where`: rank and number of processes."""
+    return list(Loader(range(count), "cpu", batch_size, 0, True, *where, **how).keys(epoch, first))
 
 
 def test_an_epoch_holds_every_image_once_in_an_order_of_its_own():
-    sampler = EpochSampler(10, 1, seed=3, shuffle=True)
-    first, second = ([key.index for (key,) in batches(sampler, epoch)] for epoch in (1, 2))
+    first, second = ([key.index for (key,) in batches(10, 1, epoch=epoch)] for epoch in (1, 2))
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
-    assert first != EpochSampler(10, 1, seed=4, shuffle=True).order(1)
-    assert [key.position for (key,) in batches(sampler)] == list(range(10))
-    assert EpochSampler(4, 1, 0, shuffle=False).order(7) == [0, 1, 2, 3]
+    assert first != [key.index for (key,) in Loader(range(10), "cpu", 1, seed=4, shuffle=True).keys(1)]
+    assert [key.position for (key,) in batches(10, 1)] == list(range(10))
+    assert [key.index for (key,) in Loader(range(4), "cpu", 1).keys(7)] == [0, 1, 2, 3]
     with pytest.raises(UserError, match="3 images, less than one batch of 4"):
-        EpochSampler(3, 2, 0, True, 0, 2)
+        batches(3, 2, 0, 2)
 
 
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_processes_share_the_batches_of_one_process(drop_last):
-    whole = batches(EpochSampler(22, 6, 0, True, drop_last=drop_last))
-    parts = [batches(EpochSampler(22, 2, 0, True, rank, 3, drop_last)) for rank in range(3)]
+    whole = batches(22, 6, drop_last=drop_last)
+    parts = [batches(22, 2, rank, 3, drop_last=drop_last) for rank in range(3)]
     for number, batch in enumerate(whole):
         assert sum((part[number] for part in parts if number < len(part)), []) == batch
-    assert len(whole) == (3 if drop_last else 4) == len(EpochSampler(22, 2, 0, True, 1, 3, drop_last))
+    assert len(whole) == (3 if drop_last else 4) == len(Loader(range(22), "cpu", 6, drop_last=drop_last))
 
 
 def test_resuming_goes_on_where_it_stopped_also_with_other_processes():
-    whole = [key for batch in batches(EpochSampler(24, 4, 0, True), 5) for key in batch]
-    assert sum(batches(EpochSampler(24, 4, 0, True), 5, 8), []) == whole[8:]
-    parts = [batches(EpochSampler(24, 4, 0, True, rank, 2), 5, 8) for rank in range(2)]
+    whole = sum(batches(24, 4, epoch=5), [])
+    assert sum(batches(24, 4, epoch=5, first=8), []) == whole[8:]
+    parts = [batches(24, 4, rank, 2, epoch=5, first=8) for rank in range(2)]
     assert sum((a + b for a, b in zip(*parts, strict=True)), []) == whole[8:]
-    assert batches(EpochSampler(24, 4, 0, True), 5, 24) == []
+    assert batches(24, 4, epoch=5, first=24) == []
 
 
 # ---- cache ----
@@ -231,7 +217,7 @@ def test_resuming_goes_on_where_it_stopped_also_with_other_processes():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_the_cache_is_shared_and_keeps_what_fits_at_the_size_of_the_epoch(unpaired):
-    store = ImageStore(list_images(unpaired / "trainA"), SMALL, 3.5 * 3 * 24**2 / 1e9)
+    store = ImageStore([str(path) for path in list_images(unpaired / "trainA")], SMALL, 3.5 * 3 * 24**2 / 1e9)
     assert store.begin_epoch(1) and not store.begin_epoch(2)
     child = os.fork()
     if not child:

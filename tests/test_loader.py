@@ -20,7 +20,7 @@ from PIL import Image
 
 from data import create_loader
 from data.datasets import UnalignedDataset
-from data.loader import EpochSampler, Loader
+from data.loader import Loader
 from data.transforms import Preprocess
 from options.train_options import TrainOptions
 from util.errors import UserError
@@ -236,7 +236,7 @@ def test_windows_name_the_part_of_the_image(tmp_path, mode, load_size):
             Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
     dataset = UnalignedDataset(tmp_path, "train", Preprocess(mode, load_size=load_size, crop_size=16))
     mirrored = set()
-    for batch in Loader(dataset, EpochSampler(6, 2, 0, shuffle=True), "cpu").epoch(1):
+    for batch in Loader(dataset, "cpu", 2, shuffle=True).epoch(1):
         for domain in "AB":
             windows = batch[f"{domain}_windows"].tolist()
             for image, (top, left, height, width, flip) in zip(batch[domain], windows, strict=True):
