@@ -10,6 +10,7 @@ data=(--size 64 --train 200 --test 20 --seed 0)
 read -r -d '' -a training < <(grep -v '^#' scripts/presets/quickstart.txt) || true # status 1 at the end
 training+=(--seed 0 --display_id 0)
 
+python=.venv/bin/python
 run=checkpoints/$name
 results=results/$name/test_latest
 preset="${data[*]} ${training[*]}"
@@ -17,7 +18,6 @@ preset="${data[*]} ${training[*]}"
 step() { printf '\n== %s\n' "$*"; }
 
 bash scripts/setup.sh
-python=.venv/bin/python
 
 step "the embedded data set: plain animals (A), striped animals (B)"
 "$python" datasets/make_stripes.py --out datasets/stripes "${data[@]}"
@@ -39,18 +39,8 @@ fi
 step "translating the test images"
 [[ "$results/index.html" -nt "$run/latest_net_G.pth" ]] || "$python" test.py --name "$name"
 
-step "what it measured"
-"$python" - "$results/images/fake_B" <<'PYTHON'
-import sys
-
-from util.metrics.stripes import stripe_report
-
-data = "datasets/stripes"
-report = stripe_report(f"{data}/testA", sys.argv[1], f"{data}/testB", f"{data}/masks")
-print(f"stripes on the animals, {report['images']} images (0 even coat, 1 black and white bands):")
-print(f"  real A {report['real_A']:.3f}   translated {report['fake_B']:.3f}   real B {report['real_B']:.3f}")
-print(f"background: changed by {report['background']:.1f} of 255 levels on average")
-PYTHON
+step "measuring: the share of the way to B's stripes, and the background's change in levels of 255"
+"$python" scripts/evaluate.py --name "$name" --metrics stripes
 
 step "look at it in a browser"
 printf '%s\n' "$PWD/$results/index.html" "$PWD/$run/web/index.html"

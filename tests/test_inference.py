@@ -19,7 +19,6 @@ from models import translator as translator_module
 from models.inference import load_generator
 from models.translator import BYTES, Translator
 from util.errors import UserError
-from util.image_files import open_rgb
 from util.images import to_pixels
 from util.translate import memory
 from util.translate.photo import output_names, read_photo, to_photo
@@ -52,15 +51,14 @@ def command(runs, tmp_path):
 # Any size
 
 
-@pytest.mark.parametrize("size", [(17, 23), (16, 16), (1, 1), (1, 50), (2, 3), (129, 33)])
-def test_any_size_gives_the_same_size(translator, tmp_path, size):
-    image = draw(tmp_path / "a.png", size)
-    translated = translator(image)
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (2, 3), (129, 33)])
+def test_any_size_gives_the_same_size(translator, size):
+    translated = translator(picture(size))
     assert translated.size == size and translated.mode == "RGB"
 
 
-def test_at_a_multiple_of_four_it_is_the_network_itself(translator, tmp_path):
-    image = draw(tmp_path / "a.png", (24, 36))
+def test_at_a_multiple_of_four_it_is_the_network_itself(translator):
+    image = picture((24, 36))
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     with torch.inference_mode():
         expected = to_pixels(translator.net(pixels / 127.5 - 1))[0].numpy()
@@ -89,11 +87,9 @@ def test_any_mode_is_translated_and_alpha_comes_back(translator, mode):
     image = picture((20, 24), mode)
     translated = translator(image)
     assert image.mode == mode and translated.size == image.size
+    assert translated.mode == ("RGBA" if mode.endswith("A") else "RGB")
     if mode.endswith("A"):
-        assert translated.mode == "RGBA"
-        assert np.array_equal(np.asarray(translated.getchannel("A")), np.asarray(image.getchannel("A")))
-    else:
-        assert translated.mode == "RGB"
+        assert translated.getchannel("A").tobytes() == image.getchannel("A").tobytes()
 
 
 def test_colours_are_not_blended_by_their_alpha_and_unseen_ones_are_white():
@@ -120,9 +116,7 @@ def test_exif_orientation_is_applied_once(tmp_path, suffix, mode):
 def test_a_generator_of_grey_images(tmp_path):
     make_run(tmp_path, "--input_nc", "1", "--output_nc", "1")
     translate = load_generator("run", tmp_path, device="cpu")
-    for mode, result in (("RGB", "L"), ("RGBA", "LA")):
-        translated = translate(draw(tmp_path / "a.png", (20, 20), mode))
-        assert (translated.mode, translated.size) == (result, (20, 20))
+    assert [translate(picture((20, 20), mode)).mode for mode in ("RGB", "RGBA")] == ["L", "LA"]
 
 
 # Loading
@@ -146,11 +140,14 @@ def test_what_cannot_be_loaded_is_named(runs, tmp_path):
     ({"model": []}, "name --model \\[\\], which is not known here"),
 ])  # fmt: skip
 def test_odd_options_of_a_run_are_named(tmp_path, change, message):
-    folder = make_run(tmp_path)
-    options = json.loads((folder / "train_opt.json").read_text())
-    (folder / "train_opt.json").write_text(json.dumps({**options, **change}))
+    change_options(make_run(tmp_path), change)
     with pytest.raises(UserError, match=message):
         load_generator("run", tmp_path, device="cpu")
+
+
+def change_options(run: Path, changes: dict[str, object]) -> None:
+    file = run / "train_opt.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def test_torch_hub_finds_the_translators_from_any_folder(runs, translator, tmp_path, monkeypatch):
@@ -168,7 +165,6 @@ def test_names_keep_folders_and_never_collide():
     names = output_names(["d/a.jpg", "d/A.JPG", "d/a.png", "d/sub/a.tif", "d/b.c.png", "d/a.png.jpg"])
     expected = ["a.png", "A.JPG.png", "a.png.png", "sub/a.png", "b.c.png", "a.png.jpg.png"]
     assert [name.as_posix() for name in names] == expected
-    assert [name.as_posix() for name in output_names(["x/one.jpg"])] == ["one.png"]
 
 
 def test_names_of_255_bytes_have_results(command, tmp_path):
@@ -180,9 +176,7 @@ def test_names_of_255_bytes_have_results(command, tmp_path):
     assert len(written) == len(names) and max(len(os.fsencode(name)) for name in written) == 255
 
 
-def test_a_folder_is_mirrored_in_batches_and_each_image_is_as_by_itself(
-    translator, command, tmp_path, capsys
-):
+def test_a_folder_is_mirrored_in_batches_and_each_image_is_as_alone(translator, command, tmp_path, capsys):
     sizes = [(20, 20), (33, 17), (20, 20), (17, 33), (20, 20)]
     for number, size in enumerate(sizes):
         draw(tmp_path / "photos" / f"sub{number % 2}" / f"{number}.png", size, seed=number)
@@ -206,14 +200,10 @@ def test_one_photo_needs_no_data_set(command, tmp_path):
         assert command(*photo, "--output", tmp_path / f"zebra.{suffix}") == 0
         with Image.open(tmp_path / f"zebra.{suffix}") as image:
             assert (image.format, image.size) == (format, (60, 40))
-    pixels = [np.asarray(open_rgb(tmp_path / f"zebra.{suffix}")).astype(int) for suffix in ("png", "jpg")]
-    assert np.abs(pixels[0] - pixels[1]).mean() < 4
     assert command(*photo, "--output", tmp_path / "zebra.gif") == 2
 
 
-def test_large_photographs_are_translated_at_the_size_of_training_and_scaled_back(
-    translator, command, tmp_path
-):
+def test_large_photographs_are_translated_at_the_size_of_training(translator, command, tmp_path):
     image = draw(tmp_path / "a.png", (120, 80))
     assert translator.translate_size == 32
     small = translator(image.resize((48, 32), Image.Resampling.BICUBIC))
@@ -223,38 +213,29 @@ def test_large_photographs_are_translated_at_the_size_of_training_and_scaled_bac
     assert np.array_equal(np.asarray(Image.open(tmp_path / "b.png")), expected)
     whole = np.asarray(translator(image, load_size=0))
     assert whole.shape == expected.shape and not np.array_equal(whole, expected)
-    draw(tmp_path / "a.png", (120, 80), "RGBA")  # its alpha channel keeps its sharpness
-    alpha = translator(Image.open(tmp_path / "a.png")).getchannel("A")
-    assert np.array_equal(np.asarray(alpha), np.asarray(Image.open(tmp_path / "a.png").getchannel("A")))
+    clear = picture((120, 80), "RGBA")  # its alpha channel keeps its sharpness
+    assert translator(clear).getchannel("A").tobytes() == clear.getchannel("A").tobytes()
 
 
-@pytest.mark.parametrize(
-    "words, size",
-    [
-        ("--load_size 40 --crop_size 32", 32),
-        ("--load_size 40 --crop_size 32 --n_epochs_decay 0", 40),
-        ("--preprocess scale_width --load_size 64 --crop_size 32", 32),
-        ("--preprocess none", None),
-    ],
-)
+@pytest.mark.parametrize("words, size", [
+    ("--load_size 40 --crop_size 32", 32),
+    ("--load_size 40 --crop_size 32 --n_epochs_decay 0", 40),
+    ("--preprocess scale_width --load_size 64 --crop_size 32", 32),
+    ("--preprocess none", None),
+])  # fmt: skip
 def test_the_size_of_a_run_is_its_own_or_that_of_training(tmp_path, words, size):
     folder = make_run(tmp_path, *words.split())
     assert load_generator("run", tmp_path, device="cpu").translate_size == size
-    options = json.loads((folder / "train_opt.json").read_text())
-    (folder / "train_opt.json").write_text(json.dumps({**options, "translate_size": 48}))
+    change_options(folder, {"translate_size": 48})
     assert load_generator("run", tmp_path, device="cpu").translate_size == 48
 
 
-def test_a_photograph_that_memory_cannot_hold_is_refused_with_what_would_work(
-    translator, command, tmp_path, monkeypatch, capsys
-):
+def test_what_memory_cannot_hold_is_refused_with_what_would_work(command, tmp_path, monkeypatch, capsys):
     draw(tmp_path / "large.png", (400, 100))
     monkeypatch.setattr(translator_module, "free_memory", lambda: BYTES * 4 * 100 * 100.0)
-    with pytest.raises(MemoryError, match="scale its shorter side to 50 pixels or less, with --load_size 50"):
-        translator(Image.open(tmp_path / "large.png"), load_size=0)
     words = ["--input", tmp_path / "large.png", "--output", tmp_path / "out.png"]
     assert command(*words, "--load_size", 0) == 1
-    assert "--load_size 50" in capsys.readouterr().err
+    assert "scale its shorter side to 50 pixels or less, with --load_size 50" in capsys.readouterr().err
     assert command(*words, "--load_size", 50) == command(*words) == 0
 
 

@@ -12,18 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from options.train_options import TrainOptions
+from util.arguments import read_words
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def bash(script: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
     """Run a script from an unrelated folder."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("QSATTN_")}
     return subprocess.run(
-        ["bash", script, *arguments],
-        cwd="/",
-        env={name: value for name, value in os.environ.items() if not name.startswith("QSATTN_")} | env,
-        capture_output=True,
-        text=True,
-        timeout=240,
+        ["bash", script, *arguments], cwd="/", env=own | env, capture_output=True, text=True, timeout=240
     )
 
 
@@ -37,11 +36,11 @@ def test_scripts_parse_and_stop_at_errors():
 # ---- setup.sh ----
 
 
-def make_wheel(folder: Path, name: str, version: str, code: str = "") -> None:
+def make_wheel(folder: Path, name: str, version: str) -> None:
     info = f"{name}-{version}.dist-info"
     folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}.py", code)
+        wheel.writestr(f"{name}.py", "")
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
@@ -49,51 +48,35 @@ def make_wheel(folder: Path, name: str, version: str, code: str = "") -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A set-up project in a path with a space; its one requirement is a wheel."""
+    """A set-up project in a path with a space; its one requirement is a wheel, of a plain build of torch."""
     project = tmp_path_factory.mktemp("a project")
     (project / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/setup.sh", project / "scripts")
-    make_wheel(project, "demo", "1.0")
-    (project / "requirements.txt").write_text(f"--no-index\n--find-links {project.as_uri()}\ndemo>=1\n")
-    done = bash(project / "scripts/setup.sh", QSATTN_PYTHON=sys.executable)
+    make_wheel(project, "torch", "2.0")
+    make_wheel(project / "cpu", "torch", "2.0+cpu")
+    find = f"--no-index\n--find-links {project.as_uri()}\n"
+    (project / "requirements.txt").write_text(f"{find}torch>=2,<3  # a note\n")
+    done = bash(project / "scripts/setup.sh", QSATTN_PYTHON=sys.executable, QSATTN_TORCH="cuda")
     assert done.returncode == 0, done.stderr
-    assert subprocess.run([project / ".venv/bin/python", "-c", "import demo"]).returncode == 0
     return project
 
 
-@pytest.mark.parametrize(
-    ("wanted", "build"), [("cpu", "2.0+cpu"), ("cuda", "2.0"), ("cpu", "2.0")], ids=["cpu", "cuda", "broken"]
-)
-def test_setup_chooses_the_build_of_torch(project, wanted, build):
+def test_setup_chooses_the_build_of_torch(project):
     """The index of CPU builds is out of reach; wheels in a folder of pip's configuration stand for it."""
-    torch, vision = "rand = lambda *shape: shape", "class ops: nms = print"
-    file = project / f"{wanted}{build}.txt"
-    file.write_text(f"--no-index\n--find-links {project.as_uri()}\ntorch>=2,<3  # a note\ntorchvision>=0.2\n")
-    make_wheel(project, "torch", "2.0", torch)
-    make_wheel(project, "torchvision", "0.2", vision)
-    make_wheel(project / "cpu", "torch", "2.0+cpu", torch)
-    make_wheel(project / "cpu", "torchvision", "0.2+cpu", vision if "cpu" in build else "raise ImportError")
-    script = project / "scripts/setup.sh"
-    if (wanted, build) == ("cpu", "2.0"):  # the second installation must not find the broken build again
-        script.write_text(script.read_text().replace("pip_install -r", "PIP_FIND_LINKS= pip_install -r"))
-    python = project / ".venv/bin/python"
-    subprocess.run([python, "-m", "pip", "uninstall", "-qy", "torch", "torchvision"], check=True)
-    done = bash(
-        script,
-        file.name,
-        QSATTN_TORCH=wanted,
-        PIP_FIND_LINKS=(project / "cpu").as_uri() if wanted == "cpu" else "",
-        PIP_CONFIG_FILE=os.devnull,
-        https_proxy="http://127.0.0.1:9",
-    )
-    assert done.returncode == 0, done.stderr
-    code = "from importlib.metadata import version; print(version('torch'))"
-    assert subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip() == build
+
+    def build() -> str:
+        code = "from importlib.metadata import version; print(version('torch'))"
+        return subprocess.check_output([project / ".venv/bin/python", "-c", code], text=True).strip()
+
+    assert build() == "2.0"
+    (project / "other.txt").write_text((project / "requirements.txt").read_text())
+    found = {"PIP_FIND_LINKS": (project / "cpu").as_uri(), "https_proxy": "http://127.0.0.1:9"}
+    done = bash(project / "scripts/setup.sh", "other.txt", QSATTN_TORCH="cpu", PIP_UPGRADE="1", **found)
+    assert done.returncode == 0 and build() == "2.0+cpu", done.stderr
 
 
 def test_setup_again_does_nothing_and_after_an_interruption_begins_again(project):
     setup = project / "scripts/setup.sh"
-    shutil.copy(ROOT / "scripts/setup.sh", setup)
     assert bash(setup).stdout == ""
     more = project / "more.txt"
     more.write_text("--no-index\nno-such-package\n")
@@ -104,15 +87,11 @@ def test_setup_again_does_nothing_and_after_an_interruption_begins_again(project
 
     for pip in project.glob(".venv/lib/python*/site-packages/pip"):  # an interrupted creation of .venv
         shutil.rmtree(pip)
-    done = bash(setup, QSATTN_PYTHON=sys.executable)
+    done = bash(setup, QSATTN_PYTHON="false")
+    assert done.returncode == 2 and "no Python 3.10 to 3.13" in done.stderr
+    done = bash(setup, QSATTN_PYTHON=sys.executable, QSATTN_TORCH="cuda")
     assert done.returncode == 0 and "making .venv" in done.stdout
     assert "installing requirements.txt" in done.stdout
-
-
-def test_setup_refuses_an_old_python(project, tmp_path):
-    shutil.copytree(project / "scripts", tmp_path / "scripts")
-    done = bash(tmp_path / "scripts/setup.sh", QSATTN_PYTHON="false")
-    assert done.returncode == 2 and "no Python 3.10 to 3.13" in done.stderr
 
 
 def test_the_lowest_versions_are_those_that_the_requirements_promise():
@@ -142,60 +121,40 @@ case $1 in
         ;;
 esac
 """
+DRAW, MEASURE = "datasets/make_stripes.py", "scripts/evaluate.py"
 
 
-@pytest.fixture
-def quickstart(tmp_path):
-    """A function that runs the copy and returns its result and the commands it ran."""
+def test_quickstart_resumes_an_interrupted_training_and_repeats_nothing(tmp_path):
+    """It trains with the preset that scripts/compare.py reads, and refuses the run of another."""
     for file, text in (("scripts/setup.sh", ""), (".venv/bin/python", FAKE_PYTHON)):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_text(text)
         (tmp_path / file).chmod(0o755)
-    script = tmp_path / "scripts/quickstart.sh"
-    shutil.copy(ROOT / "scripts/quickstart.sh", script)
+    script = Path(shutil.copy(ROOT / "scripts/quickstart.sh", tmp_path / "scripts"))
     shutil.copytree(ROOT / "scripts/presets", tmp_path / "scripts/presets")
 
-    def run() -> tuple[subprocess.CompletedProcess, list[str]]:
+    def quickstart() -> tuple[subprocess.CompletedProcess, dict[str, list[str]]]:
+        """The script's end, and the commands it ran."""
         (tmp_path / "calls").unlink(missing_ok=True)
         done = bash(script)
-        return done, [call.split()[0] for call in (tmp_path / "calls").read_text().splitlines()]
+        calls = [call.split() for call in (tmp_path / "calls").read_text().splitlines()]
+        return done, {call[0]: call[1:] for call in calls}
 
-    return run
-
-
-DRAW, MEASURE = "datasets/make_stripes.py", "-"
-
-
-def test_quickstart_resumes_an_interrupted_training_and_repeats_nothing(quickstart, tmp_path):
     (tmp_path / "interrupt").touch()
     done, calls = quickstart()
-    assert done.returncode == 1 and calls == [DRAW, "train.py"]
+    assert done.returncode == 1 and list(calls) == [DRAW, "train.py"]
     (tmp_path / "interrupt").unlink()
     done, calls = quickstart()
     assert done.returncode == 0, done.stderr
-    assert calls == [DRAW, "train.py", "test.py", MEASURE]
-    assert "--continue_train" in (tmp_path / "calls").read_text()
-    done, calls = quickstart()
-    assert calls == [DRAW, MEASURE] and "start afresh" in done.stdout
-
-
-def test_quickstart_refuses_the_result_of_another_preset(quickstart, tmp_path):
-    quickstart()
-    preset = tmp_path / "scripts/presets/quickstart.txt"
-    preset.write_text(re.sub(r"--ngf \d+", "--ngf 7", preset.read_text()))
-    done, calls = quickstart()
-    assert done.returncode == 2 and "another preset" in done.stderr and calls == [DRAW]
-
-
-def test_quickstart_trains_with_its_preset(quickstart, tmp_path):
-    """It gives train.py the words of its preset, and they exist."""
-    from options.train_options import TrainOptions
-    from util.arguments import read_words
-
-    quickstart()
-    (call,) = (line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("train.py"))
-    words, preset = call.split()[1:], read_words(tmp_path / "scripts/presets/quickstart.txt")
+    assert list(calls) == [DRAW, "train.py", "test.py", MEASURE]
+    words, preset = calls["train.py"], read_words(tmp_path / "scripts/presets/quickstart.txt")
     place = words.index(preset[0])
-    assert words[place : place + len(preset)] == preset
-    train = TrainOptions().parse([*words, "--gpu_ids=-1", f"--checkpoints_dir={tmp_path}"])
-    assert (train.QS_mode, train.normG, train.n_epochs + train.n_epochs_decay) == ("global", "batch", 36)
+    assert words[place : place + len(preset)] == preset and words[-1] == "--continue_train"
+    opt = TrainOptions().parse([*words[:-1], "--gpu_ids=-1", f"--checkpoints_dir={tmp_path}"])
+    assert (opt.QS_mode, opt.normG, opt.n_epochs + opt.n_epochs_decay) == ("global", "batch", 36)
+    done, calls = quickstart()
+    assert list(calls) == [DRAW, MEASURE] and "start afresh" in done.stdout
+    file = tmp_path / "scripts/presets/quickstart.txt"
+    file.write_text(re.sub(r"--ngf \d+", "--ngf 7", file.read_text()))
+    done, calls = quickstart()
+    assert done.returncode == 2 and "another preset" in done.stderr and list(calls) == [DRAW]
