@@ -15,7 +15,7 @@ from scripts import export
 RUNS = {
     "run": "",
     "unet": "--netG unet_128 --nce_layers 0,1 --crop_size 128 --load_size 128",
-    "styled": "--model munit --mlp_dim 8 --n_res 1 --style_dim 3",
+    "styled": "--model munit --mlp_dim 8 --n_res 1 --style_dim 3 --num_scales 1",
     "multi": "--model qs_multi --domains cat,dog,wild --nce_layers 0,4,8",
     "stargan": "--model stargan --domains cat,dog,wild --g_repeat_num 1 --d_repeat_num 2",
 }

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from trained_run import TINY, draw
+from trained_run import SMALL, TINY, draw
 
 from models import create_model
 from models.samples import Samples
@@ -20,7 +20,6 @@ MODELS = {
     "stargan": "--load_size 64 --crop_size 64",  # with domains
     "asgit_supervised": "--dataset_mode unaligned --load_size 140 --crop_size 128 --netG resnet_4blocks",
 }
-SMALL = [word for word in TINY if word not in ("--netG", "resnet_4blocks")]
 
 
 @pytest.fixture(scope="module")

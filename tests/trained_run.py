@@ -13,16 +13,15 @@ from models.weights import save_weights, weights_file
 from options.train_options import TrainOptions
 from util.run.saved_options import write_options
 
-TINY = "--gpu_ids -1 --ngf 4 --ndf 4 --load_size 32 --crop_size 32".split()
+SMALL = "--gpu_ids -1 --ngf 4 --ndf 4 --load_size 32 --crop_size 32".split()  # of any model
+TINY = [*SMALL, "--netG", "resnet_4blocks"]
 
 
 def make_run(checkpoints_dir: Path, *words: str, name: str = "run", networks: str = "Gg") -> Path:
     """Save the options and the weights of an untrained run, of networks with these initials; its folder."""
     options = TrainOptions()
-    generator = [] if {"munit", "stargan"} & {*words} else ["--netG", "resnet_4blocks"]
-    opt = options.parse(
-        [*TINY, *generator, "--name", name, "--checkpoints_dir", str(checkpoints_dir), *words]
-    )
+    small = SMALL if {"munit", "stargan"} & {*words} else TINY
+    opt = options.parse([*small, "--name", name, "--checkpoints_dir", str(checkpoints_dir), *words])
     torch.manual_seed(0)
     opt.init_gain = 0.5  # strong enough for translations that vary
     model = create_model(opt)
