@@ -22,11 +22,14 @@ import time
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
 
 from data.folders import domain_folders
 from models import MODELS
@@ -42,6 +45,7 @@ from util.run.checkpoint import STATE_FILE
 from util.run.stop_signal import StopSignal
 from util.watch.loss_log import read_loss_records
 
+say = partial(print, flush=True)
 HERE = Path(__file__).resolve().parent
 LINES = (shlex.split(line, comments=True) for line in (HERE / "systems.txt").read_text("utf-8").splitlines())
 CONFIGS = {line[0]: tuple(line[1:]) for line in LINES if line}  # systems by name, as words for train.py
@@ -90,9 +94,7 @@ def seed_list(text: str) -> list[int]:
     return list(dict.fromkeys(integer(0, 2**32 - 1)(part) for part in text.split(",")))
 
 
-def parse_study(
-    parser: ArgumentParser, argv: Sequence[str], dataroot: str, seeds: Sequence[int]
-) -> Namespace:
+def parse_study(parser: ArgumentParser, argv: Sequence[str], dataroot: str, seeds: list[int]) -> Namespace:
     """The options of a study, after those that its script has declared in `parser`; with defaults of two.
 
     `common` and `train` are options of train.py by name: those in --config, and those after --.
@@ -101,8 +103,7 @@ def parse_study(
     group("data and runs")
     add("--dataroot", dataroot, "folder with trainA, trainB, testA, testB")
     add("--out", None, "folder of the study", type=Path, shown="results/study, results/DATA_ABLATION")
-    every = "list of seeds; every configuration is trained with each"
-    add("--seeds", seeds, every, type=seed_list)
+    add("--seeds", seeds, "every configuration is trained with each of these", type=seed_list)
     add("--config", None, "file of options, as train.py takes it; those given count more", type=Path)
     add("--n_epochs", 200, "epochs at the initial learning rate", type=integer(0))
     add("--n_epochs_decay", 200, "epochs of decay to zero", type=integer(0))
@@ -113,7 +114,6 @@ def parse_study(
     group("how it is judged (see scripts/evaluate.py; always SWD, and stripes if the set has masks)")
     others = set(parser.defaults)
     add_judging(add)
-    judging = [name for name in parser.defaults if name not in others]
 
     words = list(argv)
     split = words.index("--") if "--" in words else len(words)
@@ -125,13 +125,14 @@ def parse_study(
     opt.train = options.parser.parse_given(words[split + 1 :])
     if taken := sorted(opt.train.keys() & SET_HERE):
         parser.error(f"--{taken[0]} after -- is set by the study itself: leave it out, or see --help")
-    opt.judging = {name: getattr(opt, name) for name in judging if getattr(opt, name) is not False}
+    opt.judging = {name: given[name] for name in parser.defaults if name in given and name not in others}
     return opt
 
 
-def run_options(
-    words: Sequence[str], common: Mapping[str, object], more: Mapping[str, object]
-) -> dict[str, object]:
+Options = dict[str, object]  # of train.py, by name
+
+
+def run_options(words: Sequence[str], common: Options, more: Options) -> Options:
     """The options of a configuration: `common` ones, its own in `words`, and `more`; the later ones override.
 
     `common` and `more` are for all configurations of a study. Options of theirs that have no effect in this
@@ -156,7 +157,6 @@ class Run(NamedTuple):
     label: str
     seed: int
     words: list[str]  # what defines the training, for train.py: not its folder, nor the device
-    domains: list[str]  # of a model that has many
 
     @property
     def name(self) -> str:
@@ -164,12 +164,10 @@ class Run(NamedTuple):
 
 
 class Study:
-    """Every configuration trained with every seed.
+    """Every configuration, given as words for train.py by its label, trained with every seed.
 
     Args:
         opt: of `parse_study`.
-        configs: configurations by label, as words for train.py.
-        title: of the page.
         published: {"numbers": {label: {metric: number}}, "source": where they are from}, shown beside ours.
         directions: which of AtoB and BtoA to judge; numbers of BtoA have it after the metric's name.
     """
@@ -190,14 +188,12 @@ class Study:
         for name in opt.train:
             if not any(name in of for of in given.values()):
                 raise UserError(f"--{name} after -- has no effect in any configuration: leave it out")
+        budget = {"n_epochs": opt.n_epochs, "n_epochs_decay": opt.n_epochs_decay}
         self.runs, self.options = [], {}
         for label, seed in product(configs, opt.seeds):
-            budget = {"n_epochs": opt.n_epochs, "n_epochs_decay": opt.n_epochs_decay}
             words = option_words({"dataroot": opt.dataroot, "seed": seed, **budget, **given[label]})
-            self.options[label] = TrainOptions().parse(
-                [*words, self.gpu]
-            )  # refuses wrong ones, before any run
-            self.runs.append(Run(label, seed, words, self.options[label].domains))
+            self.runs.append(Run(label, seed, words))
+            self.options[label] = TrainOptions().parse([*words, self.gpu])  # refuses what is wrong
 
     def run(self) -> int:
         """Train and judge what is not done yet, and report; exit status 1 if a run failed."""
@@ -209,75 +205,66 @@ class Study:
             # What cannot be judged, for want of test images or weights, is found before hours of training.
             untranslated = self.judge_sources()
             with ThreadPoolExecutor(self.opt.jobs) as pool:
-                runs = {pool.submit(self.complete, run): run for run in self.runs}
+                runs = {pool.submit(self.complete, run): run.name for run in self.runs}
                 for number, future in enumerate(as_completed(runs), 1):
-                    name, done = runs[future].name, "done"
                     try:
                         future.result()
                     except UserError as error:
-                        failures[name] = done = f"failed: {error}"
-                    if not self.stop.received:
-                        say(f"{name}: {done} ({number} of {len(runs)})")
+                        failures[runs[future]] = str(error)
+                        print(f"failed: {runs[future]}: {error}", file=sys.stderr, flush=True)
+                    else:
+                        done = "stopped" if self.stop.received else "done"
+                        say(f"{runs[future]}: {done} ({number} of {len(runs)})")
             if self.stop.received:
                 say("Stopped. The same command continues from here.")
                 return self.stop.exit_status
         self.report(failures, untranslated)
-        for name, failure in failures.items():
-            print(f"{name}: {failure}", file=sys.stderr)
         return 1 if failures else 0
 
     def judge_sources(self) -> dict[str, float]:
         """The numbers of the source images themselves, which a translation must improve on."""
-        numbers = {}
         for direction in self.directions:
             sources, targets = domain_folders(self.opt.dataroot, "test", direction)
-            if self.judge("untranslated", direction, [f"--fake={sources}", f"--real={targets}", self.gpu]):
-                numbers |= self.read_numbers("untranslated", direction)
+            self.judge("untranslated", direction, [f"--fake={sources}", f"--real={targets}", self.gpu])
         masks = Path(self.opt.dataroot, "masks").is_dir()
-        return numbers | ({"stripes-gained": 0.0, "stripes-background": 0.0} if masks else {})
-
-    def judge(self, name: str, direction: str, words: Sequence[str]) -> bool:
-        """Run evaluate.py, with its receipt where `read_numbers` looks for it; see `call`."""
-        words = [*words, f"--receipt={self.receipt(name, direction)}", *self.judge_words]
-        return self.call("scripts/evaluate.py", words, name)
+        drawn = {"stripes-gained": 0.0, "stripes-background": 0.0} if masks else {}
+        return {**(self.numbers("untranslated") or {}), **drawn}
 
     def complete(self, run: Run) -> None:
         """Train, translate and judge, as far as that is not done. UserError if it fails."""
         record = self.read_record(run)
         place = [f"--name={run.name}", f"--checkpoints_dir={self.opt.out / 'runs'}", self.gpu]
-        if not record["trained"]:
-            self.train(run, record, place)
-        if record["trained"] and not self.numbers(run) and not self.stop.received:
+        if not record["trained"] and not self.stop.received:
+            say(f"{run.name}: training")
+            words = [*run.words, *place, "--display_id=0"]
+            words += ["--continue_train"] if (self.folder(run) / STATE_FILE).is_file() else []
+            self.write_record(run, record)
+            began = time.monotonic()
+            try:
+                record["trained"] = self.call("train.py", words, run.name)
+            finally:
+                record["seconds"] += time.monotonic() - began
+                self.write_record(run, record)
+        if record["trained"] and not self.is_judged(run) and not self.stop.received:
             say(f"{run.name}: translating and judging")
             place += [f"--results_dir={self.opt.out / 'results'}", "--epochs=latest", "--num_threads=0"]
-            for direction in self.directions:  # a model of many domains has none, but a target
-                to = f"--domain={direction[-1]}" if run.domains else f"--direction={direction}"
+            many = self.options[run.label].domains  # such a model has no direction, but a target
+            for direction in self.directions:
+                to = f"--domain={direction[-1]}" if many else f"--direction={direction}"
                 if not self.judge(run.name, direction, [*place, to]):
                     return
             self.write_record(run, {**record, "judged": self.judge_words})
 
-    def train(self, run: Run, record: dict[str, Any], place: Sequence[str]) -> None:
-        """Train from where the run stands, and keep the `record`."""
-        if self.stop.received:
-            return
-        say(f"{run.name}: training")
-        resume = ["--continue_train"] if (self.folder(run) / STATE_FILE).is_file() else []
-        self.write_record(run, record)
-        began = time.monotonic()
-        try:
-            words = [*run.words, *place, "--display_id=0", *resume]
-            record["trained"] = self.call("train.py", words, run.name)
-        finally:
-            record["seconds"] += time.monotonic() - began
-            self.write_record(run, record)
+    def judge(self, name: str, direction: str, words: Sequence[str]) -> bool:
+        """Run evaluate.py, with its receipt where `numbers` looks for it; see `call`."""
+        words = [*words, f"--receipt={self.receipt(name, direction)}", *self.judge_words]
+        return self.call("scripts/evaluate.py", words, name)
 
     def call(self, script: str, words: Sequence[str], name: str) -> bool:
         """Run a script, its output in logs/NAME.log; False if it was stopped. UserError if it fails."""
         log, environment = self.opt.out / "logs" / f"{name}.log", dict(os.environ)
         if self.opt.jobs > 1:  # they share the cores
-            affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS
-            cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.opt.jobs)))
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // self.opt.jobs)))
         status = run_command([sys.executable, str(HERE.parent / script), *words], log, self.stop, environment)
         if status and not self.stop.received:
             last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
@@ -291,12 +278,13 @@ class Study:
             record, losses = self.read_record(run), read_loss_records(self.folder(run))
             row = {"name": run.name, "label": run.label, "seed": run.seed, "train": record["train"]}
             row |= {"seconds": record["seconds"], "images": losses[-1].images if losses else 0}
-            rows.append({**row, "numbers": self.numbers(run), "failure": failures.get(run.name)})
+            row["numbers"] = self.numbers(run.name) if self.is_judged(run) else None
+            rows.append({**row, "failure": failures.get(run.name)})
         results = {
             "runs": rows,
             "untranslated": untranslated,
-            **study_results(rows),
             "published": self.published,
+            **study_results(rows),
         }
         write_receipt(opt.out / "study.json", opt, results)
         facts = {
@@ -324,14 +312,12 @@ class Study:
             return {"train": train, "seconds": 0.0, "trained": False, "judged": None}
         try:
             found = json.loads(path.read_text("utf-8"))
-            there = str(found["train"])
+            there = found["train"]
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}): remove that run's folder") from None
         if there != train:
-            raise UserError(
-                f"{self.opt.out} holds {run.name} trained with other options: {there} there, {train} now. "
-                "Give another --out to keep both, or remove that folder"
-            )
+            found = f"{self.opt.out} holds {run.name} trained with other options: {there} there, {train} now"
+            raise UserError(f"{found}. Give another --out to keep both, or remove that folder")
         return found
 
     def write_record(self, run: Run, record: Mapping[str, Any]) -> None:
@@ -339,35 +325,32 @@ class Study:
         text = json.dumps(record, indent=1) + "\n"
         write_atomically(self.folder(run) / "compare.json", lambda path: path.write_text(text))
 
+    def is_judged(self, run: Run) -> bool:
+        """Whether its numbers by the options of judging are there."""
+        return self.read_record(run)["judged"] == self.judge_words and self.numbers(run.name) is not None
+
     def receipt(self, name: str, direction: str) -> Path:
         return self.opt.out / "results" / name / TESTS[direction] / "evaluation.json"
 
-    def numbers(self, run: Run) -> dict[str, float] | None:
-        """Those of its evaluations by the options of judging; None before they are there."""
-        judged = self.read_record(run)["judged"] == self.judge_words
-        if not judged or not all(
-            self.receipt(run.name, direction).is_file() for direction in self.directions
-        ):
-            return None
-        found = {}
+    def numbers(self, name: str) -> dict[str, float] | None:
+        """The numbers of its receipts, if all are there; those of BtoA with it in the name, as "KID BtoA"."""
+        numbers = {}
         for direction in self.directions:
-            found |= self.read_numbers(run.name, direction)
-        return found
-
-    def read_numbers(self, name: str, direction: str) -> dict[str, float]:
-        """The numbers of a receipt; of another direction than AtoB with it in the name, as "KID BtoA"."""
-        found = json.loads(self.receipt(name, direction).read_text("utf-8"))
-        numbers = found["checkpoints"][0]["numbers"] if "checkpoints" in found else found["numbers"]
-        end = "" if direction == "AtoB" else f" {direction}"
-        return {name + end: number for name, number in numbers.items()}
+            receipt, end = self.receipt(name, direction), "" if direction == "AtoB" else f" {direction}"
+            if not receipt.is_file():
+                return None
+            found = json.loads(receipt.read_text("utf-8"))
+            found = found["checkpoints"][0] if "checkpoints" in found else found
+            numbers |= {metric + end: number for metric, number in found["numbers"].items()}
+        return numbers
 
 
 def run_command(
     words: Sequence[str], log: Path, stop: StopSignal, environment: Mapping[str, str] | None = None
 ) -> int:
-    """Run `words`, their output appended to `log`; on `stop` send SIGTERM once, and wait for the end.
+    """Run `words`, their output appended to `log`, and return the exit status, negative of a signal.
 
-    Returns the exit status, negative for the signal that killed the program.
+    On `stop` SIGTERM is sent once, and the end waited for.
     """
     with open(log, "a", encoding="utf-8") as file:
         file.write(f"\n$ {shlex.join(words)}\n")
@@ -379,12 +362,6 @@ def run_command(
                 return process.wait(timeout=0.2)
         process.terminate()
         return process.wait()
-
-
-def say(text: str) -> None:
-    # One write for text and line end, since several threads print.
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

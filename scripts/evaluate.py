@@ -29,18 +29,8 @@ import numpy as np
 from models import MODELS
 from models.weights import weights_file
 from options.test_options import TestOptions, results_folder
-from scripts.judging import (
-    METRICS,
-    DomainsJudge,
-    ImageSet,
-    Judge,
-    add_judging,
-    higher_is_better,
-    markdown_table,
-    print_numbers,
-    warn,
-    write_receipt,
-)
+from scripts import judging
+from scripts.judging import DomainsJudge, ImageSet, Judge, print_numbers, write_receipt
 from util.arguments import ArgumentParser, as_text
 from util.device import get_device
 from util.errors import UserError, entry_point
@@ -94,8 +84,9 @@ class EvaluateOptions(TestOptions):
         add("--pred", None, "a folder of predicted Cityscapes label maps", type=Path)
         add("--label", None, "a folder of true label maps", type=Path)
         group("how it is judged")
-        add("--metrics", None, f"a list of {', '.join(METRICS)}", shown="swd, and all whose files are there")
-        add_judging(add)
+        metrics = f"a list of {', '.join(judging.METRICS)}"
+        add("--metrics", None, metrics, shown="swd, and all whose files are there")
+        judging.add_judging(add)
         sides = (16, 32, 64, 128, 256, 512, 1024, 2048)
         add("--swd_size", None, "side in pixels for SWD", type=int, choices=sides, shown="256, or what fits")
         inputs = "images that were translated, for structure"
@@ -113,8 +104,6 @@ class EvaluateOptions(TestOptions):
 
     def check(self, opt: Namespace) -> None:
         super().check(opt)
-        if bool(opt.pred) != bool(opt.label):
-            raise UserError("--pred and --label go together: predicted and true label maps")
         if opt.fake and not opt.real:
             raise UserError("--fake needs the real images to compare with: --real DIR")
         if opt.epochs and (opt.fake or opt.pretrained):
@@ -125,26 +114,23 @@ class EvaluateOptions(TestOptions):
         masks, from_a_to_b = Path(opt.dataroot, "masks"), opt.direction == "AtoB"
         if pairs:
             from_a_to_b = (opt.domains, opt.domain) == (["A", "B"], ["B"])
-        alone = opt.metrics is not None and "," not in opt.metrics
+        metrics = opt.metrics and [metric.strip().lower() for metric in opt.metrics.split(",")]
         able = {
+            **dict.fromkeys(judging.METRICS, True),
             "class": opt.class_index is not None,
             "stripes": masks.is_dir() and not opt.real and from_a_to_b,
             "coats": pairs and all((masks / name).is_dir() for name in opt.domains),
             "structure": bool(opt.inputs) or not opt.fake,
-            "segmentation": bool(opt.pred) and alone,
-            "lpips": alone and not (opt.fake or opt.epochs or opt.pred),
+            "segmentation": bool(opt.pred and opt.label) and metrics in (None, ["segmentation"]),
+            "lpips": metrics == ["lpips"] and not (opt.fake or opt.epochs or opt.pred),
         }
-        if opt.metrics is None:
-            opt.metrics = ["segmentation"] if opt.pred else self._with_weights(opt, able)
-            return
-        opt.metrics = [metric.strip().lower() for metric in opt.metrics.split(",") if metric.strip()]
+        labels = ["segmentation"] if opt.pred or opt.label else []
+        opt.metrics = metrics or labels or self._with_weights(opt, able)
         for metric in opt.metrics:
-            if metric not in METRICS:
-                raise UserError(f"--metrics {metric} is unknown; there are {', '.join(METRICS)}")
-            if not able.get(metric, not opt.pred):
-                raise UserError(
-                    f"--metrics {metric} needs {NEEDS.get(metric, 'images, not --pred and --label')}"
-                )
+            if metric not in able:
+                raise UserError(f"--metrics {metric} is unknown; there are {', '.join(judging.METRICS)}")
+            if not able[metric] or (labels and metric != "segmentation"):
+                raise UserError(f"--metrics {metric} needs {NEEDS.get(metric, 'images, not label maps')}")
 
     @staticmethod
     def _with_weights(opt: Namespace, able: Mapping[str, bool]) -> list[str]:
@@ -154,7 +140,7 @@ class EvaluateOptions(TestOptions):
         there = {"swd": True, **dict.fromkeys(("fid", "fid_clean", "kid"), inception)}
         there |= dict.fromkeys(("fd", "kd", "class"), classifier)
         there |= {"stripes": True, "coats": True, "structure": opt.dino_weights or DINO.cached.is_file()}
-        return [metric for metric in there if there[metric] and able.get(metric, True)]
+        return [metric for metric in there if there[metric] and able[metric]]
 
     def words_for_test(self, opt: Namespace, epoch: str) -> list[str]:
         """The command line of test.py that translates with another checkpoint of the same run."""
@@ -199,7 +185,7 @@ def evaluate_run(opt: Namespace) -> dict[str, Any]:
     if checkpoint.is_file():
         results["checkpoint"] = {"file": checkpoint.name, "sha256": sha256(checkpoint)}
         if min(path.stat().st_mtime for path in folder.rglob("*.png")) < checkpoint.stat().st_mtime:
-            warn(f"{folder} is older than {checkpoint}: if training continued since, run test.py again")
+            judging.warn(f"{folder} is older than {checkpoint}: run test.py again if training went on")
     return results
 
 
@@ -301,15 +287,10 @@ def evaluate_sweep(opt: Namespace, options: EvaluateOptions) -> None:
         if not in_training:
             break
         time.sleep(POLL)
-    last = numbers["last"]
-    table = [
-        [name, f"{last[name]:.4f}", f"{best['number']:.4f} ({best['epoch']})"]
-        for name, best in numbers["best"].items()
-    ]
-    print(
-        markdown_table(["", f"last ({last['epoch']})", "best, chosen by the test images themselves"], table)
-    )
-    print(f"receipt: {receipt}")
+    last, best = numbers["last"], numbers["best"]
+    rows = [[name, f"{last[name]:.4f}", f"{of['number']:.4f} ({of['epoch']})"] for name, of in best.items()]
+    head = ["", f"last ({last['epoch']})", "best, chosen by the test images themselves"]
+    print(f"{judging.markdown_table(head, rows)}\nreceipt: {receipt}")
 
 
 def last_and_best(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
@@ -319,7 +300,7 @@ def last_and_best(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """
     best = {}
     for name in rows[-1]["numbers"]:
-        choose = max if higher_is_better(name) else min
+        choose = max if judging.higher_is_better(name) else min
         row = choose(rows, key=lambda row, name=name: row["numbers"][name])
         best[name] = {"epoch": row["epoch"], "number": row["numbers"][name]}
     return {"last": {"epoch": rows[-1]["epoch"], **rows[-1]["numbers"]}, "best": best}

@@ -10,9 +10,11 @@ import platform
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,7 @@ from util.arguments import integer
 from util.device import get_device
 from util.errors import UserError
 from util.image_files import grey_range, list_images, open_rgb
-from util.metrics import networks
-from util.metrics.distances import (
-    fitting_size,
-    frechet_distance,
-    kernel_inception_distance,
-    level_sizes,
-    pyramid_distance,
-    pyramid_patches,
-)
+from util.metrics import distances, networks
 from util.metrics.pairs import DINO, check_pairs, load_dino, structure_distance
 from util.metrics.stripes import Coats, stripe_report
 from util.run.saved_options import option_values
@@ -62,9 +56,8 @@ def add_judging(add: Callable) -> None:
     """Declare the options that choose networks and their files; a study takes them too."""
     cached = "torch's cache"
     add("--inception_weights", None, "pytorch-fid's file, for fid and kid", type=Path, shown=cached)
-    add(
-        "--classifier", "squeezenet1_1", f"a torchvision classifier, or {networks.LITE}, for fd, kd and class"
-    )
+    classifier = f"of torchvision, or {networks.LITE}, for fd, kd and class"
+    add("--classifier", "squeezenet1_1", classifier)
     add("--classifier_weights", None, "its weights file", type=Path, shown=cached)
     add("--class_index", None, "a class of ImageNet, from 0 (zebra: 340)", type=integer(0, 999))
     add("--dino_weights", None, "the official file of DINO's ViT-B/8, for structure", type=Path, shown=cached)
@@ -118,9 +111,8 @@ class Judge:
         self.opt, self.networks, self.dino = opt, {}, None
         needed = {OF_FEATURES[metric][0] for metric in opt.metrics if metric in OF_FEATURES}
         if needed & {"inception", "inception-clean"}:
-            network = networks.load_inception(
-                networks.INCEPTION.find(opt.inception_weights, download), device
-            )
+            path = networks.INCEPTION.find(opt.inception_weights, download)
+            network = networks.load_inception(path, device)
             self.networks |= {"inception": network, "inception-clean": networks.clean(network)}
         if "classifier" in needed:
             path = networks.classifier_weights(opt.classifier).find(opt.classifier_weights, download)
@@ -150,11 +142,9 @@ class Judge:
         """
         opt, fake, sources = self.opt, ImageSet(folder), sources or self.sources
         if opt.swd_size is None:  # one size for a whole sweep: that of its first set
-            opt.swd_size = fitting_size(min(map(min, fake.sizes | self.real.sizes)))
+            opt.swd_size = distances.fitting_size(min(map(min, fake.sizes | self.real.sizes)))
         if fake.sizes != self.real.sizes:
-            warn(
-                f"the images of {folder} and {self.real.folder} differ in size, which affects every distance"
-            )
+            warn(f"images of {folder} and {self.real.folder} differ in size, which affects every distance")
         if sources is not None and len(fake) < (images := len(ImageSet(sources))):
             found = f"{folder}: {len(fake)} translations of {images} images"
             warn(f"{found}; distances are larger with fewer images")
@@ -176,9 +166,8 @@ class Judge:
             originals = ImageSet(opt.inputs or inputs or folder.parent / "real_A")
             check_pairs(originals.paths, fake.paths)
             images = (side.images("structure") for side in (originals, fake))
-            add(
-                "structure", 100 * np.mean(structure_distance(*images, self.dino)), f"from {originals.folder}"
-            )
+            found = structure_distance(*images, self.dino)
+            add("structure", 100 * np.mean(found), f"from {originals.folder}")
         compared = f"{folder}: {len(fake)} translations against {len(self.real)} images of {self.real.folder}"
         return {"numbers": numbers, "notes": notes, "fake": fake.record, "compared": compared}
 
@@ -196,10 +185,10 @@ class Judge:
             ours, classes = networks.extract(network, fake.images(network.name))
             theirs, real_classes = self.of_real[kind]
             if "frechet" in asked:
-                add(network.label("frechet"), frechet_distance(ours, theirs))
+                add(network.label("frechet"), distances.frechet_distance(ours, theirs))
             if "kernel" in asked:
                 size = min(1000, fewest)
-                mean, std = kernel_inception_distance(ours, theirs, size, seed=opt.seed)
+                mean, std = distances.kernel_inception_distance(ours, theirs, size, seed=opt.seed)
                 add(network.label("kernel"), mean, f"standard deviation {std:.4f} over 100 subsets of {size}")
             if "class" in asked:
                 share, real = (100 * (found == opt.class_index).mean() for found in (classes, real_classes))
@@ -209,15 +198,15 @@ class Judge:
         """SWD of equally many images per side: of the larger set a random part, drawn by the seed."""
         size, seed, images = self.opt.swd_size, self.opt.seed, min(len(fake), len(self.real))
         if "patches" not in self.of_real:
-            self.of_real["patches"] = pyramid_patches(self.real.squares(size), size, seed)
+            self.of_real["patches"] = distances.pyramid_patches(self.real.squares(size), size, seed)
         sides = []
-        for patches in (pyramid_patches(fake.squares(size), size, seed), self.of_real["patches"]):
+        for patches in (distances.pyramid_patches(fake.squares(size), size, seed), self.of_real["patches"]):
             chosen = np.random.default_rng(seed).choice(len(patches[0]), images, replace=False)
             sides.append([level[np.sort(chosen)] for level in patches])
-        distances = pyramid_distance(*sides, seed=seed)
-        found = zip(level_sizes(size), distances, strict=True)
+        by_level = distances.pyramid_distance(*sides, seed=seed)
+        found = zip(distances.level_sizes(size), by_level, strict=True)
         levels = ", ".join(f"{side}: {distance:.2f}" for side, distance in found)
-        add("SWD", np.mean(distances), f"{images} images per side; levels {levels}")
+        add("SWD", np.mean(by_level), f"{images} images per side; levels {levels}")
 
     def record(self) -> dict[str, Any]:
         """For the receipt: the real images and the networks."""
@@ -241,32 +230,26 @@ class DomainsJudge:
 
     def evaluate(self, folder: Path) -> dict[str, Any]:
         """Judge to_TARGET/SOURCE in a folder; `numbers` are the means over pairs."""
-        pairs = {
-            target: {
-                source: self._pair(judge, folder, source, target)
-                for source in self.opt.domains
-                if source != target
-            }
-            for target, judge in self.judges.items()
-        }
-        targets = {target: mean_numbers(found.values()) for target, found in pairs.items()}
-        count = sum(map(len, pairs.values()))
+        pairs: dict[str, dict[str, Any]] = {target: {} for target in self.judges}
+        for target, source in product(self.judges, self.opt.domains):
+            if source != target:
+                pairs[target][source] = self._pair(folder, source, target)
+        every = [pair for found in pairs.values() for pair in found.values()]
         return {
-            "numbers": mean_numbers(pair for found in pairs.values() for pair in found.values()),
-            "targets": targets,
+            "numbers": mean_numbers(every),
+            "targets": {target: mean_numbers(found.values()) for target, found in pairs.items()},
             "pairs": pairs,
             "domains": self.opt.domains,
             "notes": {},
-            "compared": f"{folder}: each of {count} pairs against the images of its target, and their mean",
+            "compared": f"{folder}: each of {len(every)} pairs against its target's images, and their mean",
         }
 
-    def _pair(self, judge: Judge, folder: Path, source: str, target: str) -> dict[str, Any]:
-        translations = folder / f"to_{target}" / source
-        found = judge.evaluate(translations, self.real[source], folder / "real_A" / source)
+    def _pair(self, folder: Path, source: str, target: str) -> dict[str, Any]:
+        translations, inputs = folder / f"to_{target}" / source, folder / "real_A" / source
+        found = self.judges[target].evaluate(translations, self.real[source], inputs)
         if self.coats:
-            report = self.coats.report(source, target, translations)
-            found["numbers"]["coats-taken"] = 100 * report["taken"]
-            found["numbers"]["coats-background"] = report["background"]
+            for name, number in self.coats.report(source, target, translations).items():
+                found["numbers"][f"coats-{name}"] = 100 * number if name == "taken" else number
         return found
 
     def record(self) -> dict[str, Any]:
@@ -287,19 +270,12 @@ def print_numbers(results: Mapping[str, Any]) -> None:
 
     Of many domains, a table of sources and targets for each number before them.
     """
-    for name in results["numbers"] if "pairs" in results else ():
-        rows = [
-            [
-                source,
-                *(
-                    f"{of[source]['numbers'][name]:.4f}" if source in of else "-"
-                    for of in results["pairs"].values()
-                ),
-            ]
-            for source in results["domains"]
-        ]
+    pairs = results.get("pairs", {})
+    for name in results["numbers"] if pairs else ():
+        found = {(s, t): f"{pair['numbers'][name]:.4f}" for t, of in pairs.items() for s, pair in of.items()}
+        rows = [[s, *(found.get((s, t), "-") for t in pairs)] for s in results["domains"]]
         rows.append(["mean", *(f"{numbers[name]:.4f}" for numbers in results["targets"].values())])
-        print(markdown_table([name, *(f"to {target}" for target in results["targets"])], rows), "\n")
+        print(markdown_table([name, *(f"to {target}" for target in pairs)], rows), "\n")
     print(results["compared"])
     for name, number in results["numbers"].items():
         print(f"  {name:22}{number:12.4f}  {results['notes'].get(name, '')}".rstrip())
@@ -335,12 +311,10 @@ def versions_and_hardware(device: torch.device) -> dict[str, Any]:
         hardware |= {"gpu": gpu.name, "gpu_memory_GB": round(gpu.total_memory / 1e9, 1)}
         hardware |= {"multiprocessors": gpu.multi_processor_count, "capability": f"{gpu.major}.{gpu.minor}"}
         hardware |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return {"versions": versions, "device": str(device), "hardware": hardware}
 
 

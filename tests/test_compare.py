@@ -149,7 +149,7 @@ def test_a_study_is_made_once_and_names_what_fails(stripes, tmp_path, capsys) ->
     broken.write_bytes(b"torn")
     assert compare.main(argv) == 1
     first = capsys.readouterr()
-    assert "cut_s4: failed: train.py ended with status" in first.err and "qs_local_s4: done" in first.out
+    assert "failed: cut_s4: train.py ended with status" in first.err and "qs_local_s4: done" in first.out
     assert "Failed: cut_s4" in (out / "index.html").read_text()
 
     broken.unlink()
