@@ -120,7 +120,7 @@ def differences(model, steps: int) -> tuple[Tensor, list[float]]:
         plain.optimize_parameters()
         expected = torch.stack([plain.losses[name].detach() for name in LOSSES])
         expected_gradients = {p: p.grad for p in model.netG.parameters() if p.grad is not None}
-        plain.losses = {}  # their history ties the weights' gradients to this stream: no capture would work
+        plain.losses = {}  # no capture would work: their history ties the weights' gradients to this stream
         before.restore()  # without gradients
         model.optimize_parameters()
         found = torch.stack([model.losses[name].detach().float() for name in LOSSES])

@@ -28,7 +28,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data.transforms import to_input
-from models import patch_sampler
 from models.generator import ResnetGenerator
 from models.inference import load_generator
 from models.layers import initialise
@@ -66,7 +65,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--domain", None, "of many: that of the translation beside the queries", shown="the first")
     add("--output", None, "folder to write to", type=Path, shown="./results/NAME/queries_EPOCH")
     add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
-    add("--seed", 0, "seed of the random positions and weights", type=integer(0))
+    add("--seed", 0, "seed of the random weights", type=integer(0))
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
     if opt.input is None:
         parser.error("--input is missing: an image or a folder of images")
@@ -120,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         more = [max(8, -(-side // multiple) * multiple) - side for side in photo.shape[:2]]
         padded = np.pad(photo, ((0, more[0]), (0, more[1]), (0, 0)), mode="symmetric")
         image = to_input(torch.from_numpy(padded[None]), channels=translator.input_nc).to(translator.device)
-        views = view_queries(net, image, layers, opt.modes, seed=opt.seed, **chosen_as)
+        views = view_queries(net, image, layers, opt.modes, **chosen_as)
         target = to_uint8(translator.run(image))[: photo.shape[0], : photo.shape[1]]
         page = opt.output / name.with_suffix(".html")
         write_page(views, photo, target, page, f"{path.name}: queries of {label}")
@@ -137,9 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 @torch.no_grad()
 def view_queries(
     net: nn.Module, image: Tensor, layers: Sequence[int], modes: Sequence[str],
-    num_patches: int = 256, window: int = 7, pool: int = 0, seed: int = 0,
+    num_patches: int = 256, window: int = 7, pool: int = 0,
 ) -> list[SimpleNamespace]:  # fmt: skip
-    """The choice in an image (1, C, H, W) in [-1, 1] for each layer and mode; `seed` draws random positions.
+    """The choice in an image (1, C, H, W) in [-1, 1] for each layer and mode.
 
     H and W are multiples of 4. UserError for a layer that the generator's encoder does not have.
     """
@@ -152,9 +151,6 @@ def view_queries(
         features = pooled(whole, pool)
         h, w = features.shape[2:]
         vectors = features[0].float().flatten(1)  # (C, hw)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            random = patch_sampler.random_locations(h * w, num_patches, "cpu").numpy()
         sizes = image.shape[2:]
         geometry = list(map(axis_geometry, whole.shape[2:], (h, w), sizes))
         for mode in modes:
@@ -165,7 +161,6 @@ def view_queries(
             view.log_entropy = MODES[mode].rank(features, window)[0].float().view(h, w).cpu().numpy()
             view.indices = indices  # (N,), the least of log_entropy first
             view.chosen = pixels_of(indices, w, geometry, sizes)  # (N, 2)
-            view.random = pixels_of(random, w, geometry, sizes)  # (N, 2), as CUT draws them
             view.rows = row_maps(attention, indices, selection.window, h, w)  # (N, h, w)
             # Dot products are not scaled, so a row often has a single weight above 0; they show what else a
             # query resembles.
@@ -232,7 +227,6 @@ def _view(view: SimpleNamespace) -> dict:
         **{name: getattr(view, name) for name in ("layer", "mode", "window", "geometry")},
         "grid": log_entropy.shape,
         "chosen": view.chosen.tolist(),
-        "random": view.random.tolist(),
         "logEntropy": [f"{value:.2f}" for value in np.nan_to_num(log_entropy.flat[view.indices])],
         "largest": [f"{value:.2g}" for value in view.rows.max((1, 2))],
         "entropyRange": [f"{high:.2f}", f"{low:.2f}"],

@@ -33,7 +33,7 @@ def scene():
     net = initialise(ResnetGenerator(ngf=4, n_blocks=5)).eval()
     picture = draw_animal_scene(np.random.default_rng(3), 64, "plain")[0][8:56]
     image = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
-    views = view_queries(net, image, [8, 16], MODES, num_patches=20, window=5, seed=7)
+    views = view_queries(net, image, [8, 16], MODES, num_patches=20, window=5)
     return SimpleNamespace(net=net, image=image, picture=picture, views=views)
 
 
