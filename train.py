@@ -26,7 +26,6 @@ from models.base_model import BaseModel
 from models.samples import Samples
 from options.train_options import TrainOptions
 from util import distributed
-from util.arguments import as_text
 from util.console import lasting_output, say, show_warnings_as_lines
 from util.device import get_device
 from util.errors import UserError, entry_point
@@ -153,17 +152,12 @@ def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path, epoch
 
 
 def closing(opt: Namespace, folder: Path, complete: bool) -> str:
-    """Where the page is, and the commands that translate with the run and continue it."""
+    """Where the page is, and how to translate with the run and continue it."""
     words = ["--name", opt.name]
-    for name in ("checkpoints_dir", "gpu_ids"):
-        if name in opt.given:
-            words += [f"--{name}", as_text(getattr(opt, name)) or "-1"]
+    words += ["--checkpoints_dir", opt.checkpoints_dir] if "checkpoints_dir" in opt.given else []
     lines = [] if opt.no_html else [f"Page:      {folder / 'web' / 'index.html'}"]
     lines.append(f"Translate: python test.py {shlex.join(words)}")
-    if not complete:
-        local = os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size())
-        launcher = f"torchrun --nproc_per_node={local}" if distributed.world_size() > 1 else "python"
-        lines.append(f"Continue:  {launcher} train.py {shlex.join(words)} --continue_train")
+    lines += [] if complete else [f"Continue:  train.py {shlex.join(words)} --continue_train"]
     return "\n".join(lines)
 
 

@@ -7,12 +7,9 @@ value given. docs/options.md says which options of the released codes have no ef
 from __future__ import annotations
 
 import math
-import platform
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import torch
 
 from data.datasets import DATASETS
 from data.transforms import MODES as PREPROCESS_MODES
@@ -21,8 +18,6 @@ from models.speed.accelerator import choose_speed
 from util.arguments import ArgumentParser, count_or_inf, gpu_list, integer
 from util.errors import UserError
 from util.run.run import run_folder
-
-VERSION = "1.0.0"
 
 # Options of the released codes' commands that do nothing here.
 WITHOUT_EFFECT = ("easy_label", "evaluation_freq", "display_winsize")
@@ -53,8 +48,6 @@ class BaseOptions:
 
     def __init__(self):
         self.parser = ArgumentParser(self.prog, self.description, WITHOUT_EFFECT)
-        versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-        self.parser.add_argument("--version", action="version", version=f"QS-Attn {VERSION}, {versions}")
         self.declare()
 
     def declare(self) -> None:
@@ -123,8 +116,7 @@ class BaseOptions:
     def parse(self, argv: Sequence[str] | None = None) -> Namespace:
         """The options as a namespace, with `isTrain` and the names `given`. A wrong call exits with status 2.
 
-        Args:
-            argv: words of a command line; None for the process's own.
+        `argv` are the words of a command line; None: of the process's own.
         """
         given = self.parser.parse_given(argv)
         try:

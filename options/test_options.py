@@ -21,12 +21,7 @@ FROM_THE_RUN = (
     "model dataroot dataset_mode direction input_nc output_nc crop_size preprocess grey_range eval".split()
 )
 
-# More are a mistake: each is a translation of every image.
-MOST_STYLES = 10_000
-
 OF_A_RUN = {"name", "suffix", "checkpoints_dir", "epoch"}  # options that say where a run's weights are
-
-SINGLE = "test"  # CycleGAN's name for --dataset_mode single with whatever generator the run has
 
 
 def name_list(text: str) -> list[str]:
@@ -41,7 +36,7 @@ class TestOptions(BaseOptions):
     is_train = False
     prog = "test.py"
     description = "Translate the test images of a data set, or any photographs, with a trained generator."
-    other_models = (SINGLE,)
+    other_models = ("test",)
 
     def declare(self) -> None:
         super().declare()
@@ -52,22 +47,19 @@ class TestOptions(BaseOptions):
         add("--results_dir", "./results/", "where results/NAME/PHASE_EPOCH/ is written")
         add("--num_test", math.inf, "translate at most this many images", type=count_or_inf)
         group("styles, of a model that has them (munit)")
-        styles = "translations per image, each with a style of its own"
-        add("--num_styles", 1, styles, type=integer(1, MOST_STYLES))
+        add("--num_styles", 1, "translations per image, each of its own style", type=integer(1, 10_000))
         add("--style_seed", 0, "seed of the styles", type=integer(0))
         add("--style_image", None, "image of the target domain whose style is used")
         group("domains, of a model that has many (qs_multi, cut_multi, stargan)")
         add("--domain", [], "translate to these of its domains", type=name_list, shown="all")
         group("any photographs")
-        photo = (
-            "image or folder of images; large ones are translated at the run's size and scaled back, or at "
-        )
-        add("--input", None, photo + "a shorter side of --load_size N, 0: their own")
+        photo = "image or folder; large ones are translated at the run's size or --load_size, 0: their own"
+        add("--input", None, photo)
         where = "folder for the translations (or, of one image, a .png or .jpg file)"
         add("--output", None, where, shown="results/NAME/INPUT's name")
 
     def resolve(self, given: dict[str, object]) -> Namespace:
-        if given.get("model") == SINGLE:
+        if given.get("model") == "test":  # CycleGAN's name for one folder and the run's own generator
             given = {"dataset_mode": "single", **given}
             del given["model"]
         if given.get("list_pretrained"):

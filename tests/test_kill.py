@@ -95,7 +95,7 @@ def test_a_signal_lets_it_finish_its_step_save_and_say_so(dataroot, tmp_path, nu
     os.killpg(training.pid, number)  # as Ctrl-C in a terminal: to the workers too
     assert training.wait() == 128 + number
     output = training.output()
-    assert "Stopping after this step" in output and "Continue:  python train.py" in output
+    assert "Stopping after this step" in output and "Continue:  train.py" in output
     assert "Traceback" not in output
     assert steps_saved(tmp_path) == len(losses(tmp_path)) >= 3
 

@@ -140,7 +140,7 @@ def test_saved_values_are_checked_like_typed_ones(tmp_path, text, capsys):
         train_options(f"--checkpoints_dir {tmp_path.parent} --name {tmp_path.name} --continue_train")
     error = capsys.readouterr().err
     assert exit.value.code == 2 and error.count("\n") == 1
-    assert re.search(r"train_opt.json(, cannot be used| holds no saved options)", error), error
+    assert re.search(r"train_opt.json(: correct it| holds no saved options)", error), error
 
 
 def test_continuing_takes_the_options_of_the_run(tmp_path):

@@ -111,9 +111,9 @@ class Option:
         try:
             value = convert(as_text(value))
         except argparse.ArgumentTypeError as error:
-            raise ValueError(f"it {error}") from None
+            raise ValueError(f"--{self.name} {error}") from None
         if self.choices and value not in self.choices:
-            raise ValueError(f"it is {value!r}, not one of {', '.join(map(str, self.choices))}")
+            raise ValueError(f"--{self.name} is {value!r}, not one of {', '.join(map(str, self.choices))}")
         return value
 
 

@@ -68,18 +68,14 @@ class Run:
         """Lock the folder; return the `start`."""
         continues = self.opt.continue_train
         start = self._starting_point() if continues else "nothing"  # makes no folder for a mistyped name
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = RunLock(self.folder)
-            remove_leftovers(self.folder)
-        except OSError as error:
-            raise UserError(f"the run's folder {str(self.folder)!r} cannot be used: {error}") from None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = RunLock(self.folder)
+        remove_leftovers(self.folder)
         if not continues and holds_run(self.folder) and not self.opt.overwrite:
-            differing = self._changed_options("run", "fixed", "watch")
-            difference = "\nIts options differ:\n  " + "\n  ".join(differing) if differing else ""
+            differing = "; ".join(self._changed_options("run", "fixed", "watch")) or "none"
             raise UserError(
-                f"there is a run in {self.folder} already: give --continue_train to continue it, another "
-                f"--name to keep both, or --overwrite to begin a new one, which renames it{difference}"
+                f"there is a run in {self.folder} already (options that differ: {differing}): give "
+                "--continue_train to continue it, another --name to keep both, or --overwrite to rename it"
             )
         return start
 
@@ -126,7 +122,6 @@ class Run:
         if self.start != "nothing" and (changed := self._changed_options("run")):
             say(f"note: options are not those of the run so far: {'; '.join(changed)}")
         model.schedule.begin(self.progress.epoch, self.progress.steps)
-        self.options_saved = self.start == "nothing"
         self.first_step = self.progress.steps + 1
         self.recent: deque[tuple[int, str, list[str]]] = deque(maxlen=REMEMBERED)  # step, place, images
         return self.progress
@@ -138,11 +133,7 @@ class Run:
             self.lock.release()  # Windows renames no folder with an open file
             names = (folder.with_name(f"{folder.name}.replaced-{number}") for number in itertools.count(1))
             aside = next(name for name in names if not name.exists())
-            try:
-                folder.rename(aside)
-            except OSError as error:
-                problem = f"the run in {folder} cannot be renamed: {error}; choose another --name"
-                raise UserError(problem) from None
+            folder.rename(aside)
             say(f"The run before is kept in {aside}.")
             folder.mkdir()
             self.lock = RunLock(folder)
@@ -231,9 +222,7 @@ class Run:
             save_state(self.folder, state)
             if "latest" in names:  # last, since without a state they look like a run that never had one
                 self.model.save_networks(self.folder, "latest")
-            if not self.options_saved:
-                self._write_options()
-                self.options_saved = True
+            self._write_options()
         except OSError as error:
             raise UserError(
                 f"the checkpoint could not be saved in {self.folder}: {error}. The last good one stays; make "

@@ -36,15 +36,11 @@ def checked(saved: Mapping[str, object], options: Mapping[str, Option], source: 
 
     `source` says where they were saved. UserError for a value that the command line would refuse.
     """
-    values = {}
-    for name, value in saved.items():
-        if name in options and options[name].scope != "call":
-            try:
-                values[name] = options[name].restored(value)
-            except ValueError as error:
-                found = f"--{name}, as saved in {source}, cannot be used ({error})"
-                raise UserError(f"{found}: correct it there, or remove the file") from None
-    return values
+    kept = {n: value for n, value in saved.items() if n in options and options[n].scope != "call"}
+    try:
+        return {name: options[name].restored(value) for name, value in kept.items()}
+    except ValueError as error:
+        raise UserError(f"{error}, as saved in {source}: correct it there, or remove the file") from None
 
 
 def read_saved_options(folder: Path, options: Mapping[str, Option]) -> dict[str, object] | None:
