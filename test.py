@@ -9,12 +9,13 @@ Only what translates is loaded, and no training data. `python test.py --help` li
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # Ctrl-C during the imports ends without a traceback
@@ -28,11 +29,14 @@ from data import create_loader
 from models.inference import directions, translator_of_run
 from models.translator import Translator
 from options.test_options import TestOptions, results_folder
+from util.console import say
+from util.device import HostCopy, host_pixels
 from util.errors import UserError, entry_point
 from util.image_files import IMAGE_EXTENSIONS, list_images
+from util.images import save_png
+from util.pages import Page
 from util.translate.photo import WRITTEN, output_names, read_photo
-from util.translate.result_page import ResultPage
-from util.translate.translate_files import Job, translate_files
+from util.translate.translate_files import THREADS, Job, clear_results, in_threads, translate_files
 
 
 @entry_point
@@ -42,90 +46,103 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not opt.eval:
         opt.batch_size = 1  # batch statistics would mix the images
     if opt.direction not in directions(opt):
-        print(
-            f"note: {opt.name} has one generator, of {opt.trained_direction}: --direction {opt.direction} "
-            + ("has no effect with --input." if opt.input else "gives it the other domain's images."),
-            file=sys.stderr,
-        )
+        effect = "has no effect with --input" if opt.input else "gives it the other domain's images"
+        own = f"{opt.name} has one generator, of {opt.trained_direction}"
+        say(f"note: {own}: --direction {opt.direction} {effect}", sys.stderr)
     torch.manual_seed(opt.seed)  # of dropout, without --eval
     return translate_input(opt) if opt.input else translate_test_set(opt)
 
 
-def load(opt: Namespace) -> Translator:
-    """The translator of the run or pretrained model; with --verbose its network is printed."""
-    translator = translator_of_run(opt)
-    if opt.verbose:
-        print(translator.net)
-    return translator
-
-
 def translate_test_set(opt: Namespace) -> int:
     """Translate the test images of --dataroot and make a page of them, with images of the target domain."""
-    translator = load(opt)
-    fakes = variants(translator, opt)
+    fakes = variants(opt)
+    translator = next(iter(fakes.values()))
     loader = create_loader(opt, translator.device)
     names = {
-        path: Path(folder, name)
+        path: Path(folder, name).as_posix()
         for folder, paths in loader.dataset.sources.items()
         for path, name in zip(paths, output_names(paths), strict=True)
     }
-    sources = list(names)
-    count = len(sources) if opt.domains else int(min(opt.num_test, len(sources)))
-    page = ResultPage(results_folder(opt, opt.epoch), opt)
-    page.clear({names[path] for path in sources[:count]}, ["real_A", "attn_A", *fakes, "real_B"])
-    began, done = time.perf_counter(), 0
+    count = len(names) if opt.domains else int(min(opt.num_test, len(names)))
+    folder = results_folder(opt, opt.epoch)
+    labels, began = ["real_A", "attn_A", *fakes, "real_B"], time.perf_counter()
+    clear_results(
+        folder, [f"images/{label}/{name}" for label in labels for name in list(names.values())[:count]]
+    )
+    rows: dict[str, dict[str, str]] = {}  # name -> label -> file
+
+    def pictures() -> Iterator[tuple[Path, HostCopy, int]]:
+        for batch in loader.epoch(1):
+            paths = batch["A_paths"][: count - len(rows)]
+            images = {"real_A": batch["A"]}
+            if (attention := translator.attention(batch["A"])) is not None:
+                images["attn_A"] = attention
+            images |= {label: variant.run(batch["A"]) for label, variant in fakes.items()}
+            if "B" in batch:
+                images["real_B"] = batch["B"]
+            for label, batch_of_label in images.items():
+                copy = host_pixels(batch_of_label)
+                for place, path in enumerate(paths):
+                    file = f"images/{label}/{names[path]}"
+                    rows.setdefault(names[path], {})[label] = file
+                    yield folder / file, copy, place
+            bar.update(len(paths))
+            if len(rows) >= count:
+                break
+
+    def write(picture: tuple[Path, HostCopy, int]) -> None:
+        file, copy, place = picture
+        save_png(copy.numpy()[place], file)
+
     try:
-        with tqdm(total=count, unit="image", dynamic_ncols=True, disable=None) as bar, page:
-            for batch in loader.epoch(1):
-                paths = batch["A_paths"][: count - done]
-                images = {"real_A": batch["A"]}
-                if (attention := translator.attention(batch["A"])) is not None:
-                    images["attn_A"] = attention
-                images |= {label: variant.run(batch["A"]) for label, variant in fakes.items()}
-                if "B" in batch:
-                    images["real_B"] = batch["B"]
-                page.add([names[path] for path in paths], images)
-                done += len(paths)
-                bar.update(len(paths))
-                if done >= count:
-                    break
+        with tqdm(total=count, unit="image", dynamic_ncols=True, disable=None) as bar:
+            for _, writing in in_threads(write, pictures(), ahead=4 * THREADS * len(labels)):
+                writing.result()
     finally:
         loader.close()
-    page.save(f"{done} of {len(sources)}")
-    seconds = time.perf_counter() - began
-    rate = f"{done / seconds:.1f} per second"
-    print(f"translated {done} of {len(sources)} images ({rate}): {page.folder / 'index.html'}")
+    write_page(folder, opt, f"{len(rows)} of {len(names)}", rows)
+    rate = f"{len(rows) / (time.perf_counter() - began):.1f} per second"
+    print(f"translated {len(rows)} of {len(names)} images ({rate}): {folder / 'index.html'}")
     return 0
+
+
+def write_page(folder: Path, opt: Namespace, count: str, rows: Mapping[str, Mapping[str, str]]) -> None:
+    """The page of results: files by image and label, each translation under a slider beside its source."""
+    page = Page(folder, f"{opt.name}: {opt.phase}, epoch {opt.epoch}")
+    page.add_facts({"images": count, "from": f"{opt.dataroot} ({', '.join(opt.domains) or opt.direction})"})
+    for name, files in rows.items():
+        own = f"to_{Path(name).parts[0]}"  # of many domains, that of the image itself
+        fakes = [label for label in files if label.startswith(("fake_B", "to_"))]
+        compare = next((label for label in fakes if label != own), fakes[0])
+        page.add_images(name.removesuffix(".png"), files, compare)
+    page.save()
 
 
 def translate_input(opt: Namespace) -> int:
     """Translate a photograph or a folder of them; those that fail are named, the others are translated."""
     jobs = find_jobs(opt)
-    translator = load(opt)
-    began = time.perf_counter()
+    translators, began = variants(opt).values(), time.perf_counter()
     failures: dict[Path, str] = {}
-    for number, (ending, variant) in enumerate(
-        zip(endings(opt), variants(translator, opt).values(), strict=True)
-    ):
+    for number, (of_variant, translator) in enumerate(zip(jobs, translators, strict=True)):
+        load_size = opt.load_size if "load_size" in opt.given else None
         failures |= translate_files(
-            variant,
-            [Job(source, with_ending(target, ending)) for source, target in jobs],
-            batch_size=opt.batch_size,
-            load_size=opt.load_size if "load_size" in opt.given else None,
-            warn=number == 0,
+            translator, of_variant, batch_size=opt.batch_size, load_size=load_size, warn=number == 0
         )
     seconds = time.perf_counter() - began
     for source, reason in failures.items():
         print(f"failed: {source}: {reason}", file=sys.stderr)
-    done = len(jobs) - len(failures)
-    alone = len(jobs) == len(endings(opt)) == 1
-    where = jobs[0].target if alone else os.path.commonpath([job.target.parent for job in jobs])
-    print(f"translated {done} of {len(jobs)} images ({done / seconds:.1f} per second): {where}")
+    count, targets = len(jobs[0]), [target for of_variant in jobs for _, target in of_variant]
+    done = count - len(failures)
+    where = targets[0] if len(targets) == 1 else os.path.commonpath([target.parent for target in targets])
+    print(f"translated {done} of {count} images ({done / seconds:.1f} per second): {where}")
     return 1 if failures else 0
 
 
-def variants(translator: Translator, opt: Namespace) -> dict[str, Translator]:
+def variants(opt: Namespace) -> dict[str, Translator]:
     """The translator in each style, or to each domain, that the options name, by the label of `labels`."""
+    translator = translator_of_run(opt)
+    if opt.verbose:
+        print(translator.net)
     if opt.domains:
         made = [translator.with_domain(name) for name in opt.domain]
     elif opt.style_image:
@@ -142,56 +159,37 @@ def labels(opt: Namespace) -> list[str]:
     """What the results call the translations of an image: fake_B, fake_B_style0 ..., or to_cat, to_dog ..."""
     if opt.domains:
         return [f"to_{name}" for name in opt.domain]
-    return (
-        ["fake_B"] if opt.num_styles == 1 else [f"fake_B_style{number}" for number in range(opt.num_styles)]
-    )
+    return [f"fake_B_style{n}" for n in range(opt.num_styles)] if opt.num_styles > 1 else ["fake_B"]
 
 
-def endings(opt: Namespace) -> list[str]:
-    """What the names of translated photographs end in: _style0 or _to_cat, nothing where there is one."""
-    return [""] if len(labels(opt)) == 1 else [f"_{label.removeprefix('fake_B_')}" for label in labels(opt)]
-
-
-def with_ending(target: Path, ending: str) -> Path:
-    """The file of a translation in one of several styles, or to one of several domains."""
-    return target.with_name(f"{target.stem}{ending}{target.suffix}")
-
-
-def find_jobs(opt: Namespace) -> list[Job]:
-    """The images that --input names, each with the file to write; none is written over."""
+def find_jobs(opt: Namespace) -> list[list[Job]]:
+    """For each of the `labels`, the images that --input names with the files to write, over no input."""
     source = Path(opt.input)
     if not source.exists():
         raise UserError(f"--input {source} does not exist: give an image or a folder, in quotes")
-    results = Path(opt.results_dir, opt.name)
+    target = Path(opt.output or Path(opt.results_dir, opt.name))
     if source.is_dir():
-        jobs = jobs_of_folder(source, Path(opt.output or results / source.resolve().name))
+        target = target if opt.output else target / source.resolve().name
+        written = target.resolve()  # a second call would take translations for inputs
+        paths = [path for path in list_images(source) if written not in real(path).parents]
+        if not paths:
+            raise UserError(f"--output {target} holds the images of --input {source}: give another")
+        jobs = [(path, target / name) for path, name in zip(paths, output_names(paths), strict=True)]
+    elif target.suffix.lower() in IMAGE_EXTENSIONS and not target.is_dir():
+        if target.suffix.lower() not in WRITTEN:
+            raise UserError(f"--output {target} cannot be written: it can end in {', '.join(WRITTEN)}")
+        jobs = [(source, target)]
     else:
-        target = Path(opt.output or results)
-        if target.suffix.lower() in IMAGE_EXTENSIONS and not target.is_dir():
-            if target.suffix.lower() not in WRITTEN:
-                raise UserError(f"--output {target} cannot be written: it can end in {', '.join(WRITTEN)}")
-            jobs = [Job(source, target)]
-        else:
-            jobs = [Job(source, target / f"{source.stem}.png")]
+        jobs = [(source, target / f"{source.stem}.png")]
+    names = labels(opt)
+    endings = [""] if len(names) == 1 else [f"_{name.removeprefix('fake_B_')}" for name in names]
+    found = [[(path, to.with_name(f"{to.stem}{end}{to.suffix}")) for path, to in jobs] for end in endings]
     sources = {real(path) for path, _ in jobs}
-    for path, target in jobs:
-        for written in (with_ending(target, ending) for ending in endings(opt)):
-            if real(written) in sources:
-                found = f"the translation of {path} would be written over the input {written}"
-                raise UserError(f"{found}: give another --output")
-    jobs[0].target.parent.mkdir(parents=True, exist_ok=True)  # it says now where it cannot
-    return jobs
-
-
-def jobs_of_folder(source: Path, target: Path) -> list[Job]:
-    """The images below a folder, each with a PNG file below `target`. UserError if there is none."""
-    inside = target.resolve()
-    if inside == source.resolve():  # a second call would take the translations for inputs
-        raise UserError(f"--output {target} is the folder of --input: give another")
-    paths = [path for path in list_images(source) if inside not in real(path).parents]
-    if not paths:
-        raise UserError(f"--input {source} holds no images but those in the --output folder {target}")
-    return [Job(path, target / name) for path, name in zip(paths, output_names(paths), strict=True)]
+    for path, to in itertools.chain(*found):
+        if real(to) in sources:
+            raise UserError(f"the translation of {path} would be written over {to}: give another --output")
+    jobs[0][1].parent.mkdir(parents=True, exist_ok=True)  # it says now where it cannot
+    return found
 
 
 def real(path: Path) -> Path:

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from data.transforms import MIN_SIDE, to_input
 from models.munit_networks import StyledTranslator
-from util.device import HostCopy
+from util.device import HostCopy, free_memory, host_pixels
 from util.errors import UserError
-from util.images import to_pixels
-from util.translate.memory import free_memory
 from util.translate.photo import finished, to_photo
 
 Style = int | Image.Image | Tensor | Sequence[float]
@@ -130,8 +128,7 @@ class Translator:
 
         On CUDA it returns before they are done.
         """
-        images = self.run(self._images(pixels))
-        return HostCopy(to_pixels(images)[..., : 1 if images.shape[1] == 1 else 3])
+        return host_pixels(self.run(self._images(pixels)))
 
     def _images(self, pixels: Sequence[np.ndarray]) -> Tensor:
         """Images (H, W, 3) uint8 of one size as (B, input_nc, H, W) in [-1, 1]."""

@@ -171,7 +171,7 @@ def _check_watchers(opt: Namespace) -> None:
                 f": pip install -r requirements-watch.txt, or leave --{name} out"
             ) from None
     if opt.use_wandb:
-        from util.watch.wandb_run import login_obstacle
+        from util.watch.services import wandb_login_obstacle
 
-        if obstacle := login_obstacle():
+        if obstacle := wandb_login_obstacle():
             raise UserError(f"--use_wandb: {obstacle}")

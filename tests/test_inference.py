@@ -18,11 +18,11 @@ import test as translation
 from models import translator as translator_module
 from models.inference import load_generator
 from models.translator import BYTES, Translator
+from util import device
 from util.errors import UserError
 from util.images import to_pixels
-from util.translate import memory
 from util.translate.photo import output_names, read_photo, to_photo
-from util.translate.translate_files import Job, translate_files
+from util.translate.translate_files import translate_files
 
 
 @pytest.fixture(scope="module")
@@ -240,11 +240,11 @@ def test_what_memory_cannot_hold_is_refused_with_what_would_work(command, tmp_pa
 
 
 def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
-    assert 0 < memory.free_memory() < 2**60
+    assert 0 < device.free_memory() < 2**60
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.stat").write_text("anon 400000\nfile 300000\n")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    assert memory.free_memory() == 600_000
+    monkeypatch.setattr(device, "CGROUP", tmp_path)
+    assert device.free_memory() == 600_000
 
 
 def test_a_name_that_the_code_page_lacks_costs_no_result(command, tmp_path, monkeypatch):
@@ -282,7 +282,7 @@ def test_what_memory_cannot_hold_is_tried_alone_and_then_named(translator, tmp_p
         return translate(pixels)
 
     monkeypatch.setattr(translator, "translate", limited)
-    jobs = [Job(tmp_path / f"{number}.png", tmp_path / "out" / f"{number}.png") for number in range(3)]
+    jobs = [(tmp_path / f"{number}.png", tmp_path / "out" / f"{number}.png") for number in range(3)]
     failures = translate_files(translator, jobs, batch_size=3)
     assert sizes == [3, 1, 1, 1]
     assert [path.name for path in failures] == ["0.png"] and "--load_size" in failures[tmp_path / "0.png"]
@@ -310,7 +310,7 @@ def test_wrong_inputs_end_with_status_2_and_say_what_to_do(command, runs, tmp_pa
     assert "no images in the folder" in refused("--input", folder)
     draw(folder / "a.png")
     assert "written over" in refused("--input", folder / "a.png", "--output", folder)
-    assert "is the folder of --input: give another" in refused("--input", folder, "--output", folder)
+    assert "give another" in refused("--input", folder, "--output", folder)
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in refused("--input", folder, "--output", tmp_path / "file" / "x")
     Image.open(folder / "a.png").save(folder / "a.jpg")  # beside its output's name, another input

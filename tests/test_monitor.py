@@ -9,9 +9,9 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import warnings
 import xml.etree.ElementTree as ElementTree
-from argparse import Namespace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -20,14 +20,13 @@ import numpy as np
 import pytest
 import torch
 from training_process import make_images, words
-from visdom_server import wait_until
 
 from util.images import image_grid, save_png, to_uint8
 from util.pages import Page
 from util.watch import monitor as monitoring
 from util.watch.loss_log import LossRecord, read_loss_records
-from util.watch.loss_plot import LossHistory, draw_losses, nice_ticks, smooth
-from util.watch.monitor import Monitor, create_monitor
+from util.watch.loss_plot import draw_losses, nice_ticks, smooth, thinned
+from util.watch.monitor import Monitor
 from util.watch.training_page import TrainingPage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,14 +115,11 @@ def test_a_resume_drops_what_was_logged_after_its_checkpoint(tmp_path):
 # Curves
 
 
-def test_history_keeps_means_of_what_is_finite_and_stays_small():
-    history = LossHistory(capacity=8)
-    for n in range(1, 101):
-        history.add(LossRecord(1, n, n, n, {"G": float(n), "D": math.nan, "NCE": None}, 0.1, 0.0, 0.1))
-    rows = history.rows()
-    assert len(rows) <= 9
-    assert all(losses == {"G": x} for x, losses in rows)  # the mean of x and of the same numbers as losses
-    assert rows[0][0] == 8.5 and rows[-1][0] > 92  # means of 16 records, and the newest are in
+def test_many_points_become_means_of_neighbours():
+    points = np.repeat(np.arange(1.0, 2501.0)[:, None], 2, axis=1)
+    few = thinned(points)
+    assert len(few) == 834 and few[0].tolist() == [2.0, 2.0] and few[-1].tolist() == [2500.0, 2500.0]
+    assert np.array_equal(thinned(points[:1000]), points[:1000])
 
 
 def test_smoothing_keeps_lines_and_a_steep_start():
@@ -140,13 +136,14 @@ def test_ticks_are_round():
     assert nice_ticks(0, 0.3, 6) == [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3]
 
 
-@pytest.mark.parametrize("count", [0, 1, 5336])  # the last: 533,600 images at --print_freq 100
+@pytest.mark.parametrize("count", [1, 5336])  # the last: 533,600 images at --print_freq 100
 def test_plot_is_well_formed_small_and_stands_alone(count):
-    losses = {**LOSSES, "<odd> & other": -1e-9}
-    svg = draw_losses(LossHistory(record(100 * (n + 1), n // 10 + 1, losses) for n in range(count)).rows())
+    values = {"G": [5.1, 4.0], "<odd> & other": [-1e-9, -1e-9]}
+    curves = {name: [*[0.1, a, 0.2, b] * count][: 2 * count] for name, (a, b) in values.items()}
+    svg = draw_losses(curves)
     root = ElementTree.fromstring(svg)
     titles = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text") if t.get("class") == "title"]
-    assert titles == (list(losses) if count else [])
+    assert titles == list(curves)
     assert "http" not in svg.replace("http://www.w3.org/2000/svg", "")
     assert "nan" not in svg and "inf" not in svg and len(svg) < 300_000
 
@@ -162,7 +159,7 @@ def test_page_shows_the_state_and_the_images_of_every_epoch_newest_first(tmp_pat
         monitor.load_state_dict(Monitor(tmp_path).state_dict())
         for epoch in epochs:
             log(monitor, 1000 * epoch - 500, epoch)
-            monitor.images(epoch, 1000 * epoch, dict.fromkeys(more + labels, GREY), save=epoch != 2)
+            monitor.images(epoch, 1000 * epoch, dict.fromkeys(more + labels, GREY), keep=epoch != 2)
         monitor.close()
     assert images_of(tmp_path) == [f"epoch036_{label}.png" for label in labels] + [
         f"epoch001_{label}.png" for label in [*labels, "old"]
@@ -176,8 +173,9 @@ def test_page_shows_the_state_and_the_images_of_every_epoch_newest_first(tmp_pat
 
 def test_page_shows_the_same_images_over_time(tmp_path):
     monitor = with_page(tmp_path)
+    log(monitor, 100)
     for epoch in range(1, 21):
-        monitor.images(epoch, epoch, {"fake_B": GREY, "sample_inputs": GREY, "samples": GREY}, save=True)
+        monitor.images(epoch, epoch, {"fake_B": GREY, "sample_inputs": GREY, "samples": GREY}, keep=True)
     monitor.close()
     strips = images_of(tmp_path)[:9]
     assert strips == ["inputs.png", *(f"epoch{n:03}.png" for n in (20, 17, 15, 12, 9, 6, 4, 1))]
@@ -186,23 +184,15 @@ def test_page_shows_the_same_images_over_time(tmp_path):
 def test_page_of_a_resumed_run_shows_none_of_the_future(tmp_path):
     first = with_page(tmp_path)
     log(first, 100)
-    first.images(1, 100, {"fake_B": GREY}, save=True)
+    first.images(1, 100, {"fake_B": GREY}, keep=True)
     state = first.state_dict()
     log(first, 1200, epoch=2)
-    first.images(2, 1200, {"fake_B": GREY}, save=True)
+    first.images(2, 1200, {"fake_B": GREY}, keep=True)
     first.close()
     second = with_page(tmp_path)
     second.load_state_dict(state)
     second.close()
     assert images_of(tmp_path) == ["epoch001_fake_B.png"]
-
-
-def test_the_options_choose_the_watchers(tmp_path):
-    opt = Namespace(name="run", no_html=False, n_epochs=3, n_epochs_decay=1, display_id=0)
-    opt.tensorboard = opt.use_wandb = False
-    opt.n_iterations, opt.n_iterations_decay = 20, 15
-    (page,) = (background.watcher for background in create_monitor(opt, tmp_path, epoch_steps=10).watchers)
-    assert page.epochs == 4
 
 
 def test_a_training_without_page_and_visdom_imports_neither_of_their_packages(tmp_path):
@@ -220,50 +210,33 @@ def test_a_training_without_page_and_visdom_imports_neither_of_their_packages(tm
 class Recorder:
     """A watcher that records its calls, and fails or blocks on request."""
 
-    name, live = "the recorder", True
+    name = "the recorder"
 
     def __init__(self, fails: bool = False, block: threading.Event | None = None):
         self.calls, self.fails, self.block = [], fails, block
 
-    def _called(self, *call):
-        self.calls.append(call)
-        if self.block:
-            self.block.wait()
-        if self.fails:
-            raise ZeroDivisionError("division by zero")
+    def __getattr__(self, call):
+        def called(*arguments):
+            self.calls.append((call, *arguments))
+            if self.block:
+                self.block.wait()
+            if self.fails:
+                raise ZeroDivisionError("division by zero")
 
-    def begin(self, records):
-        self._called("begin", [record.images for record in records])
-
-    def losses(self, record):
-        self._called("losses", record.images)
-
-    def images(self, epoch, step, images):
-        self._called("images", epoch, step, *images)
-
-    def close(self):
-        self._called("close")
+        return called
 
 
 def run_through(monitor: Monitor) -> None:
     log(monitor, 100)
-    monitor.images(1, 120, {"fake_B": GREY}, save=False)
-    monitor.images(1, 140, {"real_A": GREY, "fake_B": GREY}, save=True)
+    monitor.images(1, 120, {"fake_B": GREY}, keep=False)
+    monitor.images(1, 140, {"real_A": GREY, "fake_B": GREY}, keep=True)
     monitor.close()
 
 
 ALL_CALLS = [
-    ("begin", []), ("losses", 100), ("images", 1, 120, "fake_B"), ("images", 1, 140, "real_A", "fake_B"),
-    ("close",),
+    ("begin", []), ("losses", record(100)), ("images", 1, 120, {"fake_B": GREY}, False),
+    ("images", 1, 140, {"real_A": GREY, "fake_B": GREY}, True), ("close",),
 ]  # fmt: skip
-
-
-def test_every_watcher_is_told_everything_it_wants(tmp_path):
-    live, keeping = Recorder(), Recorder()
-    keeping.live = False
-    run_through(Monitor(tmp_path, [live, keeping]))
-    assert live.calls == ALL_CALLS
-    assert keeping.calls == [call for call in ALL_CALLS if call != ALL_CALLS[2]]
 
 
 def test_a_resumed_run_begins_with_its_records(tmp_path):
@@ -274,7 +247,7 @@ def test_a_resumed_run_begins_with_its_records(tmp_path):
     second.load_state_dict(first.state_dict())
     log(second, 200)
     second.close()
-    assert watcher.calls == [("begin", [100]), ("losses", 200), ("close",)]
+    assert watcher.calls == [("begin", [record(100)]), ("losses", record(200)), ("close",)]
 
 
 def test_a_watcher_that_fails_costs_one_warning_and_the_others_nothing(tmp_path):
@@ -292,7 +265,8 @@ def test_a_watcher_that_blocks_holds_nobody_up_and_memory_is_bounded(tmp_path, m
     for images in range(1, 500):
         log(monitor, images)
         if images % 50 == 0:
-            wait_until(monitor.watchers[1]._calls.empty)
+            while not monitor.watchers[1]._calls.empty():
+                time.sleep(0.001)
     assert monitor.watchers[0]._calls.qsize() == monitoring.MOST_WAITING
     with pytest.warns(UserWarning, match="the recorder: it did not show the last updates"):
         monitor.close()
@@ -327,26 +301,20 @@ def test_any_file_name_is_linked_and_shown(tmp_path):
     for name, file in zip(HOSTILE, files, strict=True):
         save_png(GREY, tmp_path / file)
         page.add_header(name)
-        page.add_images(name, [file], [name])
+        page.add_images(name, {name: file})
     page.save()
     links = Links(tmp_path / "index.html")
-    assert [str(tmp_path / link) for link in links.files[::2]] == [
-        str(tmp_path / f"./{name}") for name in files
-    ]
+    assert links.files[::2] == [f"./{name}" for name in files]
     assert all((tmp_path / link).is_file() for link in links.files)
     assert "script" not in links.tags and not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", links.text)
 
 
 def test_a_slider_compares_two_images_of_a_row(tmp_path):
     page = Page(tmp_path, "results")
-    page.add_images("a", ["real.png", "attn.png", "fake.png"], ["real_A", "attn_A", "fake_B"], "fake_B")
+    page.add_images("a", {"real_A": "real.png", "attn_A": "attn.png", "fake_B": "fake.png"}, "fake_B")
     page.save()
-    files = Links(tmp_path / "index.html").files
-    assert files == [
-        "./real.png",
-        "./fake.png",
-        *(f"./{n}.png" for n in ("real", "attn", "fake") for _ in "ab"),
-    ]
+    row = [f"./{name}.png" for name in ("real", "attn", "fake") for _ in "ab"]
+    assert Links(tmp_path / "index.html").files == ["./real.png", "./fake.png", *row]
     assert "real_A | fake_B" in (tmp_path / "index.html").read_text()
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
+import functools
 import json
 import math
 import random
@@ -17,17 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from training_process import make_images, words
-from visdom_server import visdom_server, wait_until
 
 import train
 from options.train_options import TrainOptions
-from util.images import image_grid
 from util.watch.loss_log import LossRecord
 from util.watch.monitor import Monitor, create_monitor
+from util.watch.services import TensorBoard, Visdom, WeightsAndBiases
 
-LOCAL = "http://127.0.0.1"
 IMAGE = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
 OPTIONS = {"lr": 2e-4, "model": "cut", "nce_layers": [0, 4], "max_dataset_size": float("inf")}
 
@@ -46,58 +42,42 @@ def show(watcher, *calls: tuple, resumed: list[LossRecord] | None = None) -> Non
 # visdom
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory):
-    """Of a server."""
-    pytest.importorskip("visdom")
-    with visdom_server(tmp_path_factory.mktemp("visdom")) as port:
-        yield port
+@pytest.fixture
+def sent_to_visdom(tmp_path, monkeypatch):
+    """What a server would get; there is none."""
+    visdom = pytest.importorskip("visdom")
+    log = tmp_path / "visdom.log"
+    offline = functools.partial(visdom.Visdom, offline=True, log_to_filename=str(log))
+    monkeypatch.setattr(visdom, "Visdom", offline)
+    return lambda: [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def window(port: int, number: int) -> dict:
-    """What the server holds of a window."""
-    import requests
-
-    answer = requests.post(f"{LOCAL}:{port}/win_data", data=json.dumps({"win": str(number), "eid": "main"}))
-    return json.loads(answer.text)
-
-
-def visdom_client(port: int, **settings):
-    from util.watch.visdom_client import VisdomClient
-
-    return VisdomClient("run", LOCAL, port, "main", **settings)
-
-
-@pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated:DeprecationWarning")
-def test_visdom_holds_curves_with_gaps_where_losses_are_not_finite(port):
+def test_visdom_gets_curves_with_gaps_where_losses_are_not_finite_and_a_row_of_images(sent_to_visdom):
     old = [record(500, G=0.5, NCE=4.0), record(750, G=None, NCE=3.5)]
-    new = record(1000, G=0.25, NCE=3.0), record(1250, G=math.nan, NCE=2.5)
-    show(visdom_client(port), *(("losses", point) for point in new), resumed=old)
-    shown = window(port, 1)
-    assert shown["title"] == "run: losses"
-    assert [(line["name"], line["x"], line["y"]) for line in shown["content"]["data"]] == [
-        ("G", [0.5, 0.75, 1.0, 1.25], [0.5, None, 0.25, None]),
-        ("NCE", [0.5, 0.75, 1.0, 1.25], [4.0, 3.5, 3.0, 2.5]),
+    calls = ("losses", record(1000, G=math.nan, NCE=3.0)), ("images", 7, 9, {"a": IMAGE, "b": IMAGE}, False)
+    show(Visdom("run", "http://127.0.0.1", 9, "main", display_id=20), *calls, resumed=old)
+    (kind, curves), (more, points), (_, images) = sent_to_visdom()
+    assert (kind, more, curves["win"], points["append"]) == ("events", "update", "20", True)
+    assert [(line["name"], line["x"], line["y"]) for line in [*curves["data"], *points["data"]]] == [
+        ("G", [0.5, 0.75], [0.5, None]),
+        ("NCE", [0.5, 0.75], [4.0, 3.5]),
+        ("G", [1.0], [None]),
+        ("NCE", [1.0], [3.0]),
     ]
-    show(visdom_client(port), ("losses", record(100, G=1.0)))  # a fresh start
-    assert [line["y"] for line in window(port, 1)["content"]["data"]] == [[1.0]]
+    assert images["win"] == "21" and images["opts"]["title"] == "run: images of epoch 7"
+    assert images["data"][0]["content"]["caption"] == "a | b"
 
 
-@pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated:DeprecationWarning")
-def test_visdom_shows_images_in_one_window_or_each_in_its_own(port):
-    images = {label: np.full((8, 12, 3), value, np.uint8) for label, value in (("a", 9), ("b", 50), ("c", 0))}
-    show(visdom_client(port, display_id=20, ncols=2), ("images", 7, 100, images))
-    shown = window(port, 21)
-    assert shown["content"]["caption"] == "a | b | c" and shown["title"] == "run: images of epoch 7"
-    picture = Image.open(io.BytesIO(base64.b64decode(shown["content"]["src"].split(",")[1])))
-    np.testing.assert_array_equal(np.asarray(picture), image_grid(list(images.values()), 2))
-    show(visdom_client(port, display_id=30, ncols=0), ("images", 1, 100, images))
-    assert window(port, 33)["content"]["caption"] == "c"
+def test_visdom_shows_each_image_in_a_window_of_its_own(sent_to_visdom):
+    visdom = Visdom("run", "http://127.0.0.1", 9, "main", ncols=0)
+    show(visdom, ("images", 1, 9, {"a": IMAGE, "samples": IMAGE, "b": IMAGE}, True))
+    windows = [(sent["win"], sent["opts"]["caption"]) for _, sent in sent_to_visdom()]
+    assert windows == [("2", "a"), ("3", "b")]
 
 
 def test_no_server_costs_one_warning(tmp_path):
     pytest.importorskip("visdom")
-    monitor = Monitor(tmp_path, [visdom_client(port=9)])
+    monitor = Monitor(tmp_path, [Visdom("run", "http://127.0.0.1", 9, "main")])
     with pytest.warns(UserWarning, match="visdom at .*--display_id 0.*; training continues") as caught:
         for images in (100, 200):
             monitor.losses(record(images, G=1.0))
@@ -106,9 +86,9 @@ def test_no_server_costs_one_warning(tmp_path):
 
 
 def test_visdom_not_installed_costs_one_warning(tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "util.watch.visdom_client", raising=False)
     monkeypatch.setitem(sys.modules, "visdom", None)  # importing it now fails
     opt = Namespace(no_html=True, display_id=None, tensorboard=False, use_wandb=False)
+    opt.name, opt.display_server, opt.display_port, opt.display_env, opt.display_ncols = "run", "", 9, "", 4
     with pytest.warns(UserWarning, match="visdom: .*setup.sh"):
         assert create_monitor(opt, tmp_path, epoch_steps=1).watchers == []
 
@@ -131,24 +111,19 @@ def curve(shown, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in shown.Scalars(tag)]
 
 
-def test_tensorboard_shows_a_run_continues_a_resumed_one_and_drops_an_overwritten_one(tensorboard, tmp_path):
-    from util.watch.tensorboard_writer import TensorBoardWriter
-
+def test_tensorboard_shows_a_run_and_drops_what_a_resumed_one_repeats(tensorboard, tmp_path):
     points = [record(100, G=5.0), record(200, G=4.0), record(300, G=9.0)]  # the checkpoint is after 200
-    show(TensorBoardWriter(tmp_path, OPTIONS), *(("losses", point) for point in points))
+    show(TensorBoard(tmp_path, OPTIONS), *(("losses", point) for point in points))
     shown = tensorboard(tmp_path)
     assert curve(shown, "training/learning_rate")[0] == (100, np.float32(2e-4))
     (text,) = shown.Tensors("options/text_summary")
     assert b"nce_layers: [0, 4]" in text.tensor_proto.string_val[0]
     time.sleep(1.1)  # event files are ordered by the second in their names
-    calls = ("losses", record(300, G=3.0)), ("images", 1, 300, {"fake_B": IMAGE})
-    show(TensorBoardWriter(tmp_path, OPTIONS), *calls, resumed=points[:2])
+    calls = ("losses", record(300, G=3.0)), ("images", 1, 300, {"fake_B": IMAGE}, False)
+    show(TensorBoard(tmp_path, OPTIONS), *calls, resumed=points[:2])
     shown = tensorboard(tmp_path)
     assert curve(shown, "loss/G") == [(100, 5.0), (200, 4.0), (300, 3.0)]
     assert [(image.step, image.height, image.width) for image in shown.Images("fake_B")] == [(300, 8, 12)]
-    time.sleep(1.1)
-    show(TensorBoardWriter(tmp_path, OPTIONS), ("losses", record(100, G=2.0)))
-    assert curve(tensorboard(tmp_path), "loss/G") == [(100, 2.0)]
 
 
 # Weights & Biases
@@ -166,20 +141,20 @@ def sent(folder: Path) -> list[bytes]:
 
     wandb's own process writes them, and is not done when `finish` returns.
     """
-    logs = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
-    wait_until(lambda: all(b"loss/G" in path.read_bytes() for path in logs))
+    logs, end = sorted(folder.glob("wandb/offline-run-*/run-*.wandb")), time.monotonic() + 20
+    while not all(b"loss/G" in path.read_bytes() for path in logs):
+        assert time.monotonic() < end
+        time.sleep(0.02)
     return [path.read_bytes() for path in logs]
 
 
 def test_wandb_offline_holds_a_run_and_a_resume_continues_it(offline, tmp_path):
-    from util.watch.wandb_run import WandbRun
-
     def start(*calls, **resumed) -> str:
-        show(WandbRun(tmp_path, "horses", OPTIONS), *calls, **resumed)
+        show(WeightsAndBiases(tmp_path, "horses", OPTIONS), *calls, **resumed)
         return json.loads((tmp_path / "wandb_run.json").read_text())["id"]
 
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    identity = start(("losses", record(100, G=5.25)), ("images", 3, 100, {"fake_B": IMAGE}))
+    identity = start(("losses", record(100, G=5.25)), ("images", 3, 100, {"fake_B": IMAGE}, False))
     (log,) = sent(tmp_path)
     for part in (b"loss/G", b"5.25", b"horses", b"QS-Attn", b"nce_layers", b"epoch 3"):
         assert part in log, part
@@ -190,7 +165,7 @@ def test_wandb_offline_holds_a_run_and_a_resume_continues_it(offline, tmp_path):
     assert start(("losses", record(100, G=1.0))) != identity
 
 
-# Options and whole trainings
+# Options and a whole training
 
 
 @pytest.mark.parametrize("flag, package", [("--tensorboard", "tensorboard"), ("--use_wandb", "wandb")])
@@ -208,14 +183,9 @@ def test_wandb_without_a_key_is_refused_before_training(tmp_path):
     """In a process of its own: wandb keeps the settings it was first asked for."""
     pytest.importorskip("wandb")
     code = "from options.train_options import TrainOptions; TrainOptions().parse(['--use_wandb'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[1],
-        env={"PATH": "/usr/bin", "HOME": str(tmp_path), "NETRC": str(tmp_path / "none")},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    env = {"PATH": "/usr/bin", "HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2 and "run `wandb login` first, or set WANDB_MODE=offline" in done.stderr
 
 

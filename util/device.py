@@ -1,16 +1,22 @@
-"""The one device a process trains or translates on, and copies from it."""
+"""The one device a process trains or translates on, copies from it, and the free memory."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from util.errors import UserError
+from util.images import to_pixels
+
+CGROUP = Path("/sys/fs/cgroup")  # the limit of a container
 
 
 def get_device(gpu_ids: list[int]) -> torch.device:
@@ -53,3 +59,26 @@ class HostCopy:
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._host.numpy()
+
+
+def host_pixels(images: Tensor) -> HostCopy:
+    """Images (B, C, H, W) in [-1, 1] as (B, H, W, 1) uint8 where they are grey, else (B, H, W, 3)."""
+    return HostCopy(to_pixels(images)[..., : 1 if images.shape[1] == 1 else 3])
+
+
+def free_memory() -> float:
+    """Bytes that this process can still get on the CPU, infinity where the system does not say.
+
+    Linux kills a process that takes more.
+    """
+    free = math.inf
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        free = 1024 * _numbers(Path("/proc/meminfo"))["MemAvailable:"]
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        limit = int(Path(CGROUP, "memory.max").read_text())
+        free = min(free, limit - _numbers(Path(CGROUP, "memory.stat"))["anon"])
+    return free
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    return {words[0]: int(words[1]) for line in path.read_text().splitlines() if (words := line.split())}

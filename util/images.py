@@ -28,12 +28,17 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
     return to_pixels(images[:1] if images.ndim == 4 else images[None])[0].cpu().numpy()
 
 
-def save_png(image: np.ndarray, path: str | Path) -> None:
-    """Write an (H, W, 3) uint8 array as a PNG file; a missing folder is made. Raises OSError."""
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """An array (H, W, C) uint8 as an image: grey for one channel, RGB for three."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def save_png(pixels: np.ndarray, path: str | Path) -> None:
+    """Write an (H, W, 1 or 3) uint8 array as a PNG file; a missing folder is made. Raises OSError."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Training waits for this: weak compression takes a third of the time for a tenth more bytes.
-    Image.fromarray(image).save(path, format="PNG", compress_level=1)
+    to_image(pixels).save(path, format="PNG", compress_level=1)
 
 
 def image_grid(images: Sequence[np.ndarray], columns: int, side: int = 256) -> np.ndarray:

@@ -26,7 +26,7 @@ background:var(--page);color:var(--text);font:15px/1.5 system-ui,-apple-system,"
 h1{font-size:1.5rem;margin:0 0 1rem}
 h2{font-size:1.1rem;margin:2rem 0 .75rem}
 h3{font-size:.95rem;margin:0 0 .6rem}
-a,summary{color:var(--link)}
+a{color:var(--link)}
 p{max-width:60rem;margin:.4rem 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.9rem 1rem;
 margin:0 0 .9rem}
@@ -58,8 +58,7 @@ class Page:
     """A page put together from top to bottom, then saved as `folder/index.html`."""
 
     def __init__(self, folder: str | Path, title: str):
-        self.folder = Path(folder)
-        self.title = printable(title)
+        self.folder, self.title = Path(folder), printable(title)
         self._parts: list[str] = []  # finished HTML
 
     def add(self, tag: tags.html_tag) -> None:
@@ -86,25 +85,18 @@ class Page:
 
     def add_strip(self, caption: str, file: str) -> None:
         """A wide image with its caption beside it."""
-        self.add(tags.figure(_linked(file, caption), tags.figcaption(printable(caption)), cls="strip"))
+        self.add(_figure(file, caption, cls="strip"))
 
-    def add_images(
-        self, caption: str, files: Sequence[str], labels: Sequence[str], compare: str = ""
-    ) -> None:
-        """Images side by side, each with its label below and linked to its file.
+    def add_images(self, caption: str, images: Mapping[str, str], compare: str = "") -> None:
+        """Images side by side, by label, each with its label below and linked to its file.
 
-        Args:
-            compare: one of the labels; begin with this image over the first one, and a slider between them.
+        compare: one of the labels; begin with this image over the first one, and a slider between them.
         """
-        figures = [
-            tags.figure(_linked(file, label), tags.figcaption(printable(label)))
-            for file, label in zip(files, labels, strict=True)
-        ]
+        figures = [_figure(file, label) for label, file in images.items()]
         if compare:
-            over = files[labels.index(compare)]
-            figures.insert(0, _slider(files[0], over, printable(f"{labels[0]} | {compare}")))
-        row = tags.div(*figures, cls="row")
-        self.add(tags.section(tags.h3(printable(caption)), row, cls="card"))
+            first = next(iter(images))
+            figures.insert(0, _slider(images[first], images[compare], printable(f"{first} | {compare}")))
+        self.add(tags.section(tags.h3(printable(caption)), tags.div(*figures, cls="row"), cls="card"))
 
     def save(self) -> None:
         """Write the page, replacing an older one in one move. Raises OSError."""
@@ -123,6 +115,10 @@ class Page:
 
 def _linked(file: str, description: str) -> tags.html_tag:
     return tags.a(tags.img(src=url(file), alt=printable(description), loading="lazy"), href=url(file))
+
+
+def _figure(file: str, caption: str, **attributes: str) -> tags.html_tag:
+    return tags.figure(_linked(file, caption), tags.figcaption(printable(caption)), **attributes)
 
 
 def _slider(left: str, right: str, caption: str) -> tags.html_tag:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,18 +14,20 @@ from PIL import Image, ImageOps
 from util.errors import UserError
 from util.files import write_atomically
 from util.image_files import MAX_PIXELS, is_deep, read_image, to_rgb, to_rgba
+from util.images import to_image
 
-MAX_NAME = 255  # bytes of a file's name on all common file systems
+MAX_STEM = 251  # bytes of a name before ".png": all common file systems take 255
 
-# The formats that translations are written in, and Pillow's settings for them. Those of JPEG, which loses
-# something, keep thin stripes.
-WRITTEN: dict[str, tuple[str, dict[str, object]]] = {
-    ".png": ("PNG", {"compress_level": 1}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"lossless": True}),
-    ".tif": ("TIFF", {}),
-    ".tiff": ("TIFF", {}),
+# The formats that translations are written in, and Pillow's settings for them: those of JPEG keep thin
+# stripes, and the files of PNG's weakest compression are a tenth larger and take a third of the time.
+JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
+WRITTEN: dict[str, dict[str, object]] = {
+    ".png": {"format": "PNG", "compress_level": 1},
+    ".jpg": JPEG,
+    ".jpeg": JPEG,
+    ".webp": {"format": "WEBP", "lossless": True},
+    ".tif": {"format": "TIFF"},
+    ".tiff": {"format": "TIFF"},
 }
 
 
@@ -52,15 +54,13 @@ def to_photo(image: Image.Image, load_size: int | None = None, translate_size: i
     """Any Pillow image as a photo: EXIF orientation applied, all modes as sRGB, the alpha channel apart.
 
     Colours are not blended with a background, since the alpha channel is put back later; they are white where
-    the image is fully transparent. Scaling is bicubic and keeps the aspect.
+    the image is fully transparent. Scaling is bicubic and keeps the aspect; `UserError` if it enlarges too
+    much.
 
     Args:
         load_size: scale the shorter side to this many pixels, those of the result too; 0: as it is.
         translate_size: where load_size is None, a photo whose shorter side is longer is translated at this
             size, and its translation scaled back.
-
-    Raises:
-        UserError: the photo would become too large.
     """
     image = ImageOps.exif_transpose(image)
     alpha = None
@@ -72,23 +72,21 @@ def to_photo(image: Image.Image, load_size: int | None = None, translate_size: i
         alpha = image.getchannel("A")
         shows = alpha.point(lambda value: 255 * (value > 0))
         colours = Image.composite(image.convert("RGB"), Image.new("RGB", image.size, "white"), shows)
+    size = result_size = image.size
     if load_size:
-        size = _scaled_size(image.size, load_size)
-        alpha = alpha and alpha.resize(size, Image.Resampling.BICUBIC)
-        return Photo(np.asarray(_resized(colours, size)), alpha, size)
-    if load_size is None and translate_size and min(image.size) > translate_size:
+        size = result_size = _scaled_size(image.size, load_size)
+        alpha = alpha and _resized(alpha, size)
+    elif load_size is None and translate_size and min(image.size) > translate_size:
         size = _scaled_size(image.size, translate_size)
-        return Photo(np.asarray(_resized(colours, size)), alpha, image.size)
-    return Photo(np.asarray(colours), alpha, image.size)
+    return Photo(np.asarray(_resized(colours, size)), alpha, result_size)
 
 
 def _scaled_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
     scale = shorter_side / min(size)
     width, height = (max(shorter_side, round(side * scale)) for side in size)
     if width * height > MAX_PIXELS:
-        raise UserError(
-            f"--load_size {shorter_side} would enlarge it to {width} x {height} pixels: lower --load_size"
-        )
+        found = f"--load_size {shorter_side} would enlarge it to {width} x {height} pixels"
+        raise UserError(f"{found}: lower --load_size")
     return width, height
 
 
@@ -109,18 +107,13 @@ def finished(pixels: np.ndarray, photo: Photo) -> Image.Image:
     return image
 
 
-def to_image(pixels: np.ndarray) -> Image.Image:
-    """An array (H, W, C) uint8 as an image: grey for one channel, RGB for three."""
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
 def save_image(image: Image.Image, path: Path) -> None:
     """Write an image, in the format of the name's end in `WRITTEN`; a missing folder is made. OSError."""
-    format, settings = WRITTEN[path.suffix.lower()]
-    if format == "JPEG" and image.mode not in ("L", "RGB"):
+    settings = WRITTEN[path.suffix.lower()]
+    if settings is JPEG and image.mode not in ("L", "RGB"):
         image = to_rgb(image)  # it has no alpha channel
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: image.save(file, format=format, **settings))
+    write_atomically(path, lambda file: image.save(file, **settings))
 
 
 def output_names(paths: Iterable[str | os.PathLike]) -> list[Path]:
@@ -132,25 +125,12 @@ def output_names(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """
     paths = [Path(path) for path in paths]
     root = os.path.commonpath([path.parent for path in paths]) if paths else ""
-    taken: set[str] = set()
-    names = []
+    names: dict[str, Path] = {}
     for path in paths:
         place = path.relative_to(root)
-        candidates = map(place.with_name, _candidates(place))
-        name = next(name for name in candidates if name.as_posix().casefold() not in taken)
-        taken.add(name.as_posix().casefold())
-        names.append(name)
-    return names
-
-
-def _candidates(path: Path) -> Iterator[str]:
-    """Names for the result of `path`, in order of preference."""
-    yield _shortened(path.stem, ".png")
-    yield _shortened(path.name, ".png")
-    for number in itertools.count(2):
-        yield _shortened(path.name, f"_{number}.png")
-
-
-def _shortened(stem: str, end: str) -> str:
-    """stem + end in at most `MAX_NAME` bytes."""
-    return os.fsdecode(os.fsencode(stem)[: MAX_NAME - len(end)]) + end
+        numbered = (f"{number}_{place.name}" for number in itertools.count(2))
+        for stem in itertools.chain([place.stem, place.name], numbered):
+            name = place.with_name(os.fsdecode(os.fsencode(stem)[:MAX_STEM]) + ".png")
+            if names.setdefault(name.as_posix().casefold(), name) is name:
+                break
+    return list(names.values())

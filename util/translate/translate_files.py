@@ -1,39 +1,51 @@
-"""Translate image files: threads read the next files and write the last results while the device translates.
-
-A file that fails (unreadable, too large for the memory, unwritable) is reported, and the others continue.
-"""
+"""Image files translated and written: threads read and write while the device translates."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
-import torch
 from tqdm import tqdm
 
 from util.device import HostCopy
-from util.errors import UserError
+from util.errors import UserError, lacks_memory
+from util.files import write_atomically
 from util.image_files import ImageError
 from util.translate.photo import Photo, finished, read_photo, save_image
 
 THREADS = min(8, os.cpu_count() or 1)
 FAR = 2.0  # times larger or smaller than the size to translate at: worth a warning
+RECORD = ".images.json"  # in a folder of results: the files that the last call made, or was about to make
+
+Job = tuple[Path, Path]  # a file to translate and the file to write
+Item = TypeVar("Item")
 
 
-class Job(NamedTuple):
-    """A file to translate and the file to write."""
+def in_threads(
+    function: Callable[[Item], Any], items: Iterable[Item], ahead: int
+) -> Iterator[tuple[Item, Future]]:
+    """Call the function with each item in threads; the items with the calls' futures, in order.
 
-    source: Path
-    target: Path
-
-
-Batch = list[tuple[Job, Photo]]
+    At most `ahead` calls are waiting or done beyond the one that is given out.
+    """
+    calls: deque[tuple[Item, Future]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for item in items:
+                calls.append((item, pool.submit(function, item)))
+                if len(calls) > ahead:
+                    yield calls.popleft()
+            yield from calls
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def translate_files(
@@ -44,125 +56,91 @@ def translate_files(
     load_size: int | None = None,
     warn: bool = False,
 ) -> dict[Path, str]:
-    """Translate every job's file, under a progress bar; return the reasons of those that failed.
+    """Translate every job's file, under a progress bar; the reasons of those that failed, by file.
 
     Args:
         translator: a `models.translator.Translator`.
-        batch_size: images of one size at a time, at most.
+        batch_size: translate up to so many consecutive images of one size at a time.
         load_size: see `to_photo`, whose translate_size is the translator's.
         warn: say of the first image far from that size that its translation may be poor.
     """
     failures: dict[Path, str] = {}
-    writes: deque[tuple[Job, Future]] = deque()
-    ahead = 2 * (batch_size + THREADS)  # files being read, or being written, at any time
-
-    def fail(job: Job, reason: str) -> None:
-        failures[job.source] = reason
-        bar.update()
-
-    def collect(keep: int) -> None:
-        """Wait for all but the last `keep` files to be written."""
-        while len(writes) > keep:
-            job, future = writes.popleft()
-            try:
-                future.result()
-                bar.update()
-            except OSError as error:
-                fail(job, f"{job.target} cannot be written ({error})")
+    good, ahead = translator.translate_size, 2 * (batch_size + THREADS)
 
     def read(job: Job) -> Photo:
-        return read_photo(job.source, load_size, translator.translate_size)
+        return read_photo(job[0], load_size, good)
 
-    with (
-        tqdm(total=len(jobs), unit="image", dynamic_ncols=True, disable=None) as bar,
-        ThreadPoolExecutor(THREADS) as readers,
-        ThreadPoolExecutor(THREADS) as writers,
-    ):
-        for batch in _batches(_read_ahead(jobs, readers, read, ahead, fail), batch_size):
-            warn = warn and not _warned(*batch[0], translator.translate_size)
-            for part, result in _translated(translator, batch, fail):
-                for number, (job, photo) in enumerate(part):
-                    writes.append((job, writers.submit(_write, job.target, result, number, photo)))
-            collect(keep=ahead)
-        collect(keep=0)
+    def photos() -> Iterator[tuple[Job, Photo]]:
+        for job, reading in in_threads(read, jobs, ahead):
+            try:
+                yield job, reading.result()
+            except ImageError as error:
+                failures[job[0]] = f"{error.found}. {error.remedy.split(';')[0]}"
+            except UserError as error:
+                failures[job[0]] = str(error)
+
+    def translations() -> Iterator[tuple[Job, Photo, HostCopy, int]]:
+        """Each photo with the copy that has its translation, and the place there."""
+        nonlocal warn
+        for size, group in itertools.groupby(photos(), key=lambda item: item[1].size):
+            if warn and good and not 1 / FAR <= min(size) / good <= FAR:
+                warn = False
+                tqdm.write(
+                    f"warning: images are translated at {size[0]} x {size[1]} pixels, but this model is "
+                    f"made for a shorter side of {good}: --load_size {good} scales to that",
+                    file=sys.stderr,
+                )
+            while batch := list(itertools.islice(group, batch_size)):
+                yield from _translated(translator, batch, failures)
+
+    def write(item: tuple[Job, Photo, HostCopy, int]) -> None:
+        (_, target), photo, result, place = item
+        save_image(finished(result.numpy()[place], photo), target)
+
+    with tqdm(total=len(jobs), unit="image", dynamic_ncols=True, disable=None) as bar:
+        for (job, *_), writing in in_threads(write, translations(), ahead):
+            try:
+                writing.result()
+            except OSError as error:
+                failures[job[0]] = f"{job[1]} cannot be written ({error})"
+            bar.update()
     return failures
 
 
-def _warned(job: Job, photo: Photo, good: int | None) -> bool:
-    """Whether a photo's size is far from that of training, which is then said."""
-    if good is None or 1 / FAR <= min(photo.size) / good <= FAR:
-        return False
-    width, height = photo.size
-    tqdm.write(
-        f"warning: {job.source} is translated at {width} x {height} pixels, but this model is made for a "
-        f"shorter side of {good}, so the translation may be poor (this warning comes once): --load_size "
-        f"{good} scales to that",
-        file=sys.stderr,
-    )
-    return True
-
-
-def _read_ahead(
-    jobs: Iterable[Job],
-    readers: ThreadPoolExecutor,
-    read: Callable[[Job], Photo],
-    ahead: int,
-    fail: Callable[[Job, str], None],
-) -> Iterator[tuple[Job, Photo]]:
-    """The photos in order, while the next `ahead` are being read."""
-    waiting: deque[tuple[Job, Future]] = deque()
-    jobs = iter(jobs)
-    while True:
-        for job in itertools.islice(jobs, ahead - len(waiting)):
-            waiting.append((job, readers.submit(read, job)))
-        if not waiting:
-            return
-        job, future = waiting.popleft()
-        try:
-            yield job, future.result()
-        except ImageError as error:
-            fail(job, f"{error.found}. {error.remedy.split(';')[0]}")
-        except UserError as error:
-            fail(job, str(error))
-
-
-def _batches(photos: Iterable[tuple[Job, Photo]], batch_size: int) -> Iterator[Batch]:
-    """Batches of images of one size. Incomplete batches wait, up to 4 batches' images in all."""
-    waiting: dict[tuple[int, int], Batch] = {}
-    for job, photo in photos:
-        group = waiting.setdefault(photo.size, [])
-        group.append((job, photo))
-        if len(group) == batch_size:
-            yield waiting.pop(photo.size)
-        elif sum(map(len, waiting.values())) >= 4 * batch_size:
-            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
-    yield from waiting.values()
-
-
 def _translated(
-    translator: Any, batch: Batch, fail: Callable[[Job, str], None]
-) -> Iterator[tuple[Batch, HostCopy]]:
-    """The batch and its translation; if memory does not suffice, each image separately."""
+    translator: Any, batch: list[tuple[Job, Photo]], failures: dict[Path, str]
+) -> Iterator[tuple[Job, Photo, HostCopy, int]]:
+    """The batch with its translation; if memory does not suffice, each image separately."""
     try:
-        yield batch, translator.translate([photo.pixels for _, photo in batch])
+        result = translator.translate([photo.pixels for _, photo in batch])
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not lacks_memory(error):
             raise
         if len(batch) == 1:
-            job, photo = batch[0]
+            (source, _), photo = batch[0]
             width, height = photo.size
-            fail(job, f"{width} x {height} pixels need more memory; --load_size scales them down ({error})")
+            found = f"{width} x {height} pixels need more memory"
+            failures[source] = f"{found}; --load_size scales them down ({error})"
             return
         for item in batch:
-            yield from _translated(translator, [item], fail)
+            yield from _translated(translator, [item], failures)
+    else:
+        for place, (job, photo) in enumerate(batch):
+            yield job, photo, result, place
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """On the CPU, torch reports it as a plain RuntimeError."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return "allocate" in str(error) and "memory" in str(error)
+def clear_results(folder: Path, files: Collection[str]) -> None:
+    """Remove the page of an earlier call, which means that it was complete, and images it alone made.
 
-
-def _write(target: Path, result: HostCopy, number: int, photo: Photo) -> None:
-    save_image(finished(result.numpy()[number], photo), target)
+    files: those that this call is going to make, below `folder`.
+    """
+    record = folder / RECORD
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.html").unlink(missing_ok=True)
+    earlier = json.loads(record.read_text()) if record.is_file() else []
+    for file in set(earlier) - set(files):
+        (folder / file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder holds others
+            for parent in list(Path(file).parents)[:-2]:
+                (folder / parent).rmdir()
+    write_atomically(record, lambda path: path.write_text(json.dumps(sorted(files), indent=0)))

@@ -1,7 +1,6 @@
-"""The two logs of a training run: `loss_log.txt` for people and parsers, `log.jsonl` for programs.
+"""The two logs of a run: `loss_log.txt`, in the released code's format, and `log.jsonl` for programs.
 
-`loss_log.txt` has the line format of the released code, to the letter. `log.jsonl` holds one JSON object per
-line. Both only grow, except that resuming from a checkpoint cuts them to their lengths at that checkpoint.
+Both only grow, except that resuming from a checkpoint cuts them to their lengths at that checkpoint.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
+
+from tqdm import tqdm
 
 TEXT, JSON_LINES = "loss_log.txt", "log.jsonl"
 
@@ -49,56 +50,51 @@ class LossRecord:
         head += f", time: {self.seconds_per_image:.3f}, data: {self.data_seconds:.3f}) "
         return head + "".join(f"{name}: {value:.3f} " for name, value in self.losses.items())
 
+    def finite(self) -> dict[str, float]:
+        """The losses that are numbers."""
+        return {n: value for n, value in self.losses.items() if value is not None and math.isfinite(value)}
+
     def scalars(self) -> dict[str, float]:
         """What curves show, by tag: losses, rate, epoch and speed."""
-        losses = {f"loss/{name}": value for name, value in self.losses.items() if value is not None}
-        return losses | {
+        return {f"loss/{name}": value for name, value in self.losses.items() if value is not None} | {
             "training/learning_rate": self.lr,
             "training/epoch": self.epochs_done,
             "training/seconds_per_image": self.seconds_per_image,
         }
 
-    def seconds_left(self, epochs: float) -> float:
-        """Time until `epochs` epochs are done, at this record's speed."""
+    def time_left(self, epochs: float) -> str:
+        """How long it takes until `epochs` epochs are done, at this record's speed."""
         images_per_epoch = self.iters / (self.epochs_done - (self.epoch - 1))
-        return (epochs - self.epochs_done) * images_per_epoch * self.seconds_per_image
+        seconds = (epochs - self.epochs_done) * images_per_epoch * self.seconds_per_image
+        return tqdm.format_interval(max(0, seconds))
 
 
-class LossLog:
-    """Appends records to the logs of a run's folder. Every method raises OSError if the disk refuses.
+def append(folder: Path, record: LossRecord, header: bool) -> None:
+    """Append one line to each log, in log.jsonl with null for what is not finite. Raises OSError.
 
     The files are opened for each record: a crash loses nothing, at a cost of microseconds.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / TEXT, "a", encoding="utf-8", newline="\n") as file:
+        if header:
+            file.write(f"================ Training Loss ({time.ctime()}) ================\n")
+        file.write(record.line() + "\n")
+    losses = {**dict.fromkeys(record.losses), **record.finite()}
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    with open(folder / JSON_LINES, "a", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps({"type": "losses", **asdict(record), "losses": losses, "time": now}) + "\n")
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self._has_header = False  # written with this session's first line, hence after a truncation
 
-    def losses(self, record: LossRecord) -> None:
-        """Append one line to each log; in log.jsonl, values that are not finite become null."""
-        if not self._has_header:
-            self._append(TEXT, f"================ Training Loss ({time.ctime()}) ================\n")
-            self._has_header = True
-        self._append(TEXT, record.line() + "\n")
-        finite = {name: value if math.isfinite(value) else None for name, value in record.losses.items()}
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
-        entry = {"type": "losses", **asdict(record), "losses": finite, "time": now}
-        self._append(JSON_LINES, json.dumps(entry) + "\n")
+def sizes(folder: Path) -> dict[str, int]:
+    """The length of each log in bytes."""
+    return {name: (folder / name).stat().st_size for name in (TEXT, JSON_LINES) if (folder / name).exists()}
 
-    def state_dict(self) -> dict[str, int]:
-        """The length of each log in bytes, for a checkpoint."""
-        return {name: _size(self.folder / name) for name in (TEXT, JSON_LINES)}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Cut the logs to the lengths of a checkpoint. A file that is missing or shorter stays as it is."""
-        for name in (TEXT, JSON_LINES):
-            if _size(self.folder / name) > state.get(name, math.inf):
-                os.truncate(self.folder / name, state[name])
-
-    def _append(self, name: str, text: str) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / name, "a", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+def cut(folder: Path, lengths: Mapping[str, int]) -> None:
+    """Cut the logs to these lengths. One that is missing or shorter stays as it is. Raises OSError."""
+    for name, size in sizes(folder).items():
+        if size > lengths.get(name, 0):
+            os.truncate(folder / name, lengths.get(name, 0))
 
 
 def read_loss_records(folder: str | Path) -> list[LossRecord]:
@@ -110,7 +106,3 @@ def read_loss_records(folder: str | Path) -> list[LossRecord]:
             entry = json.loads(line)
             records.append(LossRecord(**{name: entry[name] for name in names}))
     return records
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

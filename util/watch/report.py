@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -15,34 +17,25 @@ from util.watch.loss_log import LossRecord
 from util.watch.monitor import Monitor
 
 
+@dataclass
 class Report:
-    """Reports the steps of one training; every process has one, the first alone prints.
+    """Reports the steps of one training; every process has one, the first alone prints and has a monitor."""
 
-    Args:
-        monitor: None in the other processes.
-        epoch_images: images of an epoch.
-        global_batch: images of a step over all processes.
-        samples: `models.samples.Samples`, the images that every epoch shows.
-    """
+    monitor: Monitor | None
+    model: Any
+    progress: Progress
+    opt: Namespace
+    epoch_images: int
+    global_batch: int  # images of a step over all processes
+    samples: Any = None  # `models.samples.Samples`, the images that every epoch shows
+    time_left = "unknown time"
+    # Only a plateau schedule needs the epoch's mean of the headline loss; its sum stays on the device.
+    _sum: torch.Tensor | None = None
 
-    def __init__(
-        self,
-        monitor: Monitor | None,
-        model,
-        progress: Progress,
-        opt: Namespace,
-        epoch_images: int,
-        global_batch: int,
-        samples=None,
-    ):
-        self.monitor, self.model, self.progress, self.opt = monitor, model, progress, opt
-        self.epoch_images, self.global_batch, self.samples = epoch_images, global_batch, samples
-        self.time_left = "unknown time"
-        self.length = Length.of(opt)
-        self.epochs = self.length.in_epochs(epoch_images // global_batch)
+    def __post_init__(self):
+        self.length = Length.of(self.opt)
+        self.epochs = self.length.in_epochs(self.epoch_images // self.global_batch)
         self.last_epoch = math.ceil(self.epochs)
-        # Only a plateau schedule needs the epoch's mean of the headline loss; its sum stays on the device.
-        self._sum: torch.Tensor | None = None
 
     def begin_epoch(self, clock: Clock) -> None:
         self.clock = clock
@@ -72,16 +65,16 @@ class Report:
     def _images(self) -> None:
         opt, progress = self.opt, self.progress
         last = progress.position >= self.epoch_images or self.length.reached(progress)
-        saved = last or progress.crossed(opt.update_html_freq, self.global_batch)
-        if saved or progress.crossed(opt.display_freq, self.global_batch):
+        keep = last or progress.crossed(opt.update_html_freq, self.global_batch)
+        if keep or progress.crossed(opt.display_freq, self.global_batch):
             images = self.model.pictures()
-            if saved and self.samples:
+            if keep and self.samples:
                 try:
                     images |= self.samples.pictures()
                 except torch.OutOfMemoryError:
                     say("note: too little memory to show the same images in every epoch; none are shown")
                     self.samples = None
-            self.monitor.images(progress.epoch, progress.images, images, save=saved)
+            self.monitor.images(progress.epoch, progress.images, images, keep)
 
     def _losses(self) -> None:
         progress = self.progress
@@ -89,7 +82,7 @@ class Report:
         losses = dict(zip(losses, distributed.mean(list(losses.values())), strict=True))
         seconds, data_seconds = self.clock.per_image()
         record = LossRecord(
-            epoch=progress.epoch,
+            progress.epoch,
             iters=progress.position,
             images=progress.images,
             epochs_done=progress.epoch - 1 + progress.position / self.epoch_images,
@@ -102,7 +95,7 @@ class Report:
         if self.monitor:
             self.monitor.losses(record)
         headline = ", ".join(f"{name} {losses[name]:.3f}" for name in self.model.headline)
-        self.time_left = tqdm.format_interval(max(0, record.seconds_left(self.epochs)))
+        self.time_left = record.time_left(self.epochs)
         self.bar.set_postfix_str(f"{headline}, {self.time_left} left in all", refresh=False)
 
     def save_mean(self) -> None:
