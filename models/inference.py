@@ -32,14 +32,7 @@ import torch
 from data.transforms import LATE_RESIZE
 from models import MODELS, create_model, option_defaults, option_rows, require_model
 from models.translator import Translator
-from models.weights import (
-    architecture,
-    bare_generator,
-    checkpoint_file,
-    load_weights,
-    save_tensors,
-    weights_file,
-)
+from models.weights import architecture, bare_generator, checkpoint_file, load_weights, weights_file
 from util.arguments import Option, integer
 from util.errors import UserError
 from util.files import write_atomically
@@ -94,7 +87,8 @@ def load_generator(
             network = bare_generator(folder, str(epoch), direction or "AtoB")
             path, is_file = checkpoint_file(folder.parent, folder.name, str(epoch), network), True
         opt = _options_of_weights(path)
-        direction = {"gen_a": "BtoA", None: direction}.get(network) if opt.model == "munit" else None
+        if path.suffix != BOTH:
+            direction = "BtoA" if network == "gen_a" else "AtoB"
     opt.direction = direction or opt.direction
     if opt.direction not in directions(opt):
         raise UserError(f"{folder} was trained {opt.trained_direction} alone: leave direction out")
@@ -112,11 +106,12 @@ def translator_of_run(
     `file` holds the generator's weights if it is not that of the options; device None is `--gpu_ids`.
     """
     model = create_model(opt)
-    for number, (name, net) in enumerate(model.networks.items()):
-        both = file is not None and file.suffix == BOTH
-        own = file if both or number == 0 else None
-        path = own or checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, name)
-        load_weights(net, path, name[-1] if both else None)
+    for name, net in model.networks.items():
+        if file and file.suffix == BOTH:
+            load_weights(net, file, part=name[-1])
+        else:  # the first network makes the translation
+            path = file if name == model.translating(opt)[0] else None
+            load_weights(net, path or checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, name))
     device = device or model.device
     return Translator(
         model.translator().train(not opt.eval).requires_grad_(False).to(device),
@@ -296,7 +291,8 @@ def _of_the_hub(name: str) -> Path:
     if not (folder / FILE).is_file() and not weights.is_file():
         if len(files) != 1:
             raise UserError(f"{name} has {len(files)} files of weights: one generator is expected")
-        save_tensors(read_tensors(files[0]), weights)
+        state = read_tensors(files[0])
+        write_atomically(weights, lambda path: torch.save(state, path))
     return _as_run(weights, "AtoB")
 
 

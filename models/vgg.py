@@ -18,11 +18,8 @@ from util.weight_files import Published
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 VGG16 = Published("torchvision's VGG-16", "--vgg_weights", VGG16_URL)
 RANDOM = "random"  # in place of a file
-
 WIDTHS = tuple(cfgs["D"])  # channels of each convolution and its ReLU; "M": a 2 x 2 maximum
-LAYERS = (4, 7, 9)
-LAST_LAYER = 12
-
+LAYERS, LAST_LAYER = (4, 7, 9), 12
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 
 
@@ -32,11 +29,9 @@ def up_to(layer: int, widths: Sequence[int | str] = WIDTHS) -> Sequence[int | st
 
 
 class VGG16Features(nn.Module):
-    """VGG-16 up to the deepest layer asked for; state-dict keys are torchvision's `features.N.*`.
+    """VGG-16 up to the last of `layers`, ascending numbers of ReLUs; keys are torchvision's `features.N.*`.
 
-    Args:
-        layers: numbers of ReLUs, ascending, in [0, 12].
-        widths: other than VGG-16's for tests.
+    `widths` are other than VGG-16's for tests. `channels` are C of each of `layers`.
     """
 
     def __init__(self, layers: Sequence[int] = LAYERS, widths: Sequence[int | str] = WIDTHS):
@@ -64,9 +59,8 @@ class VGG16Features(nn.Module):
 def load_vgg16(
     weights: str | Path | None, layers: Sequence[int] = LAYERS, device: torch.device | str = "cpu"
 ) -> VGG16Features:
-    """VGG-16 ready for use: frozen, in evaluation mode, on `device`.
+    """VGG-16, frozen, with the weights of torchvision's file (None: that of torch's cache), or "random" ones.
 
-    weights: torchvision's file (None: that of torch's cache), or "random", from a fixed seed, for tests.
     UserError for a missing file and for one that holds anything else.
     """
     network = VGG16Features(layers)
@@ -84,7 +78,7 @@ def draw_weights(network: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            fan_in = module.weight[0].numel()
             with torch.no_grad():
-                module.weight.normal_(0.0, (2 / fan_in) ** 0.5, generator=generator)
+                deviation = (2 / module.weight[0].numel()) ** 0.5
+                module.weight.normal_(0.0, deviation, generator=generator)
                 module.bias.zero_()

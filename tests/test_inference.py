@@ -165,15 +165,9 @@ def test_names_keep_folders_and_never_collide():
     names = output_names(["d/a.jpg", "d/A.JPG", "d/a.png", "d/sub/a.tif", "d/b.c.png", "d/a.png.jpg"])
     expected = ["a.png", "A.JPG.png", "a.png.png", "sub/a.png", "b.c.png", "a.png.jpg.png"]
     assert [name.as_posix() for name in names] == expected
-
-
-def test_names_of_255_bytes_have_results(command, tmp_path):
-    names = [f"{'n' * 250}.tiff", f"{'n' * 251}.png", f"{'n' * 251}.jpg", f"{'é' * 125}x.jpg"]
-    for number, name in enumerate(names):
-        draw(tmp_path / "in" / name, (16, 16), seed=number)
-    assert command("--input", tmp_path / "in", "--output", tmp_path / "out") == 0
-    written = [path.name for path in (tmp_path / "out").iterdir()]
-    assert len(written) == len(names) and max(len(os.fsencode(name)) for name in written) == 255
+    long = [f"{'n' * 250}.tiff", f"{'n' * 251}.png", f"{'n' * 251}.jpg", f"{'é' * 125}x.jpg"]
+    names = output_names(long)
+    assert len(set(names)) == len(long) and max(len(os.fsencode(name)) for name in names) == 255
 
 
 def test_a_folder_is_mirrored_in_batches_and_each_image_is_as_alone(translator, command, tmp_path, capsys):

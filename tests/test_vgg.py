@@ -12,13 +12,12 @@ from util.errors import UserError
 
 @pytest.fixture(scope="module")
 def torchvisions():
-    """torchvision's VGG-16 without its classifier, with seeded weights."""
+    """The convolutions of torchvision's VGG-16, with seeded weights."""
     with torch.device("meta"):
         network = torchvision.models.vgg16(init_weights=False)
-    network.classifier = torch.nn.Identity()
-    network.to_empty(device="cpu")
-    draw_weights(network)
-    return network.eval()
+    del network.classifier
+    draw_weights(network.to_empty(device="cpu"))
+    return network
 
 
 @pytest.fixture
@@ -43,29 +42,18 @@ def test_features_are_those_of_torchvision(torchvisions, weights_file):
     assert network.channels == [features.shape[1] for features in expected]
 
 
-class Trap:
-    """Would end the process if it were unpickled."""
-
-    def __reduce__(self):
-        return exit, (1,)
-
-
+NAN = {"classifier.0.weight": torch.full((2,), torch.nan)}  # torchvision has such weights too, of BGR images
 OTHERS = torchvision.models.squeezenet1_1(weights=None).state_dict()
 
 
-@pytest.mark.parametrize("content", [None, b"<html>", Trap(), {"epoch": 3}, OTHERS, torch.nan])
+@pytest.mark.parametrize("content", [None, b"<html>", exit, {"epoch": 3}, OTHERS, NAN])
 def test_what_is_not_its_weights_is_refused(content, weights_file):
-    """torchvision also has weights for unscaled BGR images, with a classifier of NaN."""
     if content is None:
         weights_file.unlink()
     elif isinstance(content, bytes):
         weights_file.write_bytes(content)
-    elif content is torch.nan:
-        torch.save(
-            torch.load(weights_file) | {"classifier.0.weight": torch.full((2,), torch.nan)}, weights_file
-        )
     else:
-        torch.save(content, weights_file)
+        torch.save(torch.load(weights_file) | NAN if content is NAN else content, weights_file)
     with pytest.raises(UserError) as error:
         load_vgg16(weights_file)
     assert VGG16_URL in str(error.value) and str(weights_file) in str(error.value)
