@@ -46,25 +46,13 @@ AGREEMENT = {
     "--precision bf16": (3e-2, 0.5),
     "--fast": (3e-2, 0.8),
 }
-LADDER = [
-    "textbook",
-    "textbook --QS_mode local",
-    "--fast",
-    "--fast --QS_mode local",
-    "--fast --QS_mode local_global",
-    "--fast --model cut",
-    "--fast --batch_size 4",
-    "--precision bf16",
-    "--precision bf16 --channels_last",
-    "--precision bf16 --cuda_graph",
-    "--precision tf32",
-    "--precision tf32 --channels_last --cuda_graph",
-    "",
-    "--fast --crop_size 512 --load_size 512",
-    "--fast --crop_size 512 --load_size 512 --QS_mode local",
-    "--fast --crop_size 1024 --load_size 1024",
-    "--fast --crop_size 1024 --load_size 1024 --QS_mode local",
-]
+LADDER = (
+    "textbook, textbook --QS_mode local, --fast, --fast --QS_mode local, --fast --QS_mode local_global, "
+    "--fast --model cut, --fast --batch_size 4, --precision bf16, --precision bf16 --channels_last, "
+    "--precision bf16 --cuda_graph, --precision tf32, --precision tf32 --channels_last --cuda_graph, , "
+    "--fast --crop_size 512 --load_size 512, --fast --crop_size 512 --load_size 512 --QS_mode local, "
+    "--fast --crop_size 1024 --load_size 1024, --fast --crop_size 1024 --load_size 1024 --QS_mode local"
+).split(", ")
 SPEED_SECONDS = 330  # no row of the ladder begins later
 
 
@@ -137,11 +125,10 @@ def differences(model, steps: int) -> tuple[Tensor, list[float]]:
 def resume(check: Check) -> None:
     """train.py, stopped and continued, gives the weights of the uninterrupted run; layouts may change."""
     with tempfile.TemporaryDirectory() as folder:
-        for domain in "AB":
-            Path(folder, "data", f"train{domain}").mkdir(parents=True)
-            for number in range(6):
-                image = Image.effect_noise((check.size, check.size), 60).convert("RGB")
-                image.save(Path(folder, "data", f"train{domain}", f"{number}.png"))
+        for number in range(12):
+            file = Path(folder, "data", f"train{'AB'[number % 2]}", f"{number}.png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((check.size, check.size), 60).convert("RGB").save(file)
         settings = f"--dataroot {folder}/data --checkpoints_dir {folder} --display_id 0 --no_html --seed 1 "
         settings += f"--num_threads 2 --crop_size {check.size} --load_size {check.size} {check.words}"
 
@@ -219,9 +206,8 @@ PARTS = {"correctness": (agreement, resume, tests), "speed": (ladder, kernels)}
 
 def run_python(*words: str) -> str:
     """Run Python in the project's folder: the last lines of its output. SystemExit with them if it fails."""
-    done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, **pipes)
     said = "```\n" + "\n".join(done.stdout.strip().splitlines()[-30:]) + "\n```"
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} ended with status {done.returncode}\n\n{said}")

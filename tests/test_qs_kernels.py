@@ -19,30 +19,24 @@ from models.speed import qs_kernels
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 
 
-def log_entropy_of(scores):
-    """log H of softmax(scores), by the method's formula in float64 and in logarithms throughout."""
-    top = scores.argmax()
-    g = np.delete(scores, top) - scores[top]
-    if len(g) == 0:
-        return -np.inf
-    with np.errstate(divide="ignore"):  # a tied top has log(-g) = -inf
-        log_r, log_t = logsumexp(g), logsumexp(g + np.log(-g))
-    log_log1p_r = np.log(np.log1p(np.exp(log_r))) if log_r > -30 else log_r
-    return np.logaddexp(log_log1p_r, log_t - np.log1p(np.exp(log_r)))
-
-
 def brute_force(features, window=None):
-    """log H (B, H*W) and the largest |score|, row by row; a window's keys outside the image are 0."""
-    vectors, rows = features.double().numpy(), []
-    height, width = vectors.shape[2:]
+    """log H (B, H*W) and the largest |score|, row by row; a window's keys outside the image are 0.
+
+    By the method's formula, in float64 and in logarithms throughout.
+    """
+    vectors, log_entropy, largest = features.double().numpy(), [], 0
     reach = (window or 1) // 2
     for image in vectors:
         padded = np.pad(image, ((0, 0), (reach, reach), (reach, reach)))
-        for y, x in np.ndindex(height, width):
+        for y, x in np.ndindex(image.shape[1:]):
             keys = padded[:, y : y + window, x : x + window] if window else image
-            rows.append(image[:, y, x] @ keys.reshape(len(image), -1))
-    log_entropy = [log_entropy_of(scores) for scores in rows]
-    largest = max(np.abs(scores).max() for scores in rows)
+            scores = image[:, y, x] @ keys.reshape(len(image), -1)
+            largest = max(largest, np.abs(scores).max())
+            g = np.delete(scores, scores.argmax()) - scores.max()
+            with np.errstate(divide="ignore"):  # a tied top has log(-g) = -inf
+                log_r, log_t = (logsumexp(terms) if len(g) else -np.inf for terms in (g, g + np.log(-g)))
+            log_log1p_r = np.log(np.log1p(np.exp(log_r))) if log_r > -30 else log_r
+            log_entropy.append(np.logaddexp(log_log1p_r, log_t - np.log1p(np.exp(log_r))))
     return torch.tensor(np.reshape(log_entropy, (len(vectors), -1))), largest
 
 
@@ -164,11 +158,9 @@ def test_rows_of_windows_and_their_gradient_are_those_of_indexing(dtype):
     places = torch.randint(12, (2, 4, 9), generator=generator)
     weight = torch.randn(2, 4, 9, 5, generator=generator).to(dtype)
     found = qs_attn._Rows.apply(rows, places)
-    expected = torch.stack([image[of_image] for image, of_image in zip(rows, places, strict=True)])
-    assert torch.equal(found, expected)
     (gradient,) = torch.autograd.grad(found, rows, weight)
-    exact = torch.zeros(2, 12, 5).double()
-    for image, n, m in np.ndindex(2, 4, 9):
-        exact[image, places[image, n, m]] += weight[image, n, m].double()
-    assert gradient.dtype == dtype
+    plain = rows.detach().double().requires_grad_()
+    expected = torch.stack([image[of_image] for image, of_image in zip(plain, places, strict=True)])
+    (exact,) = torch.autograd.grad(expected, plain, weight.double())
+    assert torch.equal(found.double(), expected) and gradient.dtype == dtype
     torch.testing.assert_close(gradient, exact.to(dtype), rtol=1e-6, atol=1e-6)

@@ -78,7 +78,7 @@ def test_a_position_lies_at_the_pixel_in_the_middle_of_what_it_sees(layer, pool,
     y, x = grid[0] // 2, grid[1] // 2
     features[0, 0, y, x].backward()
     seen = image.grad[0, 0] / image.grad[0, 0].sum()
-    middle = [(seen.sum(1) * torch.arange(48)).sum().item(), (seen.sum(0) * torch.arange(64)).sum().item()]
+    middle = [(seen.sum(1) @ torch.arange(48.0)).item(), (seen.sum(0) @ torch.arange(64.0)).item()]
     places = pixels_of(np.array([y * grid[1] + x, 0]), grid[1], view.geometry, (48, 64))
     assert places[0].tolist() == pytest.approx(middle, abs=0.6)  # at layer 16 it sees more than the image
     if stride:
