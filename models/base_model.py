@@ -93,10 +93,8 @@ class BaseModel:
             found = mixing[0] if mixing else "the mask of --netD trainable_attn"
             return f"{found} would normalise each process's images apart: use instance norm or posthoc_attn"
         if cls.exchanges and not crops(opt.preprocess):
-            return (
-                f"--preprocess {opt.preprocess} may give processes images of different sizes, which they "
-                "cannot compare: use a mode that crops, such as resize_and_crop"
-            )
+            problem = f"--preprocess {opt.preprocess} may give processes images of different sizes"
+            return f"{problem}, which they cannot compare: use a mode that crops, such as resize_and_crop"
         return None
 
     # ---- what a model does ----
@@ -168,9 +166,8 @@ class BaseModel:
 
         UserError where the images of A and B differ in size, and the step needs one size.
         """
-        sizes = [batch[domain].shape[2:] for domain in "AB"]
-        if self.equal_sizes and sizes[0] != sizes[1]:
-            (h_A, w_A), (h_B, w_B) = sizes
+        (h_A, w_A), (h_B, w_B) = (batch[domain].shape[2:] for domain in "AB")
+        if self.equal_sizes and (h_A, w_A) != (h_B, w_B):
             raise UserError(
                 f"an image of A has {w_A} x {h_A} pixels and the one of B beside it {w_B} x {h_B}, but a "
                 "step needs one size: use a --preprocess that crops, such as resize_and_crop"

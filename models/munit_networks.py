@@ -50,8 +50,8 @@ class LayerNorm(nn.Module):
 class AdaIN(nn.Module):
     """scale (x - mean) / sqrt(var + 1e-5) + shift, with mean and biased var over H, W per image and channel.
 
-    Adaptive instance normalisation (Huang and Belongie, ICCV 2017), without state: shift and scale, (B, C)
-    each, are arguments. Statistics and output are float32 or wider.
+    Adaptive instance norm (Huang and Belongie, ICCV 2017): shift and scale, (B, C) each, are arguments.
+    Statistics and output are float32 or wider.
     """
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
