@@ -43,7 +43,8 @@ from util.translate.translate_files import THREADS, Job, clear_results, in_threa
 def main(argv: Sequence[str] | None = None) -> int:
     """Translate as a command line says; return the exit status, 1 if some photographs failed."""
     opt = TestOptions().parse(argv)
-    if not opt.eval:
+    if not opt.eval and opt.batch_size > 1:
+        print("note: --eval false translates one image at a time.", file=sys.stderr)
         opt.batch_size = 1  # batch statistics would mix the images
     if opt.direction not in directions(opt):
         effect = "has no effect with --input" if opt.input else "gives it the other domain's images"
