@@ -36,15 +36,9 @@ def default_name(options: Mapping[str, object]) -> str:
 
 
 class BaseOptions:
-    """The table of options that `TrainOptions` and `TestOptions` add to, and their values for a command line.
-
-    `other_models` are names that --model takes besides those of `MODELS`.
-    """
+    """The table of options that trainings and tests add to, and their values for a command line."""
 
     is_train: bool
-    prog: str
-    description: str
-    other_models: tuple[str, ...] = ()
 
     def __init__(self):
         self.parser = ArgumentParser(self.prog, self.description, WITHOUT_EFFECT)
@@ -86,8 +80,8 @@ class BaseOptions:
         add("--input_nc", 3, "channels of the source images: 1 (grey) or 3 (RGB)", **channels)
         add("--output_nc", 3, "channels of the target images: 1 (grey) or 3 (RGB)", **channels)
         group("networks", scope="fixed")
-        models = (*MODELS, *self.other_models)
-        add("--model", "qs", "what is trained: docs/models.md", choices=models)
+        models = MODELS if self.is_train else (*MODELS, "test")
+        add("--model", "qs", "what is trained: docs/models.md", choices=tuple(models))
         add("--CUT_mode", None, "as CUT spells it", type=str.lower, choices=("cut", "fastcut"), scope="call")
         build.add_options(add)
         self._declare_models()

@@ -36,7 +36,6 @@ class TestOptions(BaseOptions):
     is_train = False
     prog = "test.py"
     description = "Translate the test images of a data set, or any photographs, with a trained generator."
-    other_models = ("test",)
 
     def declare(self) -> None:
         super().declare()

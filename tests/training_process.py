@@ -43,9 +43,8 @@ def make_images(root: Path, count_A: int = 5, count_B: int = 4) -> Path:
     for folder, count in {"trainA": count_A, "trainB": count_B}.items():
         (root / folder).mkdir(parents=True)
         for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (34, 34, 3), dtype=np.uint8)).save(
-                root / folder / f"{i}.png"
-            )
+            pixels = rng.integers(0, 256, (34, 34, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{i}.png")
     return root
 
 
@@ -73,18 +72,9 @@ def in_float64() -> None:
 
 
 class TrainingProcess:
-    """A running `train.main(argv)`. What it prints is in `output()`.
+    """A running `train.main(argv)`, after `change()`, which arranges what goes wrong in it."""
 
-    change: called in the process before the training, to arrange what goes wrong in it.
-    """
-
-    def __init__(
-        self,
-        argv: list[str],
-        log: Path,
-        env: dict[str, str] | None = None,
-        change: Callable[[], None] | None = None,
-    ):
+    def __init__(self, argv: list[str], log: Path, env: dict | None = None, change: Callable | None = None):
         self.log = log
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", "train", "training_process"])
@@ -95,18 +85,16 @@ class TrainingProcess:
     def wait(self, seconds: float = PATIENCE) -> int:
         """Its exit status; minus the signal that killed it."""
         self.process.join(seconds)
-        if self.process.exitcode is None:
-            self.kill()
-            raise AssertionError(f"the training hung; it said:\n{self.output()}")
-        return self.process.exitcode
+        status = self.process.exitcode
+        self.kill()
+        assert status is not None, f"the training hung; it said:\n{self.output()}"
+        return status
 
     def wait_until(self, condition: Callable[[], object], pause: float = 0.002) -> None:
         """Wait for a condition while the training runs."""
         end = time.monotonic() + PATIENCE
         while not condition():
-            assert self.process.is_alive() and time.monotonic() < end, (
-                f"waited too long; the output:\n{self.output()}"
-            )
+            assert self.process.is_alive() and time.monotonic() < end, self.output()
             time.sleep(pause)
 
     def kill(self) -> None:
@@ -118,7 +106,7 @@ class TrainingProcess:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
-def _train(argv: list[str], log: str, env: dict[str, str], change: Callable[[], None] | None) -> None:
+def _train(argv: list[str], log: str, env: dict[str, str], change: Callable | None) -> None:
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
