@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from argparse import Namespace
 from pathlib import Path
 
@@ -99,7 +98,6 @@ class TrainOptions(BaseOptions):
         _check_start(opt)
         _check_image_size(opt)
         check_pool(opt)
-        _check_watchers(opt)
 
     def _refuse_without_effect(self, opt: Namespace) -> None:
         """UserError for a given option, not at its default, that has no effect with another one."""
@@ -157,21 +155,3 @@ def _check_image_size(opt: Namespace) -> None:
         )
     elif opt.preprocess != "crop" and opt.load_size < opt.crop_size:
         raise UserError(f"--crop_size {opt.crop_size} is larger than --load_size {opt.load_size}")
-
-
-def _check_watchers(opt: Namespace) -> None:
-    """What was asked for must be installed and usable: a run nobody sees is noticed too late."""
-    for name, module in (("tensorboard", "torch.utils.tensorboard"), ("use_wandb", "wandb.sdk")):
-        try:
-            if getattr(opt, name):
-                importlib.import_module(module)
-        except Exception as error:  # not installed, or broken by another package
-            raise UserError(
-                f"--{name} needs the package {name.removeprefix('use_')}, which cannot be imported ({error})"
-                f": pip install -r requirements-watch.txt, or leave --{name} out"
-            ) from None
-    if opt.use_wandb:
-        from util.watch.services import wandb_login_obstacle
-
-        if obstacle := wandb_login_obstacle():
-            raise UserError(f"--use_wandb: {obstacle}")

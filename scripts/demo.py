@@ -80,16 +80,14 @@ def find_models(checkpoints_dir: str | Path) -> dict[str, Entry]:
 
 
 def _entry(folder: Path, words: list[str]) -> Entry:
-    """The run in a folder, with the epochs that have all networks its translation needs."""
+    """The run in a folder."""
     if opt := run_options(folder):
         ways, styled, domains = directions(opt), MODELS[opt.model].styled, getattr(opt, "domains", [])
     else:  # of the released code, or CycleGAN's
         network = "G_A" if any(folder.glob("*_net_G_A.pth")) else "G"
         ways, styled, domains = {"AtoB": [network]}, False, []
-    networks = next(iter(ways.values()))
-    end = weights_file(folder, "", networks[0]).name
+    end = weights_file(folder, "", next(iter(ways.values()))[0]).name
     epochs = [path.name.removesuffix(end) for path in folder.glob(f"*{end}")]
-    epochs = [epoch for epoch in epochs if all(weights_file(folder, epoch, n).is_file() for n in networks)]
     epochs.sort(key=lambda epoch: (epoch == "latest", epoch.zfill(12)), reverse=True)
     return Entry(words, epochs, [*ways], styled, domains)
 

@@ -81,36 +81,25 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def click_until(self, element: str, condition: str) -> None:
-        """Click until an expression is true, every five seconds: a page that still moves can miss a click."""
-        for _ in range(PATIENCE // 5):
+        """Click until an expression is true, a page that still moves can miss a click."""
+        end = time.monotonic() + PATIENCE
+        while not self.run(condition) and time.monotonic() < end:
             self.click(element)
-            try:
-                return self.wait(condition, seconds=5)
-            except AssertionError:
-                continue
-        self.wait(condition)
+            time.sleep(2)
 
-    def drop(self, element: str, *files: Path) -> None:
-        """Drag files over an element and let them go, as from a file manager."""
+    def drop(self, element: str, file: Path) -> None:
+        """Drag a file over an element and let it go, as from a file manager."""
         x, y = self._centre(element)
-        data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+        data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def _centre(self, element: str) -> tuple[float, float]:
         """Where an element is, as soon as it is there, scrolled into view."""
         self.wait(f"!!({element})")
-        box = self.run(
-            "(e => { e.scrollIntoView({block: 'center'}); return e.getBoundingClientRect().toJSON(); })"
-            f"({element})"
-        )
+        look = "e => { e.scrollIntoView({block: 'center'}); return e.getBoundingClientRect().toJSON(); }"
+        box = self.run(f"({look})({element})")
         return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-
-    def upload(self, selector: str, *files: Path) -> None:
-        """Choose files in a file input."""
-        root = self.call("DOM.getDocument")["root"]["nodeId"]
-        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
 
 
 @contextmanager

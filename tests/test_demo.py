@@ -26,7 +26,7 @@ PRETRAINED = "horse2zebra_global (pretrained)"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs of four models, one with three epochs, a folder without options, and broken ones."""
+    """Runs of several models, one with three epochs, a folder without options, and broken ones."""
     root = tmp_path_factory.mktemp("demo")
     folder = make_run(root / "checkpoints", name="horses/global")
     for epoch in ("5", "10"):
@@ -34,6 +34,8 @@ def runs(tmp_path_factory):
     make_run(root / "checkpoints", "--model", "cycle_gan", name="both")
     multi = "--model qs_multi --domains cat,dog --nce_layers 0,4,8"
     make_run(root / "checkpoints", *multi.split(), name="domains")
+    munit = "--model munit --mlp_dim 8 --n_res 1 --style_dim 3 --load_size 64 --crop_size 64"
+    make_run(root / "checkpoints", *munit.split(), name="styles")
     (root / "checkpoints/released").mkdir()
     shutil.copy(folder / "latest_net_G.pth", root / "checkpoints/released/latest_net_G.pth")
     options = json.loads((folder / "train_opt.json").read_text())
@@ -46,7 +48,7 @@ def runs(tmp_path_factory):
 
 def test_every_run_and_epoch_is_offered_and_broken_ones_are_named(runs, capsys):
     models = find_models(runs / "checkpoints")
-    assert set(models) == {"horses/global", "both", "domains", "released", PRETRAINED}
+    assert set(models) == {"horses/global", "both", "domains", "styles", "released", PRETRAINED}
     assert models["horses/global"].epochs == ["latest", "10", "5"]
     assert models["both"].directions == ["AtoB", "BtoA"] and models["released"].directions == ["AtoB"]
     told = capsys.readouterr().err
@@ -61,6 +63,7 @@ def test_every_run_and_epoch_is_offered_and_broken_ones_are_named(runs, capsys):
         ("both", {"direction": "BtoA", "domain": "dog", "style": 7}, "--direction BtoA"),
         ("domains", {"domain": "dog"}, "--domain dog"),
         ("domains", {"domain": "cow"}, "--domain cat"),
+        ("styles", {"style": 7}, "--style_seed 7"),
         ("released", {}, ""),
     ],
 )
@@ -71,11 +74,6 @@ def test_what_a_model_has_becomes_options_of_test_py(runs, tmp_path, label, cont
     source = demo.translate(tmp_path / "photo 1.png", [*options, "--gpu_ids", "-1"], tmp_path / "out.png")
     assert source.size == Image.open(tmp_path / "out.png").size
     assert source.size == ((192, 128) if controls.get("size") == "128" else (90, 60))
-
-
-def test_styles_become_an_option():
-    entry = demo.Entry(["--name", "styles"], ["latest"], ["AtoB"], True, [])
-    assert entry.options(style=7) == ["--name", "styles", "--style_seed", "7"]
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import random
-import re
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import torch
 from training_process import make_images, words
 
 import train
-from options.train_options import TrainOptions
+from util.errors import UserError
 from util.watch.loss_log import LossRecord
 from util.watch.monitor import Monitor, create_monitor
 from util.watch.services import TensorBoard, Visdom, WeightsAndBiases
@@ -85,12 +84,17 @@ def test_no_server_costs_one_warning(tmp_path):
     assert len(caught) == 1
 
 
-def test_visdom_not_installed_costs_one_warning(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "visdom", None)  # importing it now fails
-    opt = Namespace(no_html=True, display_id=None, tensorboard=False, use_wandb=False)
-    opt.name, opt.display_server, opt.display_port, opt.display_env, opt.display_ncols = "run", "", 9, "", 4
+def test_a_missing_package_costs_a_warning_or_is_named(tmp_path, monkeypatch):
+    for name in ("visdom", "torch.utils.tensorboard", "wandb"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it now fails
+    opt = Namespace(no_html=True, display_id=None, tensorboard=False, use_wandb=False, name="run")
+    opt.display_server, opt.display_port, opt.display_env, opt.display_ncols = "", 9, "", 4
     with pytest.warns(UserWarning, match="visdom: .*setup.sh"):
         assert create_monitor(opt, tmp_path, epoch_steps=1).watchers == []
+    opt.display_id = 0
+    for name in ("tensorboard", "use_wandb"):
+        with pytest.raises(UserError, match="pip install -r requirements-watch.txt"):
+            create_monitor(Namespace(**{**vars(opt), name: True}), tmp_path, epoch_steps=1)
 
 
 # TensorBoard
@@ -165,28 +169,14 @@ def test_wandb_offline_holds_a_run_and_a_resume_continues_it(offline, tmp_path):
     assert start(("losses", record(100, G=1.0))) != identity
 
 
-# Options and a whole training
-
-
-@pytest.mark.parametrize("flag, package", [("--tensorboard", "tensorboard"), ("--use_wandb", "wandb")])
-def test_a_missing_package_is_named_with_what_to_install(flag, package, monkeypatch, capsys):
-    for name in [name for name in sys.modules if re.match(rf"(torch\.utils\.)?{package}(\.|$)", name)]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)  # importing it now fails
-    with pytest.raises(SystemExit) as status:
-        TrainOptions().parse([flag])
-    assert status.value.code == 2
-    assert re.search(f"{flag} .*pip install -r requirements-watch.txt", capsys.readouterr().err)
-
-
-def test_wandb_without_a_key_is_refused_before_training(tmp_path):
+def test_wandb_without_a_key_is_refused(tmp_path):
     """In a process of its own: wandb keeps the settings it was first asked for."""
     pytest.importorskip("wandb")
-    code = "from options.train_options import TrainOptions; TrainOptions().parse(['--use_wandb'])"
+    code = "from pathlib import Path; from util.watch.services import *; WeightsAndBiases(Path(), '', {})"
     env = {"PATH": "/usr/bin", "HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}
     command, root = [sys.executable, "-c", code], Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2 and "run `wandb login` first, or set WANDB_MODE=offline" in done.stderr
+    assert "UserError: --use_wandb has no API key: run `wandb login`" in done.stderr
 
 
 def test_a_training_with_all_watchers_computes_the_same_and_resumes(tensorboard, offline, tmp_path):

@@ -102,6 +102,8 @@ class Run:
         """
         opt, self.model, self.files = self.opt, model, files
         self.progress = Progress(epoch=opt.epoch_count)
+        if self.writes:
+            self.monitor = create_monitor(opt, self.folder, epoch_steps)
         if self.start == "nothing":
             if opt.pretrained_name:
                 found = model.load_networks(Path(opt.checkpoints_dir, opt.pretrained_name), opt.epoch)
@@ -110,8 +112,6 @@ class Run:
                 say(f"Nothing was saved in {self.folder} yet: starting at the beginning.")
             if self.writes:  # only now: nothing that could fail before the first step has
                 self._begin_folder()
-        if self.writes:
-            self.monitor = create_monitor(opt, self.folder, epoch_steps)
         if self.start == "state":
             saved_files = self._resume(global_batch)
             if saved_files and (differences := compare_files(saved_files, files)):

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from util.errors import UserError
 from util.run.progress import Length
 from util.watch import loss_log, services
 from util.watch.loss_log import LossRecord
@@ -27,12 +28,9 @@ PATIENCE_AT_END = 20.0  # seconds to show what still waits
 
 
 class Watcher(Protocol):
-    """Shows a training somewhere. One thread makes all calls, which may take their time and may raise.
+    """Shows a training somewhere. One thread makes all calls, which may take their time and may raise."""
 
-    `name` is what warnings call it.
-    """
-
-    name: str
+    name: str  # for warnings
 
     def begin(self, records: Sequence[LossRecord]) -> None:
         """The first call. What was shown beyond the last of these records is void."""
@@ -45,8 +43,7 @@ class Watcher(Protocol):
         keep: those of --update_html_freq, one row an epoch, to keep; else those of --display_freq.
         """
 
-    def close(self) -> None:
-        """Finish. No call follows."""
+    def close(self) -> None: ...
 
 
 class Background:
@@ -117,8 +114,8 @@ class Monitor:
         self._begin(loss_log.read_loss_records(self.folder))
 
     def close(self) -> None:
-        """Let every watcher finish."""
-        for watcher in self.watchers:
+        """Let every watcher finish that has begun."""
+        for watcher in self.watchers * self._begun:
             watcher.close()
 
     def _begin(self, records: Sequence[LossRecord]) -> None:
@@ -134,7 +131,10 @@ class Monitor:
 
 
 def create_monitor(opt: Namespace, folder: Path, epoch_steps: int) -> Monitor:
-    """The monitor of the run in `folder`, with the watchers that the options ask for."""
+    """The monitor of the run in `folder`, with the watchers that the options ask for.
+
+    UserError where --tensorboard or --use_wandb cannot work; a visdom that is missing costs a warning.
+    """
     watchers: list[Watcher] = []
     options = {name: value for name, value in sorted(vars(opt).items()) if name not in ("given", "isTrain")}
     if not opt.no_html:
@@ -147,8 +147,12 @@ def create_monitor(opt: Namespace, folder: Path, epoch_steps: int) -> Monitor:
             watchers.append(services.Visdom(opt.name, *address, opt.display_ncols))
         except ImportError as error:
             warnings.warn(f"visdom: {error}; scripts/setup.sh installs it", stacklevel=2)
-    if opt.tensorboard:
-        watchers.append(services.TensorBoard(folder / "tensorboard", options))
-    if opt.use_wandb:
-        watchers.append(services.WeightsAndBiases(folder, opt.name, options))
+    try:
+        if opt.tensorboard:
+            watchers.append(services.TensorBoard(folder / "tensorboard", options))
+        if opt.use_wandb:
+            watchers.append(services.WeightsAndBiases(folder, opt.name, options))
+    except ImportError as error:
+        what = "pip install -r requirements-watch.txt, or leave --tensorboard and --use_wandb out"
+        raise UserError(f"{error}: {what}") from None
     return Monitor(folder, watchers)

@@ -6,6 +6,7 @@ under way in another thread stays locked.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from util.console import say
+from util.errors import UserError
 from util.images import image_grid
 from util.watch.loss_log import LossRecord
 
@@ -112,6 +114,12 @@ class WeightsAndBiases:
     def __init__(self, folder: Path, run: str, options: Mapping[str, object]):
         import wandb
 
+        if wandb.setup().settings.mode not in ("offline", "disabled"):
+            key = False
+            with contextlib.suppress(wandb.errors.AuthenticationError):
+                key = wandb.login(prompt=False, verify=False)
+            if not key:  # it would ask for one on the terminal
+                raise UserError("--use_wandb has no API key: run `wandb login`, or set WANDB_MODE=offline")
         self._wandb, self.run, self.folder = wandb, run, folder
         self.options = {name: str(v) if v == math.inf else v for name, v in options.items()}
 
@@ -144,16 +152,3 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
-
-
-def wandb_login_obstacle() -> str:
-    """Why wandb would ask for a key on the terminal, or refuse the one it has; empty if it would not."""
-    import wandb
-
-    if wandb.setup().settings.mode in ("offline", "disabled"):
-        return ""
-    try:
-        found = "" if wandb.login(prompt=False, verify=False) else "wandb has no API key"
-    except wandb.errors.AuthenticationError as error:
-        found = str(error)
-    return found and f"{found}: run `wandb login` first, or set WANDB_MODE=offline to write files only"
