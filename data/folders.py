@@ -87,10 +87,7 @@ class Finding(NamedTuple):
     error: ImageError | None = None  # of a file that cannot be used
 
 
-def look_at(
-    folder: str, path: str | Path, grey: tuple[float, float] | None = None, min_side: int = MIN_SIDE
-) -> Finding:
-    """Decode one file and describe it."""
+def look_at(folder: str, path: str | Path, grey: tuple[float, float] | None, min_side: int) -> Finding:
     try:
         image = read_image(path)
     except ImageError as error:
@@ -106,19 +103,20 @@ def look_at(
 
 
 def inspect(
-    folders: Mapping[str, Sequence[str | Path]],
-    greys: Mapping[str, tuple[float, float] | None],
+    folders: Mapping[str, tuple[Sequence, tuple[float, float] | None]],
     min_side: int = MIN_SIDE,
     seconds: float = math.inf,
 ) -> list[Finding]:
-    """Look at the images of each named folder, or at a fair sample of as many as `seconds` allow."""
-    images = [(folder, path) for folder, paths in folders.items() for path in paths]
+    """Look at the images of each folder, or at a fair sample of as many as `seconds` allow.
+
+    folders: by name, the files, and black and white of grey of more than 8 bits.
+    """
+    images = [(folder, path, grey) for folder, (paths, grey) in folders.items() for path in paths]
     order = random.Random(0).sample(range(len(images)), len(images))
     end = time.monotonic() + seconds
 
     def look(index: int) -> Finding | None:
-        folder, path = images[index]
-        return look_at(folder, path, greys[folder], min_side) if time.monotonic() < end else None
+        return look_at(*images[index], min_side) if time.monotonic() < end else None
 
     with ThreadPoolExecutor() as pool:
         found = sorted(zip(order, pool.map(look, order), strict=True))
@@ -145,11 +143,9 @@ def quick_check(dataset, seconds: float = 1.0) -> list[str]:
 
     Raises the `ImageError` of a file that cannot be used, unless bad images are skipped.
     """
-    folders = {f"domain {domain}": store.paths for domain, store in dataset.stores.items()}
-    greys = {f"domain {domain}": store.grey for domain, store in dataset.stores.items()}
-    preprocess = dataset.preprocess
-    least = preprocess.crop_size if preprocess.mode == "crop" else MIN_SIDE
-    findings = inspect(folders, greys, least, seconds)
+    folders = {f"domain {name}": (store.paths, store.grey) for name, store in dataset.stores.items()}
+    least = dataset.preprocess.crop_size if dataset.preprocess.mode == "crop" else MIN_SIDE
+    findings = inspect(folders, least, seconds)
     for finding in findings:
         if finding.error and dataset.on_bad_image == "stop":
             raise finding.error

@@ -1,21 +1,15 @@
 #!/usr/bin/env bash
-# Download one data set into datasets/NAME:
-#
-#   bash datasets/download_qsattn_dataset.sh horse2zebra
-#
+# Download one data set into datasets/NAME: bash datasets/download_qsattn_dataset.sh horse2zebra
 # The same command resumes an interrupted download. The folder appears only once the archive has been checked
-# and unpacked. Where the first address does not answer, the second is tried. QSATTN_DATASET_URL gives other
-# addresses of the archive (a mirror, or file:///...), separated by spaces.
+# and unpacked. QSATTN_DATASET_URL gives other addresses of the archive (a mirror, file:///...), which are tried
+# in turn.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
 cyclegan_sets="apple2orange cezanne2photo facades grumpifycat horse2zebra iphone2dslr_flower maps monet2photo \
 summer2winter_yosemite ukiyoe2photo vangogh2photo"
 
-fail() {
-    printf 'error: %s\n' "$@" >&2
-    exit 2
-}
+fail() { printf 'error: %s\n' "$@" >&2; exit 2; }
 
 usage() {
     cat <<TEXT
@@ -23,8 +17,7 @@ usage: bash datasets/download_qsattn_dataset.sh NAME
 NAME is one of
 $(printf '  %s\n' $cyclegan_sets)
   cat2dog     (AFHQ's cats and dogs, resized to 256 x 256)
-  day2night   (aligned pairs, pix2pix's night2day: night is A, day is B; ASGIT's own day2night is
-              unpaired crops of BDD100K)
+  day2night   (aligned pairs, pix2pix's night2day: night is A, day is B)
   cityscapes  (its licence forbids redistribution: register at https://www.cityscapes-dataset.com, download
               leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, and call
               python datasets/prepare.py cityscapes leftImg8bit_trainvaltest.zip gtFine_trainvaltest.zip \\

@@ -56,15 +56,16 @@ def main(argv: list[str] | None = None) -> int:
     add("--grey_range", default="auto", help="as of train.py: LOW,HIGH or auto (%(default)s)")
     opt = parser.parse_args(argv)
 
-    folders, grey = folders_under(opt.dataroot), parse_grey_range(opt.grey_range)
-    greys = {name: grey or grey_range(paths) for name, paths in folders.items()}
-    findings = inspect(folders, greys, opt.min_side)
-    for name in folders:
+    given = parse_grey_range(opt.grey_range)
+    images = folders_under(opt.dataroot)
+    folders = {name: (paths, given or grey_range(paths)) for name, paths in images.items()}
+    findings = inspect(folders, opt.min_side)
+    for name, (_, grey) in folders.items():
         kinds = Counter(finding.kind for finding in findings if finding.folder == name and not finding.error)
         counts = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(SHOWN))
         print(f"{name}: {kinds.total()} images ({counts}{', ...' if len(kinds) > SHOWN else ''})")
-        if greys[name]:
-            print(f"{name}: {describe_grey_range(greys[name])}")
+        if grey:
+            print(f"{name}: {describe_grey_range(grey)}")
     found = problems(findings) + copies(findings)
     print(f"\n{len(found)} problems:" if found else "\nNo problems found.", *found, sep="\n")
     return 1 if found else 0

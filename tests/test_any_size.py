@@ -61,13 +61,12 @@ def test_a_step_on_anything(argv, data):
 @given(data=st.data())
 def test_a_step_of_munit_on_anything(data):
     """Sides are multiples of 4, which may differ, from the least that the discriminator can judge."""
-    depth, scales = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 3))
+    draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
     tiny = "--model munit --gpu_ids -1 --ngf 2 --ndf 2 --mlp_dim 4 --n_res 1"
-    tiny += f" --n_layer {depth} --num_scales {scales}"
-    tiny += f" --n_downsample {data.draw(st.integers(1, 2))} --style_dim {data.draw(st.integers(1, 9))}"
+    tiny += f" --n_layer {draw(1, 2)} --num_scales {draw(1, 3)}"
+    tiny += f" --n_downsample {draw(1, 2)} --style_dim {draw(1, 9)}"
     torch.manual_seed(0)
     model = create_model(TrainOptions().parse(tiny.split()))
     multiple, smallest = model.size_limits(model.opt)
-    sides = st.integers(-(-smallest // multiple), 10).map(lambda number: multiple * number)
-    height, width, batch = data.draw(sides), data.draw(sides), data.draw(st.integers(1, 3))
-    assert step(model, batch, height, width) == set(model.networks)
+    height, width = (multiple * draw(-(-smallest // multiple), 10) for _ in range(2))
+    assert step(model, draw(1, 3), height, width) == set(model.networks)

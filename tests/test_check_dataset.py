@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from data import folders
 from data.datasets import UnalignedDataset
-from data.folders import inspect, look_at, quick_check
+from data.folders import inspect, quick_check
 from data.transforms import Preprocess
 from scripts import check_dataset, split_dataset
 from util.image_files import ImageError, list_images
@@ -42,32 +43,22 @@ def test_every_problem_is_found_and_named(clean, capsys):
     spoil(clean)
     assert check_dataset.main([str(clean)]) == 1
     _, *problems = capsys.readouterr().out.partition("4 problems:")[2].splitlines()
-    for line, (what, name) in zip(
-        sorted(problems),
-        (
-            ("testB: 1 of nearly one colour: ", "flat.png"),
-            ("testB: 1 shorter side below 16 pixels: ", "small.png"),
-            ("trainA and testA: the same picture 2 times: ", "copy.bmp"),
-            ("trainB: 1 unusable (it is damaged", "1.png"),
-        ),
-        strict=True,
-    ):
-        assert line.startswith(what) and name in line
+    expected = (
+        "testB: 1 of nearly one colour: .*flat.png",
+        "testB: 1 shorter side below 16 pixels: .*small.png",
+        "trainA and testA: the same picture 2 times: .*copy.bmp",
+        "trainB: 1 unusable .it is damaged.*1.png",
+    )
+    assert all(re.match(line, found) for line, found in zip(expected, sorted(problems), strict=True))
     assert check_dataset.main([str(clean / "nowhere")]) == 2
-
-
-def test_other_shapes_of_the_same_bytes_are_other_pictures(clean):
-    image = clean / "trainA" / "0.png"
-    Image.fromarray(np.asarray(Image.open(image)).reshape(40, 32, 3)).save(clean / "reshaped.png")
-    assert look_at("", clean / "reshaped.png").content != look_at("", image).content
 
 
 def test_a_short_look_samples_every_folder(clean, monkeypatch):
     """On a clock that advances a second per look at it."""
     ticks = iter(range(100))
     monkeypatch.setattr(folders.time, "monotonic", lambda: next(ticks))
-    images = {name: list_images(clean / name) for name in ("trainA", "trainB")}
-    findings = inspect(images, dict.fromkeys(images), seconds=6)
+    images = {name: (list_images(clean / name), None) for name in ("trainA", "trainB")}
+    findings = inspect(images, seconds=6)
     assert len(findings) == 5 and {finding.folder for finding in findings} == {"trainA", "trainB"}
 
 

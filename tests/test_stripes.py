@@ -69,19 +69,6 @@ def test_the_pictures_are_those_drawn_before():
     assert found == ["3010566ae7ac7e9b", "71224fc043bc0619", "c37e3d363e1858c1", "43ccf6b841bc337e"]
 
 
-def test_only_the_coat_is_striped():
-    """Zebras read high and horses low, and what surrounds either reads below every zebra."""
-    coats, grounds = {}, {}
-    for striped, coat in enumerate(("plain", "striped")):
-        scenes = [draw_animal_scene(np.random.default_rng([9, striped, i]), 64, coat) for i in range(8)]
-        coats[striped] = [stripedness(image, mask) for image, mask in scenes]
-        around = [(image, ~ndimage.binary_dilation(mask, None, 2)) for image, mask in scenes]
-        grounds[striped] = [stripedness(image, ground) for image, ground in around]
-    assert min(coats[True]) > 2 * max(coats[False])
-    assert np.mean(coats[True]) > 6 * np.mean(coats[False])
-    assert max(grounds[False] + grounds[True]) < min(coats[True])
-
-
 def test_a_set_is_left_alone_and_one_of_other_parameters_replaced(tmp_path, capsys):
     out = tmp_path / "stripes"
     words = ["--out", str(out), "--size", "16", "--train", "2", "--test", "1"]
@@ -116,7 +103,6 @@ def bands(size: int = 64) -> np.ndarray:
 def test_stripes_read_high_and_everything_else_low():
     mask, rng = ellipse(), np.random.default_rng(0)
     y, x = np.mgrid[:64, :64]
-    striped = stripedness(painted(bands()), mask)
     others = {
         "plain": np.full((64, 64), 0.6),
         "shaded from above": 1 - y / 64,
@@ -126,9 +112,9 @@ def test_stripes_read_high_and_everything_else_low():
         "checks": ((x // 3 + y // 3) % 2).astype(float),
         "stripes blurred away": ndimage.gaussian_filter(bands(), 3),
     }
+    striped = stripedness(painted(bands()), mask)
     readings = {name: stripedness(painted(pattern), mask) for name, pattern in others.items()}
-    assert striped > 0.6
-    assert all(reading < 0.2 * striped for reading in readings.values()), readings
+    assert striped > 0.6 and max(readings.values()) < 0.2 * striped, readings
     assert readings["plain"] < 1e-6 and readings["shaded from above"] < 0.1 * striped
 
 

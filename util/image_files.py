@@ -1,8 +1,4 @@
-"""Finding image files and decoding them: whatever a user has becomes 8-bit RGB, or one `ImageError`.
-
-Cameras, scanners and annotation tools leave grey, palette, 16-bit, CMYK, transparent and rotated images in a
-data set, and downloads leave broken ones.
-"""
+"""Finding image files and decoding them: whatever a user has becomes 8-bit RGB, or one `ImageError`."""
 
 from __future__ import annotations
 
@@ -31,11 +27,9 @@ IMAGE_EXTENSIONS = set(
 if features.check("avif"):
     FORMATS.append("AVIF")
     IMAGE_EXTENSIONS.add(".avif")
-try:
+with contextlib.suppress(ImportError):  # an optional package
     import pillow_heif
-except ImportError:  # an optional package
-    pass
-else:
+
     pillow_heif.register_heif_opener()
     FORMATS.append("HEIF")
     IMAGE_EXTENSIONS.update((".heic", ".heif"))
@@ -79,8 +73,9 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
     """
     folder = Path(folder)
     if not folder.is_dir():
-        found = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"the image folder {str(folder)!r} {found}. Check the path, --dataroot and --phase.")
+        raise UserError(
+            f"the folder {str(folder)!r} does not exist or is none. Check --dataroot and --phase."
+        )
 
     def stop(error: OSError) -> None:
         raise error
@@ -124,8 +119,9 @@ def read_image(path: str | os.PathLike) -> Image.Image:
         formats = [*FORMATS, "TGA"] if os.fspath(path).lower().endswith(".tga") else FORMATS
         with Image.open(path, formats=formats) as image:
             if not 0 < image.width * image.height <= MAX_PIXELS:
-                sides = f"{image.width} x {image.height}"
-                raise ImageError(path, f"it declares {sides} pixels; at most {MAX_PIXELS} are accepted")
+                raise ImageError(
+                    path, f"it has {image.width} x {image.height} pixels; 1 to {MAX_PIXELS} are read"
+                )
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
         if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
@@ -134,12 +130,10 @@ def read_image(path: str | os.PathLike) -> Image.Image:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        with open(path, "rb") as file:
-            raise ImageError(path, f"it is not an image of a known format ({file.read(12)!r}...)") from error
+        raise ImageError(path, "it is not an image of a known format") from error
     except Exception as error:  # decoders raise exceptions of every type for damaged data
-        raise ImageError(
-            path, f"it is damaged or cannot be read ({type(error).__name__}: {error})"
-        ) from error
+        what = f"{type(error).__name__}: {error}"
+        raise ImageError(path, f"it is damaged or cannot be read ({what})") from error
 
 
 def open_rgb(path: str | os.PathLike, grey: tuple[float, float] | None = None) -> Image.Image:
