@@ -44,9 +44,8 @@ class BaseDataset:
     """Samples by `SampleKey`: the views by domain, "A" (source) and "B" (target).
 
     Random numbers come from a generator seeded by (seed, epoch, position), so a sample does not depend on the
-    worker that makes it or on earlier samples. A subclass defines `find_images` (the files of each
-    domain), `make` (the views of a sample) and, unless it is the number of images of A, `__len__` (images per
-    epoch).
+    worker that makes it or on earlier samples. A subclass defines `find_images` (the files of each domain),
+    `make` (the views of a sample) and, if it is not the number of images of A, `__len__` (images per epoch).
     """
 
     columns: ClassVar[int] = 1  # images side by side in one file
@@ -107,12 +106,7 @@ class BaseDataset:
         return any([store.begin_epoch(epoch) for store in self.stores.values()])
 
     def see(
-        self,
-        store: ImageStore,
-        index: int,
-        key: SampleKey,
-        generator: random.Random,
-        domain: int | None = None,
+        self, store: ImageStore, index: int, key: SampleKey, rng: random.Random, domain=None
     ) -> list[View]:
         """One window, drawn here, of each image in the file at `index`, or in its replacement."""
         failed: list[ImageError] = []
@@ -124,7 +118,7 @@ class BaseDataset:
                 if self.on_bad_image == "stop" or not self.preprocess.training:
                     raise
                 failed.append(error)
-                index = generator.randrange(len(store))
+                index = rng.randrange(len(store))
             if len(failed) == MAX_REPLACEMENTS:
                 raise UserError(
                     f"{MAX_REPLACEMENTS} images in a row could not be used, the last being "
@@ -132,7 +126,7 @@ class BaseDataset:
                 )
         images = np.split(pixels, self.columns, axis=1)
         rows, columns = images[0].shape[:2]
-        top, left, mirrored = self.preprocess.draw_window(generator, rows, columns)
+        top, left, mirrored = self.preprocess.draw_window(rng, rows, columns)
         height, width = self.preprocess.input_size(rows, columns)
         part = (top / rows, left / columns, height / rows, width / columns, float(mirrored))
         window = np.s_[top : top + height, left : left + width]
@@ -147,22 +141,23 @@ class UnalignedDataset(BaseDataset):
     """
 
     def find_images(self) -> dict[str, list[Path]]:
-        source, target = domain_folders(self.dataroot, self.phase, self.direction)
-        files = {"A": list_images(source, self.max_dataset_size)}
-        if self.preprocess.training or target.is_dir():
-            files["B"] = list_images(target, self.max_dataset_size)
-        return files
+        folders = zip("AB", domain_folders(self.dataroot, self.phase, self.direction), strict=True)
+        return {
+            domain: list_images(folder, self.max_dataset_size)
+            for domain, folder in folders
+            if domain == "A" or self.preprocess.training or folder.is_dir()
+        }
 
     def __len__(self) -> int:
         return max(self.sizes.values()) if self.preprocess.training else self.sizes["A"]
 
-    def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
+    def make(self, key: SampleKey, rng: random.Random) -> dict[str, View]:
         views = {}
         for domain, store in self.stores.items():
             index = key.index % len(store)
             if domain == "B" and self.preprocess.training and not self.serial_batches:
-                index = generator.randrange(len(store))
-            (views[domain],) = self.see(store, index, key, generator)
+                index = rng.randrange(len(store))
+            (views[domain],) = self.see(store, index, key, rng)
         return views
 
 
@@ -181,8 +176,8 @@ class AlignedDataset(BaseDataset):
     def files(self) -> dict[str, list[str]]:
         return dict.fromkeys("AB", self.stores["A"].paths)
 
-    def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
-        views = self.see(self.stores["A"], key.index, key, generator)
+    def make(self, key: SampleKey, rng: random.Random) -> dict[str, View]:
+        views = self.see(self.stores["A"], key.index, key, rng)
         return dict(zip("AB", views if self.direction == "AtoB" else reversed(views), strict=True))
 
 
@@ -194,8 +189,8 @@ class SingleDataset(BaseDataset):
             raise UserError("--dataset_mode single has no domain B: train with unaligned or aligned")
         return {"A": list_images(self.dataroot, self.max_dataset_size)}
 
-    def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
-        return {"A": self.see(self.stores["A"], key.index, key, generator)[0]}
+    def make(self, key: SampleKey, rng: random.Random) -> dict[str, View]:
+        return {"A": self.see(self.stores["A"], key.index, key, rng)[0]}
 
 
 class DomainsDataset(BaseDataset):
@@ -219,18 +214,18 @@ class DomainsDataset(BaseDataset):
         sizes = self.sizes.values()
         return len(sizes) * max(sizes) if self.preprocess.training else sum(sizes)
 
-    def make(self, key: SampleKey, generator: random.Random) -> dict[str, View]:
+    def make(self, key: SampleKey, rng: random.Random) -> dict[str, View]:
         count, stores = len(self.domains), list(self.stores.values())
         if not self.preprocess.training:
             places = [(source, index) for source in range(count) for index in range(len(stores[source]))]
             source, index = places[key.index]
-            return {"A": self.see(stores[source], index, key, generator, source)[0]}
+            return {"A": self.see(stores[source], index, key, rng, source)[0]}
         source = key.index % count
         index = key.index // count % len(stores[source])
-        (view,) = self.see(stores[source], index, key, generator, source)
-        target = (source + generator.randrange(0 if self.own_domain else 1, count)) % count
-        index = generator.randrange(len(stores[target]))
-        return {"A": view, "B": self.see(stores[target], index, key, generator, target)[0]}
+        (view,) = self.see(stores[source], index, key, rng, source)
+        target = (source + rng.randrange(0 if self.own_domain else 1, count)) % count
+        index = rng.randrange(len(stores[target]))
+        return {"A": view, "B": self.see(stores[target], index, key, rng, target)[0]}
 
 
 DATASETS: dict[str, type[BaseDataset]] = {

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import random
-import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -74,6 +72,7 @@ def find_domains(dataroot: str | Path, phase: str) -> list[str]:
 
 NEAR_CONSTANT = 2.0  # of 255: greatest standard deviation of a colour channel over the image
 SHOWN = 5  # names in a line of a report
+SAMPLED = 50  # images that `quick_check` decodes
 
 
 class Finding(NamedTuple):
@@ -87,11 +86,11 @@ class Finding(NamedTuple):
     error: ImageError | None = None  # of a file that cannot be used
 
 
-def look_at(folder: str, path: str | Path, grey: tuple[float, float] | None, min_side: int) -> Finding:
+def look_at(folder: str, path: str, grey: tuple[float, float] | None, min_side: int) -> Finding:
     try:
         image = read_image(path)
     except ImageError as error:
-        return Finding(folder, str(path), f"unusable ({error.found})", error=error)
+        return Finding(folder, path, f"unusable ({error.found})", error=error)
     kind, image = f"{image.width} x {image.height} {image.mode}", to_rgb(image, grey)
     content = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
     problem = ""
@@ -99,28 +98,13 @@ def look_at(folder: str, path: str | Path, grey: tuple[float, float] | None, min
         problem = f"shorter side below {min_side} pixels"
     elif np.asarray(image).std((0, 1), dtype=np.float32).max() < NEAR_CONSTANT:
         problem = "of nearly one colour"
-    return Finding(folder, str(path), problem, kind, content)
+    return Finding(folder, path, problem, kind, content)
 
 
-def inspect(
-    folders: Mapping[str, tuple[Sequence, tuple[float, float] | None]],
-    min_side: int = MIN_SIDE,
-    seconds: float = math.inf,
-) -> list[Finding]:
-    """Look at the images of each folder, or at a fair sample of as many as `seconds` allow.
-
-    folders: by name, the files, and black and white of grey of more than 8 bits.
-    """
-    images = [(folder, path, grey) for folder, (paths, grey) in folders.items() for path in paths]
-    order = random.Random(0).sample(range(len(images)), len(images))
-    end = time.monotonic() + seconds
-
-    def look(index: int) -> Finding | None:
-        return look_at(*images[index], min_side) if time.monotonic() < end else None
-
+def inspect(images: Iterable[tuple[str, str, tuple[float, float] | None]], min_side: int) -> list[Finding]:
+    """Look at images: the name of the folder, the path, black and white of grey of more than 8 bits."""
     with ThreadPoolExecutor() as pool:
-        found = sorted(zip(order, pool.map(look, order), strict=True))
-    return [finding for _, finding in found if finding]
+        return list(pool.map(lambda image: look_at(*image, min_side), images))
 
 
 def problems(findings: Sequence[Finding]) -> list[str]:
@@ -138,14 +122,17 @@ def names(paths: Sequence[str]) -> str:
     return ", ".join(map(repr, paths[:SHOWN])) + more
 
 
-def quick_check(dataset, seconds: float = 1.0) -> list[str]:
-    """Problems in a sample of the images of a `BaseDataset`, one line each; takes about `seconds`.
+def quick_check(dataset) -> list[str]:
+    """Problems in a sample of the images of a `BaseDataset`, one line each.
 
     Raises the `ImageError` of a file that cannot be used, unless bad images are skipped.
     """
-    folders = {f"domain {name}": (store.paths, store.grey) for name, store in dataset.stores.items()}
+    images = [
+        (f"domain {name}", path, store.grey) for name, store in dataset.stores.items() for path in store.paths
+    ]
+    sample = random.Random(0).sample(images, min(len(images), SAMPLED))
     least = dataset.preprocess.crop_size if dataset.preprocess.mode == "crop" else MIN_SIDE
-    findings = inspect(folders, least, seconds)
+    findings = inspect(sample, least)
     for finding in findings:
         if finding.error and dataset.on_bad_image == "stop":
             raise finding.error

@@ -63,9 +63,9 @@ class ImageStore:
 
     def _decode(self, path: str, load_size: int) -> np.ndarray:
         image = open_rgb(path, self.grey)
-        if image.width % self.columns:
+        width, rest = divmod(image.width, self.columns)
+        if rest:
             raise ImageError(path, f"it is {image.width} pixels wide, and a pair has an even width")
-        width = image.width // self.columns
         boxes = [(left, 0, left + width, image.height) for left in range(0, image.width, width)]
         try:
             parts = [np.asarray(self.preprocess.resize(image.crop(box), load_size)) for box in boxes]

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.util  # its end of the workers is registered before ours, so ours comes first
+import os
 import random
 import signal
 import sys
 import weakref
+from argparse import Namespace
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,10 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.datasets import BaseDataset, SampleKey
-from data.transforms import to_input
+from data.datasets import DATASETS, BaseDataset, SampleKey
+from data.transforms import Preprocess, to_input
+from util.console import say
 from util.errors import UserError
-from util.image_files import ImageError
+from util.image_files import ImageError, describe_grey_range, parse_grey_range
 from util.run.stop_signal import SIGNALS
 
 # "A", "B": (B, C, h, w) float32 in [-1, 1]; "A_paths", "B_paths": list[str]; "A_windows", "B_windows": (B, 5)
@@ -60,7 +63,7 @@ def make_batch(
                 f"images of one batch differ in size ({', '.join(map(repr, paths))}): use --batch_size 1 or "
                 "a --preprocess that crops"
             )
-        bad += sum(replaced, ())
+        bad += [error for errors in replaced for error in errors]
         batch |= {domain: np.stack(pixels), f"{domain}_paths": list(paths)}
         batch[f"{domain}_windows"] = np.array(parts, np.float32)
         if domains[0] is not None:
@@ -254,3 +257,43 @@ class Loader:
                 if isinstance(value, torch.Tensor):
                     value.record_stream(consumer)
         return batch
+
+
+def create_loader(
+    opt: Namespace, device: torch.device | str, *, rank: int = 0, world_size: int = 1
+) -> Loader:
+    """The loader of the options: in training shuffled, whole batches; at test every image once, by index.
+
+    Raises `UserError` if the data set is missing, empty or impossible.
+    """
+    crops_end = opt.isTrain and not (opt.crop_late or opt.n_iterations or opt.n_iterations_decay)
+    n_epochs = opt.n_epochs if crops_end else None
+    whole = getattr(opt, "whole", False)  # test.py alone says it
+    sizes = (opt.preprocess, opt.load_size, opt.crop_size)
+    preprocess = Preprocess(*sizes, not opt.no_flip, opt.isTrain, n_epochs=n_epochs, whole=whole)
+    names = ["seed", "direction", "serial_batches", "max_dataset_size", "on_bad_image"]
+    names += ["domains", "own_domain"] if opt.dataset_mode == "multi" else []
+    dataset = DATASETS[opt.dataset_mode](
+        opt.dataroot,
+        opt.phase,
+        preprocess,
+        cache_gb=opt.cache_gb if opt.isTrain else 0.0,  # at test each image is read once
+        grey=parse_grey_range(opt.grey_range),
+        **{name: getattr(opt, name) for name in names},
+    )
+    for domain, store in dataset.stores.items():
+        if store.grey:
+            say(f"note: domain {domain}: {describe_grey_range(store.grey)}", file=sys.stderr)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Loader(
+        dataset,
+        device,
+        opt.batch_size,
+        opt.seed,
+        shuffle=opt.isTrain and not opt.serial_batches,
+        rank=rank,
+        world_size=world_size,
+        drop_last=opt.isTrain,
+        num_workers=min(opt.num_threads, cores),
+        channels=(opt.input_nc, opt.output_nc),
+    )

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.folders import SHOWN, Finding, inspect, names, problems
 from data.transforms import MIN_SIDE
 from util.errors import entry_point
-from util.image_files import describe_grey_range, grey_range, list_images, parse_grey_range
+from util.image_files import describe_grey_range, grey_range, list_images
 
 
 def folders_under(dataroot: Path) -> dict[str, list[Path]]:
@@ -53,14 +53,13 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("dataroot", type=Path, help="a folder with trainA, trainB, testA, testB (or train, test of pairs)")
     add("--min_side", type=int, default=MIN_SIDE, metavar="PIXELS", help="least shorter side (%(default)s)")
-    add("--grey_range", default="auto", help="as of train.py: LOW,HIGH or auto (%(default)s)")
     opt = parser.parse_args(argv)
 
-    given = parse_grey_range(opt.grey_range)
-    images = folders_under(opt.dataroot)
-    folders = {name: (paths, given or grey_range(paths)) for name, paths in images.items()}
-    findings = inspect(folders, opt.min_side)
-    for name, (_, grey) in folders.items():
+    folders = folders_under(opt.dataroot)
+    greys = {name: grey_range(paths) for name, paths in folders.items()}
+    images = [(name, str(path), greys[name]) for name, paths in folders.items() for path in paths]
+    findings = inspect(images, opt.min_side)
+    for name, grey in greys.items():
         kinds = Counter(finding.kind for finding in findings if finding.folder == name and not finding.error)
         counts = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(SHOWN))
         print(f"{name}: {kinds.total()} images ({counts}{', ...' if len(kinds) > SHOWN else ''})")

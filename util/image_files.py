@@ -73,9 +73,7 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(
-            f"the folder {str(folder)!r} does not exist or is none. Check --dataroot and --phase."
-        )
+        raise UserError(f"the folder {str(folder)!r} does not exist: check --dataroot and --phase")
 
     def stop(error: OSError) -> None:
         raise error
@@ -97,10 +95,8 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
                 others[extension or "no extension"] += 1
     found = ", ".join(f"{count} of {kind!r}" for kind, count in others.most_common(5))
     if not images:
-        known = f"{' '.join(sorted(IMAGE_EXTENSIONS))}, and HEIC where pillow-heif is installed"
-        raise UserError(
-            f"no images in the folder {str(folder)!r}, but {found or 'nothing'}. Known are {known}."
-        )
+        known = f"known are {' '.join(sorted(IMAGE_EXTENSIONS))}, and HEIC with pillow-heif"
+        raise UserError(f"no images in the folder {str(folder)!r}, but {found or 'nothing'}; {known}")
     if others:
         _say_once(f"note: {str(folder)!r}: left out, since they are no images that can be read: {found}")
     images.sort(key=os.fsencode)
@@ -119,9 +115,8 @@ def read_image(path: str | os.PathLike) -> Image.Image:
         formats = [*FORMATS, "TGA"] if os.fspath(path).lower().endswith(".tga") else FORMATS
         with Image.open(path, formats=formats) as image:
             if not 0 < image.width * image.height <= MAX_PIXELS:
-                raise ImageError(
-                    path, f"it has {image.width} x {image.height} pixels; 1 to {MAX_PIXELS} are read"
-                )
+                sides = f"{image.width} x {image.height}"
+                raise ImageError(path, f"it has {sides} pixels; 1 to {MAX_PIXELS} are read")
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
         if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
