@@ -69,10 +69,10 @@ def norm_act_resample(
         slope: of the activation below zero, in [0, 1]: 0 is ReLU, 1 none.
         residual: like x; it joins a normalised v without activation, as at the end of a residual block.
         border: width of the reflected border, less than H and W, of Tail.PAD.
-        keep: y is wanted beside t; with Tail.PAD alone.
+        keep: y is wanted beside t, with Tail.PAD.
     """
     assert 0 <= slope <= 1, slope
-    assert not keep or tail in (Tail.NONE, Tail.PAD), tail
+    assert not keep or tail == Tail.PAD, tail
     assert residual is None or (norm and slope == 1), (norm, slope)
     x = _channels_last(x)
     x, y, t = _NormActResample.apply(x, bias, _channels_last(residual), norm, slope, tail, border, keep)
@@ -106,7 +106,7 @@ class _NormActResample(torch.autograd.Function):
         ctx.settings = dict(NORM=norm, SLOPE=slope, TAIL=int(tail), BORDER=border)
         height, width = _size_after(tail, border, H, W)
         t = _empty_like(x, height, width)
-        y = _empty_like(x, H, W) if keep and tail == Tail.PAD else None  # else t is y
+        y = _empty_like(x, H, W) if keep else None
         statistics = _moments(x, bias, grid) if norm else x
         with on_device_of(x):
             _apply_kernel[grid.over_positions(height * width)](
@@ -149,10 +149,8 @@ class _NormActResample(torch.autograd.Function):
                 _sum_kernel[grid.over_channels](partial, sums, C, **splits, **grid.few_channels)
             grad_input = _empty_like(x, H, W) if norm else inner
             if norm:
-                _apply_gradient_kernel[grid.over_positions(H * W)](
-                    x, statistics, grad_x, inner, sums, grad_input, C, H * W,
-                    HAS_X=has["HAS_X"], **grid.blocks
-                )  # fmt: skip
+                given = x, statistics, grad_x, inner, sums, grad_input, C, H * W
+                _apply_gradient_kernel[grid.over_positions(H * W)](*given, HAS_X=has["HAS_X"], **grid.blocks)
         grad_bias = None
         if bias is not None and (has["HAS_X"] or not norm):
             grad_bias = sums[:, 2 if norm else 0].sum(0).to(bias.dtype)
@@ -165,14 +163,10 @@ def _moments(x: Tensor, bias: Tensor | None, grid: _Grid) -> Tensor:
     partial = x.new_empty((B, grid.splits, 2, C), dtype=torch.float32)
     statistics = x.new_empty((B, 2, C), dtype=torch.float32)
     with on_device_of(x):
-        _moments_kernel[grid.over_splits](
-            x, x if bias is None else bias, partial, C, H * W,
-            TILES=grid.tiles, BIAS=bias is not None, **grid.blocks,
-        )  # fmt: skip
-        _merge_kernel[grid.over_channels](
-            partial, statistics, C, H * W, grid.tiles * grid.blocks["BLOCK_P"],
-            SPLITS=grid.splits, EPS=EPS, **grid.few_channels,
-        )  # fmt: skip
+        given = x, x if bias is None else bias, partial, C, H * W
+        _moments_kernel[grid.over_splits](*given, TILES=grid.tiles, BIAS=bias is not None, **grid.blocks)
+        given = partial, statistics, C, H * W, grid.tiles * grid.blocks["BLOCK_P"]
+        _merge_kernel[grid.over_channels](*given, SPLITS=grid.splits, EPS=EPS, **grid.few_channels)
     return statistics
 
 

@@ -103,7 +103,7 @@ def rank_locally(features: Tensor, window: int) -> Tensor:
 
 
 def _global_config(features: Tensor, input_precision: str | None) -> dict[str, int | str]:
-    """Block shapes without register spills; those for bfloat16 are the fastest of 30 tried on an H200."""
+    """Block shapes without register spills; those for bfloat16 were the fastest of 30 on an H200."""
     has_tf32 = features.is_cuda and not torch.version.hip
     major = torch.cuda.get_device_capability(features.device)[0] if has_tf32 else 0
     if input_precision is None:
