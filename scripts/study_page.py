@@ -80,13 +80,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def write_page(
     out: Path, title: str, results: Mapping[str, Any], facts: Mapping[str, str], samples: int
 ) -> None:
-    """Write `out`/index.html.
-
-    Args:
-        results: what study.json holds: "runs", "summaries", "differences", "untranslated", "published".
-        facts: named values for the head of the page.
-        samples: how many test images are shown, evenly spaced in the order of their names.
-    """
+    """Write `out`/index.html from what study.json holds, with `facts` in its head and some test images."""
     page = Page(out, title)
     page.add_facts(facts)
     for run in results["runs"]:
@@ -96,7 +90,22 @@ def write_page(
     for folder, direction in (("test_latest", "AtoB"), ("test_latest_BtoA", "BtoA")):
         _add_samples(page, shown, samples, folder, direction)
     _add_numbers(page, results)
-    _add_differences(page, results["differences"])
+    page.add_header("Which differences exceed the spread between seeds")
+    page.add_text(RULE)
+    pairs = [(metric, pair) for metric, of in results["differences"].items() for pair in of]
+    rows = [
+        [
+            metric,
+            f"{p['first']} − {p['second']}",
+            *(f"{p[name]:.3g}" for name in ("difference", "p", "p_holm")),
+        ]
+        for metric, p in pairs
+        if p["p_holm"] < LEVEL
+    ]
+    if rows:
+        page.add(table(["metric", "pair", "difference", "p", "p, Holm"], rows))
+    within = f"{len(pairs) - len(rows)} of {len(pairs)} pairs are within the spread"
+    page.add_text(f"{within}; study.json lists them all.")
     page.add_link("study.json", "study.json")
     page.save()
 
@@ -120,20 +129,14 @@ def _add_samples(page: Page, runs: Rows, count: int, folder: str, direction: str
 
     sources = images(runs[0], "real_A") if runs else page.folder / "none"
     names = sorted(path.relative_to(sources) for path in sources.rglob("*.png"))
-    if not names:
-        return
     count = min(count, len(names))
-    rows = [
-        [
-            image(runs[0], "real_A", name),
-            *(image(run, "fake_B", name) for run in runs),
-            image(runs[0], "real_B", name),
-        ]
-        for name in (names[index * len(names) // count] for index in range(count))
-    ]
-    page.add_header(f"The same test images, translated by every run, {direction}")
-    page.add_text("Evenly spaced in the order of their names. A target is a real image, not a pair.")
-    page.add(table(["source", *(f"{run['label']} {run['seed']}" for run in runs), "a target"], rows))
+    chosen = [names[index * len(names) // count] for index in range(count)]
+    if chosen:
+        page.add_header(f"The same test images, translated by every run, {direction}")
+        page.add_text("Evenly spaced in the order of their names. A target is a real image, not a pair.")
+        columns = [(runs[0], "real_A"), *((run, "fake_B") for run in runs), (runs[0], "real_B")]
+        head = ["source", *(f"{run['label']}, seed {run['seed']}" for run in runs), "a target"]
+        page.add(table(head, [[image(*column, name) for column in columns] for name in chosen]))
 
 
 def _add_numbers(page: Page, results: Mapping[str, Any]) -> None:
@@ -165,30 +168,11 @@ def _add_numbers(page: Page, results: Mapping[str, Any]) -> None:
     arrows = (f"{metric} {'↑' if higher_is_better(metric) else '↓'}" for metric in metrics)
     page.add(table(["configuration", *arrows, "images trained", "minutes"], rows))
     page.add_text(
-        "Below each mean the seeds' numbers, in the order of the seeds. The last row judges the source "
-        "images as they are. Minutes are of the wall clock and depend on what else the machine does."
+        "Below each mean the seeds' numbers, in their order. The last row judges the source images as they "
+        "are. Minutes are of the wall clock and depend on what else the machine does."
     )
     if published:
         page.add_text(f"Published: {results['published']['source']}")
-
-
-def _add_differences(page: Page, differences: Mapping[str, Rows]) -> None:
-    page.add_header("Which differences exceed the spread between seeds")
-    page.add_text(RULE)
-    pairs = [(metric, pair) for metric, of in differences.items() for pair in of]
-    rows = [
-        [
-            metric,
-            f"{p['first']} − {p['second']}",
-            *(f"{p[name]:.3g}" for name in ("difference", "p", "p_holm")),
-        ]
-        for metric, p in pairs
-        if p["p_holm"] < LEVEL
-    ]
-    if rows:
-        page.add(table(["metric", "pair", "difference", "p", "p, Holm"], rows))
-    total = f"{len(pairs) - len(rows)} of {len(pairs)} pairs"
-    page.add_text(f"{total} are within the spread; study.json lists them all.")
 
 
 def format_summary(mean: float, std: float | None) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -117,3 +118,12 @@ def server(tmp_path, monkeypatch):
         threading.Thread(target=served.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{served.server_port}"
         served.shutdown()
+
+
+@pytest.fixture(scope="session")
+def squeezenet(tmp_path_factory):
+    """A weights file of torchvision's squeezenet1_1, with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "squeezenet1_1.pth"
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
+    return path

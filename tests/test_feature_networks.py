@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,15 +16,6 @@ from util.metrics import networks, pairs
 from util.metrics.networks import extract, load_classifier, load_inception
 from util.metrics.pairs import DinoKeys, load_dino, prepare, structure_distance
 from util.weight_files import Published
-
-
-@pytest.fixture(scope="module")
-def squeezenet(tmp_path_factory) -> Path:
-    """A weights file of torchvision's squeezenet1_1, with random weights."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "squeezenet1_1.pth"
-    torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
-    return path
 
 
 def pictures(*sizes: tuple[int, int]) -> list[Image.Image]:
