@@ -1,7 +1,6 @@
 """Show which queries QS-Attn chooses in photographs, and what they attend to.
 
     python scripts/visualize_queries.py --name NAME --input IMAGE_OR_FOLDER
-    python scripts/visualize_queries.py --random_weights --input IMAGE         without a checkpoint
 
 Each image gives OUTPUT/IMAGE.html, which needs no other file and no network. docs/queries.md explains it.
 """
@@ -28,12 +27,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data.transforms import to_input
-from models.generator import ResnetGenerator
 from models.inference import load_generator
-from models.layers import initialise
 from models.qs_attn import MODES, select_queries
 from models.qs_model import pooled
-from models.translator import Translator
 from options.test_options import options_behind, take_pretrained
 from options.train_options import TrainOptions
 from util.arguments import ArgumentParser, gpu_list, integer, layer_list
@@ -55,8 +51,6 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--pretrained", None, "a model that test.py --list_pretrained lists, instead of --name")
     add("--checkpoints_dir", "./checkpoints", "where runs are kept")
     add("--epoch", "latest", "which checkpoint: latest, a number, iter_NUMBER")
-    add("--random_weights", False, "instead of a run: a new generator with weights drawn by --seed")
-    add("--ngf", 64, "its channels after the first convolution", type=integer(1))
     add("--input", None, "an image or a folder of images", type=Path)
     add("--load_size", None, "first scale the shorter side to this many pixels", type=integer(8), shown="no")
     add("--layers", None, "encoder layers", type=layer_list, shown="the run's --qs_layers, else 12,16")
@@ -65,14 +59,11 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--domain", None, "of many: that of the translation beside the queries", shown="the first")
     add("--output", None, "folder to write to", type=Path, shown="./results/NAME/queries_EPOCH")
     add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
-    add("--seed", 0, "seed of the random weights", type=integer(0))
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
-    if opt.input is None:
-        parser.error("--input is missing: an image or a folder of images")
     take_pretrained(parser, opt)
-    if (opt.name is None) == (not opt.random_weights):
-        parser.error("give either --name NAME, a run, or --random_weights, an untrained generator")
-    folder = "random_weights" if opt.random_weights else Path(opt.name).name.removesuffix(".pth")
+    if opt.name is None or opt.input is None:
+        parser.error("name a run by --name or --pretrained, and an image or a folder by --input")
+    folder = Path(opt.name).name.removesuffix(".pth")
     opt.output = opt.output or Path("results", folder, f"queries_{opt.epoch}")
     return opt
 
@@ -88,14 +79,9 @@ def _modes(text: str) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the pages that a command line asks for; exit status 1 if an image failed."""
     opt = parse(argv)
-    if opt.random_weights:
-        device, saved, label = get_device(opt.gpu_ids), {}, "random weights"
-        torch.manual_seed(opt.seed)
-        translator = Translator(initialise(ResnetGenerator(ngf=opt.ngf)).eval().to(device), device)
-    else:
-        translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, get_device(opt.gpu_ids))
-        saved = options_behind(opt.name, opt.checkpoints_dir, TrainOptions().parser)
-        label = f"{opt.name}, epoch {opt.epoch}"
+    translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, get_device(opt.gpu_ids))
+    saved = options_behind(opt.name, opt.checkpoints_dir, TrainOptions().parser)
+    label = f"{opt.name}, epoch {opt.epoch}"
     if domain := opt.domain or next(iter(translator.domains), None):
         translator = translator.with_domain(domain)
     net, multiple = translator.net, translator.multiple

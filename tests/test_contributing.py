@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from textbook import images, step, tiny_model
+from trained_run import make_run
 
 import models
 from models import qs_attn
@@ -54,11 +55,10 @@ def test_a_rule_of_ones_own_trains_and_is_drawn(rule, tmp_path):
     losses = stepped(f"--QS_mode {rule}").get_current_losses()
     assert losses["NCE"] > 0 and losses != stepped("--QS_mode global").get_current_losses()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)).save(tmp_path / "a.png")
-    words = f"--random_weights --ngf 2 --modes {rule} --num_patches 5 --gpu_ids -1 --layers 8"
-    assert (
-        visualize_queries.main([*words.split(), "--input", f"{tmp_path}/a.png", "--output", str(tmp_path)])
-        == 0
-    )
+    make_run(tmp_path, "--nce_layers", "0,4,8,12", "--qs_layers", "12")
+    words = f"--name run --checkpoints_dir {tmp_path} --modes {rule} --num_patches 5 --gpu_ids -1 --layers 8"
+    words += f" --input {tmp_path}/a.png --output {tmp_path}"
+    assert visualize_queries.main(words.split()) == 0
     assert f'"mode":"{rule}"' in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 

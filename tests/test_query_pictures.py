@@ -147,44 +147,26 @@ def test_the_page_in_a_browser(scene, page, tmp_path):
 # The command
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Two drawn images, of a size that is not a multiple of 4, and a broken one."""
-    (tmp_path / "images").mkdir()
+def test_layers_window_and_queries_are_those_of_the_run(tmp_path, capsys):
+    """Of 9 x 9 maps averaged to 4 x 4; the sides of images are no multiples of 4, and one is broken."""
     for number in range(2):
         picture, _ = draw_animal_scene(np.random.default_rng(number), 34, "plain")
-        Image.fromarray(picture).save(tmp_path / "images" / f"{number}.png")
-    (tmp_path / "images" / "broken.jpg").write_bytes(b"not an image")
-    return tmp_path
-
-
-def run(folder, *words: str) -> int:
-    common = "--random_weights --ngf 2 --gpu_ids -1 --num_patches 12".split()
-    where = ["--input", str(folder / "images"), "--output", str(folder / "out")]
-    return visualize_queries.main([*common, *where, *words])
-
-
-def test_a_folder_of_images(folder, capsys):
-    assert run(folder, "--layers", "16", "--modes", "global") == 1  # for the broken one
-    assert "broken.jpg" in capsys.readouterr().err
-    assert sorted(path.name for path in (folder / "out").iterdir()) == ["0.html", "1.html"]
-
-
-def test_layers_window_and_queries_are_those_of_the_run(folder, tmp_path, capsys):
-    """Of a 4-block generator's 8 x 8 map, averaged to 4 x 4, as the run was trained."""
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.jpg").write_bytes(b"not an image")
     words = "--QS_mode local --qs_layers 13,15 --qs_window 3 --num_patches 5 --nce_layers 8,13,15 --qs_pool 4"
-    make_run(tmp_path / "runs", *words.split())
-    words = f"--name run --checkpoints_dir {tmp_path}/runs --gpu_ids -1 --load_size 32 --modes local "
-    words += f"--input {folder}/images/0.png --output {folder}/out"
-    assert visualize_queries.main(words.split()) == 0
-    out = capsys.readouterr().out
-    assert "layer 13, local: 5 of 16 positions" in out and "layer 15, local: 5 of 16 positions" in out
-    assert '"window":3' in (folder / "out" / "0.html").read_text()
+    make_run(tmp_path, *words.split())
+    words = f"--name run --checkpoints_dir {tmp_path} --gpu_ids -1 --input {tmp_path} --output {tmp_path}/out"
+    assert visualize_queries.main([*words.split(), "--modes", "local"]) == 1  # for the broken one
+    said = capsys.readouterr()
+    assert "broken.jpg" in said.err
+    assert all(f"layer {layer}, local: 5 of 16 positions" in said.out for layer in (13, 15))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.html", "1.html"]
+    assert '"window":3' in (tmp_path / "out" / "0.html").read_text()
 
 
-def test_a_generator_without_layers_is_named(folder, monkeypatch, capsys):
-    make_run(folder, "--model", "cycle_gan")
+def test_a_generator_without_layers_is_named(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path, "--model", "cycle_gan")
     monkeypatch.setattr(visualize_queries, "load_generator", lambda *_: Translator(nn.Identity(), "cpu"))
-    words = f"--name run --checkpoints_dir {folder} --gpu_ids -1 --input {folder}/images"
+    words = f"--name run --checkpoints_dir {tmp_path} --gpu_ids -1 --input {tmp_path}"
     assert visualize_queries.main(words.split()) == 2
     assert "no layers to choose queries in" in capsys.readouterr().err
