@@ -73,7 +73,7 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
     model.expect_images(loader.dataset.files)
     if opt.dry_run:
         print(options_text(opt, options.parser.defaults))
-        print(banner(opt, model, loader, run.folder, opt.epoch_count))
+        print(banner(opt, model, loader, run.folder))
         return 0
 
     try:
@@ -88,7 +88,7 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
         if length.reached(progress):
             say(f"The run is complete: {length}. Raise --n_{length.unit} to continue.")
         else:
-            say(banner(opt, model, loader, run.folder, progress.epoch))
+            say(banner(opt, model, loader, run.folder))
 
         stopping = ending = 0
         while not (ending or length.reached(progress)):
@@ -121,44 +121,30 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
                 took = f"\t Time Taken: {time.perf_counter() - clock.begun:.0f} sec"
                 rate = f"learning rate now {model.learning_rate:.7f}"
                 say(f"End of epoch {epoch} / {report.last_epoch} {took}, {rate}, {report.time_left} left")
+        place = ["--checkpoints_dir", opt.checkpoints_dir] if "checkpoints_dir" in opt.given else []
+        words = shlex.join(["--name", opt.name, *place])
         if stopping:
             say(f"Stopped in epoch {progress.epoch} after {progress.images} images, saved.")
-        say(closing(opt, run.folder, complete=not stopping))
+            say(f"Continue:  train.py {words} --continue_train")
+        say(f"Translate: python test.py {words}")
         return 128 + stopping if stopping else 0  # as shells have it
     finally:
         loader.close()
         run.close()
 
 
-def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path, epoch: int) -> str:
-    """What starts now, with the epoch `epoch`: model, networks, device, data, length, and where to watch."""
+def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path) -> str:
+    """What is trained here: model, device, length, data, networks."""
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
     counts = ", ".join(f"{count} images {domain}" for domain, count in loader.dataset.sizes.items())
-    length, processes = Length.of(opt), distributed.world_size()
-    duration = str(length)
-    if length.unit == "epochs":
-        duration = f"epochs {epoch} to {length.total}, {(length.total - epoch + 1) * len(loader)} steps"
-    together = f" in each of {processes} processes" if processes > 1 else ""
     sizes = {name: sum(p.numel() for p in net.parameters()) / 1e6 for name, net in model.networks.items()}
     lines = [
-        f"Training {opt.name} (--model {opt.model}) on {device}",
+        f"Training {opt.name} (--model {opt.model}) on {device}, {Length.of(opt)}, in {folder}",
         f"  data:       {opt.dataroot}: {counts}; {len(loader)} steps per epoch",
-        f"  length:     {duration}, batch size {opt.batch_size}{together}",
+        f"  batch size: {opt.batch_size} in each of {distributed.world_size()} processes",
         "  parameters: " + ", ".join(f"{name} {size:.3f} M" for name, size in sizes.items()),
-        f"  run folder: {folder}",
-        *([] if opt.no_html else [f"  page:       {folder / 'web' / 'index.html'}"]),
     ]
     return "\n".join([*lines, *(map(str, model.networks.values()) if opt.verbose else [])])
-
-
-def closing(opt: Namespace, folder: Path, complete: bool) -> str:
-    """Where the page is, and how to translate with the run and continue it."""
-    words = ["--name", opt.name]
-    words += ["--checkpoints_dir", opt.checkpoints_dir] if "checkpoints_dir" in opt.given else []
-    lines = [] if opt.no_html else [f"Page:      {folder / 'web' / 'index.html'}"]
-    lines.append(f"Translate: python test.py {shlex.join(words)}")
-    lines += [] if complete else [f"Continue:  train.py {shlex.join(words)} --continue_train"]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ def test_a_second_signal_ends_it_at_once(dataroot, tmp_path):
     training.wait_until(lambda: "in a step" in training.output())
     os.killpg(training.pid, signal.SIGINT)
     training.wait_until(lambda: "exits at once" in training.output())
+    time.sleep(1.1)
     os.killpg(training.pid, signal.SIGTERM)
     assert training.wait() == 143
     assert "Traceback" not in training.output()

@@ -46,12 +46,6 @@ class Progress:
         self.position = self.epoch_steps = 0
         self.loss_G_sum = 0.0
 
-    def move_to_epoch(self, epoch: int) -> None:
-        """Continue in the epoch of this number, at its beginning unless training stands in it."""
-        if epoch != self.epoch:
-            self.next_epoch()
-            self.epoch = epoch
-
 
 class Length(NamedTuple):
     """The end of a training, and what its learning-rate schedule counts. An iteration is one step."""

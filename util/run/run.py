@@ -167,8 +167,9 @@ class Run:
                 f"{path} is damaged ({reason}); to continue from the weights alone, remove the file and use "
                 "--continue_train --epoch latest"
             ) from None
-        if "epoch_count" in self.opt.given:
-            progress.move_to_epoch(self.opt.epoch_count)
+        if "epoch_count" in self.opt.given and self.opt.epoch_count != progress.epoch:
+            progress.next_epoch()
+            progress.epoch = self.opt.epoch_count
         if progress.position % global_batch:
             raise UserError(
                 f"the run stopped after {progress.position} images of its epoch, no multiple of the global "

@@ -18,13 +18,12 @@ class StopSignal:
     """Within its `with` block, `received` is the number of the signal that asked to stop, or 0.
 
     SIGINT (Ctrl-C) and SIGTERM ask to stop, and so do SIGHUP, SIGUSR1 and SIGXCPU unless they are ignored, as
-    `nohup` ignores SIGHUP. A second SIGINT or SIGTERM exits at once, unless one event may have sent both: a
-    closed terminal is reported by the kernel and the shell, and torchrun passes signals on.
+    `nohup` ignores SIGHUP. A second SIGINT or SIGTERM exits at once, but not within a second, since one event
+    may send both: a closed terminal is reported by the kernel and the shell, and torchrun passes signals on.
     """
 
     def __init__(self):
         self.received = 0
-        self._launched = "TORCHELASTIC_RUN_ID" in os.environ
 
     def __enter__(self) -> StopSignal:
         handled = [n for n in SIGNALS if n in INSISTENT or signal.getsignal(n) != signal.SIG_IGN]
@@ -42,11 +41,10 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received:
-            may_repeat = self._launched or self.received in WARNINGS
-            if number in WARNINGS or (may_repeat and time.monotonic() - self._since < 1.0):
-                return
-            os._exit(128 + number)
+            if number in INSISTENT and time.monotonic() - self._since > 1.0:
+                os._exit(128 + number)
+            return
         self.received, self._since = number, time.monotonic()
-        message = b"\nStopping after this step and saving. A second Ctrl-C or SIGTERM exits at once.\n"
+        message = b"\nStopping after this step and saving. Ctrl-C again, a second later, exits at once.\n"
         with contextlib.suppress(OSError):  # the terminal may be gone; print may be what was interrupted
             os.write(2, message)
