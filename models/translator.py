@@ -90,7 +90,9 @@ class Translator:
         if not self.style_dim:
             raise ValueError("this network translates without styles: leave out style")
         if isinstance(style, Image.Image):
-            style = self._style_of(style)
+            images, _, _ = self._extend(self._images([to_photo(style).pixels]))
+            with torch.inference_mode(), self._autocast():
+                style = self.net.style_of(images)[0]
         elif isinstance(style, int):
             style = self.draw_styles(1, seed=style)[0]
         style = torch.as_tensor(style, dtype=torch.float32, device=self.device).flatten()
@@ -115,13 +117,6 @@ class Translator:
         """Random styles (count, style_dim), equal on every device; a smaller count has the first of them."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(count, self.style_dim, generator=generator).to(self.device)
-
-    @torch.inference_mode()
-    def _style_of(self, image: Image.Image) -> Tensor:
-        """The style of an image of the target domain."""
-        images, _, _ = self._extend(self._images([to_photo(image).pixels]))
-        with self._autocast():
-            return self.net.style_of(images)[0].float()
 
     def translate(self, pixels: Sequence[np.ndarray]) -> HostCopy:
         """Translate images (H, W, 3) uint8 of one size, to as many (H, W, C), C being 3, or 1 for grey.

@@ -5,14 +5,12 @@
     python scripts/export.py --name NAME --format pretrained    pretrained/NAME/, for test.py --pretrained
 
 The last is a run folder that only translates, with the weights in float16. The first two hold a network that
-takes `image` (B, input_nc, H, W) float32 in [-1, 1] and returns `translation` (B, output_nc, H, W) in
-[-1, 1], for any B, H and W, where H and W are multiples of 4 and at least 16 (for unet_128 multiples of 128
-and at least 256, for unet_256 multiples of 256 and at least 512; at least 24 where a discriminator guides the
-generator, which the exported network then holds too). A model with styles (munit) has a second input, `style`
-(B, style_dim): numbers from the standard normal distribution, or the style of an image. One with many domains
-(qs_multi) has `domain` (B,) int64 instead: the targets' numbers, which are printed; --domain dog fixes it.
-Dropout is off and batch norm uses its running statistics, as with test.py --eval true, which is not every
-model's default.
+takes `image` (B, input_nc, H, W) float32 and returns `translation` (B, output_nc, H, W), both in [-1, 1], for
+any B, and for H and W that are multiples of 4 and at least 16 (unet_128: of 128, at least 256; unet_256: of
+256, at least 512; at least 24 where a discriminator guides the generator). A model with styles (munit) has a
+second input, `style` (B, style_dim), standard normal numbers or the style of an image; one with many domains
+(qs_multi) has `domain` (B,) int64, the targets' numbers, which are printed; --domain dog fixes it. Dropout is
+off and batch norm uses its running statistics, as with test.py --eval true.
 """
 
 from __future__ import annotations
