@@ -1,17 +1,35 @@
-"""Many domains: golden steps of qs_multi, cut_multi and stargan, properties of the networks."""
+"""Many domains: golden steps, the networks; data, translating, judging, samples, a resume."""
 
 from __future__ import annotations
 
 import ast
+import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from golden import load_baseline, under
-from textbook import close, images, load_before, model_of, released_steps, run_steps, step
+from textbook import assert_refused, close, images, load_before, model_of, released_steps, run_steps, step
+from trained_run import draw, picture
 
-from models import gan_loss
+import test as translation
+import train
+from data import create_loader
+from data.folders import domain_folder, find_domains
+from datasets.make_stripes import make_coats
+from models import create_model, gan_loss
 from models.domain_networks import StarGANDiscriminator, StarGANGenerator
 from models.generator import ResnetGenerator
+from models.inference import load_generator
+from models.samples import Samples
+from models.weights import save_tensors, save_weights, weights_file
+from options.train_options import TrainOptions
+from scripts import evaluate, judging
+from util.errors import UserError
+from util.image_files import open_rgb
+from util.run.saved_options import write_options
+from util.weight_files import read_tensors
 
 TINY = "--gpu_ids -1 --ngf 4 --ndf 4 --netG resnet_4blocks --nce_layers 0,4,8,12 --netF_nc 8 --num_patches 8"
 
@@ -144,3 +162,264 @@ def test_renumbered_domains_are_the_same_training(float64):
         torch.manual_seed(5)
         losses.append(step(model, batch))
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+# ---- data and options ----
+
+
+def make_set(root, suffixes=False):
+    """Domains A, B, C of 3, 5, 2 images, in folders or with suffixes of the phase."""
+    for phase in ("train", "test"):
+        for name, count in {"A": 3, "B": 5, "C": 2}.items():
+            for number in range(count):
+                folder = root / (f"{phase}{name}" if suffixes else f"{phase}/{name}")
+                draw(folder / f"{name}{number}.png", (30, 30), seed=10 * ord(name) + number)
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataroot(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp("set"))
+
+
+@pytest.mark.parametrize("suffixes", [False, True])
+def test_an_epoch_has_each_domain_equally_often(tmp_path, suffixes):
+    root = make_set(tmp_path, suffixes)
+    words = f"--model qs_multi --dataroot {root} {TINY} --load_size 28 --crop_size 24 --num_threads 0"
+    opt = TrainOptions().parse([*words.split(), "--batch_size", "3"])
+    assert opt.domains == find_domains(root, "train") == ["A", "B", "C"]
+    batches = list(create_loader(opt, "cpu").epoch(1))
+    sources = torch.cat([batch["A_domain"] for batch in batches])
+    targets = torch.cat([batch["B_domain"] for batch in batches])
+    assert sources.bincount().tolist() == [5, 5, 5] and (sources != targets).all()
+    for domain, numbers in (("A", sources), ("B", targets)):
+        paths = [path for batch in batches for path in batch[f"{domain}_paths"]]
+        assert ["ABC".index(path[-6]) for path in paths] == numbers.tolist()
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    {
+        "--nce_layers 0,16": "the last one that works is 14",
+        "--netG unet_128 --nce_layers 0,4": "give a resnet",
+        "--netD pixel": "give basic or n_layers",
+        "--pool_size 5": "--pool_size 0",
+        "--direction BtoA": "--direction has no effect",
+    }.items(),
+)
+def test_what_cannot_be_is_refused(words, told):
+    assert_refused(f"--model qs_multi --domains A,B --gpu_ids -1 --netG resnet_4blocks {words}", told)
+
+
+def test_one_domain_is_refused(tmp_path):
+    with pytest.raises(UserError, match="at least two domains"):
+        find_domains(tmp_path, "train")
+    with pytest.raises(SystemExit):
+        model_of("--model qs_multi --domains A")
+
+
+# ---- translating ----
+
+SMALL = "--gpu_ids -1 --ngf 4 --ndf 4 --load_size 32 --crop_size 32"
+RUNS = {
+    "qs_multi": "--netG resnet_4blocks --netF_nc 8 --num_patches 8 --nce_layers 0,4,8,12",
+    "stargan": "--g_repeat_num 1 --d_repeat_num 3",
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Untrained runs of `RUNS`, in a folder of runs."""
+    root, options = tmp_path_factory.mktemp("checkpoints"), TrainOptions()
+    for name, words in RUNS.items():
+        words = f"--model {name} --domains A,B,C {SMALL} {words} --name {name} --checkpoints_dir {root}"
+        opt = options.parse(words.split())
+        write_options(root / name, opt, options.parser.defaults)
+        opt.init_gain = 0.5
+        torch.manual_seed(0)
+        net = create_model(opt).networks["G"]
+        for key, parameter in net.named_parameters():
+            if name == "stargan" and key != "main.0.weight":
+                parameter.data *= 2  # strong enough to tell the domains apart
+        save_weights(net, weights_file(root / name, "latest", "G"))
+    return root
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_translator_needs_a_domain(runs, tmp_path, name):
+    translate, image = load_generator(name, runs, device="cpu"), picture((24, 32))
+    assert translate.domains == ("A", "B", "C")
+    found = np.stack([translate(image, domain=domain) for domain in "ABC"])
+    assert len({one.tobytes() for one in found}) == 3
+    assert np.array_equal(translate.with_domain("B")(image), found[1])
+    with pytest.raises(ValueError, match="A, B, C"):
+        translate(image)
+    with pytest.raises(ValueError, match="to 'D': its domains are A, B, C"):
+        translate.with_domain("D")
+    # without options the domains are numbers
+    bare = tmp_path / "200000-G.pth"
+    shutil.copy(runs / name / "latest_net_G.pth", bare)
+    bare = load_generator(bare, device="cpu")
+    assert bare.domains == ("0", "1", "2") and np.array_equal(bare(image, domain="2"), found[2])
+
+
+def test_statistics_that_stargan_saved_are_dropped(runs, tmp_path):
+    state = read_tensors(runs / "stargan" / "latest_net_G.pth")
+    for key in [key for key in state if key.endswith("bias")]:
+        for last in ("running_mean", "running_var"):
+            state[key.replace("bias", last)] = torch.rand(state[key].shape)
+        state[key.replace("bias", "num_batches_tracked")] = torch.tensor(7)
+    save_tensors(state, tmp_path / "200000-G.pth")
+    found, expected = (
+        load_generator(path, runs, device="cpu")(picture(), domain=name)
+        for path, name in ((tmp_path / "200000-G.pth", "1"), ("stargan", "B"))
+    )
+    assert np.array_equal(found, expected)
+
+
+@pytest.fixture
+def command(runs, dataroot, tmp_path):
+    """Run test.py on one of `RUNS` with more words; returns its exit status."""
+    base = f"--gpu_ids -1 --num_threads 0 --checkpoints_dir {runs} --dataroot {dataroot}"
+    base += f" --results_dir {tmp_path / 'results'}"
+    return lambda name, *words: translation.main([*base.split(), "--name", name, *map(str, words)])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_each_image_has_a_row_and_each_domain_a_column(command, runs, dataroot, tmp_path, name):
+    assert command(name, "--batch_size", "3") == 0  # batches of mixed domains
+    results = tmp_path / "results" / name / "test_latest"
+    translate = load_generator(name, runs, device="cpu")
+    for image in ("A/A0", "B/B4", "C/C1"):
+        source = open_rgb(results / "images" / "real_A" / f"{image}.png")
+        for domain in "ABC":
+            found = np.asarray(open_rgb(results / "images" / f"to_{domain}" / f"{image}.png"))
+            difference = found.astype(int) - np.asarray(translate(source, domain=domain))
+            assert np.abs(difference).max() <= 1
+    assert len(list(results.glob("images/*/*/*.png"))) == 4 * (3 + 5 + 2)
+    page = (results / "index.html").read_text()
+    assert page.index('src="./images/to_A/B/B4.png"') < page.index('src="./images/to_C/B/B4.png"')
+    assert "A, B, C" in page
+
+    assert command(name, "--domain", "C,A", "--num_test", "1") == 0
+    files = sorted(path.relative_to(results / "images").as_posix() for path in results.glob("images/*/*/*"))
+    assert files == [f"{label}/{d}/{d}0.png" for label in ("real_A", "to_A", "to_C") for d in "ABC"]
+
+
+def test_a_photograph_to_every_domain_or_to_one(command, tmp_path, capsys):
+    picture((40, 30)).save(tmp_path / "photo.jpg")
+    out = tmp_path / "out"
+    assert command("qs_multi", "--input", tmp_path / "photo.jpg", "--output", out) == 0
+    names = [f"photo_to_{domain}.png" for domain in "ABC"]
+    assert sorted(path.name for path in out.iterdir()) == names and f": {out}\n" in capsys.readouterr().out
+    one = tmp_path / "one.png"
+    assert command("qs_multi", "--input", tmp_path / "photo.jpg", "--domain", "B", "--output", one) == 0
+    assert np.array_equal(open_rgb(one), open_rgb(out / "photo_to_B.png"))
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ("--domain D", "--domain D is none of qs_multi: give some of A, B, C"),
+        ("--direction BtoA", "say the target with --domain"),
+        ("--domains A,B", "--domains of qs_multi are A,B,C"),
+        ("--num_styles 2", "has no styles"),
+        ("--pretrained horse2zebra_global --domain dog", "--domain has no effect with --model qs"),
+    ],
+)
+def test_wrong_calls_of_test_py(runs, capsys, words, told):
+    run = [] if "--pretrained" in words else ["--name", "qs_multi", "--checkpoints_dir", str(runs)]
+    with pytest.raises(SystemExit) as caught:
+        translation.main([*run, "--gpu_ids", "-1", *words.split()])
+    assert caught.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_weights_without_options_take_names_of_domains(command, runs, dataroot, tmp_path):
+    """As StarGAN's release saves them: --domains tells what its numbers mean."""
+    (runs / "bare").mkdir()
+    shutil.copy(runs / "stargan" / "latest_net_G.pth", runs / "bare")
+    assert command("bare", "--domains", "A,B,C", "--domain", "B", "--load_size", "32") == 0
+    assert len(list((tmp_path / "results" / "bare").rglob("to_B/C/*.png"))) == 2
+
+
+# ---- judging, and the page of a training ----
+
+
+def test_each_pair_is_judged_by_the_images_of_its_target(command, runs, dataroot, tmp_path, capsys):
+    assert command("qs_multi") == 0
+    words = f"--name qs_multi --checkpoints_dir {runs} --dataroot {dataroot} --gpu_ids -1 --swd_size 32"
+    words = f"{words} --metrics swd --results_dir {tmp_path / 'results'}".split()
+    assert evaluate.main(words) == 0
+    printed = capsys.readouterr().out
+    results = tmp_path / "results" / "qs_multi" / "test_latest"
+    found = json.loads((results / "evaluation.json").read_text())
+    pairs = {(s, t): pair["numbers"]["SWD"] for t, of in found["pairs"].items() for s, pair in of.items()}
+    assert set(pairs) == {(s, t) for s in "ABC" for t in "ABC" if s != t}
+    assert all(f"{number:.4f}" in printed for number in pairs.values())
+    judge = judging.Judge(evaluate.EvaluateOptions().parse(words), domain_folder(dataroot, "test", "C"))
+    assert judge.evaluate(results / "images" / "to_C" / "A")["numbers"]["SWD"] == pairs["A", "C"]
+    assert found["numbers"]["SWD"] == pytest.approx(np.mean(list(pairs.values())))
+    assert found["targets"]["C"]["SWD"] == pytest.approx((pairs["A", "C"] + pairs["B", "C"]) / 2)
+    assert evaluate.main([*words, "--domain", "C", "--epochs", "latest"]) == 0  # translates anew, to C alone
+    (row,) = json.loads((results.parent / "evaluation_test.json").read_text())["checkpoints"]
+    assert list(row["pairs"]) == ["C"] and row["targets"]["C"] == row["numbers"] == found["targets"]["C"]
+    assert evaluate.main(words) == 2 and "make them: python test.py" in capsys.readouterr().err
+
+
+def test_coats_are_judged_on_a_set_with_their_masks(runs, tmp_path):
+    make_coats(tmp_path / "set", train=1, test=3)
+    options = TrainOptions()
+    words = f"--model qs_multi --domains ginger,spotted {SMALL} {RUNS['qs_multi']}"
+    opt = options.parse([*words.split(), "--name", "run", "--checkpoints_dir", str(tmp_path)])
+    write_options(tmp_path / "run", opt, options.parser.defaults)
+    opt = evaluate.EvaluateOptions().parse(
+        f"--name run --checkpoints_dir {tmp_path} --dataroot {tmp_path / 'set'} --gpu_ids -1".split()
+    )
+    assert opt.metrics == ["swd", "coats"]
+    for target, source in (("ginger", "spotted"), ("spotted", "ginger")):  # one as if nothing was translated
+        place = tmp_path / "images" / f"to_{target}" / source
+        shutil.copytree(tmp_path / "set" / "test" / source, place)
+    numbers = judging.DomainsJudge(opt).evaluate(tmp_path / "images")["numbers"]
+    assert (numbers["coats-taken"], numbers["coats-background"]) == (0, 0)
+
+
+def test_samples_are_of_each_domain_to_another(runs, dataroot):
+    words = f"--model qs_multi --dataroot {dataroot} {SMALL} {RUNS['qs_multi']}"
+    opt = TrainOptions().parse(words.split())
+    samples = Samples(opt, create_model(opt))
+    assert [target.tolist() for target in samples.targets] == [[1], [2], [0]]
+
+
+# ---- a run over its life ----
+
+
+def test_a_run_keeps_its_domains(dataroot, tmp_path, capsys):
+    """Those found at its start, whatever becomes of the folders."""
+    data = tmp_path / "set"
+    shutil.copytree(dataroot, data)
+    place = f"--name run --checkpoints_dir {tmp_path} --gpu_ids -1".split()
+    words = f"--dataroot {data} --model qs_multi {SMALL} {RUNS['qs_multi']} --n_iterations 2"
+    words += " --n_iterations_decay 0 --num_threads 0 --display_id 0 --no_html"
+    assert train.main([*place, *words.split()]) == 0
+    assert "3 images A, 5 images B, 2 images C" in capsys.readouterr().out
+    again = [*place, "--continue_train", "--n_iterations", "4"]
+    with pytest.raises(SystemExit):
+        train.main([*again, "--domains", "A,B"])
+    assert "--domains is A,B,C in the run" in capsys.readouterr().err
+    last = domain_folder(data, "train", "C")
+    shutil.copytree(last, last.with_name(last.name.replace("C", "D")))  # a later folder changes nothing
+    assert train.main(again) == 0
+    capsys.readouterr()
+    shutil.rmtree(last)
+    assert train.main([*again, "--n_iterations", "6"]) == 2
+    assert "train/C" in capsys.readouterr().err
+
+
+def test_the_step_in_bfloat16_stays_near_float32():
+    """The conditional norms compute in float32."""
+    labels, losses = {"A_domain": torch.tensor([1, 0]), "B_domain": torch.tensor([0, 2])}, []
+    for precision in ("fp32", "bf16"):
+        model = model_of(f"--model qs_multi --domains A,B,C --precision {precision} {TINY}")
+        torch.manual_seed(3)
+        losses.append(step(model, images(2, (24, 24)) | labels))
+    assert losses[1] == pytest.approx(losses[0], rel=0.05, abs=0.02) and losses[0] != losses[1]
