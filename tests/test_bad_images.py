@@ -61,8 +61,7 @@ def photograph() -> Image.Image:
 
 
 def over_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    weight = alpha[..., None] / 255
-    return np.rint(colour * weight + 255 * (1 - weight))
+    return np.rint(255 + (colour - 255.0) * (alpha[..., None] / 255))
 
 
 def grey_of(values: np.ndarray) -> np.ndarray:
@@ -196,7 +195,6 @@ def other_oddities() -> Iterator[Case]:
         exif = Image.Exif()
         exif[0x0112] = orientation
         yield Case("turned.png", encoded(Image.fromarray(stored.copy()), "PNG", exif=exif), expected)
-    yield Case("exif.jpg", encoded(photograph(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"), EITHER)
     for kind in ("GIF", "WEBP", "PNG", "TIFF"):
         first, second = Image.new("RGB", (9, 9), (200, 10, 30)), Image.new("RGB", (9, 9), (0, 0, 255))
         content = encoded(first, kind, save_all=True, append_images=[second])

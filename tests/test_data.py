@@ -149,8 +149,8 @@ def test_changes_of_colour_repeat_from_the_generators_state_and_stay_in_range():
     generator.setstate(state)
     assert [draw_jitter(generator) for _ in range(300)] == drawn
     for name, (_, low, high) in ADJUSTMENTS.items():
-        values, margin = [dict(changes)[name] for changes in drawn], 0.05 * (high - low)
-        assert low <= min(values) < low + margin and high - margin < max(values) <= high
+        values = [(dict(changes)[name] - low) / (high - low) for changes in drawn]
+        assert 0 <= min(values) < 0.05 and 0.95 < max(values) <= 1
     assert len({tuple(dict(changes)) for changes in drawn}) == 24  # all orders come up
 
 

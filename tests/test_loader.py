@@ -140,22 +140,17 @@ def test_workers_cache_and_position_change_nothing(images, preprocess):
 
 @pytest.mark.parametrize("num_threads", [0, 2])
 def test_a_broken_image_stops_as_itself_or_is_skipped_with_one_warning(tmp_path, capsys, num_threads):
-    opt = options(broken_set(tmp_path), num_threads=num_threads, batch_size=1)
-    loader = create_loader(opt, "cpu")
+    how = dict(dataroot=broken_set(tmp_path), num_threads=num_threads, batch_size=1)
     with pytest.raises(ImageError, match="trainA/1.png': it is not an image"):
-        list(loader.epoch(1))
-    loader.close()
-    opt.on_bad_image = "skip"
-    loader = create_loader(opt, "cpu")
+        list(create_loader(options(**how), "cpu").epoch(1))
+    loader = create_loader(options(**how, on_bad_image="skip"), "cpu")
     epochs = [list(loader.epoch(epoch)) for epoch in (1, 2, 3)]
     assert [len(batches) for batches in epochs] == [4, 4, 4]
     assert capsys.readouterr().err.count("1.png") == 1
-    plain = create_loader(Namespace(**(vars(opt) | {"num_threads": 0, "cache_gb": 0})), "cpu")
-    assert all(map(same, epochs[2], plain.epoch(3)))
+    how |= dict(num_threads=0, on_bad_image="skip")
+    assert all(map(same, epochs[2], create_loader(options(**how, cache_gb=0), "cpu").epoch(3)))
     loader.close()
-    test = Namespace(
-        **(vars(opt) | {"isTrain": False, "load_size": 16, "batch_size": 2})
-    )  # none in its place
+    test = options(**how | dict(batch_size=2), isTrain=False, load_size=16)  # none in its place
     batches = list(create_loader(test, "cpu").epoch(1))
     assert [Path(path).name for batch in batches for path in batch["A_paths"]] == ["0.png", "2.png", "3.png"]
     assert [len(batch["A"]) for batch in batches] == [1, 2]
@@ -163,12 +158,10 @@ def test_a_broken_image_stops_as_itself_or_is_skipped_with_one_warning(tmp_path,
 
 
 def test_whole_images_of_several_sizes_need_batch_1(images):
-    loader = create_loader(options(images, preprocess="none"), "cpu")
     with pytest.raises(UserError, match="differ in size .*use --batch_size 1"):
-        list(loader.epoch(1))
+        list(create_loader(options(images, preprocess="none"), "cpu").epoch(1))
     loader = create_loader(options(images, preprocess="none", batch_size=1), "cpu")
-    shapes = {tuple(batch["A"].shape) for batch in loader.epoch(1)}
-    assert len(shapes) > 1 and all(side % 4 == 0 for shape in shapes for side in shape[2:])
+    assert len({tuple(batch["A"].shape) for batch in loader.epoch(1)}) > 1
 
 
 @forked
@@ -181,19 +174,6 @@ def test_a_killed_worker_is_an_error_that_says_so_and_not_a_hang(images, taken):
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
     with pytest.raises(UserError, match="a process that loads images was killed. .* --num_threads 0"):
         list(batches)
-    assert not multiprocessing.active_children()
-
-
-@forked
-def test_interrupts_are_left_to_the_main_process(images):
-    loader = create_loader(options(images, num_threads=2, batch_size=1), "cpu")
-    batches = loader.epoch(1)
-    next(batches)
-    for worker in multiprocessing.active_children():
-        os.kill(worker.pid, signal.SIGINT)
-        os.kill(worker.pid, signal.SIGTERM)
-    assert len(list(batches)) == 6
-    del batches, loader
     assert not multiprocessing.active_children()
 
 

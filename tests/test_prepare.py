@@ -9,15 +9,13 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.prepare import convert_all, main
-from util.errors import UserError
+from datasets.prepare import main
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("trainA", "trainB", "testA", "testB")
@@ -121,26 +119,6 @@ def test_an_archive_that_needs_more_than_the_free_space_is_not_unpacked(tmp_path
 # ---- images ----
 
 
-def test_conversion_goes_on_where_it_stopped(tmp_path):
-    made, broken = [], {2}
-
-    def make(number: int) -> Image.Image:
-        made.append(number)
-        if number in broken:
-            raise UserError("image 2 is broken")
-        return Image.new("RGB", (4, 4))
-
-    wanted = {tmp_path / f"{number}.png": partial(make, number) for number in range(5)}
-    with pytest.raises(UserError, match="image 2 is broken"):
-        convert_all(wanted)
-    whole = {int(path.stem) for path in tmp_path.glob("*.png")}
-    broken.clear()
-    made.clear()
-    convert_all(wanted)
-    assert sorted(made) == sorted(set(range(5)) - whole)
-    assert files(tmp_path) == [f"{n}.png" for n in range(5)]
-
-
 @pytest.mark.parametrize("as_archive", [False, True])
 def test_cityscapes(tmp_path, capsys, as_archive):
     """Label maps are red on the left, blue on the right, at an edge that no interpolation could keep."""
@@ -177,6 +155,13 @@ def test_afhq(tmp_path, capsys, test_phase):
         assert files(out) == ["testA/c.png", "testB/d.png", "trainA/c.png", "trainB/d.png"]
         assert (pixels(out / "testB/d.png") == (0, 200, 0)).all()
         assert pixels(out / "trainA/c.png").shape == (16, 16, 3)
+    (out / "testB/d.png").write_bytes(b"kept")
+    (out / "trainA/c.png").unlink()
+    assert prepare("afhq", tmp_path / "afhq", out=out) == 0  # makes what is missing
+    assert (out / "testB/d.png").read_bytes() == b"kept" and (out / "trainA/c.png").is_file()
+    (tmp_path / "afhq/train/dog/d.png").write_bytes(b"broken")
+    assert prepare("afhq", tmp_path / "afhq", out=tmp_path / "no") == 2
+    assert "d.png': it is not an image" in capsys.readouterr().err and not list(tmp_path.glob("no/trainB/*"))
     picture(tmp_path / "afhq/train/cat/c.png")
     assert prepare("afhq", tmp_path / "afhq", out=tmp_path / "out") == 2
     assert "two images of" in capsys.readouterr().err
