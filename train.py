@@ -26,7 +26,7 @@ from models.base_model import BaseModel
 from models.samples import Samples
 from options.train_options import TrainOptions
 from util import distributed
-from util.console import lasting_output, say, show_warnings_as_lines
+from util.console import lasting_output, say
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.run.checkpoint import seed_everything
@@ -44,7 +44,6 @@ def main(argv: list[str] | None = None) -> int:
     options = TrainOptions()
     opt = options.parse(argv)
     device = get_device(opt.gpu_ids)
-    show_warnings_as_lines()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (obstacle := MODELS[opt.model].process_obstacle(opt)):
         raise UserError(f"{obstacle}, or a single process")  # before the processes connect: each refuses
     try:

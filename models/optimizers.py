@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from util.run.progress import Length
 
 POLICIES = ("linear", "step", "plateau", "cosine")
+STATE = ("best", "bad_epochs", "reductions")  # of a plateau schedule
 MOMENTS = ("exp_avg", "exp_avg_sq")
 PLATEAU_FACTOR, PLATEAU_PATIENCE, PLATEAU_THRESHOLD = 0.2, 5, 0.01
 
@@ -76,12 +77,11 @@ class Schedule:
             optimizer.param_groups[0]["lr"] = math.prod(factors, start=rate)
 
     def state_dict(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in ("best", "bad_epochs", "reductions")}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Continue a plateau schedule; `begin` then sets the rates."""
-        self.best, self.bad_epochs = float(state["best"]), int(state["bad_epochs"])
-        self.reductions = int(state["reductions"])
+        self.best, self.bad_epochs, self.reductions = (state[name] for name in STATE)
 
 
 def state_of_torch(saved: dict, initial: float) -> dict[str, float]:
@@ -91,7 +91,7 @@ def state_of_torch(saved: dict, initial: float) -> dict[str, float]:
     """
     plateau = next(iter(saved["schedulers"].values()))
     if "best" not in plateau:  # another policy, which has no state
-        return {"best": math.inf, "bad_epochs": 0, "reductions": 0}
+        return dict(zip(STATE, (math.inf, 0, 0), strict=True))
     rate = next(iter(saved["optimizers"].values()))["param_groups"][0]["lr"]
     reductions = round(math.log(rate / initial, PLATEAU_FACTOR))
     bad_epochs = plateau["num_bad_epochs"]
@@ -103,17 +103,15 @@ def check_moments(optimizer: Optimizer, saved: dict) -> None:
 
     Fused Adam does not check them: a moment of another shape makes it write outside its memory.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    (group,) = optimizer.param_groups
+    parameters = group["params"]
     for place, state in saved["state"].items():
-        if place not in range(len(parameters)) or state.keys() != {"step", *MOMENTS}:
-            raise ValueError(f"its optimiser has {sorted(state)} for parameter {place} of {len(parameters)}")
-        wanted = {"step": torch.Size([]), **dict.fromkeys(MOMENTS, parameters[place].shape)}
-        for name, shape in wanted.items():
-            tensor = state[name]
-            if not isinstance(tensor, Tensor) or tensor.shape != shape or not tensor.is_floating_point():
-                raise ValueError(
-                    f"its optimiser has no numbers {tuple(shape)} as {name} of parameter {place}"
-                )
+        shapes = {"step": (), **dict.fromkeys(MOMENTS, parameters[place].shape)}
+        right = [
+            isinstance(v, Tensor) and v.is_floating_point() and v.shape == shapes[n] for n, v in state.items()
+        ]
+        if place < 0 or state.keys() != shapes.keys() or not all(right):
+            raise ValueError(f"its optimiser has other moments than parameter {place} needs")
 
 
 def load_moments(optimizer: Optimizer, saved: dict) -> None:

@@ -387,7 +387,7 @@ def test_samples_are_of_each_domain_to_another(runs, dataroot):
     words = f"--model qs_multi --dataroot {dataroot} {SMALL} {RUNS['qs_multi']}"
     opt = TrainOptions().parse(words.split())
     samples = Samples(opt, create_model(opt))
-    assert [target.tolist() for target in samples.targets] == [[1], [2], [0]]
+    assert [target.tolist() for _, target in samples.inputs] == [[1], [2], [0]]
 
 
 # ---- a run over its life ----

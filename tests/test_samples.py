@@ -48,7 +48,7 @@ def test_samples_change_nothing_of_a_training(name, data):
     before = everything(model)
     samples = Samples(opt, model)
     first = samples.pictures()
-    assert len(samples.images) == 4 and first["samples"].shape == first["sample_inputs"].shape
+    assert len(samples.inputs) == 4 and first["samples"].shape == first["sample_inputs"].shape
     assert (first["samples"] == samples.pictures()["samples"]).all()
     assert before == everything(model)
 
@@ -58,4 +58,4 @@ def test_without_test_images_those_of_the_training_are_shown(data, tmp_path):
         draw(tmp_path / "trainA" / f"{number}.png", size=(36, 34))
         draw(tmp_path / "trainB" / f"{number}.png")
     opt = TrainOptions().parse([*TINY, "--dataroot", str(tmp_path)])
-    assert len(Samples(opt, create_model(opt)).images) == 2
+    assert len(Samples(opt, create_model(opt)).inputs) == 2

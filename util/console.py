@@ -35,7 +35,11 @@ class LastingStream:
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Inside, writing to `sys.stdout` or `sys.stderr` never raises; afterwards Python can exit normally."""
+    """Inside, writing to `sys.stdout` or `sys.stderr` never raises; afterwards Python can exit normally.
+
+    Warnings are one line each, without the line of code that they came from.
+    """
+    warnings.showwarning = lambda message, *where: tqdm.write(f"warning: {message}", file=sys.stderr)
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a checkpoint could get stderr's number
         pass
     os.close(number)
@@ -61,12 +65,3 @@ def say(text: str, file: TextIO | None = None) -> None:
         file = sys.stdout if file is None else file
         tqdm.write(text, file=file)
         file.flush()  # a pipe or a log file would get it some thousand characters later
-
-
-def show_warnings_as_lines() -> None:
-    """Show warnings as one line on stderr, without the line of code that they came from."""
-
-    def show(message: Warning | str, category: type[Warning], *where) -> None:
-        tqdm.write(f"warning: {message}", file=sys.stderr)
-
-    warnings.showwarning = show
