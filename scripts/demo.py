@@ -129,7 +129,7 @@ def build_page(checkpoints_dir: str, gpu: str):
         except UserError as error:
             raise gr.Error(str(error), title="Not possible", print_exception=False) from None
         command = shlex.join(["python", "test.py", *options, "--input", Path(path).name])
-        return (source, str(saved)), gr.update(value=str(saved), visible=True), command
+        return (source, str(saved)), command
 
     with gr.Blocks(title="QS-Attn", analytics_enabled=False) as page:
         gr.Markdown("# QS-Attn\nTranslate photographs with a trained model. Nothing leaves this machine.")
@@ -146,7 +146,6 @@ def build_page(checkpoints_dir: str, gpu: str):
                 sources = ["upload", "clipboard"]
                 photo = gr.Image(label="Photograph", type="filepath", sources=sources, elem_id="photo")
                 button = gr.Button("Translate", variant="primary", elem_id="translate")
-                download = gr.DownloadButton("Save the translation", visible=False, elem_id="save")
                 command = gr.Code(label="The same on the command line", language="shell", elem_id="command")
             with gr.Column(scale=3, min_width=320):
                 look = {"label": "Input | translation", "interactive": False, "elem_id": "slider"}
@@ -154,7 +153,7 @@ def build_page(checkpoints_dir: str, gpu: str):
         # The file as it was dropped: Gradio would decode it, and lose what it cannot.
         photo.preprocess = lambda payload: payload.path if payload else None
         given = [photo, model, epoch, direction, size, style, domain]
-        gr.on([button.click, photo.upload], show, given, [slider, download, command])
+        gr.on([button.click, photo.upload], show, given, [slider, command])
         model.change(lambda label: [gr.update(**c) for c in controls(label)], model, given[2:])
         page.load(lambda: gr.update(choices=list(models())), None, model, show_progress="hidden")
     return page
