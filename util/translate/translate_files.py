@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
@@ -26,17 +26,14 @@ FAR = 2.0  # times larger or smaller than the size to translate at: worth a warn
 RECORD = ".images.json"  # in a folder of results: the files that the last call made, or was about to make
 
 Job = tuple[Path, Path]  # a file to translate and the file to write
-Item = TypeVar("Item")
 
 
-def in_threads(
-    function: Callable[[Item], Any], items: Iterable[Item], ahead: int
-) -> Iterator[tuple[Item, Future]]:
+def in_threads(function: Callable, items: Iterable, ahead: int) -> Iterator[tuple[Any, Future]]:
     """Call the function with each item in threads; the items with the calls' futures, in order.
 
     At most `ahead` calls are waiting or done beyond the one that is given out.
     """
-    calls: deque[tuple[Item, Future]] = deque()
+    calls: deque[tuple[Any, Future]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             for item in items:
