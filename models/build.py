@@ -54,10 +54,19 @@ def network_defaults(netG: str) -> dict[str, object]:
     return {"nce_layers": [0, 1, 2, 3, 4]} if netG.startswith("unet") else {}
 
 
-def layer_channels(opt: Namespace) -> list[int]:
-    """Channels of the features at each of `--nce_layers`; UserError where `--netG` has no such layer."""
-    with torch.device("meta"):  # shapes alone: no memory, no random number
-        return _layer_channels(opt, build_generator(opt))
+def layer_channels(opt: Namespace, netG: nn.Module | None = None) -> list[int]:
+    """Channels of the features at each of `--nce_layers`, of `netG` (None: of `--netG`).
+
+    UserError where it has no such layer.
+    """
+    if netG is None:
+        with torch.device("meta"):  # shapes alone: no memory, no random number
+            netG = build_generator(opt)
+    channels = netG.tap_channels()
+    if missing := [layer for layer in opt.nce_layers if not 0 <= layer < len(channels)]:
+        there = f"--netG {opt.netG} has layers 0 to {len(channels) - 1}"
+        raise UserError(f"--nce_layers names layer {missing[0]}, but {there}: name some of these")
+    return [channels[layer] for layer in opt.nce_layers]
 
 
 def smallest_side(opt: Namespace) -> int:
@@ -119,13 +128,5 @@ def build_discriminator(opt: Namespace, channels: int | None = None, scores: int
 
 def build_heads(opt: Namespace, netG: nn.Module) -> nn.Module:
     """`--netF`, one head for each of `--nce_layers`; UserError where the generator has no such layer."""
-    heads = PatchHeads(_layer_channels(opt, netG), opt.netF_nc, mlp=opt.netF == "mlp_sample")
+    heads = PatchHeads(layer_channels(opt, netG), opt.netF_nc, mlp=opt.netF == "mlp_sample")
     return initialise(heads, opt.init_type, opt.init_gain)
-
-
-def _layer_channels(opt: Namespace, netG: nn.Module) -> list[int]:
-    channels = netG.tap_channels()
-    if missing := [layer for layer in opt.nce_layers if not 0 <= layer < len(channels)]:
-        there = f"--netG {opt.netG} has layers 0 to {len(channels) - 1}"
-        raise UserError(f"--nce_layers names layer {missing[0]}, but {there}: name some of these")
-    return [channels[layer] for layer in opt.nce_layers]

@@ -15,18 +15,15 @@ from models.layers import BlurDownsample, BlurUpsample
 from models.optimizers import Schedule
 from models.patch_sampler import random_locations
 from models.patchnce import PatchNCELoss
+from models.weights import load_weights
 from options.train_options import TrainOptions
-
-
-def golden_weights(name):
-    return torch.load(DATA / name, weights_only=True)
 
 
 @torch.no_grad()
 def test_generator_and_its_taps():
     golden = load_golden("generator_resnet9")
     net = ResnetGenerator(ngf=8)
-    net.load_state_dict(golden_weights("generator_resnet9_net_G.pth"))
+    load_weights(net, DATA / "generator_resnet9_net_G.pth")
     layers = [0, 4, 8, 12, 16]
     image, features = net(golden["input"], layers)
     torch.testing.assert_close(image, golden["output"], rtol=1e-4, atol=1e-5)
@@ -41,7 +38,7 @@ def test_generator_and_its_taps():
 def test_discriminator():
     golden = load_golden("discriminator_patchgan")
     net = NLayerDiscriminator(ndf=8)
-    net.load_state_dict(golden_weights("discriminator_patchgan_net_D.pth"))
+    load_weights(net, DATA / "discriminator_patchgan_net_D.pth")
     torch.testing.assert_close(net(golden["input"]), golden["output"], rtol=1e-4, atol=1e-5)
 
 

@@ -9,7 +9,6 @@ from argparse import Namespace
 import pytest
 import torch
 from archives import flip_a_bit
-from golden import DATA
 from torch import nn
 
 from models.build import build_discriminator, build_generator, build_heads
@@ -121,10 +120,6 @@ def test_files_of_older_versions_load(generator, tmp_path, norm, change):
     load_weights(other, path)
     for key, value in other.state_dict().items():
         assert torch.equal(value, net.state_dict()[key]) or key.endswith("num_batches_tracked")
-
-
-def test_released_weights_load():
-    load_weights(ResnetGenerator(ngf=8), DATA / "generator_resnet9_net_G.pth")
 
 
 @pytest.mark.parametrize(
