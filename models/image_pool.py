@@ -58,10 +58,8 @@ class ImagePool(nn.Module):
             return
         if self.images.numel():
             (h, w), (now_h, now_w) = self.images.shape[2:], images.shape[2:]
-            raise UserError(
-                f"--pool_size {self.size} keeps images of one size, {w} x {h} pixels, but a translation has "
-                f"{now_w} x {now_h}: use a --preprocess that crops, or --pool_size 0"
-            )
+            sizes = f"{w} x {h} pixels, and a translation has {now_w} x {now_h}"
+            raise UserError(f"--pool_size {self.size} keeps images of one size, {sizes}: use --pool_size 0")
         self.images = self.images.new_zeros(self.size, *images.shape[1:])
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
