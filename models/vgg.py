@@ -67,9 +67,8 @@ def load_vgg16(
     if str(weights) == RANDOM:
         draw_weights(network)
     else:
-        path, wanted = VGG16.find(weights), network.state_dict()
-        # without deeper layers and the classifier
-        VGG16.fill(network, path, {key: value for key, value in VGG16.read(path).items() if key in wanted})
+        wanted = network.state_dict()  # without deeper layers and the classifier
+        VGG16.fill(network, VGG16.find(weights), lambda name: name if name in wanted else "")
     return network.eval().requires_grad_(False).to(device)
 
 

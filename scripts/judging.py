@@ -254,9 +254,8 @@ class DomainsJudge:
 
     def record(self) -> dict[str, Any]:
         """As of `Judge`, with the real images of each target."""
-        records = {target: judge.record() for target, judge in self.judges.items()}
-        real = {target: record["real"] for target, record in records.items()}
-        return {**next(iter(records.values())), "real": real}
+        real = {target: judge.real.record for target, judge in self.judges.items()}
+        return {**next(iter(self.judges.values())).record(), "real": real}
 
 
 def mean_numbers(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:

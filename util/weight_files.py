@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,31 +113,25 @@ class Published:
         return self.installed or Path(torch.hub.get_dir(), "checkpoints", self.url.rpartition("/")[2])
 
     def find(self, given: str | Path | None = None, download: bool = False) -> Path:
-        """The file: `given`, or torch's copy, which is fetched first if it is missing and `download` says so.
-
-        Raises `UserError` with the address where there is no file, or where it cannot be fetched.
-        """
+        """The file: `given`, or torch's copy, fetched first if `download`. UserError where there is none."""
         path = Path(given) if given else self.cached
         if not given and download and not path.is_file():
             fetch(self.url, path)
         if not path.is_file():
-            raise UserError(
-                f"{self.option}: no file {path} with the weights of {self.network}. Fetch {self.url} to "
-                f"there, or give --download_weights, or name a file with {self.option} FILE"
-            )
+            found = f"{self.option}: no file {path} with the weights of {self.network}"
+            hint = f"Fetch {self.url} to there, or give --download_weights or {self.option} FILE"
+            raise UserError(f"{found}. {hint}")
         return path
 
-    def read(self, path: Path) -> dict[str, Tensor]:
-        """The state dict in a file; `UserError` with the address where it is damaged or holds none."""
+    def fill(self, network: nn.Module, path: Path, rename: Callable[[str], str] = str) -> dict[str, str]:
+        """Load a file strictly, its names as `rename` has them ("": left out); what a receipt says of it."""
         try:
-            return read_tensors(path)
+            state = {rename(name): value for name, value in read_tensors(path).items()}
         except UserError as error:
             raise UserError(f"{error}. {self.network} is published at {self.url}") from None
-
-    def fill(self, network: nn.Module, path: Path, state: dict[str, Tensor] | None = None) -> dict[str, str]:
-        """Load the file at `path`, or `state` made from it, strictly; returns what a receipt says of it."""
+        state.pop("", None)
         try:
-            wrong = network.load_state_dict(self.read(path) if state is None else state, strict=False)
+            wrong = network.load_state_dict(state, strict=False)
             # Counters of batch norms are ignored: older files lack them, and nothing here reads them.
             fits = all("num_batches_tracked" in key for keys in wrong for key in keys)
         except RuntimeError:  # of another shape

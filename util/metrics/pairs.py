@@ -62,8 +62,7 @@ class DinoKeys(nn.Module):
 def load_dino(path: Path, device: torch.device | str = "cpu") -> tuple[DinoKeys, dict[str, str]]:
     """DINO's ViT-B/8 from its official file, ready for use, and what a receipt says of it."""
     keys = DinoKeys()
-    state = {torchvision_name(name): value for name, value in DINO.read(path).items()}
-    record = DINO.fill(keys.network, path, state)
+    record = DINO.fill(keys.network, path, torchvision_name)
     return keys.eval().requires_grad_(False).to(device), record
 
 
