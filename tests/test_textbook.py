@@ -1,4 +1,4 @@
-"""The plain step against the released code's numbers, and the step that trains against the plain one."""
+"""The step that trains against the released code's numbers and the plain step; steps that are not finite."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ MODES = [
 ]
 
 
-def test_plain_step_is_the_released_one(float64):
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_plain_step_and_the_one_that_trains_are_the_released_one(float64, plain):
     """Two steps of the released code: every loss, every gradient, every weight."""
     model = tiny_model("--QS_mode", "global")
-    assert_golden_steps(TextbookStep(model), model)
+    assert_golden_steps(TextbookStep(model) if plain else model, model)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -74,3 +75,20 @@ def test_plain_log_entropy_is_that_of_long_doubles():
 def test_the_plain_step_is_the_papers():
     with pytest.raises(UserError, match="--qs_variant paper"):
         TextbookStep(tiny_model("--qs_variant", "released"))
+
+
+@pytest.mark.parametrize("poisoned", ["A", "B"])
+def test_a_step_that_is_not_finite_changes_no_weight_of_its_network(poisoned):
+    model = tiny_model()
+    batch = {"A": torch.zeros(1, 3, 32, 32), "B": torch.zeros(1, 3, 32, 32)}
+    model.set_input(batch)
+    model.optimize_parameters()
+    before = {name: [p.clone() for p in net.parameters()] for name, net in model.networks.items()}
+    batch[poisoned] = torch.full((1, 3, 32, 32), torch.nan)
+    for _ in range(2):
+        model.set_input(batch)
+        model.optimize_parameters()
+    failure = model.guard.failure()
+    assert failure.step == 1 and f"D_{'fake' if poisoned == 'A' else 'real'}" in failure.names
+    for name, net in model.networks.items():
+        assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before[name], strict=True)), name
