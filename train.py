@@ -110,7 +110,7 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
                     break
             else:
                 model.update_learning_rate(report.mean_headline())
-                progress.next_epoch()
+                progress.begin_epoch(epoch + 1)
                 if epoch % opt.save_epoch_freq == 0:
                     run.save("latest", str(epoch))
                 elif length.reached(progress):

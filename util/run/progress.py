@@ -11,13 +11,10 @@ from typing import NamedTuple
 
 @dataclass
 class Progress:
-    """Where a training stands: the epoch (from 1), images done in it, images and steps in total.
-
-    Images are counted over all processes. ValueError for a count that no training reaches.
-    """
+    """Where a training stands, over all processes. ValueError for a count that no training reaches."""
 
     epoch: int = 1
-    position: int = 0
+    position: int = 0  # images done in the epoch
     images: int = 0
     steps: int = 0
     loss_G_sum: float = 0.0  # of the headline loss over the steps of this epoch, for the plateau schedule
@@ -40,11 +37,8 @@ class Progress:
         """Whether the last step went over a multiple of `frequency` images, whatever the batch size."""
         return self.images // frequency > (self.images - batch) // frequency
 
-    def next_epoch(self) -> None:
-        """The epoch is done."""
-        self.epoch += 1
-        self.position = self.epoch_steps = 0
-        self.loss_G_sum = 0.0
+    def begin_epoch(self, epoch: int) -> None:
+        self.epoch, self.position, self.epoch_steps, self.loss_G_sum = epoch, 0, 0, 0.0
 
 
 class Length(NamedTuple):

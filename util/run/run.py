@@ -26,9 +26,7 @@ REMEMBERED = 1000  # steps whose images are known; on CUDA the guard reports a f
 
 def run_folder(options: Mapping[str, object]) -> Path:
     """The folder of the run that options name, checkpoints_dir / (name + suffix), or UserError."""
-    name = str(options["name"])
-    if options.get("suffix"):
-        name += f"_{options['suffix']}"
+    name = "_".join(filter(None, (str(options["name"]), options.get("suffix"))))
     if not name or Path(name).is_absolute() or {".", ".."} & set(name.split("/")):
         raise UserError(f"--name {name!r} is no name of a folder under --checkpoints_dir")
     return Path(str(options["checkpoints_dir"])) / name
@@ -40,15 +38,10 @@ def holds_run(folder: Path) -> bool:
 
 
 class Run:
-    """The run that a training's options name. Only the first process writes.
+    """The run that a training's options name. Only the first process writes, and has a `monitor`.
 
-    Args:
-        options: the table of options.
-        network: the network that translates, without whose weights there is nothing to continue from.
-
-    Attributes:
-        start: where training begins: "state" (the exact place where the run stopped), "weights" or "nothing".
-        monitor: shows the training; None in the other processes.
+    `options` is their table, `network` the one that translates: without its weights nothing can be continued.
+    Training starts from the saved "state" (the exact place where the run stopped), "weights" or "nothing".
     """
 
     def __init__(self, opt: Namespace, options: Mapping[str, Option], network: str):
@@ -97,8 +90,7 @@ class Run:
     ) -> Progress:
         """Load what training starts from, and return where it stands.
 
-        `files` identify the images; `compare_files` (saved, present) says how they differ. `global_batch` are
-        the images of a step over all processes.
+        `files` identify the images; `compare_files` (saved, present) says how they differ.
         """
         opt, self.model, self.files = self.opt, model, files
         self.progress = Progress(epoch=opt.epoch_count)
@@ -168,8 +160,7 @@ class Run:
                 "--continue_train --epoch latest"
             ) from None
         if "epoch_count" in self.opt.given and self.opt.epoch_count != progress.epoch:
-            progress.next_epoch()
-            progress.epoch = self.opt.epoch_count
+            progress.begin_epoch(self.opt.epoch_count)
         if progress.position % global_batch:
             raise UserError(
                 f"the run stopped after {progress.position} images of its epoch, no multiple of the global "
