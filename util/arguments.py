@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from util.errors import UserError
@@ -23,19 +24,9 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"is a boolean: write true or false, not {text!r}")
 
 
-def integer(least: int, most: float = math.inf) -> Callable[[str], int]:
-    """A whole number from `least` to `most`."""
-    return _number(int, least, most, above=False)
+def _number(kind: type, least: float = -math.inf, most: float = math.inf, above: bool = False) -> Callable:
+    """The parser of a finite number from `least` (excluded where `above`) to `most`."""
 
-
-def real_number(
-    least: float = -math.inf, most: float = math.inf, above: bool = False
-) -> Callable[[str], float]:
-    """A finite number from `least` (excluded where `above`) to `most`."""
-    return _number(float, least, most, above)
-
-
-def _number(kind: type, least: float, most: float, above: bool) -> Callable:
     def parse(text: str) -> float:
         with contextlib.suppress(ValueError):
             value = kind(text)
@@ -47,6 +38,9 @@ def _number(kind: type, least: float, most: float, above: bool) -> Callable:
         raise argparse.ArgumentTypeError(f"takes {noun} {bound}, not {text!r}")
 
     return parse
+
+
+integer, real_number = partial(_number, int), partial(_number, float)
 
 
 def count_or_inf(text: str) -> float | int:
