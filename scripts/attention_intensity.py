@@ -43,8 +43,6 @@ Numbers = dict[str, dict[str, float]]  # of each class
 
 
 class IntensityOptions(TestOptions):
-    """python scripts/attention_intensity.py [options]"""
-
     prog = "scripts/attention_intensity.py"
     description = __doc__.splitlines()[0]
 

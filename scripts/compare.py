@@ -21,7 +21,6 @@ import time
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +43,6 @@ from util.run.checkpoint import STATE_FILE
 from util.run.stop_signal import StopSignal
 from util.watch.loss_log import read_loss_records
 
-say = partial(print, flush=True)
 HERE = Path(__file__).resolve().parent
 LINES = (shlex.split(line, comments=True) for line in (HERE / "systems.txt").read_text("utf-8").splitlines())
 CONFIGS = {line[0]: tuple(line[1:]) for line in LINES if line}  # systems by name, as words for train.py
@@ -144,8 +142,8 @@ def run_options(words: Sequence[str], common: Options, more: Options) -> Options
     values = {**parser.defaults, **model.defaults, **given}
 
     def acts(name: str) -> bool:
-        conditions, lacking = parser.options[name].only or {}, getattr(model, "lacking", ())
-        return name not in lacking and all(values[other] in of for other, of in conditions.items())
+        conditions = parser.options[name].only or {}
+        return name not in model.lacking and all(values[other] in of for other, of in conditions.items())
 
     return {name: value for name, value in given.items() if name in own or acts(name)}
 
@@ -210,7 +208,7 @@ class Study:
                         future.result()
                     except UserError as error:
                         failures[runs[future]] = str(error)
-                        print(f"failed: {runs[future]}: {error}", file=sys.stderr, flush=True)
+                        say(f"failed: {runs[future]}: {error}", file=sys.stderr)
                     else:
                         done = "stopped" if self.stop.received else "done"
                         say(f"{runs[future]}: {done} ({number} of {len(runs)})")
@@ -361,6 +359,10 @@ def run_command(
                 return process.wait(timeout=0.2)
         process.terminate()
         return process.wait()
+
+
+def say(text: str, **to: Any) -> None:
+    print(f"{text}\n", end="", flush=True, **to)  # one write, since several threads print
 
 
 if __name__ == "__main__":

@@ -68,8 +68,6 @@ def option_words(options: Mapping[str, object]) -> list[str]:
 
 
 class EvaluateOptions(TestOptions):
-    """python scripts/evaluate.py [options]"""
-
     prog = "scripts/evaluate.py"
     description = __doc__.splitlines()[0]
 

