@@ -65,11 +65,9 @@ def translate_test_set(opt: Namespace) -> int:
         for path, name in zip(paths, output_names(paths), strict=True)
     }
     count = len(names) if opt.domains else int(min(opt.num_test, len(names)))
-    folder = results_folder(opt, opt.epoch)
-    labels, began = ["real_A", "attn_A", *fakes, "real_B"], time.perf_counter()
-    clear_results(
-        folder, [f"images/{label}/{name}" for label in labels for name in list(names.values())[:count]]
-    )
+    folder, began = results_folder(opt, opt.epoch), time.perf_counter()
+    made = itertools.product(["real_A", "attn_A", *fakes, "real_B"], list(names.values())[:count])
+    clear_results(folder, [f"images/{label}/{name}" for label, name in made])
     rows: dict[str, dict[str, str]] = {}  # name -> label -> file
 
     def pictures() -> Iterator[tuple[Path, HostCopy, int]]:
@@ -97,7 +95,7 @@ def translate_test_set(opt: Namespace) -> int:
 
     try:
         with tqdm(total=count, unit="image", dynamic_ncols=True, disable=None) as bar:
-            for _, writing in in_threads(write, pictures(), ahead=4 * THREADS * len(labels)):
+            for _, writing in in_threads(write, pictures(), ahead=16 * THREADS):
                 writing.result()
     finally:
         loader.close()

@@ -32,17 +32,11 @@ WRITTEN: dict[str, dict[str, object]] = {
 
 
 class Photo(NamedTuple):
-    """What is translated of a photograph, and what its translation becomes.
+    """What is translated of a photograph, and what its translation becomes."""
 
-    Attributes:
-        pixels: (H, W, 3) uint8, upright.
-        alpha: the alpha channel, of `result_size`, if there is one.
-        result_size: (width, height) of the result, to which the translation of `pixels` is scaled.
-    """
-
-    pixels: np.ndarray
-    alpha: Image.Image | None
-    result_size: tuple[int, int]
+    pixels: np.ndarray  # (H, W, 3) uint8, upright
+    alpha: Image.Image | None  # the alpha channel, of `result_size`, if there is one
+    result_size: tuple[int, int]  # (width, height) to which the translation of `pixels` is scaled
 
     @property
     def size(self) -> tuple[int, int]:

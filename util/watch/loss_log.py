@@ -22,26 +22,15 @@ TEXT, JSON_LINES = "loss_log.txt", "log.jsonl"
 
 @dataclass(frozen=True)
 class LossRecord:
-    """The losses of one moment of a training.
+    """The losses of one moment of a training."""
 
-    Attributes:
-        epoch: the running epoch, from 1.
-        iters: images seen in this epoch.
-        images: images seen in the whole training.
-        epochs_done: the same in epochs, as a fraction: 1.5 is halfway through epoch 2.
-        losses: in the order to print; those read from a log are None where they were not finite.
-        seconds_per_image: waiting for data included.
-        data_seconds: time per image spent waiting for data.
-        lr: learning rate.
-    """
-
-    epoch: int
-    iters: int
-    images: int
-    epochs_done: float
-    losses: Mapping[str, float | None]
-    seconds_per_image: float
-    data_seconds: float
+    epoch: int  # the running one, from 1
+    iters: int  # images seen in this epoch
+    images: int  # images seen in the whole training
+    epochs_done: float  # as a fraction: 1.5 is halfway through epoch 2
+    losses: Mapping[str, float | None]  # in the order to print; read from a log: None where not finite
+    seconds_per_image: float  # waiting for data included
+    data_seconds: float  # time per image spent waiting for data
     lr: float
 
     def line(self) -> str:
