@@ -7,8 +7,6 @@
 Only what translates is loaded, and no training data. `python test.py --help` lists all options.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

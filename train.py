@@ -3,8 +3,6 @@
 An epoch is max(|A|, |B|) images. `python train.py --help` lists all options; README.md has examples.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal

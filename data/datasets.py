@@ -1,7 +1,5 @@
 """Which images make a sample."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence

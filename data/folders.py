@@ -1,7 +1,5 @@
 """The folders of a data set: where they are, what is wrong with the images, whether they are as before."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random

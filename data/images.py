@@ -1,7 +1,5 @@
 """The images of one folder by index: decoded, resized for the epoch, and cached."""
 
-from __future__ import annotations
-
 import mmap
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ One batch is uploaded ahead, on CUDA from pinned memory on a second stream. No t
 nothing else calls CUDA while a graph is captured.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import multiprocessing.util  # its end of the workers is registered before ours, so ours comes first
 import os

@@ -16,8 +16,6 @@ Crops are squares of crop_size: at a random place in training, in the middle at 
 to the nearest multiples of 4, which the generator needs.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A translation must keep the background's texture, hence fences, trunks, ripples 
 are RGB in 0..255; places and lengths are fractions of the picture, from its top left.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageDraw
 

@@ -11,8 +11,6 @@ The script writes `trainA trainB testA testB` and `masks/testA masks/testB` (255
 `--coats` `train/COAT test/COAT masks/COAT`. The set depends on the parameters alone, which are in a file.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -10,8 +10,6 @@ afhq and cityscapes take the official archives, or the folders they unpack to. c
 paper's baselines; labels to photos, the papers' task, is `--direction BtoA`.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

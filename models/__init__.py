@@ -1,7 +1,5 @@
 """The models behind `--model`, by name."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 from models import build

@@ -10,8 +10,6 @@ judges B and D_B judges A, as in CycleGAN. Maps are constants: no gradient passe
   guides G_B. Testing needs the discriminator of the source.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Sequence
 

@@ -11,8 +11,6 @@ saying how features are fused; here as the image is.
 Legend: images (B, C, H, W), maps (B, 1, h, w) of any size, features (B, C', H', W').
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

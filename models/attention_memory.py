@@ -8,8 +8,6 @@ A window is five numbers: top, left, height and width as fractions of the image'
 they outlast a change of size, then 1 if the crop is mirrored left to right, else 0.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

@@ -7,8 +7,6 @@ nothing else. The CUDA graph, checkpoints, logs, pages, test.py and export need 
 the recipe.
 """
 
-from __future__ import annotations
-
 import contextlib
 from argparse import Namespace
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Declares the options of the networks, builds what they name, and says which images those networks take."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from functools import partial
 

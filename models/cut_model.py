@@ -5,8 +5,6 @@ here, those of least attention entropy in `models/qs_model.py`. Shapes: B images
 embedding width.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Sequence
 

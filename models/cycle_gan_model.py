@@ -1,7 +1,5 @@
 """CycleGAN: unpaired translation both ways with cycle consistency (Zhu et al., ICCV 2017)."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 from torch import Tensor

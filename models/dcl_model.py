@@ -5,8 +5,6 @@ encoded by the generator that translates it, its translation by the other one, w
 domain. So neither encoder sees a domain it does not translate from.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 import torch

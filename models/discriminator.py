@@ -3,8 +3,6 @@
 Each maps images (B, input_nc, H, W) to one score per patch, (B, 1, h, w), without a final sigmoid.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from models.layers import NORMS, BlurDownsample, conv_has_bias, run_layers

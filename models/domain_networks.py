@@ -3,8 +3,6 @@
 Shapes: B images, C channels, N domains. A domain is its number in `--domains`; `domain` is (B,) int64.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ The flag `found` stays on the device, and fused Adam takes it as its `found_inf`
 no update is applied, however late the host reads the report.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 

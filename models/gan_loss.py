@@ -1,7 +1,5 @@
 """The adversarial objectives behind `--gan_mode`, as functions of the discriminator's scores."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

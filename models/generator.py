@@ -5,8 +5,6 @@ names of a checkpoint. Of the U-Net it is a depth: 0 is the image, d the raw out
 convolution (after its norm, if any), at 1/2^d of the size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -96,7 +94,7 @@ class UnetBlock(nn.Module):
     """
 
     def __init__(
-        self, outer_nc: int, nc: int, inner: UnetBlock | None, norm: str, dropout=False, input_nc=None
+        self, outer_nc: int, nc: int, inner: "UnetBlock | None", norm: str, dropout=False, input_nc=None
     ):
         super().__init__()
         self.outermost = input_nc is not None
@@ -117,7 +115,7 @@ class UnetBlock(nn.Module):
         self.model = nn.Sequential(*down, *([] if inner is None else [inner]), *up)
 
     @property
-    def inner(self) -> UnetBlock | None:
+    def inner(self) -> "UnetBlock | None":
         module = self.model[self.depth]
         return module if isinstance(module, UnetBlock) else None
 

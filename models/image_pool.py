@@ -1,7 +1,5 @@
 """A history of translations for the discriminator (Shrivastava et al., CVPR 2017), behind `--pool_size`."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 import torch

@@ -17,8 +17,6 @@ One with many domains takes the name of the target:
     translate(image, domain="dog")
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What the networks are made of: precision, normalisation, anti-aliased resampling, taps, initialisation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

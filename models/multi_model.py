@@ -6,8 +6,6 @@ domains "B_domain", which are the targets: so a step is CUT's with a label, and 
 real image of its target by the target's channel.
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentTypeError, Namespace
 
 import numpy as np

@@ -5,8 +5,6 @@ domain, with a style that is drawn at random. One step updates the discriminator
 styles drawn anew.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 import torch

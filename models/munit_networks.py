@@ -7,8 +7,6 @@ domain with a style of the other. State-dict keys are those of the released code
 Shapes: B images, C channels, H x W positions.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import OrderedDict
 

@@ -1,7 +1,5 @@
 """The learning rates of Adam by `--lr_policy`, and its state at a resume, checked before it is used."""
 
-from __future__ import annotations
-
 import math
 from argparse import Namespace
 from collections.abc import Sequence

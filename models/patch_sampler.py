@@ -3,8 +3,6 @@
 Shapes: B images, C channels, L = H*W positions, P patches, D embedding width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

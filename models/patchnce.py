@@ -1,7 +1,5 @@
 """PatchNCE, the contrastive loss between patches of one image (Park et al., ECCV 2020, eq. 3)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -17,8 +17,6 @@ float32, or float64 where that is torch's default type.
 Shapes: B images, C channels, L = H*W positions, N queries, M keys of a query (L, or k*k in a window).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple

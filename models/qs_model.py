@@ -3,8 +3,6 @@
 And QS-Attn in DCLGAN: the supplement names bi-directional translation as untried and expected to work.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 import torch.nn.functional as F

@@ -9,8 +9,6 @@ It differs from the method (`models/qs_attn.py`) in three ways:
   larger batch than 1 it mixes images too; here each image is treated as in a batch of one.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """The images that a training shows in every epoch: the first test images, or else training images."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from argparse import Namespace

@@ -21,8 +21,6 @@ whose weight is 0 unless asked for are left out: identity, perceptual and style 
 Shapes: B images, C channels, L = H*W positions (row * W + column), N queries, M keys of a query (P*P, or L).
 """
 
-from __future__ import annotations
-
 import random
 from argparse import Namespace
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ A model with one generator has G, which translates A to B, and D, which judges B
 G_B, and as in CycleGAN's code D_A judges images of B (real_B against fake_B = G_A(A)), D_B images of A.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 import torch

@@ -1,7 +1,5 @@
 """StarGAN: one generator for many domains, a classifier of domains, a cycle (Choi et al., CVPR 2018)."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 import torch

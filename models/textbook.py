@@ -9,8 +9,6 @@ logarithm of their entropy, because most would tie at zero otherwise.
 Shapes as in `models/qs_attn.py`: B images, C channels, L = H*W positions, N queries, M keys of a query.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 from itertools import chain

@@ -3,8 +3,6 @@
 `models.inference.load_generator` makes it from a run or a weights file.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 
@@ -84,7 +82,7 @@ class Translator:
         photo = to_photo(image, load_size, self.translate_size)
         return finished(translator.translate([photo.pixels]).numpy()[0], photo)
 
-    def with_style(self, style: Style) -> Translator:
+    def with_style(self, style: Style) -> "Translator":
         """A translator to one style, with the same network: that of a seed, of a Pillow image, or `style_dim`
         numbers. ValueError for another."""
         if not self.style_dim:
@@ -101,14 +99,14 @@ class Translator:
             raise ValueError(f"a style of this network is {wanted}, not {style.tolist()}")
         return self._with(style)
 
-    def with_domain(self, domain: str) -> Translator:
+    def with_domain(self, domain: str) -> "Translator":
         """A translator to one of `domains`, with the same network. ValueError for another one."""
         if domain not in self.domains:
             there = f"its domains are {', '.join(self.domains)}" if self.domains else "it has no domains"
             raise UserError(f"this network does not translate to {domain!r}: {there}")
         return self._with(torch.tensor(self.domains.index(domain), device=self.device))
 
-    def _with(self, variant: Tensor) -> Translator:
+    def _with(self, variant: Tensor) -> "Translator":
         translator = copy.copy(self)
         translator.variant = variant
         return translator

@@ -4,8 +4,6 @@ The network and its weights are torchvision's; the user names the file of weight
 number among the network's ReLUs, from 0: 4, 7 and 9 are relu3_1, relu4_1 and relu4_3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Their keys are those of the released QS-Attn and CUT code, so either code loads 
 shapes of a generator show the options that built it: `architecture`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

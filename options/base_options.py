@@ -4,8 +4,6 @@ In rising priority: the default, the default of the model or of its generator, t
 value given. docs/options.md says which options of the released codes have no effect here.
 """
 
-from __future__ import annotations
-
 import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The options of test.py, and those saved with what a command names: a run, weights, a pretrained model."""
 
-from __future__ import annotations
-
 import math
 import sys
 from argparse import Namespace

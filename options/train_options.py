@@ -1,7 +1,5 @@
 """The options of train.py."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from pathlib import Path
 

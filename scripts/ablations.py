@@ -10,8 +10,6 @@ with the best FID; ours are of the last. All other options are those of scripts/
 the settings and the published numbers.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys

@@ -9,8 +9,6 @@ is a mask, white on the animals, or a Cityscapes label map of its 19 train class
 is found by the name of its image. Sources that are label maps serve too: --labels DATAROOT/testA.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from argparse import Namespace

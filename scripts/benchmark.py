@@ -9,8 +9,6 @@ step by step, so that other load on the machine affects both; each step is timed
 Models other than CUT and QS-Attn have no textbook step and are timed alone.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from argparse import Namespace

@@ -6,8 +6,6 @@ that are too small or of almost one colour, and duplicates, above all between tr
 Exit status: 0 no problems, 1 problems, 2 wrong call.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections import Counter, defaultdict

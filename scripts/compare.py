@@ -9,8 +9,6 @@ continues what was interrupted; a run that fails is reported, and the others con
 page; study.json, its numbers; runs/NAME, each with compare.json, the record of what is done; results/; logs/.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -62,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return study_of(sys.argv[1:] if argv is None else argv).run()
 
 
-def study_of(argv: Sequence[str]) -> Study:
+def study_of(argv: Sequence[str]) -> "Study":
     """The study that a command line describes. A wrong call exits with status 2."""
     parser = ArgumentParser(prog="scripts/compare.py", description=__doc__.splitlines()[0])
     parser.group("what is compared")

@@ -6,8 +6,6 @@
 The first shows inputs above their translations.
 """
 
-from __future__ import annotations
-
 import sys
 from argparse import Namespace
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ translation under a slider, with the command of test.py that makes it. Everythin
 Needs Gradio: pip install -r requirements-demo.txt
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

@@ -11,8 +11,6 @@ docs/evaluation.md states the protocol. Every evaluation leaves a receipt: a JSO
 all that is needed to reproduce them.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

@@ -13,8 +13,6 @@ second input, `style` (B, style_dim), standard normal numbers or the style of an
 off and batch norm uses its running statistics, as with test.py --eval true.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import itertools

@@ -9,8 +9,6 @@ added to PART.md at once; a check that fails leaves its error there, and the exi
 Triton, SciPy, pytest and no network.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import os

@@ -1,7 +1,5 @@
 """The judge of translations: real images, networks and metrics of an evaluation, table and receipt."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json
@@ -125,7 +123,7 @@ class Judge:
         self.real = ImageSet(real)
         self.of_real: dict[str, Any] = {}  # features and classes by network, and "patches"
 
-    def against(self, real: Path) -> Judge:
+    def against(self, real: Path) -> "Judge":
         """The same judge with other real images."""
         other = copy.copy(self)
         other.real, other.of_real = ImageSet(real), {}

@@ -5,8 +5,6 @@ ones are for testing is drawn at random; near-duplicates (frames of one scene, c
 quality) stay on one side, so that nothing is tested on what it was trained on.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import shutil

@@ -4,8 +4,6 @@ A single number per configuration says little, since another seed gives another 
 compared by Welch's t test, which sets the difference of their means against the spread between seeds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations

@@ -5,8 +5,6 @@
 Each image gives OUTPUT/IMAGE.html, which needs no other file and no network. docs/queries.md explains it.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """The table of options and the parser in front of it: argparse without guessing."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import difflib

@@ -1,7 +1,5 @@
 """Output that cannot stop a training: lines above progress bars, and streams whose errors are ignored."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

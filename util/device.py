@@ -1,7 +1,5 @@
 """The one device a process trains or translates on, copies from it, and the free memory."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math

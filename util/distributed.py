@@ -4,8 +4,6 @@ Every process draws the same random positions (same seed, same draws) and sees i
 batch, so the mean of their gradients is the gradient of one process with the global batch.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import os

@@ -1,7 +1,5 @@
 """Errors that the user can correct, and how every command of this project ends on one: in one line."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import sys

@@ -1,7 +1,5 @@
 """Writing a file so that a crash, a full disk or a power cut leaves the old one or the new one, not half."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

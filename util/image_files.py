@@ -1,7 +1,5 @@
 """Finding image files and decoding them: whatever a user has becomes 8-bit RGB, or one `ImageError`."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

@@ -1,7 +1,5 @@
 """From the networks' tensors to pictures: uint8 arrays and PNG files."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Files are given relative to the page's folder. Names may hold anything a file sy
 as URLs, and characters that cannot be printed (a newline, a byte that is not UTF-8) are shown as escapes.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

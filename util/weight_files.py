@@ -3,8 +3,6 @@
 Nothing in a file is executed, and damage is noticed: torch.load does not check the checksums of its archives.
 """
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 import re

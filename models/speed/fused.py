@@ -6,8 +6,6 @@ the border of the next convolution may still join it. A bias that only an instan
 norm cancels it, and its gradient is zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ first rehearsed on the real batch, and everything it changed is restored, random
 is recorded. Its random numbers come from the default generator, which each replay advances as a step would.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -51,7 +49,7 @@ class Recording:
     The state `before` is restored after the rehearsal; `forget` drops the model's results of earlier steps.
     """
 
-    def __init__(self, model, step: Callable[[], None], before: Snapshot, forget: Callable[[], None]):
+    def __init__(self, model, step: Callable[[], None], before: "Snapshot", forget: Callable[[], None]):
         self.inputs = {name: tensor.clone() for name, tensor in model.batch.items()}
         groups = [group for optimizer in model.optimizers.values() for group in optimizer.param_groups]
         self.rates = [(group, torch.tensor(group["lr"], device=model.device)) for group in groups]

@@ -1,7 +1,5 @@
 """Distances of two sets of images, by features (Frechet, kernel) or by patches (sliced Wasserstein)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ for squeezenet1_1). Only the numbers of the Inception network may be called FID 
 `FD-name` and `KD-name`.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

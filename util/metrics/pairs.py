@@ -1,7 +1,5 @@
 """How different two images are: DINO's structure distance of a translation from its input, and LPIPS."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Sequence
 from itertools import combinations, islice

@@ -5,8 +5,6 @@ named *_labelIds.png), or a colour map, whose pixels are assigned to the nearest
 palette (JPEG and resizing change colours). The palette's void colours are ignored.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

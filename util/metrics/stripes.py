@@ -3,8 +3,6 @@
 Images are (H, W, 3) in 0..255, masks (H, W) bool, not empty.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 

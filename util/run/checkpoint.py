@@ -4,8 +4,6 @@
 `{latest|N|iter_N}_net_NAME.pth` beside it are weights in the released format, for any program.
 """
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One training per run folder: a lock that the system releases when its process ends, however it ends."""
 
-from __future__ import annotations
-
 import os
 import socket
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where a training stands, how long it is, and how fast it goes."""
 
-from __future__ import annotations
-
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
@@ -49,7 +47,7 @@ class Length(NamedTuple):
     decay: int  # how many after them
 
     @classmethod
-    def of(cls, opt: Namespace) -> Length:
+    def of(cls, opt: Namespace) -> "Length":
         """By `--n_iterations` and `--n_iterations_decay` if there are any, else by `--n_epochs`."""
         if opt.n_iterations + opt.n_iterations_decay > 0:
             return cls("iterations", opt.n_iterations, opt.n_iterations_decay)

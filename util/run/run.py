@@ -1,7 +1,5 @@
 """A run's folder over its life: claimed for one training, begun or continued, checked, saved to, closed."""
 
-from __future__ import annotations
-
 import itertools
 from argparse import Namespace
 from collections import deque

@@ -1,7 +1,5 @@
 """The options of a run as its folder keeps them, in `train_opt.json` and in the saved state."""
 
-from __future__ import annotations
-
 import json
 import math
 from argparse import Namespace

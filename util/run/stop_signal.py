@@ -1,7 +1,5 @@
 """Stopping on a signal: the training finishes its step and saves; a second Ctrl-C exits at once."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -25,7 +23,7 @@ class StopSignal:
     def __init__(self):
         self.received = 0
 
-    def __enter__(self) -> StopSignal:
+    def __enter__(self) -> "StopSignal":
         handled = [n for n in SIGNALS if n in INSISTENT or signal.getsignal(n) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._handle) for number in handled}
         return self

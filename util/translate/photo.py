@@ -1,7 +1,5 @@
 """A photograph before and after its translation: its colours, alpha channel and scale, the result's file."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterable

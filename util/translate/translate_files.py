@@ -1,7 +1,5 @@
 """Image files translated and written: threads read and write while the device translates."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -3,8 +3,6 @@
 Both only grow, except that resuming from a checkpoint cuts them to their lengths at that checkpoint.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -3,8 +3,6 @@
 Written by hand in a few milliseconds; importing and calling matplotlib takes most of a second.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from html import escape

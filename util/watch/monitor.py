@@ -4,8 +4,6 @@ Each watcher works in a thread of its own and can neither stop nor slow the trai
 warning and is asked no more, and one that cannot keep up misses updates.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import queue

@@ -1,7 +1,5 @@
 """What a training prints and shows as it runs, and when: progress bar, lines of losses, images."""
 
-from __future__ import annotations
-
 import math
 from argparse import Namespace
 from dataclasses import dataclass

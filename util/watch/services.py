@@ -4,8 +4,6 @@ Each imports it where it is made, in the main thread: the loader forks workers, 
 under way in another thread stays locked.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """The web page of a training, `web/index.html`: its state, loss curves and the images of every epoch."""
 
-from __future__ import annotations
-
 import re
 import time
 from array import array
