@@ -28,7 +28,7 @@ from models import MODELS
 from models.weights import weights_file
 from options.test_options import TestOptions, results_folder
 from scripts import judging
-from scripts.judging import DomainsJudge, ImageSet, Judge, print_numbers, write_receipt
+from scripts.judging import ImageSet, Judge, print_numbers, write_receipt
 from util.arguments import ArgumentParser, as_text
 from util.device import get_device
 from util.errors import UserError, entry_point
@@ -160,33 +160,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         results = evaluate_labels(opt)
     elif opt.metrics == ["lpips"]:
         results = evaluate_styles(opt)
-    elif opt.fake:
-        judge = Judge(opt)
-        results = {**judge.evaluate(opt.fake), **judge.record()}
     else:
-        results = evaluate_run(opt)
+        results = evaluate_folder(opt)
     write_receipt(receipt, opt, results)
     print_numbers(results)
     print(f"receipt: {receipt}")
 
 
-def evaluate_run(opt: Namespace) -> dict[str, Any]:
-    """What test.py made of one checkpoint. UserError where it has not."""
-    folder, checkpoint = fake_folder(opt, opt.epoch), weights_of(opt, opt.epoch)
-    if not all(place.is_dir() for place in (folder, *(folder / f"to_{name}" for name in opt.domain))):
+def evaluate_folder(opt: Namespace) -> dict[str, Any]:
+    """The folder named, or what test.py made of one checkpoint. UserError where it has not."""
+    folder = opt.fake or fake_folder(opt, opt.epoch)
+    if not opt.fake and not all(
+        place.is_dir() for place in (folder, *(folder / f"to_{name}" for name in opt.domain))
+    ):
         run = f"--pretrained {opt.pretrained}" if opt.pretrained else f"--name {opt.name} --epoch {opt.epoch}"
         raise UserError(f"there are no translations in {folder}; make them: python test.py {run}")
-    judge = judge_of_run(opt)
+    judge = Judge(opt)
     results = {**judge.evaluate(folder), **judge.record()}
-    if checkpoint.is_file():
+    if not opt.fake and (checkpoint := weights_of(opt, opt.epoch)).is_file():
         results["checkpoint"] = {"file": checkpoint.name, "sha256": sha256(checkpoint)}
         if min(path.stat().st_mtime for path in folder.rglob("*.png")) < checkpoint.stat().st_mtime:
             judging.warn(f"{folder} is older than {checkpoint}: run test.py again if training went on")
     return results
-
-
-def judge_of_run(opt: Namespace) -> Judge | DomainsJudge:
-    return DomainsJudge(opt) if opt.domains else Judge(opt)
 
 
 def fake_folder(opt: Namespace, epoch: str) -> Path:
@@ -266,7 +261,7 @@ def evaluate_sweep(opt: Namespace, options: EvaluateOptions) -> None:
     import test as translation  # the project's test.py, which comes before Python's own on the path
 
     receipt = opt.receipt or Path(opt.results_dir, opt.name, f"evaluation_{opt.phase}.json")
-    judge, rows = judge_of_run(opt), []
+    judge, rows = Judge(opt), []
     while True:
         in_training = bool(opt.follow) and is_held(run_folder(vars(opt)))
         for epoch, checkpoint in checkpoints(opt, in_training).items():

@@ -1,6 +1,5 @@
 """The judge of translations: real images, networks and metrics of an evaluation, table and receipt."""
 
-import copy
 import hashlib
 import json
 import os
@@ -99,14 +98,16 @@ class ImageSet:
 
 
 class Judge:
-    """Compares folders of translations with one set of real images, which is processed once.
+    """Compares folders of translations with real images, each set of which is processed once.
 
-    real: the folder of these; None: what the options name.
+    real: the folder of these; None: what the options name. Of a run with many domains it judges each ordered
+    pair, a source and a target, by the real images of the target. So StarGAN v2 judges each of its tasks, but
+    that it compares with training images.
     """
 
     def __init__(self, opt: Namespace, real: Path | None = None) -> None:
         device, download = get_device(opt.gpu_ids), opt.download_weights
-        self.opt, self.networks, self.dino = opt, {}, None
+        self.opt, self.networks, self.dino, self.coats = opt, {}, None, None
         needed = {OF_FEATURES[metric][0] for metric in opt.metrics if metric in OF_FEATURES}
         if needed & {"inception", "inception-clean"}:
             path = networks.INCEPTION.find(opt.inception_weights, download)
@@ -118,31 +119,49 @@ class Judge:
         if "structure" in opt.metrics:
             self.dino, self.dino_record = load_dino(DINO.find(opt.dino_weights, download), device)
         self.sources, real = None, opt.real or real
-        if not real:
+        self.domains: dict[str, Path] = {}  # of many: the folder of each
+        if not real and opt.domains:
+            self.domains = {name: domain_folder(opt.dataroot, opt.phase, name) for name in opt.domains}
+            self.coats = Coats(opt.dataroot, opt.domains) if "coats" in opt.metrics else None
+        elif not real:
             self.sources, real = domain_folders(opt.dataroot, opt.phase, opt.direction)
-        self.real = ImageSet(real)
-        self.of_real: dict[str, Any] = {}  # features and classes by network, and "patches"
+        targets = {name: self.domains[name] for name in opt.domain} if self.domains else {"": real}
+        self.real = {target: ImageSet(folder) for target, folder in targets.items()}
+        self.of_real: dict[tuple[Path, str], Any] = {}  # by folder: what networks say, patches
 
-    def against(self, real: Path) -> "Judge":
-        """The same judge with other real images."""
-        other = copy.copy(self)
-        other.real, other.of_real = ImageSet(real), {}
-        return other
-
-    def evaluate(
-        self, folder: Path, sources: Path | None = None, inputs: Path | None = None
-    ) -> dict[str, Any]:
+    def evaluate(self, folder: Path) -> dict[str, Any]:
         """The numbers of a folder of translations, with notes and what the receipt says of the folder.
 
-        Args:
-            sources: the images that there are to translate; None: what the options name.
-            inputs: those that were translated; None: real_A beside the folder.
+        Of many domains of to_TARGET/SOURCE in it; `numbers` are the means over pairs.
         """
-        opt, fake, sources = self.opt, ImageSet(folder), sources or self.sources
+        if not self.domains:
+            return self._compare(folder, self.real[""], self.sources, folder.parent / "real_A")
+        pairs: dict[str, dict[str, Any]] = {target: {} for target in self.real}
+        for (target, real), source in product(self.real.items(), self.domains):
+            if source != target:
+                translations, inputs = folder / f"to_{target}" / source, folder / "real_A" / source
+                found = self._compare(translations, real, self.domains[source], inputs)
+                if self.coats:
+                    for name, number in self.coats.report(source, target, translations).items():
+                        found["numbers"][f"coats-{name}"] = 100 * number if name == "taken" else number
+                pairs[target][source] = found
+        every = [pair for found in pairs.values() for pair in found.values()]
+        return {
+            "numbers": mean_numbers(every),
+            "targets": {target: mean_numbers(found.values()) for target, found in pairs.items()},
+            "pairs": pairs,
+            "domains": self.opt.domains,
+            "notes": {},
+            "compared": f"{folder}: each of {len(every)} pairs against its target's images, and their mean",
+        }
+
+    def _compare(self, folder: Path, real: ImageSet, sources: Path | None, inputs: Path) -> dict[str, Any]:
+        """A folder with real images; `sources`, what there is to translate, and `inputs`, what was."""
+        opt, fake = self.opt, ImageSet(folder)
         if opt.swd_size is None:  # one size for a whole sweep: that of its first set
-            opt.swd_size = distances.fitting_size(min(map(min, fake.sizes | self.real.sizes)))
-        if fake.sizes != self.real.sizes:
-            warn(f"images of {folder} and {self.real.folder} differ in size, which affects every distance")
+            opt.swd_size = distances.fitting_size(min(map(min, fake.sizes | real.sizes)))
+        if fake.sizes != real.sizes:
+            warn(f"images of {folder} and {real.folder} differ in size, which affects every distance")
         if sources is not None and len(fake) < (images := len(ImageSet(sources))):
             found = f"{folder}: {len(fake)} translations of {images} images"
             warn(f"{found}; distances are larger with fewer images")
@@ -152,36 +171,36 @@ class Judge:
         def add(name: str, number: float, note: str = "") -> None:
             numbers[name], notes[name] = float(number), note
 
-        self._compare_features(fake, add)
+        self._compare_features(fake, real, add)
         if "swd" in opt.metrics:
-            self._compare_patches(fake, add)
+            self._compare_patches(fake, real, add)
         if "stripes" in opt.metrics:
-            report = stripe_report(sources, folder, self.real.folder, Path(opt.dataroot, "masks"))
+            report = stripe_report(sources, folder, real.folder, Path(opt.dataroot, "masks"))
             means = ", ".join(f"{name}: {report[name]:.4f}" for name in ("real_A", "fake_B", "real_B"))
             add("stripes-gained", report["gained"], means)
             add("stripes-background", report["background"])
         if self.dino:
-            originals = ImageSet(opt.inputs or inputs or folder.parent / "real_A")
+            originals = ImageSet(opt.inputs or inputs)
             check_pairs(originals.paths, fake.paths)
             images = (side.images("structure") for side in (originals, fake))
             found = structure_distance(*images, self.dino)
             add("structure", 100 * np.mean(found), f"from {originals.folder}")
-        compared = f"{folder}: {len(fake)} translations against {len(self.real)} images of {self.real.folder}"
+        compared = f"{folder}: {len(fake)} translations against {len(real)} images of {real.folder}"
         return {"numbers": numbers, "notes": notes, "fake": fake.record, "compared": compared}
 
-    def _compare_features(self, fake: ImageSet, add: Callable) -> None:
+    def _compare_features(self, fake: ImageSet, real: ImageSet, add: Callable) -> None:
         """Frechet and kernel distances, and the share of a class, by the features of each network."""
-        opt, fewest = self.opt, min(len(fake), len(self.real))
+        opt, fewest = self.opt, min(len(fake), len(real))
         for kind, network in self.networks.items():
             asked = [how for metric, (of, how) in OF_FEATURES.items() if of == kind and metric in opt.metrics]
             if not asked:
                 continue
             if fewest < 2 and asked != ["class"]:
-                raise UserError(f"{fake.folder}, {self.real.folder}: a set of one image has no distribution")
-            if kind not in self.of_real:
-                self.of_real[kind] = networks.extract(network, self.real.images(network.name))
+                raise UserError(f"{fake.folder}, {real.folder}: a set of one image has no distribution")
+            if (of_real := (real.folder, kind)) not in self.of_real:
+                self.of_real[of_real] = networks.extract(network, real.images(network.name))
             ours, classes = networks.extract(network, fake.images(network.name))
-            theirs, real_classes = self.of_real[kind]
+            theirs, real_classes = self.of_real[of_real]
             if "frechet" in asked:
                 add(network.label("frechet"), distances.frechet_distance(ours, theirs))
             if "kernel" in asked:
@@ -189,16 +208,16 @@ class Judge:
                 mean, std = distances.kernel_inception_distance(ours, theirs, size, seed=opt.seed)
                 add(network.label("kernel"), mean, f"standard deviation {std:.4f} over 100 subsets of {size}")
             if "class" in asked:
-                share, real = (100 * (found == opt.class_index).mean() for found in (classes, real_classes))
-                add(f"class-{opt.class_index}-{network.name}", share, f"%; of the real images {real:.2f} %")
+                share, of = (100 * (found == opt.class_index).mean() for found in (classes, real_classes))
+                add(f"class-{opt.class_index}-{network.name}", share, f"%; of the real images {of:.2f} %")
 
-    def _compare_patches(self, fake: ImageSet, add: Callable) -> None:
+    def _compare_patches(self, fake: ImageSet, real: ImageSet, add: Callable) -> None:
         """SWD of equally many images per side: of the larger set a random part, drawn by the seed."""
-        size, seed, images = self.opt.swd_size, self.opt.seed, min(len(fake), len(self.real))
-        if "patches" not in self.of_real:
-            self.of_real["patches"] = distances.pyramid_patches(self.real.squares(size), size, seed)
+        size, seed, images = self.opt.swd_size, self.opt.seed, min(len(fake), len(real))
+        if (of_real := (real.folder, "patches")) not in self.of_real:
+            self.of_real[of_real] = distances.pyramid_patches(real.squares(size), size, seed)
         sides = []
-        for patches in (distances.pyramid_patches(fake.squares(size), size, seed), self.of_real["patches"]):
+        for patches in (distances.pyramid_patches(fake.squares(size), size, seed), self.of_real[of_real]):
             chosen = np.random.default_rng(seed).choice(len(patches[0]), images, replace=False)
             sides.append([level[np.sort(chosen)] for level in patches])
         by_level = distances.pyramid_distance(*sides, seed=seed)
@@ -210,50 +229,8 @@ class Judge:
         """For the receipt: the real images and the networks."""
         records = {network.name: network.record for network in self.networks.values()}
         records |= {"dino_vitbase8": self.dino_record} if self.dino else {}
-        return {"real": self.real.record, "networks": records}
-
-
-class DomainsJudge:
-    """Judges each ordered pair of domains, a source and a target, by the real images of the target.
-
-    So StarGAN v2 judges each of its tasks, but that it compares with training images.
-    """
-
-    def __init__(self, opt: Namespace) -> None:
-        self.opt = opt
-        self.real = {name: domain_folder(opt.dataroot, opt.phase, name) for name in opt.domains}
-        first = Judge(opt, self.real[opt.domain[0]])
-        self.judges = {target: first.against(self.real[target]) for target in opt.domain}
-        self.coats = Coats(opt.dataroot, opt.domains) if "coats" in opt.metrics else None
-
-    def evaluate(self, folder: Path) -> dict[str, Any]:
-        """Judge to_TARGET/SOURCE in a folder; `numbers` are the means over pairs."""
-        pairs: dict[str, dict[str, Any]] = {target: {} for target in self.judges}
-        for target, source in product(self.judges, self.opt.domains):
-            if source != target:
-                pairs[target][source] = self._pair(folder, source, target)
-        every = [pair for found in pairs.values() for pair in found.values()]
-        return {
-            "numbers": mean_numbers(every),
-            "targets": {target: mean_numbers(found.values()) for target, found in pairs.items()},
-            "pairs": pairs,
-            "domains": self.opt.domains,
-            "notes": {},
-            "compared": f"{folder}: each of {len(every)} pairs against its target's images, and their mean",
-        }
-
-    def _pair(self, folder: Path, source: str, target: str) -> dict[str, Any]:
-        translations, inputs = folder / f"to_{target}" / source, folder / "real_A" / source
-        found = self.judges[target].evaluate(translations, self.real[source], inputs)
-        if self.coats:
-            for name, number in self.coats.report(source, target, translations).items():
-                found["numbers"][f"coats-{name}"] = 100 * number if name == "taken" else number
-        return found
-
-    def record(self) -> dict[str, Any]:
-        """As of `Judge`, with the real images of each target."""
-        real = {target: judge.real.record for target, judge in self.judges.items()}
-        return {**next(iter(self.judges.values())).record(), "real": real}
+        real = {target: images.record for target, images in self.real.items()}
+        return {"networks": records, "real": real if self.domains else real[""]}
 
 
 def mean_numbers(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:

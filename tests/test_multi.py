@@ -379,7 +379,7 @@ def test_coats_are_judged_on_a_set_with_their_masks(runs, tmp_path):
     for target, source in (("ginger", "spotted"), ("spotted", "ginger")):  # one as if nothing was translated
         place = tmp_path / "images" / f"to_{target}" / source
         shutil.copytree(tmp_path / "set" / "test" / source, place)
-    numbers = judging.DomainsJudge(opt).evaluate(tmp_path / "images")["numbers"]
+    numbers = judging.Judge(opt).evaluate(tmp_path / "images")["numbers"]
     assert (numbers["coats-taken"], numbers["coats-background"]) == (0, 0)
 
 
