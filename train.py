@@ -32,7 +32,7 @@ from util.run.progress import Clock, Length
 from util.run.run import Run
 from util.run.saved_options import options_text
 from util.run.stop_signal import StopSignal
-from util.watch.report import Report
+from util.watch.monitor import Report
 
 
 @lasting_output()

@@ -77,7 +77,7 @@ def dataroot(tmp_path_factory):
 @pytest.fixture
 def stop_after(monkeypatch):
     """stop_after(steps): the next training is asked to stop after so many steps."""
-    from util.watch.report import Report
+    from util.watch.monitor import Report
 
     def arrange(steps):
         step, count = Report.step, iter(range(1, 10**6))

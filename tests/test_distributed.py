@@ -22,7 +22,7 @@ from training_process import (
     words,
 )
 
-from util.watch.report import Report
+from util.watch.monitor import Report
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and killed")
 SCHEDULE = "--n_epochs 2 --n_epochs_decay 1"

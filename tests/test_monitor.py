@@ -21,9 +21,8 @@ from util.images import save_png, to_uint8
 from util.pages import Page
 from util.watch import monitor as monitoring
 from util.watch.loss_log import LossRecord, read_loss_records
-from util.watch.loss_plot import draw_losses, smooth, thinned
 from util.watch.monitor import Monitor
-from util.watch.training_page import TrainingPage
+from util.watch.training_page import TrainingPage, draw_losses, smooth, thinned
 
 LOSSES = {"G_GAN": 0.349, "D_real": 0.303, "D_fake": 0.277, "G": 5.105, "NCE": 4.756, "NCE_Y": 4.581}
 LINE = (

@@ -17,7 +17,7 @@ from models.base_model import BaseModel
 from options.train_options import TrainOptions
 from util import distributed
 from util.run.progress import Clock, Progress
-from util.watch.report import Report
+from util.watch.monitor import Report
 
 DATA = Path(__file__).parent / "data"
 TINY = (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from training_process import TrainingProcess, make_images, state_of, words
 
-from util.watch.report import Report
+from util.watch.monitor import Report
 
 STEPS_AN_EPOCH, EPOCHS = 250, 10
 TINY_STEP = (
