@@ -69,7 +69,8 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
     model = create_model(opt)
     model.expect_images(loader.dataset.files)
     if opt.dry_run:
-        print(options_text(opt, options.parser.defaults))
+        own = {name: getattr(opt, name) for name in options.of_model(opt.model)}
+        print(options_text(Namespace(**own), options.parser.defaults))
         print(banner(opt, model, loader, run.folder))
         return 0
 
@@ -135,8 +136,10 @@ def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path) -> st
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
     counts = ", ".join(f"{count} images {domain}" for domain, count in loader.dataset.sizes.items())
     sizes = {name: sum(p.numel() for p in net.parameters()) / 1e6 for name, net in model.networks.items()}
+    length = Length.of(opt)
+    steps = round(length.in_epochs(len(loader)) * len(loader))
     lines = [
-        f"Training {opt.name} (--model {opt.model}) on {device}, {Length.of(opt)}, in {folder}",
+        f"Training {opt.name} (--model {opt.model}) on {device}, {length}, {steps} steps, in {folder}",
         f"  data:       {opt.dataroot}: {counts}; {len(loader)} steps per epoch",
         f"  batch size: {opt.batch_size} in each of {distributed.world_size()} processes",
         "  parameters: " + ", ".join(f"{name} {size:.3f} M" for name, size in sizes.items()),

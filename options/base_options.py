@@ -105,6 +105,12 @@ class BaseOptions:
             self.parser.group(f"--model {', '.join(owners[flag])}")
             self.parser.add(flag, *args, **{**row, "only": {"model": owners[flag], **row.get("only", {})}})
 
+    def of_model(self, model: str) -> list[str]:
+        """The names of the options that have an effect with a model."""
+        rows = self.parser.options.items()
+        having = [name for name, row in rows if model in (row.only or {}).get("model", [model])]
+        return [name for name in having if name not in MODELS[model].lacking]
+
     def parse(self, argv: Sequence[str] | None = None) -> Namespace:
         """The options as a namespace, with `isTrain` and the names `given`. A wrong call exits with status 2.
 

@@ -12,7 +12,8 @@ from options.base_options import BaseOptions
 from util.arguments import as_text, integer, read_words, real_number
 from util.errors import UserError
 from util.run.progress import Length
-from util.run.saved_options import options_of_training
+from util.run.saved_options import FILE as OPTIONS_FILE
+from util.run.saved_options import options_of_training, read_saved_options
 
 
 class TrainOptions(BaseOptions):
@@ -47,7 +48,8 @@ class TrainOptions(BaseOptions):
         add("--continue_train", False, "continue exactly where the run stopped, with its options")
         add("--overwrite", False, "start afresh; a run of this name is renamed")
         add("--dry_run", False, "print options, networks, data counts and steps, and exit")
-        add("--config", None, "file of options, as words of a command line; given ones count more")
+        config = "file of options: words of a command line, or a run's train_opt.json; given ones count more"
+        add("--config", None, config)
         add("--fast", False, "the fastest options on this device, but for those given; the mathematics stays")
         number = "number of the first epoch; with --continue_train of the next one"
         add("--epoch_count", 1, number, type=integer(1), scope="watch")
@@ -72,8 +74,19 @@ class TrainOptions(BaseOptions):
 
     def resolve(self, given: dict[str, object]) -> Namespace:
         if "config" in given:
-            given = {**self.parser.parse_given(read_words(Path(str(given["config"])))), **given}
+            given = {**self._configuration(Path(str(given["config"]))), **given}
         return super().resolve(given)
+
+    def _configuration(self, path: Path) -> dict[str, object]:
+        """What a file of options gives; of a run's options those that are not its model's defaults."""
+        if path.name != OPTIONS_FILE or not path.is_file():
+            return self.parser.parse_given(read_words(path))
+        saved = read_saved_options(path.parent, self.parser.options)
+        usual = self._with_defaults({name: saved[name] for name in ("model", "netG")})
+        own = {name for name, value in saved.items() if value != usual[name]} - {"name"}
+        return {name: saved[name] for name in own if self.parser.options[name].scope != "watch"} | {
+            "model": saved["model"]
+        }
 
     def saved_values(self, folder: Path, given: dict[str, object]) -> dict[str, object]:
         """With --continue_train: the run's own options. UserError where one is given that cannot change."""

@@ -12,7 +12,7 @@ from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util.arguments import as_text
 from util.run.progress import Length
-from util.run.saved_options import read_saved_options
+from util.run.saved_options import read_saved_options, write_options
 
 # As the released code has them (but num_test, which was 20).
 SHARED_DEFAULTS = """
@@ -165,6 +165,20 @@ def test_a_configuration_is_the_words_of_a_file(tmp_path):
     (tmp_path / "words.txt").write_text("# why\n--model cut --lr 0.001  # fast\n--n_epochs 3\n")
     opt = train_options(f"--config {tmp_path / 'words.txt'} --lr 0.002")
     assert (opt.model, opt.lr, opt.n_epochs, opt.name) == ("cut", 0.002, 3, "horse2zebra_cut")
+
+
+@pytest.mark.parametrize(
+    "line", ["--model fastcut --crop_size 128", "--model munit", "--model cycle_gan --crop_late false"]
+)
+def test_a_configuration_is_the_options_of_a_run(tmp_path, line):
+    first = train_options(line)
+    write_options(tmp_path, first, {})
+    again = train_options(f"--config {tmp_path / 'train_opt.json'} --lr 0.002")
+    changed = {"lr", "config", "given"}
+    assert {k: v for k, v in vars(again).items() if k not in changed} == {
+        k: v for k, v in vars(first).items() if k not in changed
+    }
+    assert again.lr == 0.002
 
 
 def test_iterations_replace_epochs():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import shutil
 from pathlib import Path
 
@@ -93,9 +94,17 @@ def test_a_dry_run_tells_all_and_writes_nothing(dataroot, tmp_path, capsys):
     assert run(dataroot, tmp_path / "runs", "--dry_run --model qs --QS_mode local") == 0
     text = capsys.readouterr().out
     assert re.search(r"QS_mode: local +\t\[default: global\]", text)
-    assert "7 images A, 5 images B; 7 steps" in text
+    assert "2 epochs, 14 steps" in text and "7 images A, 5 images B; 7 steps" in text
+    assert "recon_x_w" not in text  # an option of another model
     assert re.search(r"parameters: G \d\.\d+ M, D \d\.\d+ M, F \d\.\d+ M", text)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_without_a_page_needs_no_dominate(dataroot, tmp_path, monkeypatch):
+    for module in ("util.pages", "util.watch.training_page"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "dominate", None)
+    assert run(dataroot, tmp_path, "--max_dataset_size 1 --n_epochs_decay 0 --no_html") == 0
 
 
 # A run of the same name

@@ -25,7 +25,6 @@ from util.errors import UserError
 from util.run.progress import Clock, Length, Progress
 from util.watch import loss_log, services
 from util.watch.loss_log import LossRecord
-from util.watch.training_page import TrainingPage
 
 MOST_WAITING = 100  # updates for one watcher; further ones are left out, so memory stays bounded
 PATIENCE_AT_END = 20.0  # seconds to show what still waits
@@ -142,6 +141,10 @@ def create_monitor(opt: Namespace, folder: Path, epoch_steps: int) -> Monitor:
     watchers: list[Watcher] = []
     options = {name: value for name, value in sorted(vars(opt).items()) if name not in ("given", "isTrain")}
     if not opt.no_html:
+        from util.watch.training_page import (
+            TrainingPage,
+        )  # it needs dominate, which a run without pages need not have
+
         watchers.append(TrainingPage(folder, opt.name, math.ceil(Length.of(opt).in_epochs(epoch_steps))))
     if opt.display_id is None or opt.display_id > 0:
         try:
