@@ -118,10 +118,8 @@ class BaseDataset:
                 failed.append(error)
                 index = rng.randrange(len(store))
             if len(failed) == MAX_REPLACEMENTS:
-                raise UserError(
-                    f"{MAX_REPLACEMENTS} images in a row could not be used, the last being "
-                    f"{failed[-1].path!r}. See what is wrong: python scripts/check_dataset.py DATAROOT"
-                )
+                found = f"{MAX_REPLACEMENTS} images in a row could not be used, the last {failed[-1].path!r}"
+                raise UserError(f"{found}. See what is wrong: python scripts/check_dataset.py DATAROOT")
         images = np.split(pixels, self.columns, axis=1)
         rows, columns = images[0].shape[:2]
         top, left, mirrored = self.preprocess.draw_window(rng, rows, columns)

@@ -15,10 +15,7 @@ from data.transforms import MIN_SIDE
 from util.errors import UserError
 from util.image_files import ImageError, read_image, to_rgb
 
-HOW_TO_GET_ONE = """To get one:
-  download one      bash datasets/download_qsattn_dataset.sh horse2zebra
-  or draw a small   python datasets/make_stripes.py
-                    and give --dataroot ./datasets/stripes"""
+HOW_TO_GET_ONE = "bash datasets/download_qsattn_dataset.sh horse2zebra, or python datasets/make_stripes.py"
 
 
 def domain_folder(dataroot: str | Path, phase: str, domain: str = "") -> Path:
@@ -33,10 +30,8 @@ def domain_folder(dataroot: str | Path, phase: str, domain: str = "") -> Path:
             return root / name
     there = sorted(path.name for path in root.iterdir() if path.is_dir())[:12] if root.is_dir() else None
     found = "does not exist" if there is None else f"has {', '.join(map(repr, there)) or 'no folders'}"
-    raise UserError(
-        f"no folder {' or '.join(names)} in the data set {str(dataroot)!r}, which {found}. Check --dataroot, "
-        f"--phase, --dataset_mode and --domains. {HOW_TO_GET_ONE}"
-    )
+    found = f"no folder {' or '.join(names)} in the data set {str(dataroot)!r}, which {found}"
+    raise UserError(f"{found}. Check --dataroot, --phase and --domains, or get a set: {HOW_TO_GET_ONE}")
 
 
 def domain_folders(dataroot: str | Path, phase: str, direction: str = "AtoB") -> tuple[Path, Path]:
@@ -58,15 +53,13 @@ def find_domains(dataroot: str | Path, phase: str) -> list[str]:
     found = [path.name for path in Path(dataroot, phase).glob("*") if path.is_dir()]
     found = sorted(found or [name.removeprefix(phase) for name in folders if name.startswith(phase)])
     if len(found) < 2 or any("," in name for name in found):
-        raise UserError(
-            f"{str(dataroot)!r} has {', '.join(map(repr, found)) or 'no folders'} for the phase {phase}, but "
-            "at least two domains are needed, without commas in their names: lay them out as "
-            f"{phase}/cat, {phase}/dog or {phase}A, {phase}B, or name some with --domains"
+        names = f"{str(dataroot)!r} has {', '.join(map(repr, found)) or 'no folders'} for the phase {phase}"
+        needed = (
+            f"at least two domains are needed, as {phase}/cat, {phase}/dog or {phase}A, {phase}B, no commas"
         )
+        raise UserError(f"{names}, but {needed}: lay them out so, or name some with --domains")
     return found
 
-
-# ---- what is wrong with the images ----
 
 NEAR_CONSTANT = 2.0  # of 255: greatest standard deviation of a colour channel over the image
 SHOWN = 5  # names in a line of a report
@@ -79,7 +72,6 @@ class Finding(NamedTuple):
     folder: str
     path: str
     problem: str  # "" where there is none
-    kind: str = ""  # size and mode, as "40 x 32 RGB"
     content: bytes = b""  # a hash, the same for the same pixels in any encoding
     error: ImageError | None = None  # of a file that cannot be used
 
@@ -89,14 +81,14 @@ def look_at(folder: str, path: str, grey: tuple[float, float] | None, min_side: 
         image = read_image(path)
     except ImageError as error:
         return Finding(folder, path, f"unusable ({error.found})", error=error)
-    kind, image = f"{image.width} x {image.height} {image.mode}", to_rgb(image, grey)
+    image = to_rgb(image, grey)
     content = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
     problem = ""
     if min(image.size) < min_side:
         problem = f"shorter side below {min_side} pixels"
     elif np.asarray(image).std((0, 1), dtype=np.float32).max() < NEAR_CONSTANT:
         problem = "of nearly one colour"
-    return Finding(folder, path, problem, kind, content)
+    return Finding(folder, path, problem, content)
 
 
 def inspect(images: Iterable[tuple[str, str, tuple[float, float] | None]], min_side: int) -> list[Finding]:
@@ -135,9 +127,6 @@ def quick_check(dataset) -> list[str]:
         if finding.error and dataset.on_bad_image == "stop":
             raise finding.error
     return problems(findings)
-
-
-# ---- whether a resumed training sees the same files ----
 
 
 def fingerprint(files: Mapping[str, Sequence[str]], dataroot: str | Path) -> dict[str, dict[str, object]]:

@@ -17,6 +17,7 @@ import weakref
 from argparse import Namespace
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -57,10 +58,8 @@ def make_batch(
     for domain in samples[0] if samples else ():
         pixels, parts, paths, replaced, domains = zip(*(sample[domain] for sample in samples), strict=True)
         if len({array.shape for array in pixels}) > 1:
-            return UserError(
-                f"images of one batch differ in size ({', '.join(map(repr, paths))}): use --batch_size 1 or "
-                "a --preprocess that crops"
-            )
+            found = f"images of one batch differ in size ({', '.join(map(repr, paths))})"
+            return UserError(f"{found}: use --batch_size 1 or a --preprocess that crops")
         bad += [error for errors in replaced for error in errors]
         batch |= {domain: np.stack(pixels), f"{domain}_paths": list(paths)}
         batch[f"{domain}_windows"] = np.array(parts, np.float32)
@@ -102,9 +101,9 @@ class Workers:
                 yield batch
         except (EOFError, OSError) as error:
             self.close()
+            found = "a process that loads images was killed. Usually the machine or container lacks memory"
             raise UserError(
-                "a process that loads images was killed. Usually the machine or the container ran out of "
-                "memory: lower --num_threads, --cache_gb or --batch_size, or use --num_threads 0."
+                f"{found}: lower --num_threads (0 has none), --cache_gb or --batch_size"
             ) from error
 
     def _ask(self, worker: int, keys: list[SampleKey]) -> None:
@@ -166,10 +165,8 @@ class Loader:
         images, self.global_batch = len(self.dataset), self.batch_size * self.world_size
         self.end = images - (self.global_batch - 1 if self.drop_last else 0)  # of a batch's first position
         if self.end < 1:
-            raise UserError(
-                f"an epoch has {images} images, less than one batch of {self.global_batch}: lower "
-                "--batch_size or add images"
-            )
+            found = f"an epoch has {images} images, less than one batch of {self.global_batch}"
+            raise UserError(f"{found}: lower --batch_size or add images")
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._workers: Workers | None = None
         self._named: set[str] = set()
@@ -229,22 +226,17 @@ class Loader:
 
     def _upload(self, batch: dict[str, Any]) -> tuple[Batch, torch.cuda.Event | None]:
         """Start the copy to the device. The event, on CUDA, marks its end."""
-        if self._stream is None:
-            return self._on_device(batch), None
-        with torch.cuda.stream(self._stream):
-            return self._on_device(batch), self._stream.record_event()
-
-    def _on_device(self, batch: dict[str, Any]) -> Batch:
-        for name, value in batch.items():
-            if isinstance(value, np.ndarray):
-                tensor = torch.from_numpy(value)
-                tensor = tensor if self._stream is None else tensor.pin_memory()
-                batch[name] = tensor.to(self.device, non_blocking=True)
-        for domain, channels in zip("AB", self.channels, strict=True):
-            if domain in batch:
-                mirrored = batch[f"{domain}_windows"][:, 4] > 0
-                batch[domain] = to_input(batch[domain], mirrored, channels)
-        return batch
+        with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+            for name, value in batch.items():
+                if isinstance(value, np.ndarray):
+                    tensor = torch.from_numpy(value)
+                    tensor = tensor.pin_memory() if self._stream else tensor
+                    batch[name] = tensor.to(self.device, non_blocking=True)
+            for domain, channels in zip("AB", self.channels, strict=True):
+                if domain in batch:
+                    mirrored = batch[f"{domain}_windows"][:, 4] > 0
+                    batch[domain] = to_input(batch[domain], mirrored, channels)
+            return batch, self._stream.record_event() if self._stream else None
 
     def _arrived(self, batch: Batch, event: torch.cuda.Event | None) -> Batch:
         """Let the current stream wait for the batch, and record that use for the allocator."""
@@ -271,27 +263,14 @@ def create_loader(
     preprocess = Preprocess(*sizes, not opt.no_flip, opt.isTrain, n_epochs=n_epochs, whole=whole)
     names = ["seed", "direction", "serial_batches", "max_dataset_size", "on_bad_image"]
     names += ["domains", "own_domain"] if opt.dataset_mode == "multi" else []
-    dataset = DATASETS[opt.dataset_mode](
-        opt.dataroot,
-        opt.phase,
-        preprocess,
-        cache_gb=opt.cache_gb if opt.isTrain else 0.0,  # at test each image is read once
-        grey=parse_grey_range(opt.grey_range),
-        **{name: getattr(opt, name) for name in names},
-    )
+    more = {name: getattr(opt, name) for name in names} | {"grey": parse_grey_range(opt.grey_range)}
+    cache_gb = opt.cache_gb if opt.isTrain else 0.0  # at test each image is read once
+    dataset = DATASETS[opt.dataset_mode](opt.dataroot, opt.phase, preprocess, cache_gb=cache_gb, **more)
     for domain, store in dataset.stores.items():
         if store.grey:
             say(f"note: domain {domain}: {describe_grey_range(store.grey)}", file=sys.stderr)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Loader(
-        dataset,
-        device,
-        opt.batch_size,
-        opt.seed,
-        shuffle=opt.isTrain and not opt.serial_batches,
-        rank=rank,
-        world_size=world_size,
-        drop_last=opt.isTrain,
-        num_workers=min(opt.num_threads, cores),
-        channels=(opt.input_nc, opt.output_nc),
-    )
+    order = {"shuffle": opt.isTrain and not opt.serial_batches, "drop_last": opt.isTrain}
+    how = {"num_workers": min(opt.num_threads, cores), "channels": (opt.input_nc, opt.output_nc)}
+    ranks = {"rank": rank, "world_size": world_size}
+    return Loader(dataset, device, opt.batch_size, opt.seed, **order, **how, **ranks)

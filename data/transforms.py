@@ -56,10 +56,10 @@ class Preprocess:
     def __post_init__(self) -> None:
         limit = self.crop_size if self.mode == "crop" else self.load_size
         if self.crops and (self.crop_size % MULTIPLE or not MIN_SIDE <= self.crop_size <= limit):
-            raise UserError(
-                f"--crop_size {self.crop_size} cannot be used: take a multiple of {MULTIPLE}, at least "
-                f"{MIN_SIDE} and at most --load_size, {self.load_size}"
+            needed = (
+                f"a multiple of {MULTIPLE}, at least {MIN_SIDE} and at most --load_size, {self.load_size}"
             )
+            raise UserError(f"--crop_size {self.crop_size} cannot be used: take {needed}")
 
     @property
     def crops(self) -> bool:
@@ -84,10 +84,8 @@ class Preprocess:
             width, height = (round(side / MULTIPLE) * MULTIPLE for side in (width, height))
         least = self.crop_size if self.crops else MIN_SIDE
         if min(width, height) < least:
-            raise UserError(
-                f"it is {image.width} x {image.height} pixels, and --preprocess {self.mode} needs "
-                f"{least} x {least}"
-            )
+            found = f"it is {image.width} x {image.height} pixels"
+            raise UserError(f"{found}, and --preprocess {self.mode} needs {least} x {least}")
         if (width, height) == image.size:
             return image
         return image.resize((width, height), Image.Resampling.BICUBIC)
@@ -108,8 +106,6 @@ class Preprocess:
         """(height, width) of the window in a (height, width) image."""
         return (self.crop_size, self.crop_size) if self.crops else (height, width)
 
-
-# ---- on the device ----
 
 LUMINANCE = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow's grey
 

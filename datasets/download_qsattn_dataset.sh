@@ -28,17 +28,13 @@ TEXT
 fetch() { # URL, file; a partial download waits in FILE.part
     local part=$2.part status=0
     echo "downloading $1"
-    if command -v curl >/dev/null; then
-        local get=(curl --fail --location --retry 3 --connect-timeout 30 --output "$part")
-        "${get[@]}" --continue-at - "$1" || status=$?
-        # 22, 33, 36: the server does not offer the rest alone, so the download starts again.
-        if [[ " 22 33 36 " == *" $status "* && -s "$part" ]]; then
-            rm -- "$part"
-            status=0
-            "${get[@]}" "$1" || status=$?
-        fi
-    else
-        wget --tries=3 --connect-timeout=30 --continue --output-document="$part" "$1" || status=$?
+    local get=(curl --fail --location --retry 3 --connect-timeout 30 --output "$part")
+    "${get[@]}" --continue-at - "$1" || status=$?
+    # 22, 33, 36: the server does not offer the rest alone, so the download starts again.
+    if [[ " 22 33 36 " == *" $status "* && -s "$part" ]]; then
+        rm -- "$part"
+        status=0
+        "${get[@]}" "$1" || status=$?
     fi
     [[ $status != 0 ]] || mv -- "$part" "$2"
     return "$status"

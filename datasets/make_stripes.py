@@ -277,9 +277,6 @@ def draw_animal_scene(rng: np.random.Generator, size: int, coat: str) -> tuple[n
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), mask
 
 
-# ---- the set -----------------------------------------------------------------------------------------------
-
-
 # The coat in each folder of a set; the record of the set's parameters is NAME.json.
 FOLDERS = {
     "stripes": {"trainA": "plain", "trainB": "striped", "testA": "plain", "testB": "striped"},

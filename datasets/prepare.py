@@ -37,9 +37,6 @@ FOLDERS = ("trainA", "trainB", "testA", "testB")
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
-# ---- archives ----
-
-
 def extract(archive: Path, folder: Path) -> None:
     """Unpack a zip or tar archive into `folder`, nothing beside it. Raises `UserError` or OSError."""
     try:
@@ -49,9 +46,7 @@ def extract(archive: Path, folder: Path) -> None:
             needed = sum(member.size if is_tar else member.file_size for member in members)
             if needed > (free := shutil.disk_usage(folder).free):
                 sizes = f"unpacked it has {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-                raise UserError(
-                    f"{folder.parent} has too little room ({sizes}): make room, or choose another"
-                )
+                raise UserError(f"{folder.parent} has too little room ({sizes}): make some")
             opened.extractall(folder, **({"filter": "data"} if is_tar else {}))
     except DAMAGE as error:
         raise UserError(f"{archive} is not a whole zip or tar archive ({error}): download it again") from None
@@ -88,8 +83,6 @@ def unpack(args: Namespace) -> None:
     with unpacked(args.source[0], args.out) as place:
         root_with(args.folders, place).rename(args.out)
 
-
-# ---- images ----
 
 Images = dict[Path, Callable[[], Image.Image]]  # what makes the image of each PNG file
 
@@ -159,9 +152,6 @@ def cityscapes(args: Namespace) -> None:
         convert_all(images)
 
 
-# ---- side-by-side pairs, pix2pix's layout ----
-
-
 def joined(read_a: Callable[[], Image.Image], read_b: Callable[[], Image.Image], name: Path) -> Image.Image:
     a, b = read_a(), read_b()
     if a.size != b.size:
@@ -174,7 +164,7 @@ def joined(read_a: Callable[[], Image.Image], read_b: Callable[[], Image.Image],
 
 
 def join(args: Namespace) -> None:
-    """Images of one name (the suffix may differ) in trainA and trainB, side by side, become train."""
+    """Images of one name (the suffix may differ) in trainA and trainB become train, side by side (pix2pix)."""
     pairs = {}
     phases = [phase for phase in ("train", "val", "test") if (args.source[0] / f"{phase}A").is_dir()]
     if not phases:
@@ -192,12 +182,8 @@ def join(args: Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(required=True)
-    for make, what in (
-        (afhq, ["afhq"]),
-        (cityscapes, ["leftImg8bit", "gtFine"]),
-        (join, ["folders"]),
-        (unpack, ["archive"]),
-    ):
+    sources = {afhq: ["afhq"], cityscapes: ["leftImg8bit", "gtFine"], join: ["folders"], unpack: ["archive"]}
+    for make, what in sources.items():
         command = commands.add_parser(make.__name__, help=make.__doc__)
         command.set_defaults(make=make)
         command.add_argument("source", nargs=len(what), type=Path, metavar=tuple(what))

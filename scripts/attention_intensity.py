@@ -60,15 +60,11 @@ class IntensityOptions(TestOptions):
             self.parser.error("--pretrained holds a generator alone: give --name NAME, a run that has D too")
         opt.out = opt.out or Path(opt.results_dir, opt.name, f"attention_{opt.phase}")
         if not issubclass(MODELS[opt.model], GuidedModel) or opt.netD not in ATTENDING:
-            raise UserError(
-                f"--name {opt.name} is a run of --model {opt.model} --netD {opt.netD}, which does not say "
-                "where it looks: name one of asgit"
-            )
+            found = f"--name {opt.name} is a run of --model {opt.model} --netD {opt.netD}"
+            raise UserError(f"{found}, which does not say where it looks: name one of asgit")
         if "crop" in opt.preprocess and opt.preprocess != "resize_and_crop":
-            raise UserError(
-                f"--preprocess {opt.preprocess} shows parts of images, and labels are of whole ones: "
-                "give --preprocess resize_and_crop or none"
-            )
+            found = f"--preprocess {opt.preprocess} shows parts of images, and labels are of whole ones"
+            raise UserError(f"{found}: give --preprocess resize_and_crop or none")
         opt.load_size = opt.crop_size
 
 

@@ -69,9 +69,6 @@ def synthetic_batches(opt: Namespace, device: torch.device, count: int) -> list[
     return batches
 
 
-# ---- times and tables ----
-
-
 def seconds(call: Callable[[], object], device: torch.device) -> float:
     """Seconds that a call takes, with all the work that it queues on the device."""
     wait = getattr(torch, device.type).synchronize if device.type in ("cuda", "mps") else lambda: None
@@ -102,9 +99,6 @@ def facts_of(device: torch.device) -> str:
     found = versions_and_hardware(device)
     facts = {**found["versions"], "device": found["device"], **found["hardware"]}
     return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
-
-
-# ---- the command ----
 
 
 def known_modes() -> dict[str, Sequence[str]]:

@@ -1,20 +1,20 @@
 """Check a data set before training on it: python scripts/check_dataset.py DATAROOT
 
-Decodes every image and reports counts, sizes and modes for each folder, and problems: unusable files, images
-that are too small or of almost one colour, and duplicates, above all between train and test.
+Decodes every image and reports problems: unusable files, images that are too small or of almost one colour,
+and duplicates, above all between train and test.
 
 Exit status: 0 no problems, 1 problems, 2 wrong call.
 """
 
 import argparse
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.folders import SHOWN, Finding, inspect, names, problems
+from data.folders import Finding, inspect, names, problems
 from data.transforms import MIN_SIDE
 from util.errors import entry_point
 from util.image_files import describe_grey_range, grey_range, list_images
@@ -58,9 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     images = [(name, str(path), greys[name]) for name, paths in folders.items() for path in paths]
     findings = inspect(images, opt.min_side)
     for name, grey in greys.items():
-        kinds = Counter(finding.kind for finding in findings if finding.folder == name and not finding.error)
-        counts = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(SHOWN))
-        print(f"{name}: {kinds.total()} images ({counts}{', ...' if len(kinds) > SHOWN else ''})")
+        print(f"{name}: {len(folders[name])} images")
         if grey:
             print(f"{name}: {describe_grey_range(grey)}")
     found = problems(findings) + copies(findings)

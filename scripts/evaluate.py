@@ -222,9 +222,6 @@ def evaluate_labels(opt: Namespace) -> dict[str, Any]:
     }
 
 
-# ---- the checkpoints of a run ----
-
-
 def weights_of(opt: Namespace, epoch: str) -> Path:
     """The file of the network that translates, at an epoch of the run."""
     return weights_file(run_folder(vars(opt)), epoch, MODELS[opt.model].translating(opt)[0])

@@ -60,10 +60,9 @@ def gpu_list(text: str) -> list[int]:
     try:
         return [number] if (number := int(text)) >= 0 else []
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"takes a GPU number, or -1 for the CPU, not {text!r}; for several use torchrun "
-            "--nproc_per_node=N train.py ..."
-        ) from None
+        several = "for several use torchrun --nproc_per_node=N train.py ..."
+        message = f"takes a GPU number, or -1 for the CPU, not {text!r}; {several}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def read_words(path: Path) -> list[str]:

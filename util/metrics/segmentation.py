@@ -62,10 +62,10 @@ def read_label_map(path: str | Path, size: tuple[int, int] | None = None) -> np.
         return _TRAIN_ID_OF_CITYSCAPES_ID[ids.clip(0, IGNORED)]
     unknown = np.setdiff1d(ids, [*range(len(CLASSES)), IGNORED])
     if unknown.size:
-        raise UserError(
-            f"{path} holds the label {unknown[0]}, but train ids are 0 to {len(CLASSES) - 1} and {IGNORED} "
-            "(ignored); name a file of Cityscapes' own ids *_labelIds.png, or give a colour map"
+        found = (
+            f"{path} holds the label {unknown[0]}, but train ids are 0 to {len(CLASSES) - 1} and {IGNORED}"
         )
+        raise UserError(f"{found}; name a file of Cityscapes' own ids *_labelIds.png, or give a colour map")
     return ids
 
 

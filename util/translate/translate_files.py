@@ -80,11 +80,10 @@ def translate_files(
         for size, group in itertools.groupby(photos(), key=lambda item: item[1].size):
             if warn and good and not 1 / FAR <= min(size) / good <= FAR:
                 warn = False
-                tqdm.write(
-                    f"warning: images are translated at {size[0]} x {size[1]} pixels, but this model is "
-                    f"made for a shorter side of {good}: --load_size {good} scales to that",
-                    file=sys.stderr,
+                found = (
+                    f"translated at {size[0]} x {size[1]} pixels by a model made for a shorter side of {good}"
                 )
+                tqdm.write(f"warning: {found}: --load_size {good} scales to that", file=sys.stderr)
             while batch := list(itertools.islice(group, batch_size)):
                 yield from _translated(translator, batch, failures)
 
