@@ -33,8 +33,16 @@ from util.errors import UserError, entry_point
 from util.image_files import IMAGE_EXTENSIONS, list_images
 from util.images import save_png
 from util.pages import Page
-from util.translate.photo import WRITTEN, output_names, read_photo
-from util.translate.translate_files import THREADS, Job, clear_results, in_threads, translate_files
+from util.translate import (
+    THREADS,
+    WRITTEN,
+    Job,
+    clear_results,
+    in_threads,
+    output_names,
+    read_photo,
+    translate_files,
+)
 
 
 @entry_point

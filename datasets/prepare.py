@@ -164,7 +164,7 @@ def joined(read_a: Callable[[], Image.Image], read_b: Callable[[], Image.Image],
 
 
 def join(args: Namespace) -> None:
-    """Images of one name (the suffix may differ) in trainA and trainB become train, side by side (pix2pix)."""
+    """Images of one name, whatever suffix, in trainA and trainB become train, side by side (pix2pix)."""
     pairs = {}
     phases = [phase for phase in ("train", "val", "test") if (args.source[0] / f"{phase}A").is_dir()]
     if not phases:

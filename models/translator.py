@@ -15,7 +15,7 @@ from data.transforms import MIN_SIDE, to_input
 from models.munit_networks import StyledTranslator
 from util.device import HostCopy, free_memory, host_pixels
 from util.errors import UserError
-from util.translate.photo import finished, to_photo
+from util.translate import finished, to_photo
 
 Style = int | Image.Image | Tensor | Sequence[float]
 

@@ -28,7 +28,7 @@ from models.inference import PRETRAINED, ROOT, cache_folder, directions, run_opt
 from models.weights import weights_file
 from util.arguments import ArgumentParser, gpu_list, integer
 from util.errors import UserError, entry_point
-from util.translate.photo import finished, read_photo
+from util.translate import finished, read_photo
 
 # The shorter side of a photograph, by what the page calls it: words of test.py.
 SIZES = {"that of its training": [], "as it is": ["--load_size", "0"]}

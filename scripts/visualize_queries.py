@@ -36,7 +36,7 @@ from util.errors import UserError, entry_point
 from util.image_files import ImageError, list_images
 from util.images import to_uint8
 from util.pages import printable
-from util.translate.photo import output_names, read_photo
+from util.translate import output_names, read_photo
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 FLOOR = 1e-5  # smaller attention weights are drawn as this one

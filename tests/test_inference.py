@@ -21,8 +21,7 @@ from models.translator import BYTES, Translator
 from util import device
 from util.errors import UserError
 from util.images import to_pixels
-from util.translate.photo import output_names, read_photo, to_photo
-from util.translate.translate_files import translate_files
+from util.translate import output_names, read_photo, to_photo, translate_files
 
 
 @pytest.fixture(scope="module")
