@@ -27,22 +27,14 @@ from data import create_loader
 from models.inference import directions, translator_of_run
 from models.translator import Translator
 from options.test_options import TestOptions, results_folder
+from util import translate
 from util.console import say
 from util.device import HostCopy, host_pixels
 from util.errors import UserError, entry_point
 from util.image_files import IMAGE_EXTENSIONS, list_images
 from util.images import save_png
 from util.pages import Page
-from util.translate import (
-    THREADS,
-    WRITTEN,
-    Job,
-    clear_results,
-    in_threads,
-    output_names,
-    read_photo,
-    translate_files,
-)
+from util.translate import output_names, read_photo, translate_files
 
 
 @entry_point
@@ -73,7 +65,7 @@ def translate_test_set(opt: Namespace) -> int:
     count = len(names) if opt.domains else int(min(opt.num_test, len(names)))
     folder, began = results_folder(opt, opt.epoch), time.perf_counter()
     made = itertools.product(["real_A", "attn_A", *fakes, "real_B"], list(names.values())[:count])
-    clear_results(folder, [f"images/{label}/{name}" for label, name in made])
+    translate.clear_results(folder, [f"images/{label}/{name}" for label, name in made])
     rows: dict[str, dict[str, str]] = {}  # name -> label -> file
 
     def pictures() -> Iterator[tuple[Path, HostCopy, int]]:
@@ -101,7 +93,7 @@ def translate_test_set(opt: Namespace) -> int:
 
     try:
         with tqdm(total=count, unit="image", dynamic_ncols=True, disable=None) as bar:
-            for _, writing in in_threads(write, pictures(), ahead=16 * THREADS):
+            for _, writing in translate.in_threads(write, pictures(), ahead=16 * translate.THREADS):
                 writing.result()
     finally:
         loader.close()
@@ -167,7 +159,7 @@ def labels(opt: Namespace) -> list[str]:
     return [f"fake_B_style{n}" for n in range(opt.num_styles)] if opt.num_styles > 1 else ["fake_B"]
 
 
-def find_jobs(opt: Namespace) -> list[list[Job]]:
+def find_jobs(opt: Namespace) -> list[list[translate.Job]]:
     """For each of the `labels`, the images that --input names with the files to write, over no input."""
     source = Path(opt.input)
     if not source.exists():
@@ -181,8 +173,8 @@ def find_jobs(opt: Namespace) -> list[list[Job]]:
             raise UserError(f"--output {target} holds the images of --input {source}: give another")
         jobs = [(path, target / name) for path, name in zip(paths, output_names(paths), strict=True)]
     elif target.suffix.lower() in IMAGE_EXTENSIONS and not target.is_dir():
-        if target.suffix.lower() not in WRITTEN:
-            raise UserError(f"--output {target} cannot be written: it can end in {', '.join(WRITTEN)}")
+        if target.suffix.lower() not in translate.WRITTEN:
+            raise UserError(f"--output {target} cannot be written; endings: {', '.join(translate.WRITTEN)}")
         jobs = [(source, target)]
     else:
         jobs = [(source, target / f"{source.stem}.png")]

@@ -161,10 +161,8 @@ class Run(NamedTuple):
 class Study:
     """Every configuration, given as words for train.py by its label, trained with every seed.
 
-    Args:
-        opt: of `parse_study`.
-        published: {"numbers": {label: {metric: number}}, "source": where they are from}, shown beside ours.
-        directions: which of AtoB and BtoA to judge; numbers of BtoA have it after the metric's name.
+    published: {"numbers": {label: {metric: number}}, "source": where they are from}, shown beside ours.
+    directions: which of AtoB and BtoA to judge; numbers of BtoA have it after the metric's name.
     """
 
     def __init__(
@@ -275,12 +273,8 @@ class Study:
             row |= {"seconds": record["seconds"], "images": losses[-1].images if losses else 0}
             row["numbers"] = self.numbers(run.name) if self.is_judged(run) else None
             rows.append({**row, "failure": failures.get(run.name)})
-        results = {
-            "runs": rows,
-            "untranslated": untranslated,
-            "published": self.published,
-            **study_results(rows),
-        }
+        results = {"runs": rows, "untranslated": untranslated, "published": self.published}
+        results |= study_results(rows)
         write_receipt(opt.out / "study.json", opt, results)
         facts = {
             "data": opt.dataroot,

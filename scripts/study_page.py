@@ -91,15 +91,11 @@ def write_page(
     page.add_header("Which differences exceed the spread between seeds")
     page.add_text(RULE)
     pairs = [(metric, pair) for metric, of in results["differences"].items() for pair in of]
-    rows = [
-        [
-            metric,
-            f"{p['first']} − {p['second']}",
-            *(f"{p[name]:.3g}" for name in ("difference", "p", "p_holm")),
-        ]
-        for metric, p in pairs
-        if p["p_holm"] < LEVEL
-    ]
+    rows = []
+    for metric, pair in pairs:
+        if pair["p_holm"] < LEVEL:
+            numbers = (f"{pair[name]:.3g}" for name in ("difference", "p", "p_holm"))
+            rows.append([metric, f"{pair['first']} − {pair['second']}", *numbers])
     if rows:
         page.add(table(["metric", "pair", "difference", "p", "p, Holm"], rows))
     within = f"{len(pairs) - len(rows)} of {len(pairs)} pairs are within the spread"
@@ -146,10 +142,8 @@ def _add_numbers(page: Page, results: Mapping[str, Any]) -> None:
         parts: list[Any] = ["–"]
         if label in summaries.get(metric, {}):
             seeds = [run["numbers"][metric] for run in mine if metric in (run["numbers"] or {})]
-            parts = [
-                format_summary(**summaries[metric][label]),
-                tags.small(", ".join(map(format_number, seeds))),
-            ]
+            of_seeds = tags.small(", ".join(map(format_number, seeds)))
+            parts = [format_summary(**summaries[metric][label]), of_seeds]
         if metric in published.get(label, {}):
             parts.append(tags.small(f"published: {published[label][metric]}"))
         return tags.td(*parts)

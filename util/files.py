@@ -11,12 +11,10 @@ from pathlib import Path
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, and move it to `path`.
 
-    Raises:
-        OSError: writing failed; what was at `path` is still there, and nothing else is.
+    Raises OSError where it fails; what was at `path` is then still there, and nothing else is.
     """
-    with tempfile.TemporaryDirectory(
-        prefix=".", suffix=".tmp", dir=path.parent, ignore_cleanup_errors=True
-    ) as folder:
+    place = {"dir": path.parent, "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", **place) as folder:
         # One short name for all: torch.save writes it into the file, so that equal weights give equal files.
         temporary = Path(folder, "archive")
         try:

@@ -30,9 +30,11 @@ MAX_STEM = 251  # bytes of a name before ".png": all common file systems take 25
 # stripes, and the files of PNG's weakest compression are a tenth larger and take a third of the time.
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
 WRITTEN: dict[str, dict[str, object]] = {
-    ".png": {"format": "PNG", "compress_level": 1},
     ".jpg": JPEG,
     ".jpeg": JPEG,
+    ".png": {"format": "PNG", "compress_level": 1},
+}
+WRITTEN |= {
     ".webp": {"format": "WEBP", "lossless": True},
     ".tif": {"format": "TIFF"},
     ".tiff": {"format": "TIFF"},
@@ -62,13 +64,10 @@ def to_photo(image: Image.Image, load_size: int | None = None, translate_size: i
     """Any Pillow image as a photo: EXIF orientation applied, all modes as sRGB, the alpha channel apart.
 
     Colours are not blended with a background, since the alpha channel is put back later; they are white where
-    the image is fully transparent. Scaling is bicubic and keeps the aspect; `UserError` if it enlarges too
-    much.
+    the image is fully transparent. Scaling is bicubic and keeps the aspect; `UserError` if it enlarges too much.
 
-    Args:
-        load_size: scale the shorter side to this many pixels, those of the result too; 0: as it is.
-        translate_size: where load_size is None, a photo whose shorter side is longer is translated at this
-            size, and its translation scaled back.
+    load_size: scale the shorter side to this many pixels, those of the result too; 0: as it is.
+    translate_size: where load_size is None, a longer shorter side is translated at this size, and scaled back.
     """
     image = ImageOps.exif_transpose(image)
     alpha = None
@@ -171,11 +170,9 @@ def translate_files(
 ) -> dict[Path, str]:
     """Translate every job's file, under a progress bar; the reasons of those that failed, by file.
 
-    Args:
-        translator: a `models.translator.Translator`.
-        batch_size: translate up to so many consecutive images of one size at a time.
-        load_size: see `to_photo`, whose translate_size is the translator's.
-        warn: say of the first image far from that size that its translation may be poor.
+    translator: a `models.translator.Translator`, whose translate_size `to_photo` gets beside `load_size`.
+    batch_size: translate up to so many consecutive images of one size at a time.
+    warn: say of the first image far from that size that its translation may be poor.
     """
     failures: dict[Path, str] = {}
     good, ahead = translator.translate_size, 2 * (batch_size + THREADS)

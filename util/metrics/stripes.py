@@ -66,11 +66,9 @@ def stripe_report(
 ) -> dict[str, float]:
     """Measure a folder of translations, named as their sources; `masks` holds the folders testA and testB.
 
-    Returns:
-        images: number of translations.
-        real_A, fake_B, real_B: mean `stripedness`; of A, over the translated pictures only.
-        gained: where fake B stands between real A (0) and real B (1).
-        background: mean `background_change` from real A to fake B.
+    Returns their number "images"; the mean `stripedness` of "real_A" (of the translated ones), "fake_B" and
+    "real_B"; "gained", where fake B stands between real A (0) and real B (1); and "background", the mean
+    `background_change`.
     """
     sources, targets = (
         _masked(folder, Path(masks, of)) for folder, of in ((real_a, "testA"), (real_b, "testB"))
