@@ -29,16 +29,9 @@ MAX_STEM = 251  # bytes of a name before ".png": all common file systems take 25
 # The formats that translations are written in, and Pillow's settings for them: those of JPEG keep thin
 # stripes, and the files of PNG's weakest compression are a tenth larger and take a third of the time.
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
-WRITTEN: dict[str, dict[str, object]] = {
-    ".jpg": JPEG,
-    ".jpeg": JPEG,
-    ".png": {"format": "PNG", "compress_level": 1},
-}
-WRITTEN |= {
-    ".webp": {"format": "WEBP", "lossless": True},
-    ".tif": {"format": "TIFF"},
-    ".tiff": {"format": "TIFF"},
-}
+PNG, WEBP = {"format": "PNG", "compress_level": 1}, {"format": "WEBP", "lossless": True}
+TIFF = {"format": "TIFF"}
+WRITTEN = {".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": TIFF, ".tiff": TIFF}
 
 THREADS = min(8, os.cpu_count() or 1)
 FAR = 2.0  # times larger or smaller than the size to translate at: worth a warning
@@ -64,10 +57,10 @@ def to_photo(image: Image.Image, load_size: int | None = None, translate_size: i
     """Any Pillow image as a photo: EXIF orientation applied, all modes as sRGB, the alpha channel apart.
 
     Colours are not blended with a background, since the alpha channel is put back later; they are white where
-    the image is fully transparent. Scaling is bicubic and keeps the aspect; `UserError` if it enlarges too much.
+    the image is fully transparent. Scaling is bicubic and keeps the aspect; UserError if it enlarges too far.
 
     load_size: scale the shorter side to this many pixels, those of the result too; 0: as it is.
-    translate_size: where load_size is None, a longer shorter side is translated at this size, and scaled back.
+    translate_size: without load_size, a longer shorter side is translated at this size, and scaled back.
     """
     image = ImageOps.exif_transpose(image)
     alpha = None
