@@ -167,8 +167,8 @@ def find_jobs(opt: Namespace) -> list[list[translate.Job]]:
     target = Path(opt.output or Path(opt.results_dir, opt.name))
     if source.is_dir():
         target = target if opt.output else target / source.resolve().name
-        written = target.resolve()  # a second call would take translations for inputs
-        paths = [path for path in list_images(source) if written not in real(path).parents]
+        written = Path(os.path.realpath(target))  # a second call would take translations for inputs
+        paths = [path for path in list_images(source) if written not in Path(os.path.realpath(path)).parents]
         if not paths:
             raise UserError(f"--output {target} holds the images of --input {source}: give another")
         jobs = [(path, target / name) for path, name in zip(paths, output_names(paths), strict=True)]
@@ -181,17 +181,12 @@ def find_jobs(opt: Namespace) -> list[list[translate.Job]]:
     names = labels(opt)
     endings = [""] if len(names) == 1 else [f"_{name.removeprefix('fake_B_')}" for name in names]
     found = [[(path, to.with_name(f"{to.stem}{end}{to.suffix}")) for path, to in jobs] for end in endings]
-    sources = {real(path) for path, _ in jobs}
+    sources = {os.path.realpath(path) for path, _ in jobs}  # unlike Path.resolve, it takes a loop of symlinks
     for path, to in itertools.chain(*found):
-        if real(to) in sources:
+        if os.path.realpath(to) in sources:
             raise UserError(f"the translation of {path} would be written over {to}: give another --output")
     jobs[0][1].parent.mkdir(parents=True, exist_ok=True)  # it says now where it cannot
     return found
-
-
-def real(path: Path) -> Path:
-    """The file behind symlinks; of a loop of them, which `Path.resolve` raises at, the path itself."""
-    return Path(os.path.realpath(path))
 
 
 if __name__ == "__main__":

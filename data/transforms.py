@@ -1,19 +1,9 @@
-"""From a decoded image to the network's input, in three parts.
+"""From a decoded image to the network's input, in three parts, by the modes of CUT.
 
 `Preprocess.resize` is deterministic and works on PIL images, so that its result can be cached; a window is
-drawn for each sample; the device mirrors and normalises whole batches. The modes are CUT's:
-
-| mode | resized to | window |
-|---|---|---|
-| resize_and_crop | both sides load_size | crop |
-| crop | as it is | crop |
-| scale_width | width load_size, aspect kept, but at least crop_size high | whole |
-| scale_width_and_crop | the same | crop |
-| scale_shortside_and_crop | shorter side load_size where it is less; larger images stay | crop |
-| none | as it is | whole |
-
-Crops are squares of crop_size: at a random place in training, in the middle at test. Whole images are resized
-to the nearest multiples of 4, which the generator needs.
+drawn for each sample; the device mirrors and normalises whole batches. Crops are squares of crop_size: at a
+random place in training, in the middle at test. Whole images are resized to the nearest multiples of 4, which
+the generator needs.
 """
 
 import random

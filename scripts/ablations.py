@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = data if data in published else next(iter(published), "")
     numbers = {setting: of for setting, of in published.get(known, {}).items() if setting in settings}
     shown = {"numbers": numbers, "source": ablation.get("source", SOURCE).format(data=known)}
-    study = Study(opt, settings, ablation["title"], shown, ablation.get("directions", ["AtoB"]))
+    study = Study(opt, settings, ablation["title"], shown, ablation.get("directions"))
     if not opt.print:
         return study.run()
     for run in study.runs:

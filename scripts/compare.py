@@ -170,10 +170,10 @@ class Study:
         opt: Namespace,
         configs: Mapping[str, Sequence[str]],
         title: str,
-        published: Mapping[str, Any] | None = None,
-        directions: Sequence[str] = ("AtoB",),
+        published=None,
+        directions=None,
     ):
-        self.opt, self.title, self.directions = opt, title, directions
+        self.opt, self.title, self.directions = opt, title, directions or ["AtoB"]
         self.published = published or {"numbers": {}, "source": ""}
         self.gpu = "--gpu_ids=" + (",".join(map(str, opt.gpu_ids)) or "-1")
         self.judge_words = option_words(opt.judging)

@@ -26,7 +26,7 @@ from util.images import image_grid
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog="scripts/contact_sheet.py", description=__doc__.splitlines()[0])
     parser.add("--results", None, "a folder of test.py's results", type=Path)
-    parser.add("--folders", [], "a list of folders, in place of --results", type=_folders)
+    parser.add("--folders", [], "a list of folders, in place of --results", type=lambda text: text.split(","))
     parser.add("--output", Path("contact_sheet.jpg"), "file to write, .jpg or .png", type=Path)
     parser.add("--count", 12, "images of each folder, the first by name", type=integer(1))
     parser.add("--columns", 6, "images side by side", type=integer(1))
@@ -37,17 +37,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if opt.results:
         images = opt.results / "images"
         opt.folders = [images / "real_A", *(sorted(images.glob("to_*")) or [images / "fake_B"])]
-    sheet = contact_sheet(opt.folders, opt.count, opt.columns, opt.side)
+    sheet = contact_sheet([*map(Path, opt.folders)], opt.count, opt.columns, opt.side)
     opt.output.parent.mkdir(parents=True, exist_ok=True)
     try:
         sheet.save(opt.output, quality=88)
     except ValueError as error:  # an unknown ending
         raise UserError(f"{opt.output} cannot be written ({error}): give another --output") from None
     print(f"{opt.output}: {sheet.width} x {sheet.height}, {opt.output.stat().st_size / 1024:.0f} KiB")
-
-
-def _folders(text: str) -> list[Path]:
-    return [Path(folder) for folder in text.split(",") if folder]
 
 
 def contact_sheet(folders: Sequence[Path], count: int = 12, columns: int = 6, side: int = 160) -> Image.Image:

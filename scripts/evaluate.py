@@ -203,12 +203,9 @@ def evaluate_styles(opt: Namespace) -> dict[str, Any]:
     for style in styles:
         check_pairs(styles[0].paths, style.paths)
     found = diversity(zip(*(style.images("lpips") for style in styles), strict=True), network)
-    return {
-        "numbers": {"LPIPS": float(np.mean(found))},
-        "notes": {"LPIPS": f"deviation {np.std(found):.4f} over images"},
-        "compared": f"{folder}: {len(found)} images in {len(styles)} styles",
-        "networks": {SQUEEZENET: record},
-    }
+    compared = f"{folder}: {len(found)} images in {len(styles)} styles"
+    results = {"notes": {"LPIPS": f"deviation {np.std(found):.4f} over images"}, "compared": compared}
+    return {"numbers": {"LPIPS": float(np.mean(found))}, **results, "networks": {SQUEEZENET: record}}
 
 
 def evaluate_labels(opt: Namespace) -> dict[str, Any]:

@@ -274,12 +274,9 @@ def versions_and_hardware(device: torch.device) -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    hardware = {
-        "platform": platform.platform(),
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
+    processor = names[0] if names else platform.processor()
+    hardware = {"platform": platform.platform(), "processor": processor}
+    hardware |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
         gpu = torch.cuda.get_device_properties(device)
         hardware |= {"gpu": gpu.name, "gpu_memory_GB": round(gpu.total_memory / 1e9, 1)}

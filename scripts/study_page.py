@@ -36,13 +36,11 @@ def study_results(runs: Rows) -> dict[str, Any]:
         for metric, value in (run["numbers"] or {}).items():
             if math.isfinite(value):
                 values.setdefault(metric, {}).setdefault(run["label"], []).append(value)
-    summaries = {
-        metric: {
-            label: {"mean": float(np.mean(of)), "std": float(np.std(of, ddof=1)) if len(of) > 1 else None}
-            for label, of in by_label.items()
-        }
-        for metric, by_label in values.items()
-    }
+
+    def summary(of: Sequence[float]) -> dict[str, float | None]:
+        return {"mean": float(np.mean(of)), "std": float(np.std(of, ddof=1)) if len(of) > 1 else None}
+
+    summaries = {name: {label: summary(of) for label, of in by.items()} for name, by in values.items()}
     return {"summaries": summaries, "differences": {metric: differences(of) for metric, of in values.items()}}
 
 

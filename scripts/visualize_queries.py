@@ -86,11 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(net, "tap_channels"):
         raise UserError(f"the generator of {label} has no layers to choose queries in: name another run")
     layers = opt.layers or saved.get("qs_layers") or [12, 16]
-    chosen_as = {
-        "num_patches": opt.num_patches or saved.get("num_patches") or 256,
-        "window": saved.get("qs_window") or 7,
-        "pool": saved.get("qs_pool") or 0,
-    }
+    chosen_as = {"window": saved.get("qs_window") or 7, "pool": saved.get("qs_pool") or 0}
+    chosen_as["num_patches"] = opt.num_patches or saved.get("num_patches") or 256
     paths = list_images(opt.input) if opt.input.is_dir() else [opt.input]
     failed = False
     for path, name in zip(paths, output_names(paths), strict=True):

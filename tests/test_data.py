@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from data.datasets import AlignedDataset, SampleKey, SingleDataset, UnalignedDataset
-from data.images import ImageStore
+from data.datasets import AlignedDataset, ImageStore, SampleKey, SingleDataset, UnalignedDataset
 from data.loader import Loader
 from data.transforms import ADJUSTMENTS, MODES, Preprocess, adjust_hue, draw_jitter, jitter, to_input
 from util.errors import UserError

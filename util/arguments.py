@@ -77,12 +77,10 @@ def read_words(path: Path) -> list[str]:
 class Option:
     """A row of the table of options.
 
-    Attributes:
-        default: a bool makes the option a boolean, accepted bare and with a value.
-        shown: the default in words.
-        only: values of other options without which this one has no effect, by option.
-        scope: "call": belongs to one call. The others are saved and taken over by --continue_train: "run" may
-            change there, "fixed" may not, and "watch" changes neither weights nor losses.
+    default: a bool makes the option a boolean, accepted bare and with a value; shown: the default in words.
+    only: values of other options without which this one has no effect, by option.
+    scope: "call": belongs to one call. The others are saved and taken over by --continue_train: "run" may
+    change there, "fixed" may not, and "watch" changes neither weights nor losses.
     """
 
     name: str
@@ -132,14 +130,9 @@ class ArgumentParser(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str, description: str, ignored: Collection[str] = ()):
-        super().__init__(
-            prog=prog,
-            description=description,
-            usage="python %(prog)s [options]",
-            allow_abbrev=False,
-            argument_default=argparse.SUPPRESS,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=120),
-        )
+        shape = partial(argparse.HelpFormatter, max_help_position=34, width=120)
+        how = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS, "formatter_class": shape}
+        super().__init__(prog, "python %(prog)s [options]", description, **how)
         self.options: dict[str, Option] = {}
         self.ignored = ignored
         for name in ignored:

@@ -154,12 +154,7 @@ def in_threads(function: Callable, items: Iterable, ahead: int) -> Iterator[tupl
 
 
 def translate_files(
-    translator: Any,
-    jobs: Sequence[Job],
-    *,
-    batch_size: int = 1,
-    load_size: int | None = None,
-    warn: bool = False,
+    translator: Any, jobs: Sequence[Job], *, batch_size=1, load_size: int | None = None, warn=False
 ) -> dict[Path, str]:
     """Translate every job's file, under a progress bar; the reasons of those that failed, by file.
 

@@ -73,10 +73,7 @@ def torchvision_name(name: str) -> str:
 
 @torch.inference_mode()
 def structure_distance(
-    inputs: Iterable[Image.Image],
-    translations: Iterable[Image.Image],
-    network: nn.Module,
-    batch_size: int = 4,
+    inputs: Iterable[Image.Image], translations: Iterable[Image.Image], network: nn.Module, batch_size=4
 ) -> list[float]:
     """How much each translation changes its input's layout: RGB images in the same order -> [0, 4] each.
 

@@ -117,9 +117,6 @@ def segmentation_scores(confusion: np.ndarray) -> tuple[dict[str, float], np.nda
     predicted = confusion[:, : len(hits)].sum(axis=0)
     with np.errstate(invalid="ignore"):
         iou, recall = hits / (labelled + predicted - hits), hits / labelled
-    scores = {
-        "mean IoU": np.nanmean(iou),
-        "pixel accuracy": hits.sum() / labelled.sum(),
-        "class accuracy": np.nanmean(recall),
-    }
+    scores = {"mean IoU": np.nanmean(iou), "pixel accuracy": hits.sum() / labelled.sum()}
+    scores["class accuracy"] = np.nanmean(recall)
     return {name: float(score) for name, score in scores.items()}, iou

@@ -187,14 +187,10 @@ class Report:
         self.clock = clock
         if self.opt.lr_policy == "plateau":
             self._sum = torch.tensor(self.progress.loss_G_sum, device=self.model.device)
-        self.bar = tqdm(
-            total=self.epoch_images,
-            initial=self.progress.position,
-            desc=f"epoch {self.progress.epoch}/{self.last_epoch}",
-            unit=" images",
-            disable=True if distributed.rank() else None,  # None: only on a terminal
-            dynamic_ncols=True,
-        )
+        shown = {"desc": f"epoch {self.progress.epoch}/{self.last_epoch}", "initial": self.progress.position}
+        disable = True if distributed.rank() else None  # None: only on a terminal
+        shown |= {"total": self.epoch_images, "unit": " images", "dynamic_ncols": True}
+        self.bar = tqdm(**shown, disable=disable)
 
     def step(self) -> None:
         """Show what is due after a step."""
@@ -226,17 +222,9 @@ class Report:
         progress = self.progress
         losses = self.model.get_current_losses()
         losses = dict(zip(losses, distributed.mean(list(losses.values())), strict=True))
-        seconds, data_seconds = self.clock.per_image()
-        record = LossRecord(
-            progress.epoch,
-            iters=progress.position,
-            images=progress.images,
-            epochs_done=progress.epoch - 1 + progress.position / self.epoch_images,
-            losses=losses,
-            seconds_per_image=seconds,
-            data_seconds=data_seconds,
-            lr=self.model.learning_rate,
-        )
+        done = progress.epoch - 1 + progress.position / self.epoch_images
+        moment = progress.epoch, progress.position, progress.images, done
+        record = LossRecord(*moment, losses, *self.clock.per_image(), self.model.learning_rate)
         say(record.line())
         if self.monitor:
             self.monitor.losses(record)

@@ -129,15 +129,10 @@ class WeightsAndBiases:
         # nothing on the terminal, which has the progress bar, and nothing of the machine or the code
         quiet = {"silent": True, "console": "off", "x_disable_stats": True}
         private = {"disable_code": True, "disable_git": True}
-        self._run = self._wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "QS-Attn"),
-            name=self.run,
-            id=identity,
-            resume="allow" if resumes else None,
-            dir=str(self.folder),
-            config=self.options,
-            settings=self._wandb.Settings(**quiet, **private, init_timeout=20, finish_timeout=8),
-        )
+        settings = self._wandb.Settings(**quiet, **private, init_timeout=20, finish_timeout=8)
+        who = {"project": os.environ.get("WANDB_PROJECT", "QS-Attn"), "name": self.run, "id": identity}
+        what = {"resume": "allow" if resumes else None, "dir": str(self.folder), "config": self.options}
+        self._run = self._wandb.init(**who, **what, settings=settings)
         say(f"{self.name}: {self._run.url or self._run.dir}")
 
     def losses(self, record: LossRecord) -> None:
