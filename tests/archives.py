@@ -1,7 +1,5 @@
 """Damage to files of torch.save."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A headless Chromium for tests, driven by its DevTools protocol. Needs chromium and websocket-client."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """Settings for all tests: one torch thread (tensors are tiny), the project's path, where kernels run."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """Reads the golden numbers in tests/data (from the released code and from long-double brute force)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

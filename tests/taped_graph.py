@@ -1,7 +1,5 @@
 """A stand-in for CUDA graphs on the CPU: a tape of operations, replayed without running the model's code."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

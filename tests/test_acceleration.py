@@ -1,7 +1,5 @@
 """How the step runs: what options refuse, rehearsal without a trace, what stays float32, capture."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Training steps of any size, number of patches, batch, window: finite losses, right shapes, nets moved."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """ASGIT: released, supervised, resumed and captured steps, refusals; runs, several processes, directions."""
 
-from __future__ import annotations
-
 import copy
 import json
 import sys

@@ -1,7 +1,5 @@
 """ASGIT's discriminators against the released numbers; fusion by hand, its export; the memory under crops."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

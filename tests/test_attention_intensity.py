@@ -1,7 +1,5 @@
 """Attention by class: the definitions by hand, label maps, and the command on a small run."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

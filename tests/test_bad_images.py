@@ -3,8 +3,6 @@
 A case knows the right pixels, or that there are none, or (a flipped bit may not be noticed) leaves both open.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import struct

@@ -1,7 +1,5 @@
 """The benchmark and the GPU check on networks of a few channels: sides, models, rules of one's own."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 import pytest

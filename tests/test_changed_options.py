@@ -1,7 +1,5 @@
 """What an option means at a resume: what it means at a start, from there on; or it is refused by name."""
 
-from __future__ import annotations
-
 import copy
 import os
 import shutil

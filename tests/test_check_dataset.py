@@ -1,7 +1,5 @@
 """The scripts that check and split a set of images, and train.py's quick check."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Studies and ablations: statistics on made-up numbers, refusals, and whole small studies."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

@@ -1,7 +1,5 @@
 """Every kernel that a default training step launches compiles for GPUs that are not there, and fits them."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from types import SimpleNamespace
 from unittest.mock import patch

@@ -1,7 +1,5 @@
 """scripts/contact_sheet.py: one picture of the first images of several folders."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

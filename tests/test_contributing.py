@@ -1,7 +1,5 @@
 """The exercises of CONTRIBUTING.md, done to the letter: a selection rule and a loss term of one's own."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

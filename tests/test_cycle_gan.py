@@ -1,7 +1,5 @@
 """CycleGAN: the released steps in float64, the pool, directions, and what is refused."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from golden import load_baseline, under

@@ -1,7 +1,5 @@
 """Listing, preprocessing, colours, order, caching, and what makes a sample."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import random

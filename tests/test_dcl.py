@@ -1,7 +1,5 @@
 """DCLGAN and two-sided QS-Attn: the released steps in float64, negatives, refusals."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from golden import load_baseline, under

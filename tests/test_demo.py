@@ -1,7 +1,5 @@
 """The page to try models on: what it offers, and that it shows what test.py makes."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

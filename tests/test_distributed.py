@@ -1,7 +1,5 @@
 """Several processes train as one: the same numbers, one writer, no hanging."""
 
-from __future__ import annotations
-
 import functools
 import os
 import re

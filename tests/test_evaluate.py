@@ -1,7 +1,5 @@
 """scripts/evaluate.py on folders, runs and sweeps: numbers, receipts, refusals."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

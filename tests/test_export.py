@@ -1,7 +1,5 @@
 """scripts/export.py: what is exported computes what the generator does, at sizes it was not traced with."""
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np

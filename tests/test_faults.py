@@ -1,7 +1,5 @@
 """Faults around a training (disks, images, numbers, files) are reported, and nothing good is lost."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource

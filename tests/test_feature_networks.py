@@ -1,7 +1,5 @@
 """Networks of metrics and their weights files: numbers as the libraries', files found, fetched, refused."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 

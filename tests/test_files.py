@@ -1,7 +1,5 @@
 """Atomic writes: the old file or the new one, under any name, and equal contents in equal files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

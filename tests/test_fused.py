@@ -3,8 +3,6 @@
 Functions passed to `run` return tensors by name; they are at module level, for another process to import.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 

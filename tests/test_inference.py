@@ -1,7 +1,5 @@
 """The Python API and `test.py --input`: any size and mode; files that fail are named, others continue."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """A training that is killed, stopped or started twice: nothing is lost but the steps since the last save."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

@@ -1,7 +1,5 @@
 """The loader: the same batches with any number of workers, from any position; clear errors and ends."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import multiprocessing

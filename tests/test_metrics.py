@@ -1,7 +1,5 @@
 """The metrics as functions of features and pixels: closed forms, brute force, agreement with libraries."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image

@@ -1,7 +1,5 @@
 """What a run writes about itself: logs to the letter, curves, page, images; nothing of it stops the run."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Many domains: golden steps, the networks; data, translating, judging, samples, a resume."""
 
-from __future__ import annotations
-
 import ast
 import json
 import shutil

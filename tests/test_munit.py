@@ -1,7 +1,5 @@
 """MUNIT's networks and steps against the released numbers; runs, styles, directions, released files."""
 
-from __future__ import annotations
-
 import ast
 from contextlib import contextmanager
 from unittest.mock import patch

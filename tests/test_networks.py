@@ -1,7 +1,5 @@
 """Networks, PatchNCE and schedules against golden numbers of the released code."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

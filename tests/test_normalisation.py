@@ -1,7 +1,5 @@
 """The norms against their formulas and finite differences, and the fault of PyTorch that they keep out."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -3,8 +3,6 @@
 Mixing the two raises, and so does reading a number of the device on the host, which would wait for a GPU.
 """
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import pytest

@@ -3,8 +3,6 @@
 What options do to files, data and the course of a run is in test_run_options.py.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 

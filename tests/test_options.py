@@ -1,7 +1,5 @@
 """The command line: defaults, spellings, refusals. What options do is in test_option_effects.py."""
 
-from __future__ import annotations
-
 import json
 import re
 

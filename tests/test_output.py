@@ -1,7 +1,5 @@
 """Output that cannot be written does not stop a training: closed pipes, streams, terminals, full disks."""
 
-from __future__ import annotations
-
 import fcntl
 import io
 import os

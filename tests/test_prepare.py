@@ -1,7 +1,5 @@
 """Downloading, unpacking and preparing data sets, from small archives and folders in the official layouts."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

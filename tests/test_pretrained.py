@@ -1,7 +1,5 @@
 """Models that need no training: run folders in float16, and those that others publish."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

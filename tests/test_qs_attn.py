@@ -1,7 +1,5 @@
 """Query selection and routing against loops straight from the definition, golden numbers, and properties."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

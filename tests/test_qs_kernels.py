@@ -1,7 +1,5 @@
 """The ranking kernels against rows computed one by one in float64: in the interpreter, and on a GPU."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

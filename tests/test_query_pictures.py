@@ -1,7 +1,5 @@
 """Pictures of the chosen queries: positions, the pixels that they see, and the page in a browser."""
 
-from __future__ import annotations
-
 import re
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """The released code's arithmetic (`--qs_variant released`) against its own numbers, and its layouts."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from golden import DATA, load_golden

@@ -1,7 +1,5 @@
 """Command lines of the released QS-Attn README and of CUT's, CycleGAN's and DCLGAN's documentation."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

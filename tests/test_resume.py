@@ -1,7 +1,5 @@
 """A run that stops and continues is the run that never stopped, bit for bit."""
 
-from __future__ import annotations
-
 import functools
 import shutil
 from argparse import Namespace

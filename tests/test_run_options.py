@@ -1,7 +1,5 @@
 """What each option of data, files and schedule does to real, tiny runs of train.py."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """The images that a training shows in every epoch: the same ones, and nothing of the training changes."""
 
-from __future__ import annotations
-
 import io
 import random
 

@@ -1,7 +1,5 @@
 """The logic of setup.sh and quickstart.sh, in small copies of the project; nothing is downloaded."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """FSeSim and LSeSim: the released loss and steps, what a step computes once, views, runs, refusals."""
 
-from __future__ import annotations
-
 import ast
 import re
 from functools import partial

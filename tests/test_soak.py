@@ -1,7 +1,5 @@
 """Nothing grows over a long run: memory, open files, threads, processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """The drawn sets and the measures of stripes and coats: same seed, same files; zebras read high."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from pathlib import Path

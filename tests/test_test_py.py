@@ -1,7 +1,5 @@
 """test.py on a data set: what it writes, in which order it pairs, and what it says of a wrong call."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 

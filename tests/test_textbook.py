@@ -1,7 +1,5 @@
 """The step that trains against the released code's numbers and the plain step; steps that are not finite."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from golden import load_golden

@@ -1,7 +1,5 @@
 """A model of two generators and two discriminators: a few lines and one entry, and everything works."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Runs of cycle_gan, dcl and qs_dual: train.py, its log and page, test.py, load_generator, export."""
 
-from __future__ import annotations
-
 import shutil
 from types import SimpleNamespace
 

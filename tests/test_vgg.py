@@ -1,7 +1,5 @@
 """VGG-16's features: torchvision's own network and weights, and files that are not its weights."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torchvision

@@ -1,7 +1,5 @@
 """visdom, TensorBoard and Weights & Biases: what they show, also resumed, and that they stop nothing."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math

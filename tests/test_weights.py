@@ -1,7 +1,5 @@
 """Weights files: saved and loaded for every architecture, and the messages for files that do not fit."""
 
-from __future__ import annotations
-
 import os
 import pickle
 from argparse import Namespace

@@ -1,7 +1,5 @@
 """What tests of whole steps share: tiny models, golden steps, runs of steps with their gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import pytest

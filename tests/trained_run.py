@@ -1,7 +1,5 @@
 """A run folder with a tiny generator of random weights, as train.py would have left it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

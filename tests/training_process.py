@@ -4,8 +4,6 @@ A server process imports everything once and forks each training: a real process
 and loader workers, leader of its own process group.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
