@@ -1,8 +1,7 @@
-"""ASGIT: released, supervised, resumed and captured steps, refusals; runs, several processes, directions."""
+"""ASGIT: released, supervised, resumed and captured steps, refusals; runs, directions."""
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,9 @@ from golden import load_baseline, under
 from PIL import Image
 from taped_graph import TapedCapture
 from textbook import assert_refused, close, images, model_of, released_steps, step
-from trained_run import draw, make_run
-from training_process import TrainingProcess, in_float64, losses, make_images, ranks_env, state_of
+from trained_run import command_of, draw_set, make_run
+from training_process import state_of
 
-import test as translation
 import train
 from models.attention import FUSIONS, resize_map
 from models.speed import step_graph
@@ -154,10 +152,6 @@ def test_what_cannot_be_is_refused(words, told):
     assert_refused(f"{TINY} {words}", told)
 
 
-RUN = (
-    "--gpu_ids -1 --display_id 0 --ngf 4 --ndf 4 --netG resnet_4blocks --load_size 34 --crop_size 32 "
-    "--num_threads 0 --n_epochs 2 --n_epochs_decay 1 --print_freq 1 --name run --model asgit"
-).split()
 BY_D = "--netD trainable_attn --attention_fusion alpha --attention_source discriminator".split()
 CONFIGURATIONS = {"v1": [], "v2": BY_D, "v2_post_hoc": [*BY_D[2:], "--attention_fusion", "rmult"]}
 
@@ -173,12 +167,10 @@ def test_translating_a_test_set_needs_these_networks(tmp_path, name, direction):
     for file in folder.glob("*.pth"):
         if not any(file.name.endswith(f"_net_{network}.pth") for network in needed):
             file.unlink()
-    for number in range(2):
-        for domain in "AB":
-            draw(tmp_path / f"data/test{domain}/{number}.png", (40, 36), seed=number)
-    words = f"--gpu_ids -1 --checkpoints_dir {tmp_path} --name run --dataroot {tmp_path}/data".split()
-    words += ["--results_dir", str(tmp_path / "results"), "--direction", direction]
-    assert translation.main(words) == 0
+    dataroot = draw_set(tmp_path / "data", (40, 36), testA=2, testB=2)
+    words = "--name", "run", "--dataroot", dataroot, "--direction", direction
+    command = command_of(tmp_path, tmp_path / "results", *words)
+    assert command() == 0
     ending = "" if direction == trained else f"_{direction}"
     images = tmp_path / "results" / "run" / f"test_latest{ending}" / "images"
     maps = [] if name == "v1" else ["attn_A"]
@@ -186,33 +178,7 @@ def test_translating_a_test_set_needs_these_networks(tmp_path, name, direction):
     assert all(len(list(folder.glob("*.png"))) == 2 for folder in images.iterdir())
     if name != "v1":
         (folder / f"latest_net_{needed[1]}.pth").unlink()
-        assert translation.main(words) == 2
-
-
-def maps_of(folder, domain) -> list[dict]:
-    """The memory of each process, as saved."""
-    saved = state_of(folder)["model"]["memories"][f"attention_{domain}"]
-    return [memory["_extra_state"] for memory in saved]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
-def test_two_processes_train_as_one_and_remember_the_same(tmp_path):
-    dataroot = make_images(tmp_path / "images", 6, 5)
-    for name, envs in {"two": ranks_env(2), "one": [{}]}.items():
-        (tmp_path / name).mkdir()
-        argv = ["--dataroot", str(dataroot), "--checkpoints_dir", str(tmp_path / name), *RUN, "--no_html"]
-        argv += ["--deterministic", "--batch_size", str(2 // len(envs))]
-        logs = [tmp_path / name / f"{rank}.log" for rank in range(len(envs))]
-        started = [TrainingProcess(argv, log, env, in_float64) for log, env in zip(logs, envs, strict=True)]
-        assert [process.wait() for process in started] == [0] * len(envs)
-    for found, expected in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
-        assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
-    for domain, count in {"A": 6, "B": 5}.items():
-        (one,), twins = (maps_of(tmp_path / name, domain) for name in ("one", "two"))
-        for two in twins:
-            assert two["paths"] == one["paths"] and len(one["paths"]) <= count
-            assert torch.equal(two["windows"], one["windows"])
-            torch.testing.assert_close(two["maps"], one["maps"], rtol=0, atol=1e-12)
+        assert command() == 2
 
 
 def test_supervised_runs_on_pairs(tmp_path):
@@ -220,14 +186,16 @@ def test_supervised_runs_on_pairs(tmp_path):
         (tmp_path / "pairs" / phase).mkdir(parents=True)
         for number in range(count):
             Image.effect_noise((2 * 143, 143), 60).save(tmp_path / "pairs" / phase / f"{number}.png")
-    words = ["--dataroot", str(tmp_path / "pairs"), "--checkpoints_dir", str(tmp_path), "--name", "run"]
-    words += ["--gpu_ids", "-1", "--num_threads", "0"]
+    words = (
+        f"--dataroot {tmp_path}/pairs --checkpoints_dir {tmp_path} --name run --gpu_ids -1 --num_threads 0"
+    )
     more = "--model asgit_supervised --ngf 2 --ndf 2 --n_epochs 1 --n_epochs_decay 0 --display_id 0"
-    assert train.main([*words, *more.split()]) == 0
-    (memory,) = maps_of(tmp_path, "A")
-    assert [Path(path).name for path in memory["paths"]] == ["0.png", "1.png"]
+    assert train.main(f"{words} {more}".split()) == 0
+    (memory,) = state_of(tmp_path)["model"]["memories"]["attention_A"]
+    assert [Path(path).name for path in memory["_extra_state"]["paths"]] == ["0.png", "1.png"]
     assert json.loads((tmp_path / "run" / "train_opt.json").read_text())["eval"] is False
-    for name in ("one", "two"):
-        assert translation.main([*words, "--results_dir", str(tmp_path / name)]) == 0
-    pictures = [tmp_path / name / "run/test_latest/images/fake_B/0.png" for name in ("one", "two")]
-    assert pictures[0].read_bytes() == pictures[1].read_bytes(), "dropout is drawn from --seed"
+    command, pictures = command_of(tmp_path, tmp_path, "--name", "run", "--dataroot", tmp_path / "pairs"), []
+    for _ in range(2):
+        assert command() == 0
+        pictures.append((tmp_path / "run/test_latest/images/fake_B/0.png").read_bytes())
+    assert pictures[0] == pictures[1], "dropout is drawn from --seed"

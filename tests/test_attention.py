@@ -101,19 +101,6 @@ def test_a_batch_is_its_images_one_by_one(kind):
         close(resize_map(released_maps, (64, 64)), golden["batch.A"])
 
 
-def test_masks_close_to_a_half_keep_their_map():
-    """Fresh weights: of the mean of the mask itself, float32 would keep hardly a digit."""
-    torch.manual_seed(0)
-    net = TrainableAttention(ndf=4).eval()
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, 0, 0.02)
-    x = torch.randn(1, 3, 64, 64)
-    maps = normalise_map(net.raw_map(x)).detach()
-    net.double()
-    torch.testing.assert_close(maps, normalise_map(net.raw_map(x.double())).float(), rtol=0, atol=1e-3)
-    assert net.raw_map(x.double()).aminmax().max.abs() < 1e-3
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_that_are_too_small_are_refused(kind):
     with pytest.raises(UserError, match="40 x 23 pixels is too small.*24 x 24"):
@@ -237,17 +224,6 @@ def test_maps_follow_crops_and_mirroring():
                 target = expected[0, 0, row, column].item() if inside else 1.0
                 assert found[row, column].item() == pytest.approx(target, abs=1e-6)
     assert len(flips) == 4, "each combination of mirroring was seen"
-
-
-def test_a_small_map_between_windows():
-    """The left half of the map of a whole image, mirrored: half-pixel positions by hand."""
-    attention = memory()
-    rows = attention.rows(PATHS[:1])
-    attention.store(rows, torch.tensor([[[[0.0, 0.2, 0.6, 1.0]]]]).double())
-    left_half = torch.tensor([[0.0, 0.0, 1.0, 0.5, 1.0]])
-    assert attention.lookup(rows, (1, 2), left_half).flatten().tolist() == pytest.approx([0.2, 0.0])
-    twice = attention.lookup(rows, (1, 4), left_half).flatten().tolist()
-    assert twice == pytest.approx([0.2 + 0.4 / 4, 0.15, 0.05, 0.0])
 
 
 def test_the_last_map_of_an_image_stays():

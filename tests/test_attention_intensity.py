@@ -27,12 +27,6 @@ def test_a_class_is_aware_if_half_of_its_pixels_are_crucial(region, aware, share
     assert found["aware"] == aware and found["attention"] == pytest.approx(share)
 
 
-def test_images_that_do_not_show_a_class_do_not_count_for_it():
-    all_of_it, none = np.ones((2, 3), bool), np.zeros((2, 3), bool)
-    found = intensity([(ATTENTION, {"car": all_of_it, "sky": none}), (0 * ATTENTION, {"car": all_of_it})])
-    assert found == {"car": {"images": 2, "aware": 0.5, "attention": 0.5, "area": 1.0}}
-
-
 def test_cityscapes_label_maps(tmp_path):
     """Train ids: two cars and a road in one image, a road in the other. In colours it is the same."""
     labels = np.zeros((6, 8), np.uint8)

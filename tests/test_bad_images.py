@@ -95,7 +95,6 @@ def images_by_mode() -> dict[str, tuple[Image.Image, np.ndarray]]:
         "I;16": (Image.fromarray(deep), grey_of(grey)),
         "I of 16 bits": (Image.fromarray(deep.astype(np.int32)), grey_of(grey)),
         "F up to 1": (Image.fromarray((grey / 255).astype(np.float32)), grey_of(grey)),
-        "F up to 255": (Image.fromarray(grey.astype(np.float32)), grey_of(grey)),
         "F up to 65535": (Image.fromarray(deep.astype(np.float32)), grey_of(grey)),
     }
 
@@ -103,7 +102,7 @@ def images_by_mode() -> dict[str, tuple[Image.Image, np.ndarray]]:
 # What each format can hold without loss (JPEG: nearly).
 HOLDS = {
     "PNG": ["1", "L", "LA", "P", "P with a transparent colour", "RGB", "RGBA", "I;16"],
-    "TIFF": ["CMYK", "I of 16 bits", "F up to 1", "F up to 255", "F up to 65535"],
+    "TIFF": ["CMYK", "I of 16 bits", "F up to 1", "F up to 65535"],
     "BMP": ["RGB"],
     "GIF": ["P with a transparent colour"],
     "PPM": ["RGB", "I of 16 bits"],  # Pillow 10.3 writes 16 bits of mode I alone
@@ -154,9 +153,9 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png_of(width: int, height: int, data: bytes, *others: bytes) -> bytes:
+def png_of(width: int, height: int, data: bytes) -> bytes:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(others) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def odd_sizes() -> Iterator[Case]:
@@ -167,8 +166,6 @@ def odd_sizes() -> Iterator[Case]:
         yield Case("huge.png", png_of(width, height, b"\0" * 64), ERROR)
     yield Case("huge.ppm", b"P6 20000 9000 255\n", ERROR)
     yield Case("bomb.png", encoded(Image.new("1", (12_000, 9_000)), "PNG"), ERROR)
-    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000), 9))
-    yield Case("comment.png", png_of(4, 4, zlib.compress(bytes(4 * 13)), text), EITHER)
 
 
 def names_and_no_files() -> Iterator[Case]:
@@ -176,12 +173,7 @@ def names_and_no_files() -> Iterator[Case]:
     yield Case("folder.png", os.mkdir, ERROR)
     yield Case("pipe.png", os.mkfifo, ERROR)
     yield Case("loop.png", lambda path: os.symlink("loop.png", path), ERROR)
-    for name in (
-        "new\nline.png",
-        "single'quote.png",
-        "<script>alert(1)<!--.png",
-        os.fsdecode(b"\xff\xfe.png"),
-    ):
+    for name in ("new\nline.png", "<script>alert(1)<!--.png", os.fsdecode(b"\xff\xfe.png")):
         yield Case(name, encoded(photograph(), "PNG"), np.asarray(photograph()))
         yield Case(name, b"broken", ERROR)
 
@@ -200,15 +192,6 @@ def other_oddities() -> Iterator[Case]:
     for value in (np.nan, np.inf):
         bad = Image.fromarray(np.full((8, 8), value, np.float32))
         yield Case("nan.tif", encoded(bad, "TIFF"), ERROR)
-    flat = encoded(Image.fromarray(np.full((8, 8), -5, np.int32)), "TIFF")
-    yield Case("flat.tif", flat, np.zeros((8, 8, 3)))
-    key = encoded(photograph(), "PNG", transparency=tuple(int(value) for value in expected[3, 4]))
-    punched = expected.copy()
-    punched[3, 4] = 255
-    yield Case("key.png", key, punched)
-    image = images_by_mode()["P"][0]
-    colours = over_white(np.asarray(image.convert("RGB")).astype(int), np.asarray(image).astype(int))
-    yield Case("alphas.png", encoded(image, "PNG", transparency=bytes(range(256))), colours)
 
 
 def complaint(case: Case, path: str) -> str | None:

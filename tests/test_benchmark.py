@@ -41,13 +41,6 @@ def test_models_systems_and_rules_of_ones_own(monkeypatch, capsys):
         assert (plain == ratio == "-") if mode != "norm" else float(ratio) > 0
 
 
-def test_wrong_calls_are_named(capsys):
-    for words in (["--modes", "lo"], ["--model", "cut"]):
-        assert benchmark.main([*TINY, *words]) == 2
-    error = capsys.readouterr().err
-    assert "'lo'" in error and "local_global" in error and "--modes, not by --model" in error
-
-
 # ---- gpu_check.py ----
 
 

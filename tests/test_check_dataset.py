@@ -62,16 +62,6 @@ def test_before_training_a_broken_file_stops_unless_such_are_skipped(clean):
     assert "1.png" in problem
 
 
-def test_how_deep_grey_is_read_is_said(tmp_path, capsys):
-    for folder in ("trainA", "trainB"):
-        (tmp_path / folder).mkdir()
-        ramp = np.linspace(0, 4095, 40 * 40).reshape(40, 40).astype(np.uint16)
-        Image.fromarray(ramp).save(tmp_path / folder / "0.png")
-    check_dataset.main([str(tmp_path)])
-    said = "trainA: grey images of more than 8 bits are read with 0 as black and 4095 as white (--grey_range"
-    assert said in capsys.readouterr().out
-
-
 # ---- splitting ----
 
 

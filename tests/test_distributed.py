@@ -79,21 +79,30 @@ def single(dataroot, tmp_path_factory):
     @functools.cache
     def trained(model):
         checkpoints = tmp_path_factory.mktemp(model)
-        pool = ["--pool_size 0"] * (model == "cycle_gan")  # each process has its own
+        pool = ["--pool_size 0"] * (model in ("cycle_gan", "asgit"))  # each process has its own
         assert one(dataroot, checkpoints, *pool, change=in_float64, model=model) == 0
         return checkpoints
 
     return trained
 
 
-@pytest.mark.parametrize("model", ["cut", "cycle_gan", "qs_dual", "qs_multi", "stargan", "munit"])
+@pytest.mark.parametrize("model", ["cut", "cycle_gan", "asgit", "qs_dual", "qs_multi", "stargan", "munit"])
 def test_two_processes_train_as_one_with_the_same_global_batch(dataroot, single, tmp_path, model):
-    """Negatives of qs_dual are the patches of all; stargan mixtures, munit styles are drawn for all."""
-    pool = ["--pool_size 0"] * (model == "cycle_gan")
+    """Negatives of qs_dual are the patches of all; stargan mixtures, munit styles are drawn for all.
+
+    ASGIT's processes each remember the maps of all images.
+    """
+    pool = ["--pool_size 0"] * (model in ("cycle_gan", "asgit"))
     both = start_two(dataroot, tmp_path, *pool, change=in_float64, model=model)
     assert [process.wait() for process in both] == [0, 0]
     assert_same_training(tmp_path, single(model))
     assert "(epoch: 1, iters: 2" in both[0].output() and "End of epoch 3 / 3" in both[0].output()
+    if model == "asgit":
+        runs = (state_of(folder)["model"]["memories"] for folder in (tmp_path, single(model)))
+        twins, (alone,) = ([maps["_extra_state"] for maps in run["attention_A"]] for run in runs)
+        for memory in twins:
+            assert memory["paths"] == alone["paths"] and torch.equal(memory["windows"], alone["windows"])
+            torch.testing.assert_close(memory["maps"], alone["maps"], rtol=0, atol=1e-6)
     assert not both[1].output()  # one writer: the second process prints and saves nothing
 
 

@@ -2,7 +2,6 @@
 
 import logging
 
-import numpy as np
 import pytest
 import torch
 from trained_run import make_run
@@ -113,18 +112,6 @@ def test_the_domain_is_a_second_input_or_fixed(exported, runs, capsys, name):
     torch.testing.assert_close(found(image), net(image, torch.tensor([1, 1, 1])), rtol=0, atol=1e-4)
     assert export.main(["--name", name, "--checkpoints_dir", str(runs), "--domain", "cow"]) == 2
     assert "its domains are cat, dog, wild" in capsys.readouterr().err
-
-
-def test_a_difference_fails_and_evaluation_mode_is_said(tmp_path, capsys, monkeypatch):
-    make_run(tmp_path, *"--normG batch --eval false".split(), name="as_in_training")
-    modes = []
-    monkeypatch.setattr(export, "trace", lambda net, *_: modes.append(net.training))
-    wrong = lambda image: np.ones_like(image)  # noqa: E731
-    monkeypatch.setattr(export, "write_torch_export", lambda program, path, _: path.touch() or wrong)
-    words = f"--checkpoints_dir {tmp_path} --format torch_export --output {tmp_path}/b.pt2".split()
-    assert export.main(["--name", "as_in_training", *words]) == 1
-    told = capsys.readouterr().err
-    assert "more than 0.001" in told and "--eval false" in told and modes == [False]
 
 
 def test_wrong_calls_are_named_with_status_2(runs, capsys, monkeypatch):

@@ -3,9 +3,6 @@
 Functions passed to `run` return tensors by name; they are at module level, for another process to import.
 """
 
-import re
-import warnings
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +13,7 @@ from models.attention import GuidedResnetGenerator, PostHocAttention, TrainableA
 from models.discriminator import NLayerDiscriminator
 from models.generator import ResnetGenerator
 from models.layers import BlurDownsample, BlurUpsample, InstanceNorm
-from models.speed import fused, fused_kernels, triton_support
+from models.speed import fused, triton_support
 from models.speed.fused_kernels import Tail, norm_act_resample
 from models.speed.thin_convolution import convolve
 from models.speed.triton_support import Trials
@@ -181,32 +178,6 @@ def test_networks_are_fused_where_kernels_work(monkeypatch, gan_mode, fused_D):
         model = create_model(TrainOptions().parse(f"{small} {words}".split()))
         assert (model.netG.run_layers is fused.run) is expected
         assert (model.netD.run_layers is fused.run) is (expected and fused_D)
-
-
-def network_without(x, name, failing):
-    """A fused network in which kernels for `failing` tails raise, the warnings, and what passed its trial."""
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        trials, forward = Trials(), fused_kernels._NormActResample.forward
-
-        def broken(ctx, *arguments):
-            if arguments[5] in failing:
-                raise RuntimeError("out of resource: shared memory")
-            return forward(ctx, *arguments)
-
-        patch.setattr(fused_kernels, "trials", trials)
-        patch.setattr(fused_kernels._NormActResample, "forward", staticmethod(broken))
-        return network(x, name, True), [str(warning.message) for warning in caught], trials.passed
-
-
-@pytest.mark.parametrize("failing", [{Tail.PAD}, {Tail.NONE}, {Tail.DOWN, Tail.UP}])
-def test_kernels_that_fail_are_replaced_by_name_and_the_others_stay(interpreter, failing):
-    x = torch.randn(1, 3, 24, 16, generator=torch.Generator().manual_seed(0))
-    found, said, passed = interpreter.submit(network_without, x, "a generator", failing).result()
-    assert_close_to(found, network(x.double(), "a generator", False))
-    names = [re.search("kernels for (.*) do not work.*out of resource", message)[1] for message in said]
-    assert 0 < len(names) == len(set(names))  # each said once
-    assert passed and not {*names} & {name for name, _ in passed}
 
 
 def test_a_kernel_is_tried_once_for_each_variant_and_given_up_once():

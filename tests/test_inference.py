@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from trained_run import draw, make_run, picture
+from trained_run import command_of, draw, make_run, picture
 
 import test as translation
 from models import translator as translator_module
@@ -36,13 +36,7 @@ def translator(runs) -> Translator:
 
 @pytest.fixture
 def command(runs, tmp_path):
-    """Run test.py on this run with more words; returns its exit status."""
-    base = f"--gpu_ids -1 --name run --checkpoints_dir {runs} --results_dir {tmp_path / 'results'}".split()
-
-    def run(*words: object) -> int:
-        return translation.main([*base, *map(str, words)])
-
-    return run
+    return command_of(runs, tmp_path / "results", "--name", "run")
 
 
 # Any size
@@ -126,17 +120,6 @@ def test_what_cannot_be_loaded_is_named(runs, tmp_path):
     torch.save({"mlp_0.0.weight": torch.zeros(4, 3)}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="x.pth holds no generator"):
         load_generator(tmp_path / "x.pth")
-
-
-@pytest.mark.parametrize("change, message", [
-    ({"ngf": "wide"}, "--ngf .*, as saved in .*train_opt.json"),
-    ({"input_nc": None}, "--input_nc .*, as saved in"),
-    ({"model": []}, "name --model \\[\\], which is not known here"),
-])  # fmt: skip
-def test_odd_options_of_a_run_are_named(tmp_path, change, message):
-    change_options(make_run(tmp_path), change)
-    with pytest.raises(UserError, match=message):
-        load_generator("run", tmp_path, device="cpu")
 
 
 def change_options(run: Path, changes: dict[str, object]) -> None:
@@ -275,16 +258,6 @@ def test_what_memory_cannot_hold_is_tried_alone_and_then_named(translator, tmp_p
     assert sizes == [3, 1, 1, 1]
     assert [path.name for path in failures] == ["0.png"] and "--load_size" in failures[tmp_path / "0.png"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.png", "2.png"]
-
-
-def test_a_size_far_from_the_training_images_is_told_once(command, tmp_path, capsys):
-    draw(tmp_path / "in" / "near.png", (40, 30))
-    assert command("--input", tmp_path / "in", "--load_size", 0) == 0
-    assert "warning" not in capsys.readouterr().err
-    draw(tmp_path / "in" / "large.png", (100, 100))
-    draw(tmp_path / "in" / "larger.png", (120, 100))
-    assert command("--input", tmp_path / "in", "--load_size", 0) == 0
-    assert capsys.readouterr().err.count("made for a shorter side of 32") == 1
 
 
 def test_wrong_inputs_end_with_status_2_and_say_what_to_do(command, runs, tmp_path, capsys):

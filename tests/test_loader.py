@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from data import create_loader
-from options.train_options import TrainOptions
 from util.errors import UserError
 from util.image_files import ImageError
 
@@ -83,16 +82,6 @@ def test_batches_have_the_public_form(images):
         assert all(Path(path).parent.name == "trainA" for path in batch["A_paths"])
 
 
-@pytest.mark.parametrize("model", ["qs", "cut", "dcl", "cycle_gan", "asgit", "asgit_supervised"])
-def test_random_crops_end_where_the_release_of_the_model_ends_them(images, model):
-    words = f"--model {model} --n_epochs 2 --dataset_mode unaligned --gpu_ids -1"
-    opt = TrainOptions().parse([*words.split(), "--dataroot", str(images)])
-    preprocess = create_loader(opt, "cpu").dataset.preprocess
-    ends = model in ("qs", "cut", "dcl")
-    assert preprocess.load_size_at(2) == opt.load_size
-    assert preprocess.load_size_at(3) == (opt.crop_size if ends else opt.load_size)
-
-
 @pytest.mark.parametrize("preprocess", ["resize_and_crop", "crop", "none"])
 @pytest.mark.parametrize("phase", ["train", "test"])
 def test_a_batch_is_what_the_files_and_windows_say(images, preprocess, phase):
@@ -153,13 +142,6 @@ def test_a_broken_image_stops_as_itself_or_is_skipped_with_one_warning(tmp_path,
     assert [Path(path).name for batch in batches for path in batch["A_paths"]] == ["0.png", "2.png", "3.png"]
     assert [len(batch["A"]) for batch in batches] == [1, 2]
     assert "warning: left out: " in capsys.readouterr().err
-
-
-def test_whole_images_of_several_sizes_need_batch_1(images):
-    with pytest.raises(UserError, match="differ in size .*use --batch_size 1"):
-        list(create_loader(options(images, preprocess="none"), "cpu").epoch(1))
-    loader = create_loader(options(images, preprocess="none", batch_size=1), "cpu")
-    assert len({tuple(batch["A"].shape) for batch in loader.epoch(1)}) > 1
 
 
 @forked

@@ -20,7 +20,7 @@ from util.pages import Page
 from util.watch import monitor as monitoring
 from util.watch.loss_log import LossRecord, read_loss_records
 from util.watch.monitor import Monitor
-from util.watch.training_page import TrainingPage, draw_losses, smooth, thinned
+from util.watch.training_page import TrainingPage, draw_losses
 
 LOSSES = {"G_GAN": 0.349, "D_real": 0.303, "D_fake": 0.277, "G": 5.105, "NCE": 4.756, "NCE_Y": 4.581}
 LINE = (
@@ -95,20 +95,6 @@ def test_a_resume_drops_what_was_logged_after_its_checkpoint(tmp_path):
 # Curves
 
 
-def test_many_points_become_means_of_neighbours():
-    points = np.repeat(np.arange(1.0, 2501.0)[:, None], 2, axis=1)
-    few = thinned(points)
-    assert len(few) == 834 and few[0].tolist() == [2.0, 2.0] and few[-1].tolist() == [2500.0, 2500.0]
-    assert np.array_equal(thinned(points[:1000]), points[:1000])
-
-
-def test_smoothing_keeps_lines_and_a_steep_start():
-    line = np.arange(400.0)
-    np.testing.assert_allclose(smooth(line)[:350], line[:350])
-    fall = 4 + 20 * np.exp(-line / 6) + 6 * np.exp(-line / 40)
-    np.testing.assert_allclose(smooth(fall), fall, rtol=0.06)
-
-
 @pytest.mark.parametrize("count", [1, 5336])  # the last: 533,600 images at --print_freq 100
 def test_plot_is_well_formed_small_and_stands_alone(count):
     values = {"G": [5.1, 4.0], "<odd> & other": [-1e-9, -1e-9]}
@@ -143,16 +129,6 @@ def test_page_shows_the_state_and_the_images_of_every_epoch_newest_first(tmp_pat
     for part in ("epoch36 of 400", "time left12:29:39", "my <run>"):  # 364.5 epochs of 123.4 s
         assert part in text
     assert not list(tmp_path.glob("web/*.part"))
-
-
-def test_page_shows_the_same_images_over_time(tmp_path):
-    monitor = with_page(tmp_path)
-    log(monitor, 100)
-    for epoch in range(1, 21):
-        monitor.images(epoch, epoch, {"fake_B": GREY, "sample_inputs": GREY, "samples": GREY}, keep=True)
-    monitor.close()
-    strips = images_of(tmp_path)[:9]
-    assert strips == ["inputs.png", *(f"epoch{n:03}.png" for n in (20, 17, 15, 12, 9, 6, 4, 1))]
 
 
 class Recorder:
@@ -250,15 +226,6 @@ def test_any_file_name_is_linked_and_shown(tmp_path):
     assert shown[::2] == [f"./{name}" for name in files]
     assert all((tmp_path / link).is_file() for link in shown)
     assert not re.search("<script|[\x00-\x09\x0b-\x1f\u202e]", (tmp_path / "index.html").read_text())
-
-
-def test_a_slider_compares_two_images_of_a_row(tmp_path):
-    page = Page(tmp_path, "results")
-    page.add_images("a", {"real_A": "real.png", "attn_A": "attn.png", "fake_B": "fake.png"}, "fake_B")
-    page.save()
-    row = [f"./{name}.png" for name in ("real", "attn", "fake") for _ in "ab"]
-    assert links(tmp_path / "index.html") == ["./real.png", "./fake.png", *row]
-    assert "real_A | fake_B" in (tmp_path / "index.html").read_text()
 
 
 def test_images_become_rounded_uint8():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from golden import load_baseline, under
-from textbook import assert_refused, close, images, load_before, model_of, released_steps, run_steps, step
-from trained_run import draw, picture
+from textbook import assert_refused, close, images, load_before, model_of, released_steps, run_steps
+from trained_run import command_of, draw_set, picture
 
 import test as translation
 import train
@@ -146,43 +146,25 @@ def test_only_the_targets_of_a_batch_learn(float64):
         assert reached.tolist() == [True, False, True, False], name
 
 
-def test_renumbered_domains_are_the_same_training(float64):
-    order = torch.tensor([2, 0, 1])
-    losses = []
-    for renumbered in (False, True):
-        model = model_of(f"--model qs_multi --domains a,b,c {TINY}")
-        batch = images(2, (24, 24))
-        batch |= {"A_domain": torch.tensor([1, 0]), "B_domain": torch.tensor([0, 2])}
-        if renumbered:
-            for weight in (model.netG.domains.weight, model.netD.model[-1].weight, model.netD.model[-1].bias):
-                weight.data[order] = weight.data.clone()
-            batch |= {name: order[batch[name]] for name in ("A_domain", "B_domain")}
-        torch.manual_seed(5)
-        losses.append(step(model, batch))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
-
-
 # ---- data and options ----
 
 
-def make_set(root, suffixes=False):
-    """Domains A, B, C of 3, 5, 2 images, in folders or with suffixes of the phase."""
-    for phase in ("train", "test"):
-        for name, count in {"A": 3, "B": 5, "C": 2}.items():
-            for number in range(count):
-                folder = root / (f"{phase}{name}" if suffixes else f"{phase}/{name}")
-                draw(folder / f"{name}{number}.png", (30, 30), seed=10 * ord(name) + number)
-    return root
+PHASES = [
+    (phase, name, count) for phase in ("train", "test") for name, count in zip("ABC", (3, 5, 2), strict=True)
+]
 
 
 @pytest.fixture(scope="module")
 def dataroot(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp("set"))
+    """Domains A, B, C of 3, 5, 2 images."""
+    counts = {f"{phase}/{name}": count for phase, name, count in PHASES}
+    return draw_set(tmp_path_factory.mktemp("set"), (30, 30), **counts)
 
 
 @pytest.mark.parametrize("suffixes", [False, True])
 def test_an_epoch_has_each_domain_equally_often(tmp_path, suffixes):
-    root = make_set(tmp_path, suffixes)
+    between = "" if suffixes else "/"
+    root = draw_set(tmp_path, (30, 30), **{f"{p}{between}{name}": n for p, name, n in PHASES})
     words = f"--model qs_multi --dataroot {root} {TINY} --load_size 28 --crop_size 24 --num_threads 0"
     opt = TrainOptions().parse([*words.split(), "--batch_size", "3"])
     assert opt.domains == find_domains(root, "train") == ["A", "B", "C"]
@@ -277,15 +259,12 @@ def test_statistics_that_stargan_saved_are_dropped(runs, tmp_path):
 
 @pytest.fixture
 def command(runs, dataroot, tmp_path):
-    """Run test.py on one of `RUNS` with more words; returns its exit status."""
-    base = f"--gpu_ids -1 --num_threads 0 --checkpoints_dir {runs} --dataroot {dataroot}"
-    base += f" --results_dir {tmp_path / 'results'}"
-    return lambda name, *words: translation.main([*base.split(), "--name", name, *map(str, words)])
+    return command_of(runs, tmp_path / "results", "--dataroot", dataroot)
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_each_image_has_a_row_and_each_domain_a_column(command, runs, dataroot, tmp_path, name):
-    assert command(name, "--batch_size", "3") == 0  # batches of mixed domains
+def test_each_image_has_a_row_and_each_domain_a_column(command, runs, tmp_path, name):
+    assert command("--name", name, "--batch_size", "3") == 0  # batches of mixed domains
     results = tmp_path / "results" / name / "test_latest"
     translate = load_generator(name, runs, device="cpu")
     for image in ("A/A0", "B/B4", "C/C1"):
@@ -295,23 +274,17 @@ def test_each_image_has_a_row_and_each_domain_a_column(command, runs, dataroot, 
             difference = found.astype(int) - np.asarray(translate(source, domain=domain))
             assert np.abs(difference).max() <= 1
     assert len(list(results.glob("images/*/*/*.png"))) == 4 * (3 + 5 + 2)
-    page = (results / "index.html").read_text()
-    assert page.index('src="./images/to_A/B/B4.png"') < page.index('src="./images/to_C/B/B4.png"')
-    assert "A, B, C" in page
-
-    assert command(name, "--domain", "C,A", "--num_test", "1") == 0
+    assert command("--name", name, "--domain", "C,A", "--num_test", "1") == 0
     files = sorted(path.relative_to(results / "images").as_posix() for path in results.glob("images/*/*/*"))
     assert files == [f"{label}/{d}/{d}0.png" for label in ("real_A", "to_A", "to_C") for d in "ABC"]
 
 
-def test_a_photograph_to_every_domain_or_to_one(command, tmp_path, capsys):
+def test_a_photograph_to_every_domain_or_to_one(command, tmp_path):
     picture((40, 30)).save(tmp_path / "photo.jpg")
-    out = tmp_path / "out"
-    assert command("qs_multi", "--input", tmp_path / "photo.jpg", "--output", out) == 0
-    names = [f"photo_to_{domain}.png" for domain in "ABC"]
-    assert sorted(path.name for path in out.iterdir()) == names and f": {out}\n" in capsys.readouterr().out
-    one = tmp_path / "one.png"
-    assert command("qs_multi", "--input", tmp_path / "photo.jpg", "--domain", "B", "--output", one) == 0
+    words = "--name", "qs_multi", "--input", tmp_path / "photo.jpg", "--output"
+    out, one = tmp_path / "out", tmp_path / "one.png"
+    assert command(*words, out) == command(*words, one, "--domain", "B") == 0
+    assert sorted(path.name for path in out.iterdir()) == [f"photo_to_{domain}.png" for domain in "ABC"]
     assert np.array_equal(open_rgb(one), open_rgb(out / "photo_to_B.png"))
 
 
@@ -332,36 +305,22 @@ def test_wrong_calls_of_test_py(runs, capsys, words, told):
     assert caught.value.code == 2 and told in capsys.readouterr().err
 
 
-def test_weights_without_options_take_names_of_domains(command, runs, dataroot, tmp_path):
-    """As StarGAN's release saves them: --domains tells what its numbers mean."""
-    (runs / "bare").mkdir()
-    shutil.copy(runs / "stargan" / "latest_net_G.pth", runs / "bare")
-    assert command("bare", "--domains", "A,B,C", "--domain", "B", "--load_size", "32") == 0
-    assert len(list((tmp_path / "results" / "bare").rglob("to_B/C/*.png"))) == 2
-
-
 # ---- judging, and the page of a training ----
 
 
-def test_each_pair_is_judged_by_the_images_of_its_target(command, runs, dataroot, tmp_path, capsys):
-    assert command("qs_multi") == 0
+def test_each_pair_is_judged_by_the_images_of_its_target(command, runs, dataroot, tmp_path):
+    assert command("--name", "qs_multi") == 0
     words = f"--name qs_multi --checkpoints_dir {runs} --dataroot {dataroot} --gpu_ids -1 --swd_size 32"
     words = f"{words} --metrics swd --results_dir {tmp_path / 'results'}".split()
     assert evaluate.main(words) == 0
-    printed = capsys.readouterr().out
     results = tmp_path / "results" / "qs_multi" / "test_latest"
     found = json.loads((results / "evaluation.json").read_text())
     pairs = {(s, t): pair["numbers"]["SWD"] for t, of in found["pairs"].items() for s, pair in of.items()}
     assert set(pairs) == {(s, t) for s in "ABC" for t in "ABC" if s != t}
-    assert all(f"{number:.4f}" in printed for number in pairs.values())
     judge = judging.Judge(evaluate.EvaluateOptions().parse(words), domain_folder(dataroot, "test", "C"))
     assert judge.evaluate(results / "images" / "to_C" / "A")["numbers"]["SWD"] == pairs["A", "C"]
     assert found["numbers"]["SWD"] == pytest.approx(np.mean(list(pairs.values())))
     assert found["targets"]["C"]["SWD"] == pytest.approx((pairs["A", "C"] + pairs["B", "C"]) / 2)
-    assert evaluate.main([*words, "--domain", "C", "--epochs", "latest"]) == 0  # translates anew, to C alone
-    (row,) = json.loads((results.parent / "evaluation_test.json").read_text())["checkpoints"]
-    assert list(row["pairs"]) == ["C"] and row["targets"]["C"] == row["numbers"] == found["targets"]["C"]
-    assert evaluate.main(words) == 2 and "make them: python test.py" in capsys.readouterr().err
 
 
 def test_coats_are_judged_on_a_set_with_their_masks(runs, tmp_path):
@@ -411,13 +370,3 @@ def test_a_run_keeps_its_domains(dataroot, tmp_path, capsys):
     shutil.rmtree(last)
     assert train.main([*again, "--n_iterations", "6"]) == 2
     assert "train/C" in capsys.readouterr().err
-
-
-def test_the_step_in_bfloat16_stays_near_float32():
-    """The conditional norms compute in float32."""
-    labels, losses = {"A_domain": torch.tensor([1, 0]), "B_domain": torch.tensor([0, 2])}, []
-    for precision in ("fp32", "bf16"):
-        model = model_of(f"--model qs_multi --domains A,B,C --precision {precision} {TINY}")
-        torch.manual_seed(3)
-        losses.append(step(model, images(2, (24, 24)) | labels))
-    assert losses[1] == pytest.approx(losses[0], rel=0.05, abs=0.02) and losses[0] != losses[1]

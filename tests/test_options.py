@@ -60,18 +60,15 @@ def test_what_is_given_wins_over_the_defaults_of_the_model():
 REFUSALS = {
     # unknown options and values
     "--QS_mod global": r"unknown option --QS_mod: did you mean --QS_mode\?",
-    "--qqqqqq 1": "unknown option --qqqqqq; --help lists all",
     "stray": "cannot place 'stray'",
     "--QS_mode lo": r"argument --QS_mode: invalid choice: 'lo' \(choose from .*local_global",
     "--continue_train maybe": "--continue_train: is a boolean: write true or false, not 'maybe'",
     "--batch_size 1.5": "--batch_size: takes a whole number of at least 1, not '1.5'",
     "--display_port 99999": "at least 1 and at most 65535, not '99999'",
     "--lr 0": "--lr: takes a number above 0, not '0'",
-    "--lr nan": "not 'nan'",
     "--nce_layers 4,0": "ascending layer numbers such as 0,4,8,12,16, not '4,0'",
     "--gpu_ids 0,1": "for several use torchrun",
     "--name ../other": "no name of a folder under --checkpoints_dir",
-    "--name=": "no name of a folder",
     # layers and queries
     "--nce_layers 0,4,99": r"--nce_layers names layer 99, but --netG resnet_9blocks has layers 0 to 31",
     "--qs_layers 12,20": "--qs_layers names 20, which is not among --nce_layers 0,4,8,12,16",
@@ -82,14 +79,12 @@ REFUSALS = {
     "--netG unet_256 --preprocess none": "the generator needs multiples of 256",
     "--load_size 200": "--crop_size 256 is larger than --load_size 200",
     # contradictions
-    "--CUT_mode CUT --model qs": "--CUT_mode cut contradicts --model qs",
     "--model cut --QS_mode local": "--QS_mode has no effect with --model cut.* give --model qs",
     "--qs_window 5": "--qs_window has no effect with --QS_mode global.* give --QS_mode local or local_global",
     "--input_nc 1": "--input_nc 1 and --output_nc 3 differ",
     "--lambda_GAN 0 --lambda_NCE 0": "nothing to learn from",
     "--n_epochs 0 --n_epochs_decay 0": "nothing would be trained",
     "--n_iterations 10 --n_epochs 200": "--n_epochs has no effect, as this training is 10 iterations long",
-    "--epoch_count 401": "--epoch_count 401 is after the last epoch, 400",
     "--continue_train --overwrite": "--continue_train and --overwrite contradict each other",
     "--epoch 5": "--epoch 5 says which weights to start from: give --continue_train",
 }

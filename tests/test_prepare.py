@@ -259,16 +259,4 @@ def test_names(project):
     for arguments in ((), ("",), ("zebra2horse",), ("horse2zebra", "maps"), ("horse2zebra maps",)):
         done = download(project, *arguments)
         assert done.returncode == 2 and "summer2winter_yosemite" in done.stderr
-    assert "prepare.py cityscapes" in download(project, "cityscapes").stderr
     assert download(project, "--help").returncode == 0 and leftovers(project) == []
-
-
-@needs_curl
-def test_cat2dog(project, tmp_path):
-    for phase in ("train", "val"):
-        for animal in ("cat", "dog", "wild"):
-            picture(tmp_path / f"afhq/{phase}/{animal}/0.jpg", (300, 300))
-    done = download(project, "cat2dog", url=zipped(tmp_path / "afhq", tmp_path / "afhq.zip"))
-    assert done.returncode == 0, done.stderr
-    assert leftovers(project) == ["cat2dog"]
-    assert files(project / "datasets/cat2dog") == [f"{folder}/0.png" for folder in sorted(FOLDERS)]

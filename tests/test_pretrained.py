@@ -18,7 +18,6 @@ from models import inference
 from models.inference import load_generator
 from options.test_options import TestOptions
 from scripts import export
-from scripts.attention_intensity import IntensityOptions
 from scripts.evaluate import EvaluateOptions, weights_of
 from util.errors import UserError
 from util.weight_files import read_tensors
@@ -100,17 +99,6 @@ def test_other_commands_take_it_too(root):
 )
 def test_wrong_calls_are_named_with_status_2(words, message, translated):
     assert message in translated(*words.split())
-
-
-def test_what_cannot_be_packed_or_has_no_attention_is_named(runs, root, tmp_path, capsys):
-    words = ["--checkpoints_dir", str(runs), "--format", "pretrained", "--name"]
-    assert export.main([*words, "zebras", "--output", str(root / "pretrained" / "zebras")]) == 2
-    assert "zebras exists already: remove it" in capsys.readouterr().err
-    assert export.main([*words, "bare", "--output", str(tmp_path / "packed")]) == 2
-    assert "bare has no train_opt.json" in capsys.readouterr().err and not (tmp_path / "packed").exists()
-    with pytest.raises(SystemExit):
-        IntensityOptions().parse(["--pretrained", "zebras"])
-    assert "--pretrained holds a generator alone" in capsys.readouterr().err
 
 
 # Models that others publish.

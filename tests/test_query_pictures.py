@@ -19,7 +19,6 @@ from models.qs_model import pooled
 from models.translator import Translator
 from scripts import visualize_queries
 from scripts.visualize_queries import attention_level, pixels_of, score_level, view_queries, write_page
-from util.errors import UserError
 
 MODES = ("global", "local", "local_global")
 
@@ -87,11 +86,6 @@ def test_a_position_lies_at_the_pixel_in_the_middle_of_what_it_sees(layer, pool,
 def test_scales():
     np.testing.assert_allclose(attention_level(np.array([0, 1e-5, 1e-2, 1])), [0, 0, 0.6, 1], atol=1e-6)
     np.testing.assert_allclose(score_level(np.array([[1.0, 3, 2], [5, 5, 5]])), [[0, 1, 0.5], [0, 0, 0]])
-
-
-def test_a_layer_that_does_not_exist_is_named(scene):
-    with pytest.raises(UserError, match="no layer 99.* 0 to"):
-        view_queries(scene.net, scene.image, [99], ["global"])
 
 
 # The page

@@ -103,16 +103,3 @@ def test_test_commands_run(line, folder, capsys):
     noted = re.findall(r"--\w+", " ".join(re.findall("note: no effect of (.*?):", printed.err)))
     flags = {word.split("=")[0] for word in line.split() if word.startswith("--")}
     assert set(noted) == flags & WITHOUT_EFFECT
-
-
-def test_a_downloaded_cyclegan_is_tested_on_one_folder(folder, capsys):
-    """Its file latest_net_G.pth alone, with CycleGAN's `--model test`."""
-    run = make_run(folder / "checkpoints", "--model", "cycle_gan", name="pretrained")
-    (run / "latest_net_G_A.pth").rename(run / "latest_net_G.pth")
-    for file in ("latest_net_G_B.pth", "train_opt.json", "train_opt.txt"):
-        (run / file).unlink()
-    line = "--dataroot datasets/horse2zebra/testA --name pretrained --model test --no_dropout"
-    assert translation.main(line.split()) == 0
-    assert "translated 2 of 2 images" in capsys.readouterr().out
-    images = folder / "results" / "pretrained" / "test_latest" / "images"
-    assert sorted(path.name for path in images.iterdir()) == ["fake_B", "real_A"]

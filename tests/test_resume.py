@@ -141,12 +141,6 @@ def test_images_and_options_that_changed_are_noted(stopped, capsys):
     assert "(epoch: 1, iters: 4" not in said and "End of epoch 3 / 3" in said
 
 
-def test_nothing_is_noted_where_the_same_images_moved(stopped, capsys):
-    (stopped / "data").rename(stopped / "elsewhere")
-    assert resume(stopped, f"--dataroot {stopped / 'elsewhere'}") == 0
-    assert "note:" not in capsys.readouterr().out
-
-
 def test_a_state_of_other_networks_is_refused_and_the_option_named(stopped, capsys):
     state = state_of(stopped)
     state["options"]["ngf"] = 8

@@ -8,9 +8,8 @@ import pytest
 import torch
 from golden import load_baseline, under
 from textbook import assert_refused, close, images, model_of, released_steps, step
-from trained_run import draw, picture
+from trained_run import command_of, draw_set, picture
 
-import test as translation
 import train
 from models import patch_sampler, sesim_model
 from models.inference import load_generator
@@ -201,11 +200,9 @@ def test_what_cannot_be_is_refused(line, told):
 
 
 @pytest.mark.parametrize("line", ["", LEARNED])
-def test_a_whole_run_trains_translates_and_exports(tmp_path, capsys, line):
+def test_a_whole_run_trains_translates_and_exports(tmp_path, line):
     """No command after the training needs VGG's file."""
-    for folder, count in {"trainA": 3, "trainB": 2, "testA": 3, "testB": 2}.items():
-        for number in range(count):
-            draw(tmp_path / "data" / folder / f"{number}.png", (40, 36), seed=number)
+    draw_set(tmp_path / "data", (40, 36), trainA=3, trainB=2, testA=3)
     place = ["--name", "run", "--checkpoints_dir", str(tmp_path)]
     words = f"{TINY} {line} --display_id 0 --num_threads 0 --n_epochs 1 --n_epochs_decay 1 --print_freq 1"
     words += f" --load_size 36 --crop_size 32 --dataroot {tmp_path}/data"
@@ -213,9 +210,7 @@ def test_a_whole_run_trains_translates_and_exports(tmp_path, capsys, line):
     log = (tmp_path / "run" / "loss_log.txt").read_text()
     assert log.count("(epoch") == 6 and "G_s:" in log and ("spatial:" in log) == bool(line)
     assert (tmp_path / "run" / "web" / "images" / "epoch001_fake_B.png").is_file()
-    results = ["--results_dir", str(tmp_path / "results"), "--gpu_ids", "-1", "--num_threads", "0"]
-    assert translation.main([*place, *results]) == 0
-    assert "translated 3 of 3 images" in capsys.readouterr().out
+    assert command_of(tmp_path, tmp_path / "results", "--name", "run")() == 0
     assert load_generator("run", tmp_path, device="cpu")(picture((53, 41))).size == (53, 41)
     if line:  # G is the same network in both
         path = tmp_path / "run.pt2"

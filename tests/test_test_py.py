@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from trained_run import draw, make_run
+from trained_run import command_of, draw, draw_set, make_run
 
-import test as translation
 from models.inference import load_generator
 from util.image_files import open_rgb
 from util.weight_files import read_tensors
@@ -25,18 +24,12 @@ def runs(tmp_path_factory):
 @pytest.fixture
 def dataset(tmp_path):
     """Five of A, two of B, and no training data."""
-    for folder, count in {"testA": 5, "testB": 2}.items():
-        for number in range(count):
-            draw(tmp_path / "set" / folder / f"{folder[-1]}{number}.png", seed=10 * count + number)
-    return tmp_path / "set"
+    return draw_set(tmp_path / "set", testA=5, testB=2)
 
 
 @pytest.fixture
 def command(runs, dataset, tmp_path):
-    """Run test.py on this run and data set with more words; returns its exit status."""
-    base = f"--gpu_ids -1 --num_threads 0 --name run --checkpoints_dir {runs}".split()
-    base += ["--dataroot", str(dataset), "--results_dir", str(tmp_path / "results")]
-    return lambda *words: translation.main([*base, *map(str, words)])
+    return command_of(runs, tmp_path / "results", "--name", "run", "--dataroot", dataset)
 
 
 def written(folder) -> list[str]:

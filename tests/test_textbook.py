@@ -6,7 +6,6 @@ from golden import load_golden
 from textbook import assert_golden_steps, assert_gradients_close, close, images, run_steps, tiny_model
 
 from models.textbook import TextbookStep, log_of_entropy, vectors
-from util.errors import UserError
 
 MODES = [
     "--QS_mode global",
@@ -48,16 +47,6 @@ def test_the_step_that_trains_is_the_plain_one(float64, argv, batch):
         assert assert_gradients_close(grads, plain_grads, 1e-8) > 30
 
 
-def test_plain_step_works_on_the_weights_themselves():
-    """Neither copies nor another layout: what the plain step learns, the model knows."""
-    model = tiny_model()
-    plain = TextbookStep(model)
-    for net, ours in ((plain.netG, model.netG), (plain.netD, model.netD)):
-        assert [id(p) for p in net.parameters()] == [id(p) for p in ours.parameters()]
-        x = torch.rand(2, 3, 32, 32)
-        close(net(x), ours(x).detach(), rtol=1e-4, atol=1e-5)
-
-
 def test_plain_log_entropy_is_that_of_long_doubles():
     golden = load_golden("entropy_saturated")
     f = vectors(golden["features"].float())
@@ -68,11 +57,6 @@ def test_plain_log_entropy_is_that_of_long_doubles():
     tame[0, 0] = tame[0, 0, 0]  # all keys tied
     plain = torch.special.entr(tame.softmax(-1)).sum(-1)
     close(log_of_entropy(tame).exp(), plain, rtol=1e-4, atol=1e-5)
-
-
-def test_the_plain_step_is_the_papers():
-    with pytest.raises(UserError, match="--qs_variant paper"):
-        TextbookStep(tiny_model("--qs_variant", "released"))
 
 
 @pytest.mark.parametrize("poisoned", ["A", "B"])

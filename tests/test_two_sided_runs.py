@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from trained_run import draw, make_run
+from trained_run import command_of, draw_set, make_run
 
-import test as translation
 import train
 from models.inference import load_generator
 from util.image_files import open_rgb
@@ -29,11 +28,7 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def dataroot(tmp_path_factory):
-    root = tmp_path_factory.mktemp("set")
-    for folder, count in {"trainA": 3, "trainB": 2, "testA": 2, "testB": 3}.items():
-        for number in range(count):
-            draw(root / folder / f"{folder[-1]}{number}.png", seed=10 * count + number)
-    return root
+    return draw_set(tmp_path_factory.mktemp("set"), trainA=3, trainB=2, testA=2, testB=3)
 
 
 @pytest.fixture(scope="module", params=WORDS)
@@ -60,15 +55,6 @@ def test_a_training_leaves_networks_losses_and_pictures(trained):
     assert ("rec_A" in page) == ("rec_B" in page) == cycles
 
 
-def test_a_run_continues(trained, tmp_path, capsys):
-    shutil.copytree(trained.folder, tmp_path / "run")
-    where = ["--checkpoints_dir", str(tmp_path), "--name", "run", "--gpu_ids", "-1"]
-    assert train.main([*where, "--continue_train", "--n_epochs_decay", "2"]) == 0
-    printed = capsys.readouterr().out
-    assert "Continuing in epoch 3 after 6 images" in printed and "End of epoch 3 / 3" in printed
-    assert printed.count("idt_A: ") == 3
-
-
 def test_a_training_starts_from_the_generator_that_cyclegans_code_publishes(trained, tmp_path, capsys):
     (tmp_path / "published").mkdir()
     file = shutil.copy(trained.folder / "latest_net_G_A.pth", tmp_path / "published" / "latest_net_G.pth")
@@ -82,16 +68,15 @@ def test_a_training_starts_from_the_generator_that_cyclegans_code_publishes(trai
 @pytest.mark.parametrize("direction, network", [("AtoB", "G_A"), ("BtoA", "G_B")])
 def test_either_direction_is_translated(trained, dataroot, tmp_path, direction, network):
     """Of a data set, of a photograph, from Python by the run's name and by the file's path."""
-    words = [*trained.where, *f"--gpu_ids -1 --num_threads 0 --results_dir {tmp_path}/results".split()]
-    words += [] if direction == "AtoB" else ["--direction", direction]
-    source = direction[0]
-    assert translation.main([*words, "--dataroot", str(dataroot)]) == 0
+    words = "--name", "run", "--direction", direction
+    command, source = command_of(trained.folder.parent, tmp_path / "results", *words), direction[0]
+    assert command("--dataroot", dataroot) == 0
     ending = "" if direction == "AtoB" else "_BtoA"  # against the direction of training
     fakes = tmp_path / "results" / "run" / f"test_latest{ending}" / "images" / "fake_B"
     expected = sorted(path.name for path in (dataroot / f"test{source}").iterdir())
     assert sorted(path.name for path in fakes.iterdir()) == expected
     photo = dataroot / f"test{source}" / f"{source}1.png"
-    assert translation.main([*words, "--input", str(photo), "--output", str(tmp_path / "out.png")]) == 0
+    assert command("--input", photo, "--output", tmp_path / "out.png") == 0
 
     by_name = load_generator("run", trained.folder.parent, device="cpu", direction=direction)
     by_path = load_generator(trained.folder / f"latest_net_{network}.pth", device="cpu")
@@ -116,8 +101,8 @@ def test_files_of_cyclegans_code_translate_without_options(dataroot, tmp_path, r
     for name in ("G_A", "G_B") if run == "cyclegan" else ("G_A",):
         copied = name if run == "cyclegan" else "G"
         shutil.copy(made / f"latest_net_{name}.pth", folder / f"latest_net_{copied}.pth")
-    words = f"--gpu_ids -1 --checkpoints_dir {tmp_path} --name {run} --direction {direction}".split()
-    assert translation.main([*words, "--input", str(photo), "--output", str(out)]) == 0
+    command = command_of(tmp_path, tmp_path / "results", "--name", run, "--direction", direction)
+    assert command("--input", photo, "--output", out) == 0
     by_name = load_generator(run, tmp_path, device="cpu", direction=direction)
     by_path = load_generator(made / f"latest_net_{network}.pth", device="cpu")
     saved = read_tensors(made / f"latest_net_{network}.pth")

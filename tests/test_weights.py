@@ -97,10 +97,7 @@ def without(end: str):
     "norm, change",
     [
         ("instance", without("filt")),  # constants
-        (  # instance norms of torch 0.3, and of torch 0.4.1
-            "instance",
-            lambda state: {**state, **{f"model.2.running_{kind}": torch.ones(2) for kind in ("mean", "var")}},
-        ),
+        ("instance", lambda state: {**state, "model.2.running_mean": torch.ones(2)}),  # torch 0.3
         ("instance", lambda state: {**state, "model.2.num_batches_tracked": torch.tensor(3)}),
         ("batch", without("num_batches_tracked")),  # batch norms of torch 0.3
         ("batch", lambda state: {k: v.reshape(1) if v.ndim == 0 else v for k, v in state.items()}),
@@ -126,15 +123,8 @@ def test_files_of_older_versions_load(generator, tmp_path, norm, change):
         (build_generator, dict(ngf=4), {}, "options are --ngf 2; give those of its training, --ngf 4"),
         (build_generator, dict(no_antialias=True), {}, "--no_antialias false; .* --no_antialias true"),
         (build_generator, {}, dict(normG="batch"), "--normG batch; .* --normG instance"),
-        (build_generator, dict(no_dropout=False), {}, "--no_dropout false"),
-        (build_generator, dict(netG="unet_128"), {}, "--netG resnet_4blocks; .* --netG unet_128"),
         (heads, dict(netF_nc=8), {}, "the shapes differ, .*: mlp_0.0.weight"),
-        (
-            build_discriminator,
-            dict(ndf=4, normD="batch"),
-            {},
-            "no such tensor: model.0.weight, .* more",
-        ),
+        (build_discriminator, dict(ndf=4, normD="batch"), {}, "no such tensor: model.0.weight, .* more"),
     ],
 )
 def test_another_architecture_is_told_by_its_option_else_by_keys(
@@ -162,12 +152,10 @@ def archive(tmp_path, content) -> bytes:
     [
         (lambda t: b"\n<!DOCTYPE html><html>", "is a web page .*download the file itself"),
         (lambda t: b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
-        (lambda t: b"\x89PNG\r\n\x1a\n" + bytes(50), "no file of weights .*PNG"),
         (lambda t: archive(t, ResnetGenerator(ngf=2).state_dict())[:5000], "damaged or cut short"),
         (lambda t: archive(t, Bomb()), "pickled code or objects, which are never executed"),
         (lambda t: pickle.dumps(Bomb()), "pickled code or objects"),
         (lambda t: archive(t, {"state_dict": {}, "epoch": 3}), "not the bare state dict"),
-        (lambda t: archive(t, {}), "no such tensor: model.1.weight"),
     ],
 )
 def test_what_is_no_checkpoint_is_named_and_never_executed(

@@ -1,11 +1,13 @@
 """A run folder with a tiny generator of random weights, as train.py would have left it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+import test as translation
 from models import create_model
 from models.weights import save_weights, weights_file
 from options.train_options import TrainOptions
@@ -48,3 +50,19 @@ def draw(
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, **save)
     return image
+
+
+def draw_set(root: Path, size: tuple[int, int] = (32, 32), **counts: int) -> Path:
+    """A data set of so many different pictures in each folder, `testA=2`: testA/A0.png and testA/A1.png."""
+    for place, (folder, count) in enumerate(counts.items()):
+        for number in range(count):
+            draw(root / folder / f"{folder[-1]}{number}.png", size, seed=100 * place + number)
+    return root
+
+
+def command_of(checkpoints: Path, results: Path, *base: object) -> Callable[..., int]:
+    """test.py on the runs of a folder, with more words; it returns the exit status."""
+    places = f"--checkpoints_dir={checkpoints}", f"--results_dir={results}"
+    return lambda *words: translation.main(
+        ["--gpu_ids=-1", "--num_threads=0", *places, *map(str, (*base, *words))]
+    )

@@ -26,6 +26,7 @@ TINY = (
 MODELS = {
     "cut": "--model cut --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
     "cycle_gan": "--model cycle_gan",
+    "asgit": "--model asgit",
     "dcl": "--model dcl --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
     "qs_multi": "--model qs_multi --netF_nc 4 --num_patches 8 --nce_layers 0,4,12",
     "stargan": "--model stargan --batch_size 1 --g_repeat_num 1 --d_repeat_num 3 --n_critic 3",
