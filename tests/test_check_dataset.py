@@ -94,16 +94,3 @@ def test_a_set_is_split_without_near_duplicates_across(scenes, share, count):
         )
         assert (len(test), len(train)) == (count, 20 - count) and not set(train) & set(test)
     assert (out / "trainB/deep").is_dir()
-
-
-def test_wrong_splits_are_one_line_and_leave_nothing(scenes, capsys):
-    horses, zebras = str(scenes / "horses"), str(scenes / "zebras")
-    for words, message in (
-        ([horses, zebras, horses], "exists already"),
-        ([horses, zebras, str(scenes / "out"), "--test", "100%"], "20 of 20 images"),
-        ([horses, str(scenes / "none"), str(scenes / "out")], "does not exist"),
-    ):
-        assert split_dataset.main(words) == 2
-        error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1
-    assert sorted(path.name for path in scenes.iterdir()) == ["horses", "zebras"]

@@ -16,7 +16,6 @@ import test as translation
 from models import translator as translator_module
 from models.inference import load_generator
 from models.translator import BYTES, Translator
-from util import device
 from util.errors import UserError
 from util.images import to_pixels
 from util.translate import output_names, read_photo, to_photo, translate_files
@@ -208,14 +207,6 @@ def test_what_memory_cannot_hold_is_refused_with_what_would_work(command, tmp_pa
     assert command(*words, "--load_size", 0) == 1
     assert "scale its shorter side to 50 pixels or less, with --load_size 50" in capsys.readouterr().err
     assert command(*words, "--load_size", 50) == command(*words) == 0
-
-
-def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
-    assert 0 < device.free_memory() < 2**60
-    (tmp_path / "memory.max").write_text("1000000\n")
-    (tmp_path / "memory.stat").write_text("anon 400000\nfile 300000\n")
-    monkeypatch.setattr(device, "CGROUP", tmp_path)
-    assert device.free_memory() == 600_000
 
 
 def test_a_name_that_the_code_page_lacks_costs_no_result(command, tmp_path, monkeypatch):

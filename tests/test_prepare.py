@@ -253,10 +253,3 @@ def test_an_interrupted_download_goes_on_or_begins_again(project, server):
     done = download(project, "maps", url=f"{address}/h.zip")
     assert done.returncode == 0, done.stderr
     assert leftovers(project) == ["horse2zebra", "maps"]
-
-
-def test_names(project):
-    for arguments in ((), ("",), ("zebra2horse",), ("horse2zebra", "maps"), ("horse2zebra maps",)):
-        done = download(project, *arguments)
-        assert done.returncode == 2 and "summer2winter_yosemite" in done.stderr
-    assert download(project, "--help").returncode == 0 and leftovers(project) == []

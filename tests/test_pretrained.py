@@ -16,9 +16,8 @@ from trained_run import draw, make_run, picture
 import test as translation
 from models import inference
 from models.inference import load_generator
-from options.test_options import TestOptions
 from scripts import export
-from scripts.evaluate import EvaluateOptions, weights_of
+from scripts.evaluate import EvaluateOptions
 from util.errors import UserError
 from util.weight_files import read_tensors
 
@@ -79,13 +78,6 @@ def test_it_translates_as_the_run_and_is_one_of_another_folder(runs, root, trans
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float16}
     options = json.loads((root / "pretrained" / name / "train_opt.json").read_text())
     assert options["crop_size"] == 32 and not {"dataroot", "checkpoints_dir", "name"} & options.keys()
-
-
-def test_other_commands_take_it_too(root):
-    opt = TestOptions().parse(["--pretrained", "zebras"])
-    assert (opt.name, opt.crop_size, opt.normG, opt.epoch) == ("pretrained/zebras", 32, "batch", "latest")
-    opt = EvaluateOptions().parse("--pretrained zebras --metrics swd".split())
-    assert weights_of(opt, "latest") == root / "pretrained/zebras/latest_net_G.pth"
 
 
 @pytest.mark.parametrize(

@@ -183,14 +183,6 @@ def test_properties(mode, b, h, w, n, window, scale, seed):
     assert (chosen[:, 1:] >= chosen[:, :-1]).all()
 
 
-def test_wrong_calls_are_named():
-    features = features_of()
-    with pytest.raises(ValueError, match="window is 4"):
-        select_queries(features, "local", 4, window=4)
-    with pytest.raises(ValueError, match="must be one of global, local"):
-        log_entropy(features, "localglobal")
-
-
 def test_routing_of_half_precision_rounds_the_attention_and_no_more():
     features = features_of(2, 5, 6, 7).float()
     for mode in MODES:
