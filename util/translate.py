@@ -107,15 +107,6 @@ def finished(pixels: np.ndarray, photo: Photo) -> Image.Image:
     return image
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Write an image, in the format of the name's end in `WRITTEN`; a missing folder is made. OSError."""
-    settings = WRITTEN[path.suffix.lower()]
-    if settings is JPEG and image.mode not in ("L", "RGB"):
-        image = to_rgb(image)  # it has no alpha channel
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: image.save(file, **settings))
-
-
 def output_names(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """A relative path for the result of each file: the same nested folders and stems, as .png.
 
@@ -192,7 +183,11 @@ def translate_files(
 
     def write(item: tuple[Job, Photo, HostCopy, int]) -> None:
         (_, target), photo, result, place = item
-        save_image(finished(result.numpy()[place], photo), target)
+        image, settings = finished(result.numpy()[place], photo), WRITTEN[target.suffix.lower()]
+        if settings is JPEG and image.mode not in ("L", "RGB"):
+            image = to_rgb(image)  # it has no alpha channel
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, lambda file: image.save(file, **settings))
 
     with tqdm(total=len(jobs), unit="image", dynamic_ncols=True, disable=None) as bar:
         for (job, *_), writing in in_threads(write, translations(), ahead):

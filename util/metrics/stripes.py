@@ -102,21 +102,17 @@ class Coats:
         self.spread = np.sqrt(np.mean([of_coat.var(0) for of_coat in numbers], 0))  # (5,)
         self.means = np.array([of_coat.mean(0) for of_coat in numbers])  # (coats, 5)
 
-    def recognise(self, image: np.ndarray, mask: np.ndarray) -> str:
-        """The name of the coat inside the mask."""
-        distances = (_describe(image, mask) - self.means) / self.spread
-        return self.coats[np.square(distances).sum(1).argmin()]
-
     def report(self, source: str, target: str, folder: str | Path) -> dict[str, float]:
         """Judge the translations of `source` to `target` in a folder, named as their sources.
 
         Returns `taken`, the share that counts as `target`, and `background`, the mean `background_change`.
         """
-        rows = [
-            (self.recognise(fake, mask) == target, background_change(real, fake, mask))
-            for real, fake, mask in _translated(self.real[source], folder)
-        ]
-        taken, background = (float(np.mean(column)) for column in zip(*rows, strict=True))
+        rows = []
+        for real, fake, mask in _translated(self.real[source], folder):
+            distances = (_describe(fake, mask) - self.means) / self.spread
+            nearest = self.coats[np.square(distances).sum(1).argmin()]
+            rows.append((nearest == target, background_change(real, fake, mask)))
+        taken, background = np.mean(rows, axis=0).tolist()
         return {"taken": taken, "background": background}
 
 
