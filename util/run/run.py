@@ -64,10 +64,9 @@ class Run:
         remove_leftovers(self.folder)
         if not continues and holds_run(self.folder) and not self.opt.overwrite:
             differing = "; ".join(self._changed_options("run", "fixed", "watch")) or "none"
-            raise UserError(
-                f"there is a run in {self.folder} already (options that differ: {differing}): give "
-                "--continue_train to continue it, another --name to keep both, or --overwrite to rename it"
-            )
+            found = f"there is a run in {self.folder} already (options that differ: {differing})"
+            ways = "--continue_train to continue it, another --name to keep both, or --overwrite to rename it"
+            raise UserError(f"{found}: give {ways}")
         return start
 
     def _starting_point(self) -> str:
@@ -153,18 +152,18 @@ class Run:
             if lacks_memory(error):
                 raise
             reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-            raise UserError(
-                f"{path} is damaged ({reason}); to continue from the weights alone, remove the file and use "
-                "--continue_train --epoch latest"
-            ) from None
+            weights = (
+                "to continue from the weights alone, remove the file and use --continue_train --epoch latest"
+            )
+            raise UserError(f"{path} is damaged ({reason}); {weights}") from None
         if "epoch_count" in self.opt.given and self.opt.epoch_count != progress.epoch:
             progress.begin_epoch(self.opt.epoch_count)
         if progress.position % global_batch:
-            raise UserError(
-                f"the run stopped after {progress.position} images of its epoch, no multiple of the global "
-                f"batch, {global_batch}: resume with the global batch it was trained with, or begin the next "
-                f"epoch with --epoch_count {progress.epoch + 1}"
+            found = f"the run stopped after {progress.position} images of its epoch, no multiple of the global batch"
+            ways = (
+                f"resume with that it was trained with, or begin an epoch: --epoch_count {progress.epoch + 1}"
             )
+            raise UserError(f"{found}, {global_batch}: {ways}")
         say(f"Continuing in epoch {progress.epoch} after {progress.images} images.")
         if self.writes:  # a killed run may not have come to saving these
             self.model.save_networks(self.folder, "latest")
@@ -183,11 +182,12 @@ class Run:
         if failure := self.model.guard.failure(wait):
             step = self.first_step + failure.step
             place, paths = next((entry[1:] for entry in self.recent if entry[0] == step), ("long ago", []))
-            raise UserError(
-                f"training stopped: {', '.join(failure.names)} not finite in step {step} ({place}) on "
-                f"{', '.join(map(repr, paths)) or 'images no longer known'}. No weight was updated with it. "
-                "Look at the images or lower --lr, and give --continue_train"
+            found = f"{', '.join(failure.names)} not finite in step {step} ({place})"
+            images = ", ".join(map(repr, paths)) or "images no longer known"
+            advice = (
+                "No weight was updated with it. Look at the images or lower --lr, and give --continue_train"
             )
+            raise UserError(f"training stopped: {found} on {images}. {advice}")
 
     def save(self, *names: str) -> None:
         """Save the state, and the weights under each of `names` ("latest", "5", "iter_5000").
@@ -206,18 +206,15 @@ class Run:
                 "progress": asdict(self.progress),
                 "model": model_state,
                 "options": option_values(self.opt),
-                "data": self.files,
-                "logs": self.monitor.state_dict(),
             }
-            save_state(self.folder, state)
+            save_state(self.folder, {**state, "data": self.files, "logs": self.monitor.state_dict()})
             if "latest" in names:  # last, since without a state they look like a run that never had one
                 self.model.save_networks(self.folder, "latest")
             self._write_options()
         except OSError as error:
-            raise UserError(
-                f"the checkpoint could not be saved in {self.folder}: {error}. The last good one stays; make "
-                "room, then give --continue_train"
-            ) from None
+            found = f"the checkpoint could not be saved in {self.folder}: {error}"
+            advice = "The last good one stays; make room, then give --continue_train"
+            raise UserError(f"{found}. {advice}") from None
 
     def close(self) -> None:
         """Finish the page and let others train in the folder."""
