@@ -102,9 +102,7 @@ class Workers:
         except (EOFError, OSError) as error:
             self.close()
             found = "a process that loads images was killed. Usually the machine or container lacks memory"
-            raise UserError(
-                f"{found}: lower --num_threads (0 has none), --cache_gb or --batch_size"
-            ) from error
+            raise UserError(f"{found}: lower --cache_gb or --batch_size, or use --num_threads 0") from error
 
     def _ask(self, worker: int, keys: list[SampleKey]) -> None:
         self._pipes[worker].send(keys)

@@ -152,18 +152,15 @@ class Run:
             if lacks_memory(error):
                 raise
             reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-            weights = (
-                "to continue from the weights alone, remove the file and use --continue_train --epoch latest"
-            )
-            raise UserError(f"{path} is damaged ({reason}); {weights}") from None
+            advice = "to continue from the weights alone, remove it and use --continue_train --epoch latest"
+            raise UserError(f"{path} is damaged ({reason}); {advice}") from None
         if "epoch_count" in self.opt.given and self.opt.epoch_count != progress.epoch:
             progress.begin_epoch(self.opt.epoch_count)
         if progress.position % global_batch:
-            found = f"the run stopped after {progress.position} images of its epoch, no multiple of the global batch"
-            ways = (
-                f"resume with that it was trained with, or begin an epoch: --epoch_count {progress.epoch + 1}"
-            )
-            raise UserError(f"{found}, {global_batch}: {ways}")
+            found = f"the run stopped after {progress.position} images of its epoch"
+            found += f", no multiple of the global batch, {global_batch}"
+            ways = f"resume with the global batch it was trained with, or --epoch_count {progress.epoch + 1}"
+            raise UserError(f"{found}: {ways}")
         say(f"Continuing in epoch {progress.epoch} after {progress.images} images.")
         if self.writes:  # a killed run may not have come to saving these
             self.model.save_networks(self.folder, "latest")
