@@ -152,7 +152,7 @@ class Run:
             if lacks_memory(error):
                 raise
             reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-            advice = "to continue from the weights alone, remove it and use --continue_train --epoch latest"
+            advice = "to go on from weights alone, remove the file and use --continue_train --epoch latest"
             raise UserError(f"{path} is damaged ({reason}); {advice}") from None
         if "epoch_count" in self.opt.given and self.opt.epoch_count != progress.epoch:
             progress.begin_epoch(self.opt.epoch_count)
