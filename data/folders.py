@@ -19,10 +19,7 @@ HOW_TO_GET_ONE = "bash datasets/download_qsattn_dataset.sh horse2zebra, or pytho
 
 
 def domain_folder(dataroot: str | Path, phase: str, domain: str = "") -> Path:
-    """The folder of a domain, PHASEDOMAIN or PHASE/DOMAIN; without one that of pairs, PHASE. test: else val.
-
-    Raises `UserError` if there is none.
-    """
+    """PHASEDOMAIN or PHASE/DOMAIN, without a domain PHASE; for test also val. `UserError` without one."""
     root, phases = Path(dataroot), ("test", "val") if phase == "test" else (phase,)
     names = [name for p in phases for name in ((f"{p}{domain}", f"{p}/{domain}") if domain else (p,))]
     for name in names:
@@ -35,20 +32,14 @@ def domain_folder(dataroot: str | Path, phase: str, domain: str = "") -> Path:
 
 
 def domain_folders(dataroot: str | Path, phase: str, direction: str = "AtoB") -> tuple[Path, Path]:
-    """The folders of source and target of an unpaired set: trainA, trainB; direction "BtoA" exchanges them.
-
-    Raises `UserError` if the source does not exist; the target may not exist.
-    """
+    """Source and target, trainA and trainB, or for BtoA exchanged; the target may not exist."""
     source, target = direction.split("to")
     folder = domain_folder(dataroot, phase, source)
     return folder, folder.with_name(folder.name.removesuffix(source) + target)
 
 
 def find_domains(dataroot: str | Path, phase: str) -> list[str]:
-    """The names of a set's domains, sorted: the folders of PHASE/, else what follows PHASE in folders' names.
-
-    Raises `UserError` if there are fewer than two, or a name holds a comma.
-    """
+    """The sorted names of a set's domains: folders of PHASE/, else what follows PHASE in folders' names."""
     folders = [path.name for path in Path(dataroot).glob("*") if path.is_dir()]
     found = [path.name for path in Path(dataroot, phase).glob("*") if path.is_dir()]
     found = sorted(found or [name.removeprefix(phase) for name in folders if name.startswith(phase)])
@@ -113,10 +104,7 @@ def names(paths: Sequence[str]) -> str:
 
 
 def quick_check(dataset) -> list[str]:
-    """Problems in a sample of the images of a `BaseDataset`, one line each.
-
-    Raises the `ImageError` of a file that cannot be used, unless bad images are skipped.
-    """
+    """Problems in a sample of a `BaseDataset`; an unusable image raises, unless such are skipped."""
     images = [
         (f"domain {name}", path, store.grey) for name, store in dataset.stores.items() for path in store.paths
     ]

@@ -40,10 +40,7 @@ Batch = dict[str, Any]
 def make_batch(
     dataset: BaseDataset, keys: list[SampleKey]
 ) -> tuple[dict[str, Any], list[ImageError]] | UserError:
-    """A `Batch` of arrays (empty if no sample is left), and the errors of files that were not used.
-
-    Pixels are (B, h, w, 3) uint8, not mirrored yet. A `UserError` is returned, so that a worker can send it.
-    """
+    """A `Batch` of arrays, pixels (B, h, w, 3) uint8, and errors of files left out; or what to raise."""
     samples, bad, batch = [], [], {}
     try:
         for key in keys:
@@ -185,11 +182,7 @@ class Loader:
                 yield [SampleKey(epoch, position, order[position]) for position in positions]
 
     def epoch(self, epoch: int, first_position: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch` (from 1), from the image at `first_position` on.
-
-        Raises `UserError` at an image that cannot be used (unless they are skipped, with one warning each),
-        and when a worker was killed.
-        """
+        """The batches of `epoch` (from 1), from the image at `first_position` on. Raises `UserError`."""
         uploads = map(self._upload, self._host_batches(epoch, first_position))
         upload = next(uploads, None)
         while upload is not None:
@@ -250,10 +243,7 @@ class Loader:
 def create_loader(
     opt: Namespace, device: torch.device | str, *, rank: int = 0, world_size: int = 1
 ) -> Loader:
-    """The loader of the options: in training shuffled, whole batches; at test every image once, by index.
-
-    Raises `UserError` if the data set is missing, empty or impossible.
-    """
+    """The loader of the options: in training shuffled, whole batches; at test every image once, by index."""
     crops_end = opt.isTrain and not (opt.crop_late or opt.n_iterations or opt.n_iterations_decay)
     n_epochs = opt.n_epochs if crops_end else None
     whole = getattr(opt, "whole", False)  # test.py alone says it

@@ -165,10 +165,7 @@ def draw_jitter(generator: random.Random) -> list[tuple[str, float]]:
 
 
 def jitter(images: Tensor, changes: Sequence[list[tuple[str, float]]]) -> Tensor:
-    """Apply `changes[i]` to image i of images (B, 3, H, W) in [-1, 1]; same shape, range and type.
-
-    The arithmetic is torchvision's for float images (the released code rounds to bytes after each change).
-    """
+    """Apply `changes[i]`, by torchvision's arithmetic of floats, to image i of (B, 3, H, W) in [-1, 1]."""
     views = []
     for image, of_image in zip(images / 2 + 0.5, changes, strict=True):
         for name, amount in of_image:

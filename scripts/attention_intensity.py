@@ -125,10 +125,7 @@ def labels_by_source(opt: Namespace) -> dict[str, Path]:
 
 
 def label_regions(path: Path, size: tuple[int, int] | None = None) -> Regions:
-    """The pixels of each class of a file of labels, scaled to the (width, height) `size`.
-
-    A black and white picture is a mask, white on the animals.
-    """
+    """The pixels of each class of a label map, at (width, height) `size`; of a mask, animals are white."""
     image = open_rgb(path)
     if {colour for _, colour in image.getcolors(2) or ()} in (WHITE, BLACK_AND_WHITE):
         mask = np.asarray(image.resize(size or image.size, Image.Resampling.NEAREST).convert("L")) > 0

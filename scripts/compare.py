@@ -292,10 +292,7 @@ class Study:
         return self.opt.out / "runs" / run.name
 
     def read_record(self, run: Run) -> dict[str, Any]:
-        """compare.json: the training's options, its seconds so far, and what is done.
-
-        `UserError` if it is damaged, or the folder holds a run of other options.
-        """
+        """compare.json of a run. `UserError` if it is damaged, or of a run of other options."""
         path, train = self.folder(run) / "compare.json", shlex.join(run.words)
         if not path.is_file():
             return {"train": train, "seconds": 0.0, "trained": False, "judged": None}
@@ -337,10 +334,7 @@ class Study:
 def run_command(
     words: Sequence[str], log: Path, stop: StopSignal, environment: Mapping[str, str] | None = None
 ) -> int:
-    """Run `words`, their output appended to `log`, and return the exit status, negative of a signal.
-
-    On `stop` SIGTERM is sent once, and the end waited for.
-    """
+    """Run `words`, output appended to `log`; the exit status. On `stop` send SIGTERM and wait for the end."""
     with open(log, "a", encoding="utf-8") as file:
         file.write(f"\n$ {shlex.join(words)}\n")
         file.flush()

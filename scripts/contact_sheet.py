@@ -47,10 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def contact_sheet(folders: Sequence[Path], count: int = 12, columns: int = 6, side: int = 160) -> Image.Image:
-    """Bands of `columns` images of each folder, at most `count`, in the order of the first folder's names.
-
-    Of an image that is not square the middle is shown. UserError where a folder lacks one of the names.
-    """
+    """Bands of `columns` images, cut to squares, of each folder; `count` names of the first one's."""
     found = [
         {path.relative_to(folder).with_suffix(""): path for path in list_images(folder)} for folder in folders
     ]

@@ -55,10 +55,7 @@ class Entry(NamedTuple):
 
 
 def find_models(checkpoints_dir: str | Path) -> dict[str, Entry]:
-    """What can be chosen, by label: the runs, newest first, then those that come with the code.
-
-    A run whose options cannot be used is left out, with a line on stderr.
-    """
+    """What can be chosen, by label: the usable runs, newest first, then those that come with the code."""
     root = Path(checkpoints_dir)
     place = [] if root == Path("checkpoints") else ["--checkpoints_dir", str(checkpoints_dir)]
     found = {path.parent for path in root.rglob("*_net_*.pth")}

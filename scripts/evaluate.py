@@ -225,10 +225,7 @@ def weights_of(opt: Namespace, epoch: str) -> Path:
 
 
 def checkpoints(opt: Namespace, in_training: bool = False) -> dict[str, Path]:
-    """The generators that --epochs names, oldest first; `in_training`, only numbered ones, perhaps none yet.
-
-    `all` includes latest only if it differs from the last numbered one.
-    """
+    """What --epochs names, oldest first, latest if it differs; `in_training` only numbered ones."""
     if opt.epochs != "all":
         names = [name.strip() for name in opt.epochs.split(",")]
     else:
@@ -248,10 +245,7 @@ def checkpoints(opt: Namespace, in_training: bool = False) -> dict[str, Path]:
 
 
 def evaluate_sweep(opt: Namespace, options: EvaluateOptions) -> None:
-    """Translate with each checkpoint asked for, judge it, and keep receipt and table of last and best.
-
-    With --follow, checkpoints that the training saves later too, until it ends.
-    """
+    """Translate with each checkpoint, of --follow as they come, judge it, and keep receipt and table."""
     import test as translation  # the project's test.py, which comes before Python's own on the path
 
     receipt = opt.receipt or Path(opt.results_dir, opt.name, f"evaluation_{opt.phase}.json")

@@ -130,10 +130,7 @@ class Judge:
         self.of_real: dict[tuple[Path, str], Any] = {}  # by folder: what networks say, patches
 
     def evaluate(self, folder: Path) -> dict[str, Any]:
-        """The numbers of a folder of translations, with notes and what the receipt says of the folder.
-
-        Of many domains of to_TARGET/SOURCE in it; `numbers` are the means over pairs.
-        """
+        """Numbers, notes and record of a folder of translations; of many, means over to_TARGET/SOURCE."""
         if not self.domains:
             return self._compare(folder, self.real[""], self.sources, folder.parent / "real_A")
         pairs: dict[str, dict[str, Any]] = {target: {} for target in self.real}
@@ -240,10 +237,7 @@ def mean_numbers(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def print_numbers(results: Mapping[str, Any]) -> None:
-    """What was compared, then one line for each number, with what it was computed from.
-
-    Of many domains, a table of sources and targets for each number before them.
-    """
+    """What was compared, then each number; of many domains first a table of sources and targets for each."""
     pairs = results.get("pairs", {})
     for name in results["numbers"] if pairs else ():
         found = {(s, t): f"{pair['numbers'][name]:.4f}" for t, of in pairs.items() for s, pair in of.items()}

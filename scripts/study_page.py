@@ -27,10 +27,7 @@ Rows = Sequence[Mapping[str, Any]]  # of runs, as study.json has them
 
 
 def study_results(runs: Rows) -> dict[str, Any]:
-    """For study.json the "summaries" and "differences" of every metric, of runs with "label" and "numbers".
-
-    A summary is the "mean" over seeds and their sample deviation "std" (n - 1; None for one seed).
-    """
+    """Of every metric "summaries" (mean, sample deviation, None for one seed) and "differences"."""
     values: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         for metric, value in (run["numbers"] or {}).items():

@@ -119,10 +119,7 @@ def view_queries(
     net: nn.Module, image: Tensor, layers: Sequence[int], modes: Sequence[str],
     num_patches: int = 256, window: int = 7, pool: int = 0,
 ) -> list[SimpleNamespace]:  # fmt: skip
-    """The choice in an image (1, C, H, W) in [-1, 1] for each layer and mode.
-
-    H and W are multiples of 4. UserError for a layer that the generator's encoder does not have.
-    """
+    """The choice in an image (1, C, H, W) in [-1, 1], sides multiples of 4, for each layer and mode."""
     last = getattr(net, "last_encoder_layer", len(net.tap_channels()) - 1)
     for layer in layers:
         if not 0 <= layer <= last:

@@ -65,10 +65,7 @@ def host_pixels(images: Tensor) -> HostCopy:
 
 
 def free_memory() -> float:
-    """Bytes that this process can still get on the CPU, infinity where the system does not say.
-
-    Linux kills a process that takes more.
-    """
+    """Bytes that this process can still get on the CPU before Linux kills it; infinity if unknown."""
     free = math.inf
     with contextlib.suppress(OSError, ValueError, KeyError):
         free = 1024 * _numbers(Path("/proc/meminfo"))["MemAvailable:"]

@@ -9,10 +9,7 @@ OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory")  # in torch's RuntimeEr
 
 
 class UserError(ValueError):
-    """A wrong call, a missing file, an impossible value: something the user can correct.
-
-    Its message names the thing, what was found and what to do.
-    """
+    """Something the user can correct. Its message names the thing, what was found and what to do."""
 
 
 def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -102,10 +102,7 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
 
 
 def read_image(path: str | os.PathLike) -> Image.Image:
-    """An image file in its own mode and colours, decoded and upright (EXIF); of an animation the first frame.
-
-    Raises nothing but `ImageError`.
-    """
+    """An image file in its own mode, upright; of an animation the first frame. Raises `ImageError` alone."""
     if not os.path.isfile(path):  # reading a pipe or a device might never end
         raise ImageError(path, "it cannot be read: there is no such file")
     try:

@@ -86,10 +86,7 @@ class Page:
         self.add(_figure(file, caption, cls="strip"))
 
     def add_images(self, caption: str, images: Mapping[str, str], compare: str = "") -> None:
-        """Images side by side, by label, each with its label below and linked to its file.
-
-        compare: one of the labels; begin with this image over the first one, and a slider between them.
-        """
+        """Images by label side by side; `compare` begins with that one over the first under a slider."""
         figures = [_figure(file, label) for label, file in images.items()]
         if compare:
             first = next(iter(images))

@@ -128,10 +128,7 @@ def output_names(paths: Iterable[str | os.PathLike]) -> list[Path]:
 
 
 def in_threads(function: Callable, items: Iterable, ahead: int) -> Iterator[tuple[Any, Future]]:
-    """Call the function with each item in threads; the items with the calls' futures, in order.
-
-    At most `ahead` calls are waiting or done beyond the one that is given out.
-    """
+    """The items with the futures of calls in threads, in order; at most `ahead` beyond the one given out."""
     calls: deque[tuple[Any, Future]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         try:
@@ -222,10 +219,7 @@ def _translated(
 
 
 def clear_results(folder: Path, files: Collection[str]) -> None:
-    """Remove the page of an earlier call, which means that it was complete, and images it alone made.
-
-    files: those that this call is going to make, below `folder`.
-    """
+    """Remove an earlier call's page, which says that it is whole, and images, but for `files`."""
     record = folder / RECORD
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.html").unlink(missing_ok=True)

@@ -21,10 +21,7 @@ WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 
 
 def fetch(url: str, path: Path) -> None:
-    """Fetch `url` to `path`, with a progress bar. UserError, with what to do by hand, where that fails.
-
-    A name such as NAME-01234567.pth has the beginning of the file's sha256, which is checked.
-    """
+    """Fetch `url` to `path`; the name's checksum is checked. UserError, with what to do by hand."""
     print(f"fetching {url} to {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     checked = re.search(r"-([0-9a-f]{8,})\.", path.name)

@@ -72,10 +72,7 @@ def _ready(network: nn.Module, device: torch.device | str) -> nn.Module:
 
 
 def load_inception(path: Path, device: torch.device | str = "cpu") -> FeatureNetwork:
-    """The FID Inception network and the preprocessing of pytorch-fid, from its weights file.
-
-    Raises `UserError` for another network's weights, or if pytorch-fid is not installed.
-    """
+    """The FID Inception network, with the preprocessing of pytorch-fid. Raises `UserError`."""
     try:
         from pytorch_fid import inception as blocks
     except ImportError as error:
@@ -151,10 +148,7 @@ def load_classifier(name: str, path: Path, device: torch.device | str = "cpu") -
 def extract(
     network: FeatureNetwork, images: Iterable[Image.Image], batch_size: int = 32
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, D) float64 and most likely class (N,) int64 of RGB images of any size, in order.
-
-    Computed in float32 without TF32, each image independently: the batch size changes only rounding.
-    """
+    """Features (N, D) float64 and classes (N,) int64 of RGB images of any size, in float32 without TF32."""
     device = next(network.module.parameters()).device
     features, classes, images = [], [], iter(images)
     with exact_convolutions():

@@ -48,10 +48,7 @@ def nearest_palette_ids(colours: np.ndarray) -> np.ndarray:
 
 
 def read_label_map(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The train ids (H, W), int64, of a label map, scaled to `size` (width, height) by the nearest pixel.
-
-    Raises `UserError` for a file that is not an image or holds other ids.
-    """
+    """The train ids (H, W) int64 of a label map, at (width, height) `size`. Raises `UserError`."""
     image = read_image(path)
     if size is not None and image.size != size:
         image = image.resize(size, Image.Resampling.NEAREST)
@@ -88,10 +85,7 @@ def frame_name(path: Path) -> str:
 def score_label_folders(
     label: str | Path, prediction: str | Path
 ) -> tuple[dict[str, float], dict[str, float], int]:
-    """Scores over two folders of label maps, paired by `frame_name`; the IoU by class; the number of pairs.
-
-    Raises `UserError` for a label map without prediction.
-    """
+    """Scores over two folders of label maps paired by `frame_name`; the IoU by class; the number of pairs."""
     predictions = {frame_name(path): path for path in list_images(prediction)}
     labels = list_images(label)
     confusion = np.zeros((len(CLASSES), len(CLASSES) + 1), np.int64)

@@ -32,11 +32,7 @@ def stripedness(image: np.ndarray, mask: np.ndarray) -> float:
 
 
 def pattern(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pixel (H, W) the local contrast a in the band of stripes, and the coherence c of its structure.
-
-    a is from peak to peak, 1 from black to white; c is that of the structure tensor, 1 for a single
-    direction.
-    """
+    """Of pixels (H, W) the contrast a, peak to peak, in the band of stripes, and the coherence c, to 1."""
     radius = ndimage.distance_transform_edt(np.pad(mask, 1)).max()
     inside = mask.astype(np.float64)
     light = image.astype(np.float64) @ LUMINANCE / 255  # (H, W)
@@ -103,10 +99,7 @@ class Coats:
         self.means = np.array([of_coat.mean(0) for of_coat in numbers])  # (coats, 5)
 
     def report(self, source: str, target: str, folder: str | Path) -> dict[str, float]:
-        """Judge the translations of `source` to `target` in a folder, named as their sources.
-
-        Returns `taken`, the share that counts as `target`, and `background`, the mean `background_change`.
-        """
+        """Of translations: `taken`, the share that counts as `target`; `background`, its mean change."""
         rows = []
         for real, fake, mask in _translated(self.real[source], folder):
             distances = (_describe(fake, mask) - self.means) / self.spread

@@ -30,10 +30,7 @@ def saved_options(folder: Path) -> dict[str, object] | None:
 
 
 def checked(saved: Mapping[str, object], options: Mapping[str, Option], source: object) -> dict[str, object]:
-    """The saved values of `options`, as the command line would have given them; others are left out.
-
-    `source` says where they were saved. UserError for a value that the command line would refuse.
-    """
+    """The saved values of `options`, as typed, no others. UserError, naming `source`, for a wrong one."""
     kept = {n: value for n, value in saved.items() if n in options and options[n].scope != "call"}
     try:
         return {name: options[name].restored(value) for name, value in kept.items()}

@@ -57,10 +57,7 @@ class LossRecord:
 
 
 def append(folder: Path, record: LossRecord, header: bool) -> None:
-    """Append one line to each log, in log.jsonl with null for what is not finite. Raises OSError.
-
-    The files are opened for each record: a crash loses nothing, at a cost of microseconds.
-    """
+    """Append a line to each log, null for what is not finite; closed again, so a crash loses none."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / TEXT, "a", encoding="utf-8", newline="\n") as file:
         if header:

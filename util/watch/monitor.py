@@ -134,10 +134,7 @@ class Monitor:
 
 
 def create_monitor(opt: Namespace, folder: Path, epoch_steps: int) -> Monitor:
-    """The monitor of the run in `folder`, with the watchers that the options ask for.
-
-    UserError where --tensorboard or --use_wandb cannot work; a visdom that is missing costs a warning.
-    """
+    """The monitor of the run in `folder`, with the watchers that the options ask for. Raises `UserError`."""
     watchers: list[Watcher] = []
     options = {name: value for name, value in sorted(vars(opt).items()) if name not in ("given", "isTrain")}
     if not opt.no_html:

@@ -24,10 +24,7 @@ Images = Mapping[str, np.ndarray]
 
 
 class Visdom:
-    """Shows one run in two windows of a server: losses in `display_id`, images in `display_id + 1`.
-
-    ncols: images side by side in the window; 0: each image has a window.
-    """
+    """Shows losses in window `display_id`, images in the next, `ncols` side by side; 0: each has a window."""
 
     def __init__(self, run: str, server: str, port: int, env: str, display_id: int = 1, ncols: int = 4):
         from visdom import Visdom
@@ -102,10 +99,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Logs one run, over the number of images trained on; with WANDB_MODE=offline into `folder`/wandb.
-
-    The run's id is in `folder`/wandb_run.json, so that a resume continues the same run.
-    """
+    """Logs one run, with its id in `folder`/wandb_run.json to resume; if offline into `folder`/wandb."""
 
     name = "Weights & Biases"
 

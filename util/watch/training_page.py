@@ -37,10 +37,7 @@ text{fill:#9aa4b1}.title{fill:#e6eaf0}.grid{stroke:#2a3039}.axis{stroke:#4b5563}
 
 
 class TrainingPage:
-    """Writes `index.html`, `losses.svg` and images into `folder`/web; a `Watcher`.
-
-    The page is written anew with each row of images, with the first losses of an epoch, and at the end.
-    """
+    """A `Watcher`; writes the page with each row of images, first losses of an epoch, and at the end."""
 
     name = "the web page"
 
@@ -129,10 +126,7 @@ def _file(epoch: int, label: str) -> str:
 
 
 def draw_losses(curves: Mapping[str, Sequence[float]]) -> str:
-    """The SVG document: a panel for each loss, a smooth curve over the faint raw one, x in epochs.
-
-    curves: the finite values of each loss, as epoch, value, epoch, value, ...
-    """
+    """The SVG of finite values by loss (epoch, value, epoch, ...): a smooth curve over the raw one."""
     width, height = WIDTH * PER_ROW, HEIGHT * math.ceil(len(curves) / PER_ROW)
     last = max((curve[-2] for curve in curves.values()), default=0.0)
     panels = []
