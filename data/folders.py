@@ -15,8 +15,6 @@ from data.transforms import MIN_SIDE
 from util.errors import UserError
 from util.image_files import ImageError, read_image, to_rgb
 
-HOW_TO_GET_ONE = "bash datasets/download_qsattn_dataset.sh horse2zebra, or python datasets/make_stripes.py"
-
 
 def domain_folder(dataroot: str | Path, phase: str, domain: str = "") -> Path:
     """PHASEDOMAIN or PHASE/DOMAIN, without a domain PHASE; for test also val. `UserError` without one."""
@@ -28,7 +26,8 @@ def domain_folder(dataroot: str | Path, phase: str, domain: str = "") -> Path:
     there = sorted(path.name for path in root.iterdir() if path.is_dir())[:12] if root.is_dir() else None
     found = "does not exist" if there is None else f"has {', '.join(map(repr, there)) or 'no folders'}"
     found = f"no folder {' or '.join(names)} in the data set {str(dataroot)!r}, which {found}"
-    raise UserError(f"{found}. Check --dataroot, --phase and --domains, or get a set: {HOW_TO_GET_ONE}")
+    ways = "bash datasets/download_qsattn_dataset.sh horse2zebra, or python datasets/make_stripes.py"
+    raise UserError(f"{found}. Check --dataroot, --phase and --domains, or get a set: {ways}")
 
 
 def domain_folders(dataroot: str | Path, phase: str, direction: str = "AtoB") -> tuple[Path, Path]:

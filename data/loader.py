@@ -1,10 +1,8 @@
 """Batches on the device: in which order, made ahead by worker processes, copied while a step runs.
 
-The order is a function of (seed, epoch), and a batch is a range of positions. So a run can resume at any
-position, with another number of workers or processes, and continues with the images it would have seen.
-
-One batch is uploaded ahead, on CUDA from pinned memory on a second stream. No thread is started here, so
-nothing else calls CUDA while a graph is captured.
+The order is a function of (seed, epoch), and a batch is a range of positions: a run can resume at any one,
+with other workers or processes, and sees the same images. One batch is uploaded ahead, on CUDA from pinned
+memory on a second stream. No thread is started here, so nothing else calls CUDA while a graph is captured.
 """
 
 import multiprocessing

@@ -3,12 +3,10 @@
     python datasets/make_stripes.py [--out datasets/stripes] [--size 64] [--train 200] [--test 20] [--seed 0]
     python datasets/make_stripes.py --coats      four domains: plain, striped, spotted and ginger coats
 
-An animal is a skeleton of tapered limbs, joined by a smooth union. Each limb has a stripe phase that runs
-along its axis, so the stripes of a zebra follow its body. Poses, sizes and backgrounds come from the same
-distributions for all coats, but no scene is shared: only the coat differs.
-
-The script writes `trainA trainB testA testB` and `masks/testA masks/testB` (255 on animals, else 0), with
-`--coats` `train/COAT test/COAT masks/COAT`. The set depends on the parameters alone, which are in a file.
+An animal is a skeleton of tapered limbs, joined by a smooth union; a limb's stripe phase runs along its axis.
+Poses, sizes and backgrounds come from the same distributions for all coats, but no scene is shared. Beside
+the images lie `masks` (255 on animals, else 0) of those for testing, and a file of the parameters that define
+all.
 """
 
 import argparse

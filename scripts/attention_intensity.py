@@ -4,9 +4,9 @@
     python scripts/attention_intensity.py --name NAME --epochs 20,40,60 --labels DIR    label maps of sources
 
 A pixel is crucial if its attention exceeds 0.5; an image is aware of a class that it shows if at least half
-of the class's pixels are crucial. The numbers are printed and written to OUT/attention.json. A file of labels
-is a mask, white on the animals, or a Cityscapes label map of its 19 train classes (the supplement has 16); it
-is found by the name of its image. Sources that are label maps serve too: --labels DATAROOT/testA.
+of the class's pixels are crucial. The numbers are printed and written to OUT/attention.json. A file of
+labels, of its image's name, is a mask, white on the animals, or a Cityscapes label map (19 classes; the
+supplement has 16).
 """
 
 import json

@@ -2,11 +2,10 @@
 
     python scripts/benchmark.py [--modes global,local,cut] [--size 256] [options of train.py]
 
-A mode is one of QS-Attn, a model, or a system of `scripts/systems.txt`. Two sides with the same weights: the
-textbook step (`models/textbook.py`; eager float32, on CUDA with TF32 convolutions and cuDNN's search, as the
-released code has them), and the training step under the speed options given, such as --fast. They alternate
-step by step, so that other load on the machine affects both; each step is timed between synchronisations.
-Models other than CUT and QS-Attn have no textbook step and are timed alone.
+A mode is one of QS-Attn, a model, or a system of `scripts/systems.txt`. Two sides with the same weights, the
+textbook step (eager float32, on CUDA with TF32 convolutions, as released) and the training step under the
+speed options given, such as --fast, alternate, so that other load on the machine affects both. Models other
+than CUT and QS-Attn have no textbook step and are timed alone.
 """
 
 import sys

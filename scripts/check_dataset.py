@@ -32,17 +32,15 @@ def folders_under(dataroot: Path) -> dict[str, list[Path]]:
 
 def copies(findings: Sequence[Finding]) -> list[str]:
     """The pictures that occur more than once, one line each."""
-    same: dict[bytes, list[Finding]] = defaultdict(list)
+    same: dict[bytes, dict[str, str]] = defaultdict(dict)  # content -> path -> folder
     for finding in findings:
         if not finding.error:
-            same[finding.content].append(finding)
-    lines = []
-    for group in same.values():
-        if len(group) > 1:
-            folders = " and ".join(dict.fromkeys(finding.folder for finding in group))
-            paths = names([finding.path for finding in group])
-            lines.append(f"{folders}: the same picture {len(group)} times: {paths}")
-    return lines
+            same[finding.content][finding.path] = finding.folder
+    return [
+        f"{' and '.join(dict.fromkeys(of.values()))}: the same picture {len(of)} times: {names([*of])}"
+        for of in same.values()
+        if len(of) > 1
+    ]
 
 
 @entry_point

@@ -211,12 +211,10 @@ def evaluate_styles(opt: Namespace) -> dict[str, Any]:
 def evaluate_labels(opt: Namespace) -> dict[str, Any]:
     """Cityscapes scores of label maps, in per cent."""
     scores, iou, pairs = score_label_folders(opt.label, opt.pred)
-    return {
-        "numbers": {name: 100 * share for name, share in scores.items()},
-        "notes": {},
-        "class_iou": {name: None if math.isnan(share) else 100 * share for name, share in iou.items()},
-        "compared": f"{opt.pred}: {pairs} label maps against {opt.label}, in %",
-    }
+    compared = f"{opt.pred}: {pairs} label maps against {opt.label}, in %"
+    of_classes = {name: None if math.isnan(share) else 100 * share for name, share in iou.items()}
+    numbers = {name: 100 * share for name, share in scores.items()}
+    return {"numbers": numbers, "notes": {}, "class_iou": of_classes, "compared": compared}
 
 
 def weights_of(opt: Namespace, epoch: str) -> Path:

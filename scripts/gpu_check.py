@@ -3,10 +3,9 @@
     python scripts/gpu_check.py --part correctness [--out gpu_check]
     python scripts/gpu_check.py --part speed [--out gpu_check]
 
-Correctness: losses and gradients against the textbook step; stopped and continued trainings; the tests that
-need a GPU. Speed: the options one by one and together, large images, and the kernels of a step. Findings are
-added to PART.md at once; a check that fails leaves its error there, and the exit status is 1. Needs torch,
-Triton, SciPy, pytest and no network.
+Correctness: agreement with the textbook step, resuming, the tests that need a GPU. Speed: options, large
+images, kernels. Findings are added to PART.md at once; where a check fails its error, and the exit status is
+1.
 """
 
 import argparse

@@ -43,11 +43,9 @@ class LossRecord:
 
     def scalars(self) -> dict[str, float]:
         """What curves show, by tag: losses, rate, epoch and speed."""
-        return {f"loss/{name}": value for name, value in self.losses.items() if value is not None} | {
-            "training/learning_rate": self.lr,
-            "training/epoch": self.epochs_done,
-            "training/seconds_per_image": self.seconds_per_image,
-        }
+        found = {f"loss/{name}": value for name, value in self.losses.items() if value is not None}
+        found |= {"training/learning_rate": self.lr, "training/epoch": self.epochs_done}
+        return {**found, "training/seconds_per_image": self.seconds_per_image}
 
     def time_left(self, epochs: float) -> str:
         """How long it takes until `epochs` epochs are done, at this record's speed."""

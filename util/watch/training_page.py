@@ -74,8 +74,12 @@ class TrainingPage:
             self._curves.setdefault(name, array("d")).extend((record.epochs_done, value))
 
     def _write(self) -> None:
-        page = Page(self.web, self.run)
-        page.add_facts({**self._state(), "written": time.strftime("%Y-%m-%d %H:%M")})
+        page, state = Page(self.web, self.run), {}
+        if record := self._newest:
+            state = {"epoch": f"{record.epoch} of {self.epochs}", "images": f"{record.images:,}"}
+            state |= {"learning rate": f"{record.lr:.3g}", "time left": record.time_left(self.epochs)}
+            state["seconds per image"] = f"{record.seconds_per_image:.3f}"
+        page.add_facts({**state, "written": time.strftime("%Y-%m-%d %H:%M")})
         page.add_link("../train_opt.txt", "all options")
         if self._curves:
             self.web.mkdir(parents=True, exist_ok=True)
@@ -103,17 +107,6 @@ class TrainingPage:
         page.add_strip("inputs", _file(0, SAMPLE_INPUTS))
         for index in np.linspace(0, len(epochs) - 1, min(len(epochs), MOST_STRIPS)).round().astype(int):
             page.add_strip(f"epoch {epochs[index]}", _file(epochs[index], SAMPLES))
-
-    def _state(self) -> dict[str, str]:
-        if (record := self._newest) is None:
-            return {}
-        return {
-            "epoch": f"{record.epoch} of {self.epochs}",
-            "images": f"{record.images:,}",
-            "learning rate": f"{record.lr:.3g}",
-            "seconds per image": f"{record.seconds_per_image:.3f}",
-            "time left": record.time_left(self.epochs),
-        }
 
 
 def _file(epoch: int, label: str) -> str:
