@@ -235,10 +235,7 @@ class UnalignedDataset(BaseDataset):
 
 
 class AlignedDataset(BaseDataset):
-    """Pairs in pix2pix's layout: the halves of one file, resized apart, cropped and mirrored alike.
-
-    An epoch is every file once. direction: "AtoB" (source on the left) or "BtoA" (source on the right).
-    """
+    """Pairs in pix2pix's layout, A on the left: resized apart, cropped and mirrored alike; BtoA exchanges."""
 
     columns = 2
 

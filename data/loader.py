@@ -64,10 +64,7 @@ def make_batch(
 
 
 class Workers:
-    """Processes that make batches ahead, in turns, each at most one.
-
-    A batch travels through a pipe, which needs no /dev/shm and whose end tells that the other side died.
-    """
+    """Processes that make batches in turns, one ahead each; pipes need no /dev/shm and notice an end."""
 
     def __init__(self, dataset: BaseDataset, count: int) -> None:
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)

@@ -90,10 +90,7 @@ def seed_list(text: str) -> list[int]:
 
 
 def parse_study(parser: ArgumentParser, argv: Sequence[str], dataroot: str, seeds: list[int]) -> Namespace:
-    """The options of a study, after those that its script has declared in `parser`; with defaults of two.
-
-    `common` and `train` are options of train.py by name: those in --config, and those after --.
-    """
+    """The options of a study; `common` and `train` are those of train.py, in --config and after --."""
     add, group = parser.add, parser.group
     group("data and runs")
     add("--dataroot", dataroot, "folder with trainA, trainB, testA, testB")

@@ -271,10 +271,7 @@ def evaluate_sweep(opt: Namespace, options: EvaluateOptions) -> None:
 
 
 def last_and_best(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """The last and the best number of each metric, of rows in order of training.
-
-    Returns {"last": {"epoch", metric: number}, "best": {metric: {"epoch", "number"}}}.
-    """
+    """Of rows in order of training the last and the best number of each metric, with their epochs."""
     best = {}
     for name in rows[-1]["numbers"]:
         choose = max if judging.higher_is_better(name) else min

@@ -33,10 +33,7 @@ class LastingStream:
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Inside, writing to `sys.stdout` or `sys.stderr` never raises; afterwards Python can exit normally.
-
-    Warnings are one line each, without the line of code that they came from.
-    """
+    """Inside, writing to stdout or stderr never raises, and warnings are one line each."""
     warnings.showwarning = lambda message, *where: tqdm.write(f"warning: {message}", file=sys.stderr)
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a checkpoint could get stderr's number
         pass

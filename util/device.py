@@ -18,10 +18,7 @@ CGROUP = Path("/sys/fs/cgroup")  # the limit of a container
 
 
 def get_device(gpu_ids: list[int]) -> torch.device:
-    """The device of `--gpu_ids`: [] is the CPU, [i] CUDA device i, under torchrun that of the local rank.
-
-    Without CUDA, it is Apple's MPS or else the CPU, with one notice per process.
-    """
+    """The device of --gpu_ids: [i] CUDA's i, under torchrun that of the rank; else MPS; for [], the CPU."""
     if not gpu_ids:
         return torch.device("cpu")
     if torch.cuda.is_available():

@@ -9,10 +9,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, and move it to `path`.
-
-    Raises OSError where it fails; what was at `path` is then still there, and nothing else is.
-    """
+    """Let `write` fill a file beside `path`, flush it and move it there; OSError: the old one stays."""
     place = {"dir": path.parent, "ignore_cleanup_errors": True}
     with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", **place) as folder:
         # One short name for all: torch.save writes it into the file, so that equal weights give equal files.

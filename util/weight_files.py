@@ -37,14 +37,9 @@ def sha256(path: Path) -> str:
 
 
 def read_tensors(path: str | Path, part: str | None = None) -> dict[str, Tensor]:
-    """The state dict in a file, on the CPU, with plain keys, without the prefixes of wrappers.
+    """The state dict in a file, or its `part`, as "a" of MUNIT's, on the CPU, without prefixes of wrappers.
 
-    Args:
-        part: the name of one of several state dicts in the file. MUNIT's released code saves its generators
-            as "a" and "b" of one file.
-
-    Raises:
-        UserError: the file is damaged, or holds anything but named arrays of finite numbers.
+    UserError where the file is damaged, or holds anything but named arrays of finite numbers.
     """
     path = Path(path)
     with open(path, "rb") as file:

@@ -60,12 +60,7 @@ def background_change(real: np.ndarray, fake: np.ndarray, mask: np.ndarray) -> f
 def stripe_report(
     real_a: str | Path, fake_b: str | Path, real_b: str | Path, masks: str | Path
 ) -> dict[str, float]:
-    """Measure a folder of translations, named as their sources; `masks` holds the folders testA and testB.
-
-    Returns their number "images"; the mean `stripedness` of "real_A" (of the translated ones), "fake_B" and
-    "real_B"; "gained", where fake B stands between real A (0) and real B (1); and "background", the mean
-    `background_change`.
-    """
+    """Means over translations by name, and `gained`: where they stand between real A (0) and real B (1)."""
     sources, targets = (
         _masked(folder, Path(masks, of)) for folder, of in ((real_a, "testA"), (real_b, "testB"))
     )
