@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
@@ -33,7 +33,7 @@ from options.train_options import TrainOptions
 from scripts.evaluate import option_words
 from scripts.judging import add_judging, write_receipt
 from scripts.study_page import study_results, write_page
-from util.arguments import ArgumentParser, gpu_list, integer, read_words
+from util.arguments import ArgumentParser, gpu_list, integer, read_words, some_of
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.files import write_atomically
@@ -67,22 +67,13 @@ def study_of(argv: Sequence[str]) -> "Study":
     default = ["qs_global", "qs_local", "qs_local_global", "cut", "fastcut"]
     all_but = f"all: every one, but {', '.join(NEED_VGG)} only with -- --vgg_weights FILE"
     listed = f"list of {', '.join(CONFIGS)}; {all_but}"
-    parser.add("--configs", default, listed, type=config_list)
+    parser.add("--configs", default, listed, type=some_of([*CONFIGS, "all"]))
     opt = parse_study(parser, argv, "./datasets/stripes", [0, 1, 2])
     opt.out = opt.out or Path("results/study")
-    if opt.configs == ["all"]:
+    if "all" in opt.configs:
         opt.configs = [name for name in CONFIGS if name not in NEED_VGG or "vgg_weights" in opt.train]
     named = ", ".join(opt.configs) if len(opt.configs) <= 6 else f"{len(opt.configs)} configurations"
     return Study(opt, {name: CONFIGS[name] for name in opt.configs}, f"Study of {named}")
-
-
-def config_list(text: str) -> list[str]:
-    """Names of `CONFIGS` with commas, or all."""
-    names = list(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in (*CONFIGS, "all"):
-            raise ArgumentTypeError(f"names {name!r}, but there are {', '.join(CONFIGS)}")
-    return names
 
 
 def seed_list(text: str) -> list[int]:

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import zlib
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ from models.qs_attn import MODES, select_queries
 from models.qs_model import pooled
 from options.test_options import options_behind, take_pretrained
 from options.train_options import TrainOptions
-from util.arguments import ArgumentParser, gpu_list, integer, layer_list
+from util.arguments import ArgumentParser, gpu_list, integer, layer_list, some_of
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.image_files import ImageError, list_images
@@ -52,7 +52,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--input", None, "an image or a folder of images", type=Path)
     add("--load_size", None, "first scale the shorter side to this many pixels", type=integer(8), shown="no")
     add("--layers", None, "encoder layers", type=layer_list, shown="the run's --qs_layers, else 12,16")
-    add("--modes", list(MODES), "modes of selection", type=_modes)
+    add("--modes", list(MODES), "modes of selection", type=some_of(MODES))
     add("--num_patches", None, "queries per layer", type=integer(1), shown="the run's, else 256")
     add("--domain", None, "of many: that of the translation beside the queries", shown="the first")
     add("--output", None, "folder to write to", type=Path, shown="./results/NAME/queries_EPOCH")
@@ -64,13 +64,6 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     folder = Path(opt.name).name.removesuffix(".pth")
     opt.output = opt.output or Path("results", folder, f"queries_{opt.epoch}")
     return opt
-
-
-def _modes(text: str) -> list[str]:
-    modes = text.split(",")
-    if not set(modes) <= set(MODES):
-        raise ArgumentTypeError(f"takes a list of {','.join(MODES)}, not {text!r}")
-    return modes
 
 
 @entry_point

@@ -55,6 +55,19 @@ def layer_list(text: str) -> list[int]:
     raise argparse.ArgumentTypeError(f"takes ascending layer numbers such as 0,4,8,12,16, not {text!r}")
 
 
+def some_of(known: Collection[str]) -> Callable:
+    """The parser of a list, with commas, of `known` names."""
+
+    def parse(text: str) -> list[str]:
+        names = list(dict.fromkeys(text.split(",")))
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"names {name!r}, but there are {', '.join(known)}")
+        return names
+
+    return parse
+
+
 def gpu_list(text: str) -> list[int]:
     """One GPU number, or -1 for the CPU (the empty list)."""
     try:
