@@ -132,10 +132,7 @@ def open_rgb(path: str | os.PathLike, grey: tuple[float, float] | None = None) -
 
 
 def to_rgb(image: Image.Image, grey: tuple[float, float] | None = None) -> Image.Image:
-    """Any Pillow image as 8-bit RGB: colours as sRGB, transparency over white, deep grey scaled to 0..255.
-
-    grey: black and white of grey images of more than 8 bits; None: as `likely_range` says of each image.
-    """
+    """Any image as 8-bit sRGB, transparency over white; `grey`: black and white of deep grey."""
     if is_deep(image):
         values = np.asarray(image).astype(np.float64)
         black, white = grey or likely_range(values.min(), values.max())

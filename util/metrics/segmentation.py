@@ -67,10 +67,7 @@ def read_label_map(path: str | Path, size: tuple[int, int] | None = None) -> np.
 
 
 def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int = len(CLASSES)) -> np.ndarray:
-    """Counts (classes, classes + 1) of two id maps of one shape; row: label, column: prediction.
-
-    Pixels labelled 255 are not counted; predictions of 255 fill the last column. Sum the matrices of a set.
-    """
+    """Counts (classes, classes + 1): row label, of 255 none; column prediction, the last of 255."""
     labelled = label != IGNORED
     rows, columns = label[labelled], np.minimum(prediction[labelled], classes)
     counts = np.bincount(rows * (classes + 1) + columns, minlength=classes * (classes + 1))
