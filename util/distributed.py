@@ -26,7 +26,10 @@ class ProcessLostError(RuntimeError):
 
 @contextlib.contextmanager
 def session(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started, if any; `ProcessLostError` where one of them is lost."""
+    """Join the other processes that torchrun started, if any; a GPU becomes torch's current device.
+
+    Raises `ProcessLostError` in place of the various errors that a lost process causes.
+    """
     if device.type == "cuda":  # the default device of random states and events
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
