@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from training_process import TrainingProcess, assert_same_run, losses, steps_saved, words
 
+from util.run.lock import is_held
 from util.run.stop_signal import SIGNALS, StopSignal
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork, POSIX signals and locks")
@@ -135,7 +136,7 @@ def test_one_name_is_for_one_run_and_a_dead_holder_frees_it(dataroot, tmp_path):
     first = TrainingProcess(argv, tmp_path / "first.log")
     first.wait_until(lambda: steps_saved(tmp_path) >= 2)
     second = TrainingProcess([*argv, "--overwrite"], tmp_path / "second.log")
-    assert second.wait() == 2
+    assert second.wait() == 2 and is_held(tmp_path / "run") and not is_held(tmp_path)
     assert f"is being trained by process {first.pid} on {socket.gethostname()}" in second.output()
     assert first.process.is_alive()
     first.kill()  # its workers live on for a few seconds

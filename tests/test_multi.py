@@ -148,10 +148,7 @@ def test_only_the_targets_of_a_batch_learn(float64):
 
 # ---- data and options ----
 
-
-PHASES = [
-    (phase, name, count) for phase in ("train", "test") for name, count in zip("ABC", (3, 5, 2), strict=True)
-]
+PHASES = [(phase, *domain) for phase in ("train", "test") for domain in (("A", 3), ("B", 5), ("C", 2))]
 
 
 @pytest.fixture(scope="module")

@@ -131,9 +131,6 @@ def test_seen_after_a_step(line):
     assert SEEN[line](stepped(line))
 
 
-# Standard deviation of a kernel of so many inputs and outputs, of gain 0.1.
-
-
 # What D's scores are charged: (should look real, should look fake).
 GAN_FORMULAS = {
     "lsgan": (lambda s: (s - 1) ** 2, lambda s: s**2),

@@ -36,7 +36,6 @@ def test_scripts_parse_and_stop_at_errors():
 
 def make_wheel(folder: Path, name: str, version: str) -> None:
     info = f"{name}-{version}.dist-info"
-    folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{name}.py", "")
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
@@ -46,7 +45,7 @@ def make_wheel(folder: Path, name: str, version: str) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A set-up project in a path with a space; its one requirement is a wheel, of a plain build of torch."""
+    """A set-up project in a path with a space; its one requirement is a wheel."""
     project = tmp_path_factory.mktemp("a project")
     (project / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/setup.sh", project / "scripts")
