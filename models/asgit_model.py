@@ -3,9 +3,8 @@
 With A(x) the attention map of an image x, G_A translates a fused with A(a) (`models/attention.py`). D_A
 judges B and D_B judges A, as in CycleGAN. Maps are constants: no gradient passes through them.
 
-- `--attention_source memory` (v1): A(a) is D_A's map of the last translation of a, all ones at first. The
-  memory (`models/attention_memory.py`) follows crops and mirroring. Reconstructions get no map. Testing has
-  no maps and needs no D.
+- `--attention_source memory` (v1): A(a) is D_A's map of the last translation of a, all ones at first
+  (`models/attention_memory.py`). Reconstructions and testing have no maps.
 - `--attention_source discriminator` (v2): A(a) is D_B's map of a; on the way back, D_A's map of G_A(a)
   guides G_B. Testing needs the discriminator of the source.
 """
@@ -36,7 +35,7 @@ def remembers(opt: Namespace) -> bool:
 
 
 class GuidedModel(BaseModel):
-    """Precedes the class of the model that it guides: the options, the memory of maps, and their pictures.
+    """Precedes the class of the model that it guides.
 
     The `maps` (B, 1, h, w) in [0, 1] of a step join its `results`: those that guided images of A as "attn_A",
     and with a memory those to keep for them as "next_A".
@@ -61,10 +60,8 @@ class GuidedModel(BaseModel):
         if opt.attention_fusion == "none":
             return
         if opt.netD not in build.ATTENDING:
-            raise UserError(
-                f"--netD {opt.netD} does not say where it looks: give --netD {' or '.join(build.ATTENDING)}, "
-                "or --attention_fusion none"
-            )
+            these = f"--netD {' or '.join(build.ATTENDING)}, or --attention_fusion none"
+            raise UserError(f"--netD {opt.netD} does not say where it looks: give {these}")
         with torch.device("meta"):  # refuses a stage that the generator does not have
             build.build_generator(opt, fusion=opt.attention_fusion, stage=opt.attention_stage)
 
@@ -157,7 +154,6 @@ class ASGITModel(GuidedModel, CycleGANModel):
 
     @classmethod
     def translating(cls, opt: Namespace) -> tuple[str, ...]:
-        """The generator, and where maps come from a discriminator, that of the source."""
         (generator,) = super().translating(opt)
         if opt.attention_fusion == "none" or remembers(opt):
             return (generator,)
@@ -219,8 +215,7 @@ class ASGITSupervisedModel(GuidedModel, OneSidedModel):
 
         lambda_GAN GAN(D, (a, G(a))) + lambda_L1 |G(a) - b|
 
-    and D's half the sum of its terms for (a, b) and (a, G(a)). D judges pairs only, so a alone has no map:
-    testing has none and needs no D. With `--attention_fusion none` it is pix2pix, but for its norms.
+    Testing has no maps. With `--attention_fusion none` it is pix2pix, but for its norms.
     """
 
     network_names = ("G", "D")

@@ -4,9 +4,7 @@ Discriminators: post hoc (PHA) and trainable attention (TAM). Both are the Patch
 halving: the first part yields the map, at 1/8 of the image's size, the head yields the scores.
 
 Generators: a raw map is scaled to [0, 1] per image, resized bilinearly and fused: `FUSIONS` defines how, the
-stage where. F0 is the image (the only stage of a U-Net); of a ResNet F1 is before the first halving, F2 after
-the second, F3 after the 4th residual block, F4 after the last. The supplement compares the stages without
-saying how features are fused; here as the image is.
+stage where (`stages`). The supplement does not say how features are fused; here as the image is.
 
 Legend: images (B, C, H, W), maps (B, 1, h, w) of any size, features (B, C', H', W').
 """
@@ -30,11 +28,10 @@ HEAD = 4  # modules behind the last halving: convolution, norm, activation, conv
 
 
 class AttendingDiscriminator(nn.Module):
-    """A PatchGAN, whose norm is `norm`, that says where it looks. A subclass has three methods.
+    """A PatchGAN that says where it looks.
 
-    split(layers, ndf) keeps the PatchGAN's layers under the released names. attend(x) gives the scores
-    (B, 1, h', w') of images and, from the same pass, the raw map (B, 1, H // 8, W // 8), not detached;
-    raw_map(x) the map alone, by a part of that pass. UserError for a side below `smallest_side`.
+    A subclass has split(layers, ndf), which keeps the PatchGAN's layers under the released names; attend(x),
+    the scores (B, 1, h', w') of images and the raw map (B, 1, H // 8, W // 8), not detached; and raw_map(x).
     """
 
     run_layers = staticmethod(run_layers)
@@ -52,10 +49,7 @@ class AttendingDiscriminator(nn.Module):
 
 
 class PostHocAttention(AttendingDiscriminator):
-    """PHA: the map is the mean absolute activation over channels after the third halving.
-
-    No parameter is added, so the map describes what the scores are computed from.
-    """
+    """PHA: the map is the mean absolute activation over channels after the third halving."""
 
     def split(self, layers: nn.Sequential, ndf: int) -> None:
         self.model_p1, self.model_p2 = nn.Sequential(*layers[:-HEAD]), nn.Sequential(*layers[-HEAD:])
@@ -92,7 +86,6 @@ class TrainableAttention(AttendingDiscriminator):
         return self._run(self.fin_phase, (1 + logits.sigmoid()) * trunk), _mean_less_half(logits)
 
     def raw_map(self, x: Tensor) -> Tensor:
-        """In training mode the mask's running statistics move, as in `attend`."""
         return _mean_less_half(self._features_and_logits(x)[1])
 
     def _features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,10 +95,7 @@ class TrainableAttention(AttendingDiscriminator):
 
 
 class MaskBranch(nn.Module):
-    """TAM's mask before the sigmoid: (B, ndf, H/2, W/2), trunk size (h, w) -> (B, 4 ndf, h, w).
-
-    Its norms are always batch norms: each forward pass in training mode updates their running statistics.
-    """
+    """TAM's mask before the sigmoid, with batch norms: (B, ndf, H/2, W/2) -> (B, 4 ndf, *size)."""
 
     def __init__(self, ndf: int) -> None:
         super().__init__()
@@ -150,10 +140,7 @@ EPS = 1e-6  # a map whose range is smaller counts as constant
 
 
 def normalise_map(maps: Tensor) -> Tensor:
-    """Raw maps (B, 1, h, w) scaled to [0, 1] by minimum and maximum per image; zeros for a constant map.
-
-    The released code takes minimum and maximum over the whole batch, without an eps; at batch 1 both agree.
-    """
+    """Raw maps (B, 1, h, w) scaled to [0, 1] per image (released: per batch); zeros for a constant map."""
     least, largest = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     return (maps - least) / (largest - least).clamp(min=EPS)
 
@@ -180,7 +167,7 @@ FUSIONS: dict[str, Fusion] = {
 
 
 class Guided(nn.Module):
-    """Precedes a generator class, whose state-dict keys it keeps. UserError for a stage that this has not."""
+    """Precedes a generator class, whose state-dict keys it keeps."""
 
     def __init__(self, input_nc: int = 3, *args, fusion: str = "rmult", stage: str = "F0", **settings):
         super().__init__(input_nc + FUSIONS[fusion].extra_nc, *args, **settings)
@@ -194,7 +181,7 @@ class Guided(nn.Module):
         return {"F0": 0}
 
     def fuse(self, x: Tensor, attention: Tensor | float | None) -> Tensor:
-        """Fuse x (B, C', H', W') with maps (B, 1, h, w), a constant, or `Fusion.absent` (None)."""
+        """Fuse features x with maps, a constant, or `Fusion.absent` (None)."""
         if attention is None:
             attention = self.fusion.absent
         if not isinstance(attention, Tensor):
@@ -202,16 +189,13 @@ class Guided(nn.Module):
         return self.fusion.apply(x, resize_map(attention, x.shape[2:]).to(x.dtype))
 
     def forward(self, images: Tensor, attention: Tensor | float | None = None) -> Tensor:
-        """Translate images. attention: maps (B, 1, h, w) in [0, 1] of any size, a constant, or None."""
         return super().forward(self.fuse(images, attention))
 
 
 class GuidedResnetGenerator(Guided, ResnetGenerator):
-    """`ResnetGenerator` with attention. Images (B, input_nc, H, W) in [-1, 1], H and W multiples of 4."""
-
     def stages(self) -> dict[str, int]:
+        """F1 is before the first halving, F2 after the second, F3 after the 4th block, F4 after the last."""
         blocks = [number for number, module in enumerate(self.model) if isinstance(module, ResnetBlock)]
-        # Border, convolution, norm and activation come before the first halving.
         stages = {"F0": 0, "F1": 4, "F2": blocks[0], "F3": blocks[0] + 4, "F4": blocks[-1] + 1}
         if len(blocks) < 4:
             del stages["F3"]
@@ -240,7 +224,6 @@ class GuidedTranslator(nn.Module):
         return self.generator(images, self.attention(images))
 
     def attention(self, images: Tensor) -> Tensor | float:
-        """Maps (B, 1, h, w) in [0, 1] that guide the translation of images (B, C, H, W), or the constant."""
         if self.discriminator is None:
             return self.generator.fusion.unseen
         return normalise_map(self.discriminator.raw_map(images))

@@ -1,11 +1,8 @@
 """The attention memory (ASGIT, v1): for each training image, the last attention map of its translation.
 
-A map belongs to the crop it was made from, and the next sample of that image has another crop, perhaps
-mirrored. So the memory keeps each map, at its own small size, with its window in the image, and a lookup
-resamples it into the window of the new crop. Outside the old crop the map is one, as for unseen images.
-
-A window is five numbers: top, left, height and width as fractions of the image's height and width, so that
-they outlast a change of size, then 1 if the crop is mirrored left to right, else 0.
+A map is kept at its own small size with the window that it was made from, and a lookup resamples it into the
+window of the next crop. Outside the old crop the map is one, as for unseen images. A window is five numbers:
+top, left, height and width as fractions of the image's, then 1 if the crop is mirrored, else 0.
 """
 
 import os
@@ -16,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import resize_map
-from util.distributed import gather_tensors
+from util.distributed import gather
 
 WHOLE = (0.0, 0.0, 1.0, 1.0, 0.0)  # the window of an image that is neither cropped nor mirrored
 UNKNOWN = (1, 1, 1)  # the shape of maps before the first one is stored
@@ -25,10 +22,8 @@ UNKNOWN = (1, 1, 1)  # the shape of maps before the first one is stored
 class AttentionMemory(nn.Module):
     """Attention maps by image path: maps (N, 1, h, w), windows (N, 5) and flags (N,), saved with their paths.
 
-    h and w are those of the first map stored; maps of another size are resized to it. `lookup` and `store` do
-    not synchronise with the device. With several processes each `store` gathers all maps, so that every
-    process holds the memory that one process with the global batch would hold. Saved paths are relative to
-    `root`, so that the data set can be moved; "": as given.
+    h and w are those of the first map stored. `lookup` and `store` do not synchronise with the device. With
+    several processes each `store` gathers all maps. Saved paths are relative to `root`; "": as given.
     """
 
     def __init__(self, root: str = "") -> None:
@@ -63,12 +58,9 @@ class AttentionMemory(nn.Module):
 
     @torch.no_grad()
     def store(self, rows: Tensor, maps: Tensor, windows: Tensor | None = None) -> None:
-        """Keep maps (B, 1, h, w) in [0, 1] of the crops `windows` (B, 5) of the images `rows` (B,).
-
-        Where an image is in the batch twice, its last map stays. windows None: whole images.
-        """
+        """Keep maps (B, 1, h, w) in [0, 1] of the crops `windows` of the images `rows`, as in `lookup`."""
         parts = (rows, maps.to(self.maps.dtype), self._filled(windows, rows))
-        rows, maps, windows = (torch.cat(gather_tensors(part)) for part in parts)
+        rows, maps, windows = (torch.cat(gather(part)) for part in parts)
         if self.maps.shape[1:] == UNKNOWN:
             self._clear(maps.shape[1:])
         maps = resize_map(maps, self.maps.shape[2:])
@@ -79,14 +71,14 @@ class AttentionMemory(nn.Module):
         self.stored.index_fill_(0, rows, True)
 
     def get_extra_state(self) -> dict[str, object]:
-        """The stored maps with their paths and windows, on the CPU: what `state_dict` holds."""
+        """The stored maps with their paths and windows, on the CPU."""
         stored = self.stored.tolist()
         paths = [path for path, row in self._row.items() if stored[row]]
         rows = torch.tensor([self._row[path] for path in paths], dtype=torch.int64)
         return {"paths": paths, "maps": self.maps.cpu()[rows], "windows": self.windows.cpu()[rows]}
 
     def set_extra_state(self, state: dict[str, object]) -> None:
-        """Replace all maps by saved ones, including those of images not in `paths`; the rest are ones."""
+        """Replace all maps by the saved ones; those of other images are ones."""
         paths, maps = state["paths"], state["maps"]
         rows = torch.tensor(self._add(paths), dtype=torch.int64, device=self.maps.device)
         self._clear(maps.shape[1:] if paths else UNKNOWN)

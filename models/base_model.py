@@ -2,9 +2,7 @@
 
 A model is a class with one entry in `models.MODELS`. It says which networks it has and which of them learn
 together (`network_names`, `groups`), builds each (`build_network`), and writes one training step
-(`training_step`), which reads `self.batch` and leaves losses in `self.losses` and images in `self.results`,
-nothing else. The CUDA graph, checkpoints, logs, pages, test.py and export need no more. CONTRIBUTING.md has
-the recipe.
+(`training_step`). CONTRIBUTING.md has the recipe.
 """
 
 import contextlib
@@ -20,7 +18,7 @@ from torch.optim import Adam, Optimizer
 from data.transforms import crops
 from models import build
 from models.finite_guard import FiniteGuard
-from models.optimizers import Schedule, check_moments, load_moments, state_of_torch
+from models.optimizers import Schedule, check_moments, load_moments
 from models.speed.accelerator import Accelerator
 from models.weights import load_weights, misfit, save_weights, weights_file
 from util import distributed
@@ -160,16 +158,11 @@ class BaseModel:
         """Called before training with the files of each domain, the same in every process."""
 
     def set_input(self, batch: dict) -> None:
-        """Take a batch: images "A" and "B", further tensors, and the paths "A_paths" and "B_paths".
-
-        UserError where the images of A and B differ in size, and the step needs one size.
-        """
+        """Take a batch: images "A" and "B", further tensors, and the paths "A_paths" and "B_paths"."""
         (h_A, w_A), (h_B, w_B) = (batch[domain].shape[2:] for domain in "AB")
         if self.equal_sizes and (h_A, w_A) != (h_B, w_B):
-            raise UserError(
-                f"an image of A has {w_A} x {h_A} pixels and the one of B beside it {w_B} x {h_B}, but a "
-                "step needs one size: use a --preprocess that crops, such as resize_and_crop"
-            )
+            sizes = f"an image of A has {w_A} x {h_A} pixels and the one of B beside it {w_B} x {h_B}"
+            raise UserError(f"{sizes}, but a step needs one size: use a --preprocess that crops")
         self.batch = {name: self.place(value) for name, value in batch.items() if isinstance(value, Tensor)}
         self.image_paths = list(batch.get("A_paths", [])) + list(batch.get("B_paths", []))
 
@@ -227,8 +220,7 @@ class BaseModel:
 
     @property
     def learning_rate(self) -> float:
-        """That of the first group of networks."""
-        return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
+        return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])  # of the first network
 
     def update_learning_rate(self, mean_loss: float | None = None) -> None:
         """After an epoch, with the mean of `headline[0]` over it, which a plateau schedule needs."""
@@ -241,16 +233,13 @@ class BaseModel:
             "networks": {name: net.state_dict() for name, net in self.networks.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedule": self.schedule.state_dict(),
-            "memories": {
-                name: distributed.gather(memory.state_dict()) for name, memory in self.memories.items()
-            },
+            "memories": {name: distributed.gather(of.state_dict()) for name, of in self.memories.items()},
         }
 
     def load_training_state(self, state: dict) -> None:
-        """Continue from `training_state()`, with the optimisers' settings of now.
+        """Continue from `training_state()`, with the optimisers' settings of now; `schedule.begin` follows.
 
-        Each process takes one of the memories saved. `schedule.begin` then sets the learning rates. UserError
-        where a network does not fit, ValueError where the moments of an optimiser do not.
+        UserError where a network does not fit, ValueError where the moments of an optimiser do not.
         """
         for name, net in self.networks.items():
             if problem := misfit(net, state["networks"][name]):
@@ -261,8 +250,8 @@ class BaseModel:
             net.load_state_dict(state["networks"][name])
         for name, optimizer in self.optimizers.items():
             load_moments(optimizer, state["optimizers"][name])
-        schedule = state.get("schedule") or state_of_torch(state, self.schedule.initial[0])
-        self.schedule.load_state_dict(schedule)
+        if "schedule" in state or self.schedule.plateau:  # version 1.0 saved none
+            self.schedule.load_state_dict(state["schedule"])
         for name, memory in self.memories.items():
             saved = state["memories"][name]
             memory.load_state_dict(saved[distributed.rank() % len(saved)])
@@ -273,20 +262,15 @@ class BaseModel:
             save_weights(net, weights_file(folder, epoch, name))
 
     def load_networks(self, folder: Path, epoch: str) -> list[str]:
-        """Load the networks saved in `folder` at `epoch`; return the names of those found.
-
-        UserError where a network that translating needs is missing, or a file does not fit its network.
-        """
+        """Load the networks saved in `folder` at `epoch`, all that translating needs; return their names."""
         files = {name: weights_file(folder, epoch, name) for name in self.networks}
         if "G_A" in files and not files["G_A"].is_file():  # one generator as CycleGAN's code publishes it
             files["G_A"] = weights_file(folder, epoch, "G")
         found = [name for name, file in files.items() if file.is_file()]
         for name in self.translating(self.opt):
             if name not in found:
-                raise UserError(
-                    f"{folder} has no {weights_file(folder, epoch, name).name} to start from: name a run and "
-                    "an --epoch that were saved"
-                )
+                file = weights_file(folder, epoch, name).name
+                raise UserError(f"{folder} has no {file} to start from: name a saved run and --epoch")
         for name in found:
             load_weights(self.networks[name], files[name])
         return found

@@ -17,15 +17,15 @@ from util.errors import UserError
 
 RESNETS = ("resnet_9blocks", "resnet_6blocks", "resnet_4blocks")
 UNETS = ("unet_256", "unet_128")
-ATTENDING: dict[str, type[nn.Module]] = {
-    "posthoc_attn": PostHocAttention,
-    "trainable_attn": TrainableAttention,
-}
+ATTENDING = {"posthoc_attn": PostHocAttention, "trainable_attn": TrainableAttention}
 
 
 def add_options(add) -> None:
     """Declare the options of the networks that models share, with `add(flag, default, help, ...)`."""
     add = partial(add, scope="fixed")
+    channels = {"choices": (1, 3), "type": integer(1)}
+    add("--input_nc", 3, "channels of the source images: 1 (grey) or 3 (RGB)", **channels)
+    add("--output_nc", 3, "channels of the target images: 1 (grey) or 3 (RGB)", **channels)
     add("--netG", "resnet_9blocks", "generator", choices=(*RESNETS, *UNETS))
     add("--ngf", 64, "channels after the generator's first convolution", type=integer(1))
     add("--normG", "instance", "normalisation in the generator", choices=tuple(NORMS))
@@ -53,10 +53,7 @@ def network_defaults(netG: str) -> dict[str, object]:
 
 
 def layer_channels(opt: Namespace, netG: nn.Module | None = None) -> list[int]:
-    """Channels of the features at each of `--nce_layers`, of `netG` (None: of `--netG`).
-
-    UserError where it has no such layer.
-    """
+    """Channels of the features at each of `--nce_layers`, of `netG` (None: of `--netG`), or UserError."""
     if netG is None:
         with torch.device("meta"):  # shapes alone: no memory, no random number
             netG = build_generator(opt)
@@ -88,9 +85,7 @@ def build_generator(
 ) -> UnetGenerator | ResnetGenerator:
     """`--netG` with fresh weights, from `--input_nc` channels to `--output_nc`, or `backwards`.
 
-    Args:
-        domains: how many target domains its decoder knows, a ResNet's; 0: one, without a label.
-        guidance: `fusion` and `stage` of `models/attention.py`, for a generator guided by attention.
+    A ResNet's decoder may know target `domains`. `guidance`: `fusion` and `stage` of `models/attention.py`.
     """
     channels = (opt.output_nc, opt.input_nc) if backwards else (opt.input_nc, opt.output_nc)
     settings = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout, **guidance}
@@ -108,11 +103,7 @@ def build_generator(
 
 
 def build_discriminator(opt: Namespace, channels: int | None = None, scores: int = 1) -> nn.Module:
-    """`--netD` with fresh weights, for images of so many channels (None: `--output_nc`).
-
-    Args:
-        scores: of a PatchGAN for each patch.
-    """
+    """`--netD` with fresh weights, for images of so many channels (None: `--output_nc`); `scores` a patch."""
     channels = opt.output_nc if channels is None else channels
     if opt.netD in ATTENDING:
         net = ATTENDING[opt.netD](channels, opt.ndf, opt.normD, not opt.no_antialias)
@@ -125,6 +116,6 @@ def build_discriminator(opt: Namespace, channels: int | None = None, scores: int
 
 
 def build_heads(opt: Namespace, netG: nn.Module) -> nn.Module:
-    """`--netF`, one head for each of `--nce_layers`; UserError where the generator has no such layer."""
+    """`--netF`, one head for each of `--nce_layers`."""
     heads = PatchHeads(layer_channels(opt, netG), opt.netF_nc, mlp=opt.netF == "mlp_sample")
     return initialise(heads, opt.init_type, opt.init_gain)

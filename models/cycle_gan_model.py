@@ -31,12 +31,7 @@ class CycleGANModel(TwoSidedModel):
     def add_options(cls, add) -> None:
         add("--lambda_A", 10.0, "weight of the cycle A to B to A", type=real_number(0))
         add("--lambda_B", 10.0, "weight of the cycle B to A to B", type=real_number(0))
-        add(
-            "--lambda_identity",
-            0.5,
-            "weight of the identity, times lambda_A or _B",
-            type=real_number(0),
-        )
+        add("--lambda_identity", 0.5, "weight of the identity, times lambda_A or _B", type=real_number(0))
 
     @classmethod
     def check(cls, opt: Namespace) -> None:
@@ -69,7 +64,6 @@ class CycleGANModel(TwoSidedModel):
         return images
 
     def generator_loss(self, images: dict[str, Tensor]) -> Tensor:
-        """The class's formula; each weighted term under its name in `losses`."""
         opt, losses = self.opt, self.losses
         real_A, real_B = self.batch["A"], self.batch["B"]
         losses["G_A"] = self.adversarial("D_A", images["fake_B"])

@@ -1,8 +1,7 @@
 """DCLGAN: contrastive translation both ways (Han et al., CVPR Workshops 2021).
 
-The encoders of two generators and two heads contrast a source image with its translation: the source is
-encoded by the generator that translates it, its translation by the other one, which takes images of that
-domain. So neither encoder sees a domain it does not translate from.
+A source is encoded by the generator that translates it, its translation by the other one, so that neither
+encoder sees a domain it does not translate from.
 """
 
 from argparse import Namespace
@@ -29,9 +28,8 @@ class DCLModel(ContrastModel, TwoSidedModel):
         + lambda_NCE (PatchNCE(F1(G_A a), F2(G_B G_A(a))) + PatchNCE(F2(G_B b), F1(G_A G_B(b)))) / 2
         + lambda_IDT (|G_A(b) - b| + |G_B(a) - a|) / 2
 
-    where the G of a PatchNCE are encoders. Keys (of the sources) are constants: an encoder learns from the
-    term in which it encodes translations. All patches of a batch are negatives of each other, as in the
-    released code (in CUT: those of one image), as are those of the other processes that train together.
+    where the G of a PatchNCE are encoders. Keys (of the sources) are constants. All patches of a batch are
+    negatives of each other, as in the released code (in CUT: those of one image).
     """
 
     network_names = ("G_A", "G_B", "D_A", "D_B", "F1", "F2")
@@ -90,10 +88,7 @@ class DCLModel(ContrastModel, TwoSidedModel):
     def generate_from(
         self, name: str, source: Tensor, target: Tensor
     ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-        """G(source), G(target) (None where the identity has no weight), and the features of the source.
-
-        One pass, unless images of a pass mix. With dropout, a further pass gives the features.
-        """
+        """G(source), G(target) (None where the identity has no weight), and the features of the source."""
         net, layers = self.networks[name], self.opt.nce_layers
         if self.opt.lambda_IDT == 0:
             (fake, features), identity = net(source, layers), None
@@ -106,10 +101,7 @@ class DCLModel(ContrastModel, TwoSidedModel):
         return fake, identity, features if self.opt.no_dropout else net.encode(source, layers)
 
     def contrast_sources(self, features: dict[str, list[Tensor]]) -> dict[str, tuple[list, list]]:
-        """The patches chosen at each tapped layer of the sources of each term, and their keys (B, P, D).
-
-        Positions are drawn layer by layer, those of NCE1 before those of NCE2.
-        """
+        """The patches chosen at each tapped layer of the sources of each term, and their keys (B, P, D)."""
         if self.opt.lambda_NCE == 0:
             return dict.fromkeys(TERMS, ([], []))
         features = {term: self.prepared(features[term]) for term in TERMS}
@@ -122,7 +114,6 @@ class DCLModel(ContrastModel, TwoSidedModel):
             return {t: (chosen[t], self.embed(heads[t], chosen[t], features[t])) for t in TERMS}
 
     def generator_loss(self, images: dict[str, Tensor], sources: dict[str, tuple]) -> Tensor:
-        """The class's formula; each weighted term under its name in `losses`."""
         opt, losses = self.opt, self.losses
         losses["G_A"] = opt.lambda_GAN * self.adversarial("D_A", images["fake_B"])
         losses["G_B"] = opt.lambda_GAN * self.adversarial("D_B", images["fake_A"])
@@ -137,7 +128,7 @@ class DCLModel(ContrastModel, TwoSidedModel):
         return losses["G"]
 
     def contrastive(self, term: str, source: tuple[list, list], fake: Tensor) -> Tensor:
-        """lambda_NCE * PatchNCE of translations (B, C, H, W) and their sources, mean over patches, layers."""
+        """lambda_NCE * PatchNCE of translations and their sources, mean over patches and layers."""
         if self.opt.lambda_NCE == 0:
             return fake.new_zeros((), dtype=torch.float32)
         chosen, keys = source

@@ -37,7 +37,6 @@ class NLayerDiscriminator(nn.Module):
         self.model = nn.Sequential(*layers, nn.Conv2d(channels[-1], output_nc, 4, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores of images (B, input_nc, H, W); UserError where a side is below `smallest_side`."""
         check_sides(x, self.smallest_side)
         return self.run_layers(self.model, x)[0]
 
@@ -66,7 +65,5 @@ class PixelDiscriminator(nn.Module):
 def check_sides(x: Tensor, smallest: int) -> None:
     """UserError where a side of images (B, C, H, W) is below `smallest`."""
     if min(x.shape[2:]) < smallest:
-        raise UserError(
-            f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator, which "
-            f"needs {smallest} x {smallest}: use larger images, or a discriminator with fewer halvings"
-        )
+        found = f"an image of {x.shape[3]} x {x.shape[2]} pixels is too small for this discriminator"
+        raise UserError(f"{found}: use {smallest} x {smallest} or more, or one with fewer halvings")

@@ -24,10 +24,7 @@ class Target:
 
 
 class DomainNorm(nn.Module):
-    """(1 + scale) norm(x) + shift; the C scales, then the C shifts, are an affine map of the target's vector.
-
-    Float32 or wider also under autocast. (B, C, H, W).
-    """
+    """(1 + scale) norm(x) + shift, both affine in the target's vector; never in half precision."""
 
     def __init__(self, norm: nn.Module, channels: int, target: Target, dim: int):
         super().__init__()
@@ -68,7 +65,6 @@ class DomainResnetGenerator(ResnetGenerator):
     def forward(
         self, x: Tensor, domain: Tensor, layers: Sequence[int] | None = None
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Translate images to the domains `domain` (B,); with `layers` also return the features there."""
         self.target.vectors = self.domains(domain)
         try:
             return super().forward(x, layers)
@@ -146,9 +142,7 @@ class StarGANDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[2:] != (self.side, self.side):
-            raise UserError(
-                f"an image of {x.shape[3]} x {x.shape[2]} pixels does not fit StarGAN's discriminator of "
-                f"--crop_size {self.side}: use a --preprocess that crops"
-            )
+            found = f"an image of {x.shape[3]} x {x.shape[2]} pixels does not fit StarGAN's discriminator"
+            raise UserError(f"{found} of --crop_size {self.side}: use a --preprocess that crops")
         features = self.main(x)
         return self.conv1(features), self.conv2(features).flatten(1)

@@ -20,8 +20,6 @@ class Failure(NamedTuple):
 
 
 class FiniteGuard:
-    """Watches `names`, the losses and gradients that `check` will be given, over the steps of a training."""
-
     def __init__(self, names: Sequence[str], device: torch.device):
         self.names = list(names)
         self.found = torch.zeros((), device=device, dtype=torch.float32)  # 1 from the first bad value on

@@ -83,7 +83,7 @@ class ResnetGenerator(nn.Module):
         return output if layers is None else (output, taps)
 
     def encode(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """The features at the taps `layers`; runs no module after the last of them."""
+        """The features at the taps `layers`."""
         return self.run_layers(self.model, x, layers, max(layers) + 1)[1]
 
 
@@ -153,16 +153,14 @@ class UnetGenerator(nn.Module):
     def forward(self, x: Tensor, layers: Sequence[int] | None = None) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Translate images; with `layers` also return the features at those taps, in that order."""
         if any(side % self.multiple for side in x.shape[2:]):
-            raise UserError(
-                f"an image of {x.shape[3]} x {x.shape[2]} pixels does not fit this U-Net: both sides must be "
-                f"multiples of {self.multiple}"
-            )
+            found = f"an image of {x.shape[3]} x {x.shape[2]} pixels does not fit this U-Net"
+            raise UserError(f"{found}: both sides must be multiples of {self.multiple}")
         taps = [x]
         y = self.model(x, taps)
         return y if layers is None else (y, [taps[depth] for depth in layers])
 
     def encode(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """The features at the taps `layers`; goes no deeper than the last of them."""
+        """The features at the taps `layers`."""
         taps, block = [x], self.model
         while len(taps) <= max(layers):
             taps.append(block.model[: block.depth](taps[-1]))

@@ -51,13 +51,10 @@ class ImagePool(nn.Module):
         return torch.stack(shown)
 
     def _fit(self, images: Tensor) -> None:
-        """Take the size of the first images; UserError for images of another size later."""
         if self.images.shape[1:] == images.shape[1:]:
             return
         if self.images.numel():
-            (h, w), (now_h, now_w) = self.images.shape[2:], images.shape[2:]
-            sizes = f"{w} x {h} pixels, and a translation has {now_w} x {now_h}"
-            raise UserError(f"--pool_size {self.size} keeps images of one size, {sizes}: use --pool_size 0")
+            raise UserError(f"--pool_size {self.size} keeps images of one size: use --pool_size 0")
         self.images = self.images.new_zeros(self.size, *images.shape[1:])
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -69,6 +66,4 @@ class ImagePool(nn.Module):
 def check_pool(opt: Namespace) -> None:
     """UserError where `--pool_size` cannot serve."""
     if opt.pool_size and not crops(opt.preprocess):
-        raise UserError(
-            f"--pool_size {opt.pool_size} keeps images of one size: use a --preprocess that crops, or 0"
-        )
+        raise UserError(f"--pool_size {opt.pool_size} keeps images of one size: use a cropping --preprocess")

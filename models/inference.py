@@ -6,15 +6,8 @@
     translate = load_generator("horse2zebra_qsattn_global")  # a run, or the path of a ..._net_G.pth
     translate(Image.open("horse.jpg")).save("zebra.png")
 
-A model with styles (MUNIT) also takes the style of a translation: a seed, an image, or its numbers:
-
-    translate(image, style=3)
-    translate(image, style=Image.open("another_zebra.jpg"))
-
-One with many domains takes the name of the target:
-
-    translate.domains  # ("cat", "dog", "wild")
-    translate(image, domain="dog")
+A model with styles (MUNIT) also takes `style`: a seed, an image, or its numbers. One with many domains takes
+`domain`, the name of the target, one of `translate.domains`.
 """
 
 import json
@@ -31,20 +24,15 @@ from data.transforms import LATE_RESIZE
 from models import MODELS, create_model, option_defaults, option_rows, require_model
 from models.translator import Translator
 from models.weights import architecture, bare_generator, checkpoint_file, load_weights, weights_file
-from util.arguments import Option, integer
+from util.arguments import Option
 from util.errors import UserError
 from util.files import write_atomically
 from util.run.saved_options import FILE, checked, saved_options
 from util.weight_files import fetch, read_tensors
 
-# The options of translating that every model has.
-CHANNELS = {"type": integer(1), "choices": (1, 3)}
-COMMON = {
-    "direction": Option("direction", "AtoB", "", choices=("AtoB", "BtoA")),
-    "input_nc": Option("input_nc", 3, "", **CHANNELS),
-    "output_nc": Option("output_nc", 3, "", **CHANNELS),
-    "eval": Option("eval", True, ""),
-}
+# The options of translating that every model has, besides those of its networks.
+DIRECTION = Option("direction", "AtoB", "", choices=("AtoB", "BtoA"))
+COMMON = {"direction": DIRECTION, "eval": Option("eval", True, "")}
 
 WEIGHTS_FILE = re.compile(r"(.+)_net_(\w+)\.pth")  # epoch, network
 BOTH = ".pt"  # a file of MUNIT's released code, with both generators, as "a" and "b"
@@ -57,19 +45,12 @@ def load_generator(
     device: torch.device | str | None = None,
     direction: str | None = None,
 ) -> Translator:
-    """The translator of a run, of a pretrained model, or of a generator's weights file.
+    """The translator of a run, of a pretrained model, or of a generator's weights file; or UserError.
 
     `test.py --list_pretrained` lists the pretrained models; those that others publish are fetched. A file,
     `*.pth` or `*.safetensors`, may come from the released code, CUT or CycleGAN; a `*.pt` file holds both
-    generators of MUNIT, as its released code saves them. A run is built by its saved options; without options
-    the architecture is read off the weights.
-
-    Args:
-        device: None for a GPU if there is one.
-        direction: "AtoB" or "BtoA", for a run that learns both; None: the one it was trained in.
-
-    Raises:
-        UserError: there is no such run or file, or it holds no generator.
+    generators of MUNIT. Without saved options the architecture is read off the weights. `device` None: a GPU
+    if there is one. `direction` None: that of the training.
     """
     path, network = Path(name_or_path), None
     is_file = path.suffix in (".pth", ".safetensors", BOTH)
@@ -99,10 +80,7 @@ def load_generator(
 def translator_of_run(
     opt: Namespace, device: torch.device | None = None, file: Path | None = None
 ) -> Translator:
-    """The translator that the options of test.py name; with `--eval false` its networks train.
-
-    `file` holds the generator's weights if it is not that of the options; device None is `--gpu_ids`.
-    """
+    """The translator that the options of test.py name, of the weights in `file` if there is one."""
     model = create_model(opt)
     for name, net in model.networks.items():
         if file and file.suffix == BOTH:
@@ -167,10 +145,7 @@ def final_load_size(saved: Mapping[str, object]) -> int:
 
 
 def translate_size(saved: Mapping[str, object]) -> int | None:
-    """The shorter side that a run with these options translates photographs at, in pixels; None: any.
-
-    It is the run's own `translate_size`, else that of its training images.
-    """
+    """The shorter side that a run with these options translates photographs at, in pixels; None: any."""
     if saved.get("translate_size"):
         return saved["translate_size"]
     mode = saved.get("preprocess", "resize_and_crop")
@@ -214,7 +189,6 @@ SIZE = 256  # pixels of the images that all of them were trained on
 
 
 def cache_folder() -> Path:
-    """Where fetched models are kept."""
     return Path(torch.hub.get_dir(), PRETRAINED)
 
 
@@ -230,18 +204,11 @@ def pretrained_list() -> str:
 def find_run(name: str | Path, checkpoints_dir: str | Path) -> Path:
     """The folder of a run; where there is none, that of the pretrained model of this name if there is one."""
     folder = Path(checkpoints_dir, name)
-    return folder if folder.is_dir() else _pretrained(str(name)) or folder
+    return folder if folder.is_dir() else pretrained_run(str(name)) or folder
 
 
-def pretrained_run(name: str) -> Path:
-    """The run folder of a pretrained model, fetched if need be. UserError if there is no such model."""
-    if folder := _pretrained(name):
-        return folder
-    listed = "test.py --list_pretrained lists them, and a run of yours is named by --name"
-    raise UserError(f"there is no pretrained model {name}: {listed}")
-
-
-def _pretrained(name: str) -> Path | None:
+def pretrained_run(name: str) -> Path | None:
+    """The run folder of a pretrained model, fetched if need be; None if there is no such model."""
     for folder in (Path(ROOT, PRETRAINED, name), cache_folder() / name):
         if folder.name == name and Path(folder, FILE).is_file():
             return folder

@@ -30,8 +30,7 @@ def with_contiguous_gradient(x: Tensor) -> Tensor:
     """`x`, output of a PyTorch norm, with a contiguous gradient where a fault of PyTorch could strike.
 
     On the CPU, `instance_norm` and `batch_norm` misread a channels-last gradient of a batch of one, without a
-    warning: the error is as large as the gradient (torch 2.6 to 2.15). `layer_norm` and larger batches are
-    right. Features routed through attention, or gathered as rows, get such gradients.
+    warning (torch 2.6 to 2.15). `layer_norm` and larger batches are right.
     """
     if x.requires_grad and x.device.type == "cpu" and len(x) == 1:
         x.register_hook(Tensor.contiguous)
@@ -41,8 +40,7 @@ def with_contiguous_gradient(x: Tensor) -> Tensor:
 class InstanceNorm(nn.Module):
     """(x - mean) / sqrt(var + 1e-5) over H and W of each image and channel (Ulyanov et al., 2016).
 
-    Without parameters and running statistics. Computed as a layer norm over (H, W), which is faster than
-    `torch.nn.InstanceNorm2d` on the CPU and free of its fault.
+    As a layer norm: faster than `torch.nn.InstanceNorm2d` on the CPU and free of its fault.
     """
 
     EPS = 1e-5
@@ -93,10 +91,7 @@ class BlurDownsample(nn.Module):
 
 
 class BlurUpsample(nn.Module):
-    """Insert zeros and blur with [1,3,3,1] x [1,3,3,1] / 16 (replicated border): (B, C, 2H, 2W).
-
-    Computed as what it equals, bilinear interpolation by 2, which is faster on every device.
-    """
+    """Insert zeros and blur with [1,3,3,1] x [1,3,3,1] / 16 (replicated border), which is bilinear x 2."""
 
     def __init__(self, channels: int):
         super().__init__()

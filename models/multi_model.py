@@ -1,9 +1,7 @@
 """Many domains: one generator that translates every image into every domain, by CUT or QS-Attn.
 
-The split of the generator and D's channel for each domain are StarGAN v2's (Choi et al., CVPR 2020), the step
-is CUT's, the selection QS-Attn's. A batch holds sources "A" of the domains "A_domain" and images "B" of other
-domains "B_domain", which are the targets: so a step is CUT's with a label, and D judges a translation and a
-real image of its target by the target's channel.
+The split of the generator and D's channel for each domain are StarGAN v2's (Choi et al., CVPR 2020). A batch
+holds sources "A" of the domains "A_domain" and images "B" of other domains "B_domain", which are the targets.
 """
 
 from argparse import ArgumentTypeError, Namespace
@@ -89,10 +87,8 @@ class ContrastiveDomains(ManyDomains):
         with torch.device("meta"):
             last = build.build_generator(opt, domains=len(opt.domains)).last_encoder_layer
         if beyond := [layer for layer in opt.nce_layers if layer > last]:
-            raise UserError(
-                f"--nce_layers names layer {beyond[0]} of the decoder, which depends on the target: the last "
-                f"one that works is {last}"
-            )
+            found = f"--nce_layers names layer {beyond[0]} of the decoder, which depends on the target"
+            raise UserError(f"{found}: the last one that works is {last}")
 
     def build_network(self, name: str) -> nn.Module:
         if name == "G":

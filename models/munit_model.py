@@ -1,8 +1,6 @@
 """MUNIT: multimodal translation by separate codes of content and style (Huang et al., ECCV 2018).
 
-Each domain has an auto-encoder and a discriminator. A translation decodes an image's content in the other
-domain, with a style that is drawn at random. One step updates the discriminators, then the generators, with
-styles drawn anew.
+A translation decodes an image's content in the other domain, with a style that is drawn at random.
 """
 
 from argparse import Namespace
@@ -133,7 +131,6 @@ class MUNITModel(BaseModel):
         return sum(gan_loss(self.opt.gan_mode, scores, True) for scores in self.networks[name](fake))
 
     def step_gen(self, codes_a: Codes, codes_b: Codes) -> None:
-        """Update the generators by the weighted sum of all their terms."""
         losses, a, b = self.losses, self.batch["A"], self.batch["B"]
         gen_a, gen_b = self.networks["gen_a"], self.networks["gen_b"]
         (content_a, own_style_a), (content_b, own_style_b) = codes_a, codes_b
@@ -179,7 +176,6 @@ class MUNITModel(BaseModel):
 
 
 def munit_generator(opt: Namespace) -> AdaINGenerator:
-    """The generator of a domain with PyTorch's initial weights."""
     return AdaINGenerator(opt.input_nc, opt.ngf, opt.mlp_dim, opt.style_dim, opt.n_downsample, opt.n_res)
 
 

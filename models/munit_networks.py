@@ -1,10 +1,7 @@
 """The networks of MUNIT (Huang et al., ECCV 2018): auto-encoders of content and style, discriminators.
 
 An image is encoded as content (a feature map) and style (a few numbers). The decoder maps content to an
-image; an MLP computes the decoder's AdaIN parameters from the style. Translation decodes the content of one
-domain with a style of the other. State-dict keys are those of the released code.
-
-Shapes: B images, C channels, H x W positions.
+image; an MLP computes its AdaIN parameters from the style. State-dict keys are those of the released code.
 """
 
 import itertools
@@ -28,8 +25,7 @@ def random_styles(count: int, style_dim: int, device: torch.device | str) -> Ten
 class LayerNorm(nn.Module):
     """gamma (x - mean) / (std + 1e-5) + beta, with mean and unbiased std over C, H and W of each image.
 
-    Differs from `torch.nn.functional.layer_norm`: std is unbiased, and 1e-5 is added to std, not to the
-    variance. Statistics and output are float32 or wider. Gamma (C,) is initialised uniform in [0, 1).
+    Statistics and output are float32 or wider. Gamma (C,) is initialised uniform in [0, 1).
     """
 
     def __init__(self, channels: int):
@@ -48,8 +44,7 @@ class LayerNorm(nn.Module):
 class AdaIN(nn.Module):
     """scale (x - mean) / sqrt(var + 1e-5) + shift, with mean and biased var over H, W per image and channel.
 
-    Adaptive instance norm (Huang and Belongie, ICCV 2017): shift and scale, (B, C) each, are arguments.
-    Statistics and output are float32 or wider.
+    Adaptive instance norm (Huang and Belongie, ICCV 2017). Statistics and output are float32 or wider.
     """
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -60,10 +55,7 @@ class AdaIN(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """activation(norm(conv(x))) with reflection padding; `affine` is passed on to the norm.
-
-    `conv`: channels in and out, kernel, stride, padding.
-    """
+    """activation(norm(conv(x))), reflection padding. `conv`: channels in and out, kernel, stride, padding."""
 
     def __init__(self, *conv: int, norm: nn.Module | None = None, activation: nn.Module | None = None):
         super().__init__()
@@ -157,8 +149,7 @@ class Decoder(nn.Module):
 class AdaINGenerator(nn.Module):
     """The auto-encoder of one domain (MUNIT, section 5.1). Images (B, nc, H, W) in [-1, 1].
 
-    The content code has dim * 2^n_downsample channels. H and W are multiples of `size_multiple` (the decoded
-    image would be smaller otherwise) and at least `smallest_side`.
+    H and W are multiples of `size_multiple` and at least `smallest_side`.
     """
 
     def __init__(self, nc: int, dim: int, mlp_dim: int, style_dim: int, n_downsample: int, n_res: int):
@@ -177,16 +168,12 @@ class AdaINGenerator(nn.Module):
         return self.enc_content(images), self.enc_style(images)
 
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
-        """Images (B, nc, H, W) in [-1, 1] of content and style, (B, style_dim[, 1, 1])."""
+        """Images of content and style, (B, style_dim[, 1, 1])."""
         return self.dec(content, self.mlp(style.flatten(1)))
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """`num_scales` PatchGANs of equal layout; each next one sees the images at half the size.
-
-    Each has `n_layers` stride-2 convolutions without norms, the first of `dim` channels, and a 1x1
-    convolution. H and W are at least `smallest_side`.
-    """
+    """`num_scales` PatchGANs without norms; each next one sees the images at half the size."""
 
     def __init__(self, input_nc: int, dim: int, n_layers: int, num_scales: int):
         super().__init__()
@@ -201,7 +188,7 @@ class MultiScaleDiscriminator(nn.Module):
             self.cnns.append(nn.Sequential(*convs, nn.Conv2d(widths[-1], 1, 1)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Score maps (B, 1, h, w) per scale, finest first, of images (B, input_nc, H, W) in [-1, 1]."""
+        """Score maps (B, 1, h, w) per scale, finest first."""
         check_sides(images, self.smallest_side)
         scores = []
         for cnn in self.cnns:

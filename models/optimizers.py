@@ -28,14 +28,10 @@ def lr_factor(opt: Namespace, number: int) -> float:
 
 
 class Schedule:
-    """Sets the learning rates of a training's optimisers.
+    """Sets the learning rates of a training's optimisers, whose rates now are the initial ones.
 
     The rate follows from the options and the number of the epoch, or iteration, so that options changed at a
     resume act from there on. A plateau schedule also depends on the losses so far: they are its state.
-
-    Args:
-        optimizers: their rates now are the initial ones.
-        first_iteration: the number of the first iteration, where the length of the training is in iterations.
     """
 
     def __init__(self, opt: Namespace, optimizers: Sequence[Optimizer], first_iteration: int = 1):
@@ -67,10 +63,7 @@ class Schedule:
         self._set_rates()
 
     def _set_rates(self) -> None:
-        if self.plateau:
-            factors = [PLATEAU_FACTOR] * self.reductions
-        else:
-            factors = [lr_factor(self.opt, self.number)]
+        factors = [PLATEAU_FACTOR] * self.reductions if self.plateau else [lr_factor(self.opt, self.number)]
         for optimizer, rate in zip(self.optimizers, self.initial, strict=True):
             optimizer.param_groups[0]["lr"] = math.prod(factors, start=rate)
 
@@ -80,20 +73,6 @@ class Schedule:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Continue a plateau schedule; `begin` then sets the rates."""
         self.best, self.bad_epochs, self.reductions = (state[name] for name in STATE)
-
-
-def state_of_torch(saved: dict, initial: float) -> dict[str, float]:
-    """The state of a `Schedule` in a training state of version 1.0, which held torch's schedulers.
-
-    `initial` is the initial rate of its first optimiser.
-    """
-    plateau = next(iter(saved["schedulers"].values()))
-    if "best" not in plateau:  # another policy, which has no state
-        return dict(zip(STATE, (math.inf, 0, 0), strict=True))
-    rate = next(iter(saved["optimizers"].values()))["param_groups"][0]["lr"]
-    reductions = round(math.log(rate / initial, PLATEAU_FACTOR))
-    bad_epochs = plateau["num_bad_epochs"]
-    return {"best": plateau["best"], "bad_epochs": bad_epochs, "reductions": max(reductions, 0)}
 
 
 def check_moments(optimizer: Optimizer, saved: dict) -> None:

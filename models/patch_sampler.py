@@ -17,9 +17,8 @@ def random_locations(num_locations: int, num_patches: int, device: torch.device 
 
     Positions are drawn here alone, on the device, so that a captured graph draws anew at each replay.
     """
-    return (
-        torch.rand(num_locations, device=device).topk(min(num_patches, num_locations), sorted=False).indices
-    )
+    count = min(num_patches, num_locations)
+    return torch.rand(num_locations, device=device).topk(count, sorted=False).indices
 
 
 @dataclass

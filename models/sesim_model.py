@@ -15,8 +15,8 @@ With `--learned_attn` (LSeSim) features first pass through F, 1 x 1 convolutions
 map of an image should be closer to those of its translation and of the image in other colours than to those
 of another image.
 
-A step takes each image through VGG-16 once, the translation alone with gradient. Terms of the released code
-whose weight is 0 unless asked for are left out: identity, perceptual and style distances, D's penalty.
+Terms of the released code whose weight is 0 unless asked for are left out: identity, perceptual and style
+distances, D's penalty.
 
 Shapes: B images, C channels, L = H*W positions (row * W + column), N queries, M keys of a query (P*P, or L).
 """
@@ -25,20 +25,29 @@ import random
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.vgg import cfgs, make_layers
 
 from data.transforms import draw_jitter, jitter
 from models import patch_sampler
 from models.layers import full, initialise
 from models.sides import OneSidedModel
-from models.vgg import LAST_LAYER, LAYERS, RANDOM, VGG16, load_vgg16, up_to
 from util import distributed
 from util.arguments import integer, layer_list, real_number
 from util.device import get_device
 from util.errors import UserError
+from util.weight_files import Published
+
+VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+VGG16 = Published("torchvision's VGG-16", "--vgg_weights", VGG16_URL)
+RANDOM = "random"  # in place of a file
+WIDTHS = tuple(cfgs["D"])  # channels of each convolution of VGG-16 and its ReLU; "M": a 2 x 2 maximum
+LAYERS, LAST_LAYER = (4, 7, 9), 12  # ReLUs, numbered from 0: relu3_1, relu4_1 and relu4_3
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 
 WINDOW, LEARNED_WINDOW = 64, 32  # --patch_size of FSeSim and of LSeSim
 SCALE = 10.0  # of a correlation inside the tanh
@@ -89,7 +98,6 @@ class SeSimModel(OneSidedModel):
 
     @classmethod
     def size_limits(cls, opt: Namespace) -> tuple[int, int]:
-        """Also what `--attn_layers` need: the deepest must have a map to compare."""
         multiple, smallest = super().size_limits(opt)
         halvings = up_to(opt.attn_layers[-1]).count("M")
         return multiple, max(smallest, LEAST_MAP * 2**halvings)
@@ -116,8 +124,7 @@ class SeSimModel(OneSidedModel):
     def set_input(self, batch: dict) -> None:
         """Also adds views in other colours, "A_aug" and "B_aug", if they are needed and the batch has none.
 
-        Colours are drawn from torch's generator on the host, which a resume restores. All processes draw
-        those of the whole global batch, and each takes its part, so that several processes train as one.
+        All processes draw the colours of the whole global batch, so that several processes train as one.
         """
         super().set_input(batch)
         if not self.augments or "A_aug" in self.batch:
@@ -153,7 +160,7 @@ class SeSimModel(OneSidedModel):
         return dict(zip(images, map(list, zip(*layers, strict=True)), strict=True))
 
     def step_F(self, fake_features: list[Tensor], real: dict[str, list[Tensor]]) -> None:
-        """Update F: maps of A belong to those of its translation and of its view, not to those of B."""
+        """Maps of A belong to those of its translation and of its view, not to those of B."""
         sides = [real["A"], [features.detach() for features in fake_features], real["B"]]
         if self.augments:
             pairs = zip(sides, (real["A"], real["A_aug"], real["B_aug"]), strict=True)
@@ -181,10 +188,7 @@ class SeSimModel(OneSidedModel):
         self.freeze("D", False)
 
     def mean_of_layers(self, loss: Callable[..., Tensor], *sides: list[Tensor]) -> Tensor:
-        """The mean over layers of a loss of self-similarity maps.
-
-        Each of `sides` has the features (B, C, H, W) of each layer; all share a layer's random queries.
-        """
+        """The mean over layers of a loss of self-similarity maps of `sides`, which share random queries."""
         losses, count = [], self.opt.patch_nums
         for number, layer in enumerate(zip(*sides, strict=True)):
             positions = layer[0][0, 0].numel()
@@ -194,10 +198,7 @@ class SeSimModel(OneSidedModel):
 
 
 class SelfSimilarity(nn.Module):
-    """Self-similarity maps of the features of several layers.
-
-    `channels` are C of each layer, for learned convolutions `conv_0`, `conv_1`, ... (LSeSim); of FSeSim none.
-    """
+    """Self-similarity maps; with `channels`, C of each layer, by learned convolutions (LSeSim)."""
 
     def __init__(self, channels: Sequence[int] = (), window: int = 64, use_norm: bool = False):
         super().__init__()
@@ -208,7 +209,6 @@ class SelfSimilarity(nn.Module):
             self.add_module(f"conv_{number}", layers)
 
     def forward(self, number: int, features: Tensor, queries: Tensor | None) -> Tensor:
-        """Maps (B, N, M) of features (B, C, H, W) of the `number`-th layer; see `self_similarity`."""
         if self.learned:
             features = getattr(self, f"conv_{number}")(features)
         return self_similarity(features, queries, self.window, self.use_norm)
@@ -263,11 +263,7 @@ def correlation_loss(source: Tensor, target: Tensor, mode: str = "cos", use_norm
 
 
 def contrastive_loss(source: Tensor, target: Tensor, other: Tensor, temperature: float = 0.07) -> Tensor:
-    """InfoNCE of self-similarity maps (B, N, M), a scalar: source query i belongs to target query i.
-
-    Among its candidates are also all queries of the other image, and those of the other image seen from
-    target query i; all within the same image of the batch.
-    """
+    """InfoNCE of self-similarity maps (B, N, M), a scalar: source query i belongs to target query i."""
     source, target, other = (F.normalize(maps, dim=-1) for maps in (source, target, other))
     b, n, _ = source.shape
     # 1 / T would amplify the rounding of half precision
@@ -276,3 +272,63 @@ def contrastive_loss(source: Tensor, target: Tensor, other: Tensor, temperature:
         logits = torch.cat([left @ right.transpose(1, 2) for left, right in pairs], 2)  # (B, N, 3 N)
     own = torch.arange(n, device=source.device).repeat(b)
     return F.cross_entropy(logits.flatten(0, 1) / temperature, own)
+
+
+# ---- VGG-16 (Simonyan and Zisserman, 2015): torchvision's network and weights ----
+
+
+def up_to(layer: int, widths: Sequence[int | str] = WIDTHS) -> Sequence[int | str]:
+    """The part of `widths` that ends with ReLU `layer`."""
+    return widths[: [n for n, width in enumerate(widths) if width != "M"][layer] + 1]
+
+
+class VGG16Features(nn.Module):
+    """VGG-16 up to the last of `layers`, ascending numbers of ReLUs; keys are torchvision's `features.N.*`.
+
+    `widths` are other than VGG-16's for tests. `channels` are C of each of `layers`.
+    """
+
+    def __init__(self, layers: Sequence[int] = LAYERS, widths: Sequence[int | str] = WIDTHS):
+        super().__init__()
+        self.features = make_layers(list(up_to(layers[-1], widths)))
+        relus = [n for n, module in enumerate(self.features) if isinstance(module, nn.ReLU)]
+        self.taps = [relus[layer] for layer in layers]
+        self.channels = [self.features[tap - 1].out_channels for tap in self.taps]
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+        # ((x + 1) / 2 - mean) / std as one scale and shift
+        self.register_buffer("scale", 0.5 / std, persistent=False)
+        self.register_buffer("shift", (0.5 - mean) / std, persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Rectified features (B, C, H', W') of images (B, 3, H, W) in [-1, 1], one tensor per layer."""
+        x = images * self.scale + self.shift
+        found = []
+        for number, module in enumerate(self.features):
+            x = module(x)
+            if number in self.taps:
+                found.append(x)
+        return found
+
+
+def load_vgg16(
+    weights: str | Path | None, layers: Sequence[int] = LAYERS, device: torch.device | str = "cpu"
+) -> VGG16Features:
+    """VGG-16, frozen, with the weights of torchvision's file (None: of torch's cache), or "random" ones."""
+    network = VGG16Features(layers)
+    if str(weights) == RANDOM:
+        draw_weights(network)
+    else:
+        wanted = network.state_dict()  # without deeper layers and the classifier
+        VGG16.fill(network, VGG16.find(weights), lambda name: name if name in wanted else "")
+    return network.eval().requires_grad_(False).to(device)
+
+
+def draw_weights(network: nn.Module) -> None:
+    """Draw the convolutions' weights from N(0, 2 / fan-in), the same each time; biases become 0."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            with torch.no_grad():
+                deviation = (2 / module.weight[0].numel()) ** 0.5
+                module.weight.normal_(0.0, deviation, generator=generator)
+                module.bias.zero_()

@@ -16,7 +16,7 @@ from util.errors import UserError
 
 
 class StepCounter(nn.Module):
-    """Counts the steps of a training, a plain number, and keeps the last losses of G; both are resumed."""
+    """The steps of a training, a plain number, and the last losses of G; both are resumed."""
 
     steps = 0
 
@@ -67,10 +67,8 @@ class StarGANModel(ManyDomains):
     def check(cls, opt: Namespace) -> None:
         super().check(opt)
         if opt.crop_size % 2**opt.d_repeat_num:
-            raise UserError(
-                f"--crop_size {opt.crop_size} is no multiple of {2**opt.d_repeat_num}, as --d_repeat_num "
-                f"{opt.d_repeat_num} needs: give another of the two"
-            )
+            needed = f"{2**opt.d_repeat_num}, as --d_repeat_num {opt.d_repeat_num} needs"
+            raise UserError(f"--crop_size {opt.crop_size} is no multiple of {needed}: change one of them")
 
     @classmethod
     def size_limits(cls, opt: Namespace) -> tuple[int, int]:

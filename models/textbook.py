@@ -1,10 +1,8 @@
 """The textbook step of CUT and QS-Attn: straight from the definition, in the released code's order.
 
 It is the oracle of the tests and the other side of `scripts/benchmark.py`, and shares no shortcut with
-`models/cut_model.py`: D judges translations and real images in passes of their own, each of the four images
-is encoded in a pass of its own, attention is the full L x L matrix with gradient, local windows are unfolded
-at every position, norms and blurs are torch's own. One thing is not textbook: queries are ranked by the
-logarithm of their entropy, because most would tie at zero otherwise.
+`models/cut_model.py`. One thing is not textbook: queries are ranked by the logarithm of their entropy,
+because most would tie at zero otherwise.
 
 Shapes as in `models/qs_attn.py`: B images, C channels, L = H*W positions, N queries, M keys of a query.
 """
@@ -31,10 +29,7 @@ TEXTBOOKS = ("qs", "cut", "fastcut")  # the models that have a textbook step
 
 
 class TextbookStep:
-    """The textbook step on the weights of a model, under that model's options and on its batch. Eager, NCHW.
-
-    UserError where there is no textbook step of this model. The model's own optimisers are not used.
-    """
+    """The textbook step on the weights of a model, by its options, on its batch; with own optimisers."""
 
     def __init__(self, model: CUTModel):
         opt = model.opt
@@ -51,7 +46,6 @@ class TextbookStep:
         }
 
     def optimize_parameters(self) -> None:
-        """One training step on the model's current batch."""
         opt, real_A, real_B = self.opt, self.model.batch["A"], self.model.batch["B"]
         identity = opt.nce_idt and opt.lambda_NCE > 0
         self.mirrored = opt.flip_equivariance and torch.rand(()).item() < 0.5
@@ -76,7 +70,6 @@ class TextbookStep:
             optimizer.step()
 
     def D_loss(self, fake_B: Tensor, real_B: Tensor) -> Tensor:
-        """Half the sum of D's loss on the translation and on a real B."""
         fake_B = self.model.pool(fake_B)
         self.losses["D_fake"] = gan_loss(self.opt.gan_mode, self.netD(fake_B), False)
         self.losses["D_real"] = gan_loss(self.opt.gan_mode, self.netD(real_B), True)
@@ -118,7 +111,6 @@ class TextbookStep:
         return source.flatten(2).mT[:, indices], target.flatten(2).mT[:, indices]
 
     def get_current_losses(self) -> dict[str, float]:
-        """The losses of the last step."""
         return {name: self.losses[name].item() for name in self.model.loss_names}
 
 
@@ -128,11 +120,8 @@ class TextbookStep:
 def plain_qs_attn(
     source: Tensor, target: Tensor, mode: str, num_queries: int, window: int
 ) -> tuple[Tensor, Tensor]:
-    """Source and target (B, C, H, W) through the source's `num_queries` rows of least entropy, (B, N, C).
-
-    A mode that the paper does not have is taken as it is.
-    """
-    if mode not in RULES:
+    """Source and target (B, C, H, W) through the source's `num_queries` rows of least entropy, (B, N, C)."""
+    if mode not in RULES:  # not the paper's
         selection = select_queries(source, mode, num_queries, window)
         return selection.route(source), selection.route(target)
     ranked_by, routed_by = RULES[mode]
@@ -202,19 +191,16 @@ ROUTE = {"global": "bnm,bmc->bnc", "local": "bnm,bnmc->bnc"}
 
 
 def plain_downsample(blur: BlurDownsample, x: Tensor) -> Tensor:
-    """As its definition has it: a depthwise convolution with `filt`."""
     x = F.pad(x, (1, 1, 1, 1), mode="reflect")
     return F.conv2d(x, blur.filt, stride=2, groups=x.shape[1])
 
 
 def plain_upsample(blur: BlurUpsample, x: Tensor) -> Tensor:
-    """As its definition has it: a depthwise transposed convolution with `filt`, less its border."""
     x = F.pad(x, (1, 1, 1, 1), mode="replicate")
     return F.conv_transpose2d(x, blur.filt, stride=2, padding=2, groups=x.shape[1])[:, :, 1:-1, 1:-1]
 
 
 def plain_norm(norm: InstanceNorm, x: Tensor) -> Tensor:
-    """PyTorch's, with a right gradient (`models/layers.py`)."""
     return with_contiguous_gradient(F.instance_norm(x))
 
 

@@ -1,7 +1,4 @@
-"""The translator of images of any size: a trained generator and everything around it.
-
-`models.inference.load_generator` makes it from a run or a weights file.
-"""
+"""The translator of images of any size, made by `models.inference.load_generator`."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -26,18 +23,10 @@ BYTES = 28
 class Translator:
     """A generator for images of any size: `translator(image)` is the translation, of exactly the same size.
 
-    Args:
-        net: maps (B, input_nc, H, W) to (B, output_nc, H, W) in [-1, 1], on `device`, if H and W are
-            multiples of `multiple`. A `StyledTranslator` takes styles too; the first one of seed 0, unless
-            `with_style` sets another. With `domains` it takes the number of the target domain, which
-            `with_domain` sets.
-        precision: "bf16" computes convolutions in bfloat16; else what the backend does in float32.
-        translate_size: the shorter side of the images that it translates best, in pixels; None: any.
-        domains: the names of the domains it translates to, in the order of their numbers, if it has many.
-
-    Attributes:
-        variant: what the network takes besides images, the same for each: a style (style_dim,), or a
-            domain's number (); None: nothing, or no domain yet.
+    `net`, on `device`, maps (B, input_nc, H, W) to (B, output_nc, H, W) in [-1, 1], H and W multiples of
+    `multiple`. `translate_size`: the shorter side that it translates best, in pixels; None: any. `variant` is
+    what the network takes besides images: a style (style_dim,), at first that of seed 0; or the number () of
+    the target in `domains`, which `with_domain` sets; else None.
     """
 
     def __init__(
@@ -67,15 +56,11 @@ class Translator:
         load_size: int | None = None,
         domain: str | None = None,
     ) -> Image.Image:
-        """Translate a Pillow image of any mode and size.
+        """Translate a Pillow image of any mode and size; see `with_style` and `with_domain`.
 
         The result is sRGB (grey for output_nc 1), upright by the EXIF orientation; an alpha channel is kept.
-
-        Args:
-            style: see `with_style`; None: the translator's own.
-            load_size: scale the shorter side to this many pixels first; 0: translate the image as it is.
-                None: a larger image than `translate_size` is translated at that size, and scaled back.
-            domain: the target, of `domains`; None: the translator's own.
+        `load_size` scales the shorter side to so many pixels first; 0: as it is. None: a larger image than
+        `translate_size` is translated at that size, and scaled back.
         """
         translator = self if style is None else self.with_style(style)
         translator = translator if domain is None else translator.with_domain(domain)
@@ -83,8 +68,7 @@ class Translator:
         return finished(translator.translate([photo.pixels]).numpy()[0], photo)
 
     def with_style(self, style: Style) -> "Translator":
-        """A translator to one style, with the same network: that of a seed, of a Pillow image, or `style_dim`
-        numbers. ValueError for another."""
+        """A translator to one style: that of a seed, of a Pillow image, or `style_dim` numbers."""
         if not self.style_dim:
             raise ValueError("this network translates without styles: leave out style")
         if isinstance(style, Image.Image):
@@ -100,7 +84,7 @@ class Translator:
         return self._with(style)
 
     def with_domain(self, domain: str) -> "Translator":
-        """A translator to one of `domains`, with the same network. ValueError for another one."""
+        """A translator to one of `domains`. UserError, a ValueError, for another one."""
         if domain not in self.domains:
             there = f"its domains are {', '.join(self.domains)}" if self.domains else "it has no domains"
             raise UserError(f"this network does not translate to {domain!r}: {there}")
@@ -117,10 +101,7 @@ class Translator:
         return torch.randn(count, self.style_dim, generator=generator).to(self.device)
 
     def translate(self, pixels: Sequence[np.ndarray]) -> HostCopy:
-        """Translate images (H, W, 3) uint8 of one size, to as many (H, W, C), C being 3, or 1 for grey.
-
-        On CUDA it returns before they are done.
-        """
+        """Translate images (H, W, 3) uint8 of one size, to (H, W, C); on CUDA it returns before that."""
         return host_pixels(self.run(self._images(pixels)))
 
     def _images(self, pixels: Sequence[np.ndarray]) -> Tensor:
@@ -135,7 +116,6 @@ class Translator:
         """Translate (B, input_nc, H, W) in [-1, 1], any H and W, to (B, output_nc, H, W) float32.
 
         Sides that the network cannot take are extended by reflection, and the result is cropped to the size.
-        Raises `MemoryError` where the CPU has not enough, `ValueError` where the target is not said.
         """
         if self.domains and self.variant is None:
             raise UserError(f"this network translates to {', '.join(self.domains)}: say which, as domain")
@@ -150,10 +130,8 @@ class Translator:
         needed, free = BYTES * channels * count * height * width, free_memory()
         if needed > free:
             fits = int(min(height, width) * (free / needed) ** 0.5)
-            raise MemoryError(
-                f"translating it takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "
-                f"scale its shorter side to {fits} pixels or less, with --load_size {fits} for instance"
-            )
+            found = f"translating it takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+            raise MemoryError(f"{found}: scale it, with --load_size {fits} or less")
 
     @torch.inference_mode()
     def attention(self, images: Tensor) -> Tensor | None:

@@ -27,14 +27,13 @@ def weights_file(folder: Path, epoch: str, network: str) -> Path:
 
 
 def bare_generator(folder: Path, epoch: str, direction: str) -> str:
-    """The generator of a folder without saved options: CycleGAN's G_A or MUNIT's gen_b if there is one, for
-    "BtoA" G_B or gen_a; else G."""
+    """The generator of a folder without saved options: CycleGAN's or MUNIT's if there is one, else G."""
     names = ("G_B", "gen_a") if direction == "BtoA" else ("G_A", "gen_b")
     return next((name for name in names if weights_file(folder, epoch, name).is_file()), "G")
 
 
 def checkpoint_file(checkpoints_dir: str | Path, name: str, epoch: str, network: str = "G") -> Path:
-    """The weights file of a run. UserError if there is none; it lists the epochs or runs that there are."""
+    """The weights file of a run, or UserError with the epochs or runs that there are."""
     root, run = Path(checkpoints_dir), Path(checkpoints_dir, name)
     path = weights_file(run, epoch, network)
     if path.is_file():
@@ -52,10 +51,7 @@ def checkpoint_file(checkpoints_dir: str | Path, name: str, epoch: str, network:
 
 
 def load_weights(net: nn.Module, path: str | Path, part: str | None = None) -> None:
-    """Load a released-format file, or the `part` of it (see `read_tensors`), into a network.
-
-    UserError for a file that is no checkpoint, or of another architecture; the option that differs is named.
-    """
+    """Load a released-format file, or the `part` of it (see `read_tensors`), into a network; or UserError."""
     state = read_tensors(path, part)
     if problem := misfit(net, state):
         raise UserError(f"{path} does not fit the network: {problem}")
@@ -108,12 +104,7 @@ def architecture(state: State) -> dict[str, object]:
     """The options that built a generator, as far as its weights show them, "model" where others lack such
     networks; {} for other networks. Keys number the modules, with gaps where one has no weights.
     """
-    readers = {
-        "enc_content.": _munit,
-        ".main.0.": _stargan,
-        "model.model.0.": _unet,
-        ".conv_block.": _resnet,
-    }
+    readers = {"enc_content.": _munit, ".main.0.": _stargan, "model.model.0.": _unet, ".conv_block.": _resnet}
     try:
         for sign, read in readers.items():
             if any(sign in key for key in state):

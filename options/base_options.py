@@ -74,9 +74,6 @@ class BaseOptions:
         add("--no_flip", not self.is_train, "do not mirror images at random")
         grey = "LOW,HIGH: black and white of grey images of more than 8 bits; auto: by a sample of the folder"
         add("--grey_range", "auto", grey)
-        channels = {"choices": (1, 3), "type": integer(1), "scope": "fixed"}
-        add("--input_nc", 3, "channels of the source images: 1 (grey) or 3 (RGB)", **channels)
-        add("--output_nc", 3, "channels of the target images: 1 (grey) or 3 (RGB)", **channels)
         group("networks", scope="fixed")
         models = MODELS if self.is_train else (*MODELS, "test")
         add("--model", "qs", "what is trained: docs/models.md", choices=tuple(models))

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from models import MODELS, option_defaults, require_model
-from models.inference import final_load_size, find_run, pretrained_list, pretrained_run, translate_size
+from models.inference import final_load_size, pretrained_list, pretrained_run, translate_size
 from models.weights import architecture, bare_generator, weights_file
 from options.base_options import BaseOptions
 from util.arguments import ArgumentParser, as_text, count_or_inf, integer, note_no_effect
@@ -15,10 +15,7 @@ from util.run.saved_options import read_saved_options, saved_options
 from util.weight_files import read_tensors
 
 # Options taken from the run if they are not given, besides those of its model and networks.
-FROM_THE_RUN = (
-    "model dataroot dataset_mode direction input_nc output_nc crop_size preprocess grey_range eval".split()
-)
-
+FROM_THE_RUN = "model dataroot dataset_mode direction crop_size preprocess grey_range eval".split()
 OF_A_RUN = {"name", "suffix", "checkpoints_dir", "epoch"}  # options that say where a run's weights are
 
 
@@ -112,9 +109,8 @@ class TestOptions(BaseOptions):
         if own not in (opt.domains, [str(number) for number in range(len(opt.domains))]):
             raise UserError(f"--domains of {opt.name} are {as_text(own)}: leave them out")
         if unknown := [name for name in opt.domain if name not in opt.domains]:
-            raise UserError(
-                f"--domain {unknown[0]} is none of {opt.name}: give some of {', '.join(opt.domains)}"
-            )
+            there = ", ".join(opt.domains)
+            raise UserError(f"--domain {unknown[0]} is none of {opt.name}: give some of {there}")
         opt.domain = opt.domain or opt.domains
         opt.max_dataset_size = min(opt.max_dataset_size, opt.num_test)  # of each domain
 
@@ -130,25 +126,24 @@ def _check_styles(opt: Namespace) -> None:
 
 def _options_of_weights(folder: Path, options: dict[str, object]) -> dict[str, object]:
     """The generator's options that the weights of a folder without saved options imply (CycleGAN's, say)."""
-    network = bare_generator(folder, str(options["epoch"]), str(options["direction"]))
-    path = weights_file(folder, str(options["epoch"]), network)
+    epoch = str(options["epoch"])
+    network = bare_generator(folder, epoch, str(options["direction"]))
+    path = weights_file(folder, epoch, network)
     found = architecture(read_tensors(path)) if path.is_file() else {}
-    both = {"model": "cycle_gan", "direction": "AtoB"} if network != "G" else {}
-    return {**both, **found} if found else {}
+    return {"model": "cycle_gan", "direction": "AtoB", **found} if found and network != "G" else found
 
 
 def results_folder(opt: Namespace, epoch: str) -> Path:
-    """Where test.py writes the test set's translations by a checkpoint: results_dir/NAME/PHASE_EPOCH.
-
-    Translations against the direction of training have a folder of their own, PHASE_EPOCH_DIRECTION.
-    """
+    """Where test.py writes the test set's translations by a checkpoint: results_dir/NAME/PHASE_EPOCH."""
     ending = "" if opt.direction == opt.trained_direction else f"_{opt.direction}"
     return Path(opt.results_dir, opt.name, f"{opt.phase}_{epoch}{ending}")
 
 
 def place_of_pretrained(name: str) -> dict[str, str]:
     """--checkpoints_dir and --name of the run that a pretrained model is; it is fetched if need be."""
-    folder = pretrained_run(name)
+    if not (folder := pretrained_run(name)):
+        listed = "test.py --list_pretrained lists them, and a run of yours is named by --name"
+        raise UserError(f"there is no pretrained model {name}: {listed}")
     return {"checkpoints_dir": str(folder.parent.parent), "name": f"{folder.parent.name}/{folder.name}"}
 
 
@@ -158,9 +153,3 @@ def take_pretrained(parser: ArgumentParser, opt: Namespace) -> None:
         parser.error("--name names a run, and --pretrained a model instead: leave one of them out")
     if opt.pretrained:
         vars(opt).update(place_of_pretrained(opt.pretrained))
-
-
-def options_behind(name: str, checkpoints_dir: str, parser: ArgumentParser) -> dict[str, object]:
-    """The options of what `load_generator` is given: a run, a weights file or a pretrained model; or {}."""
-    folder = Path(name).parent if name.endswith((".pth", ".safetensors")) else find_run(name, checkpoints_dir)
-    return read_saved_options(folder, parser.options) or {}

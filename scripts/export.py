@@ -1,10 +1,9 @@
 """Export a trained generator for other programs, and compare the exported file with the original.
 
-    python scripts/export.py --name NAME --format onnx          NAME_latest.onnx, for ONNX Runtime
-    python scripts/export.py --name NAME --format torch_export  NAME_latest.pt2, for torch.export.load
+    python scripts/export.py --name NAME                        NAME_latest.onnx, for ONNX Runtime
     python scripts/export.py --name NAME --format pretrained    pretrained/NAME/, for test.py --pretrained
 
-The last is a run folder that only translates, with the weights in float16. The first two hold a network that
+The second is a run folder that only translates, with the weights in float16. The first holds a network that
 takes `image` (B, input_nc, H, W) float32 and returns `translation` (B, output_nc, H, W), both in [-1, 1], for
 any B, and for H and W that are multiples of 4 and at least 16 (unet_128: of 128, at least 256; unet_256: of
 256, at least 512; at least 24 where a discriminator guides the generator). A model with styles (munit) has a
@@ -49,7 +48,6 @@ ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18
 MOST_IMAGES = 2**20  # of a batch; torch 2.6 cannot trace one without a limit
 TOLERANCE = 1e-3  # of values in [-1, 1]
-SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 Run = Callable[..., np.ndarray]
 
 
@@ -84,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     opt = parse(argv)
     if opt.format == "pretrained":
         return pack(opt, Path(opt.output or Path(ROOT, PRETRAINED, Path(opt.name).name)))
-    if opt.format == "onnx" and (missing := [name for name in ONNX_PACKAGES if not find_spec(name)]):
+    if missing := [name for name in ONNX_PACKAGES if not find_spec(name)]:
         raise UserError(f"--format onnx needs more packages: pip install {' '.join(missing)}")
     translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, "cpu", opt.direction)
     if translator.net.training:
@@ -93,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     net = Generator(translator.with_domain(opt.domain) if opt.domain else translator).eval()
     parts = [Path(opt.name).name.removesuffix(".pth"), opt.epoch]
     parts += [opt.direction] * bool(opt.direction) + [f"to_{opt.domain}"] * bool(opt.domain)
-    path = Path(opt.output or "_".join(parts) + SUFFIXES[opt.format])
+    path = Path(opt.output or "_".join(parts) + ".onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
     multiple = translator.multiple
     smallest = max(translator.smallest, 2 * multiple) if multiple > 4 else translator.smallest
@@ -102,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shapes = [(b, translator.input_nc, *(smallest + multiple * more for more in s)) for b, *s in steps]
     example, *others = (net.inputs(*shape) for shape in shapes)
     program = trace(net, example, smallest // multiple, multiple)
-    run = {"onnx": write_onnx, "torch_export": write_torch_export}[opt.format](program, path, list(example))
+    run = write_onnx(program, path, list(example))
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
     if net.second == "domain":
         numbers = ", ".join(f"{number} {name}" for number, name in enumerate(translator.domains))
@@ -124,8 +122,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     both, shown = "of a run that learns both, such as CycleGAN's", "that of its training"
     add("--direction", None, both, choices=("AtoB", "BtoA"), shown=shown)
     add("--domain", None, "of a run with many domains: the one to translate to", shown="a second input")
-    add("--format", "onnx", "what to write", choices=(*SUFFIXES, "pretrained"))
-    add("--output", None, "file to write", shown="NAME_EPOCH.onnx or .pt2, the folder pretrained/NAME")
+    add("--format", "onnx", "what to write", choices=("onnx", "pretrained"))
+    add("--output", None, "file to write", shown="NAME_EPOCH.onnx, or the folder pretrained/NAME")
     opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
     take_pretrained(parser, opt)
     if opt.name is None:
@@ -145,13 +143,6 @@ def trace(
         if type(module) in PLAIN_FORMS:
             module.forward = functools.partial(PLAIN_FORMS[type(module)], module)
     return torch.export.export(net, tuple(example.values()), dynamic_shapes=shapes)
-
-
-def write_torch_export(program: torch.export.ExportedProgram, path: Path, _: list[str]) -> Run:
-    """Write the .pt2 file; returns the network read back from it."""
-    torch.export.save(program, path)
-    loaded = torch.export.load(path).module()
-    return lambda *inputs: loaded(*inputs).numpy()
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path, names: list[str]) -> Run:

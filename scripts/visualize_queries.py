@@ -25,10 +25,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data.transforms import to_input
-from models.inference import load_generator
+from models.inference import find_run, load_generator
 from models.qs_attn import MODES, select_queries
 from models.qs_model import pooled
-from options.test_options import options_behind, take_pretrained
+from options.test_options import take_pretrained
 from options.train_options import TrainOptions
 from util.arguments import ArgumentParser, gpu_list, integer, layer_list, some_of
 from util.device import get_device
@@ -36,6 +36,7 @@ from util.errors import UserError, entry_point
 from util.image_files import ImageError, list_images
 from util.images import to_uint8
 from util.pages import printable
+from util.run.saved_options import read_saved_options
 from util.translate import output_names, read_photo
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -71,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the pages that a command line asks for; exit status 1 if an image failed."""
     opt = parse(argv)
     translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, get_device(opt.gpu_ids))
-    saved = options_behind(opt.name, opt.checkpoints_dir, TrainOptions().parser)
+    is_file = opt.name.endswith((".pth", ".safetensors"))
+    folder = Path(opt.name).parent if is_file else find_run(opt.name, opt.checkpoints_dir)
+    saved = read_saved_options(folder, TrainOptions().parser.options)
     label = f"{opt.name}, epoch {opt.epoch}"
     if domain := opt.domain or next(iter(translator.domains), None):
         translator = translator.with_domain(domain)

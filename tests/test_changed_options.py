@@ -10,7 +10,6 @@ from training_process import log_records, make_images, words, write_run_options
 
 import train
 from models import create_model
-from models.optimizers import state_of_torch
 from options.train_options import TrainOptions
 from util.run.saved_options import changed_options
 
@@ -129,10 +128,3 @@ def test_the_rate_after_a_resume_is_that_of_the_new_options(finished, tmp_path, 
     found = [(record["epoch"], record["lr"]) for record in log_records(tmp_path)[2:]]
     assert [epoch for epoch, _ in found] == [epoch for epoch, _ in RATES[line]]
     assert [rate for _, rate in found] == pytest.approx([rate for _, rate in RATES[line]], rel=1e-9)
-
-
-def test_a_plateau_schedule_of_version_1_0_goes_on_where_it_stood():
-    """Its state held torch's scheduler, and the rate that two reductions had left."""
-    optimizers = {"G": {"param_groups": [{"lr": 0.0002 * 0.2 * 0.2}]}}
-    saved = {"schedulers": {"G": {"best": 1.5, "num_bad_epochs": 3}}, "optimizers": optimizers}
-    assert state_of_torch(saved, 0.0002) == {"best": 1.5, "bad_epochs": 3, "reductions": 2}

@@ -205,7 +205,7 @@ def test_what_memory_cannot_hold_is_refused_with_what_would_work(command, tmp_pa
     monkeypatch.setattr(translator_module, "free_memory", lambda: BYTES * 4 * 100 * 100.0)
     words = ["--input", tmp_path / "large.png", "--output", tmp_path / "out.png"]
     assert command(*words, "--load_size", 0) == 1
-    assert "scale its shorter side to 50 pixels or less, with --load_size 50" in capsys.readouterr().err
+    assert "scale it, with --load_size 50 or less" in capsys.readouterr().err
     assert command(*words, "--load_size", 50) == command(*words) == 0
 
 

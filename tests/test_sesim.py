@@ -14,19 +14,19 @@ import train
 from models import patch_sampler, sesim_model
 from models.inference import load_generator
 from models.sesim_model import SelfSimilarity, contrastive_loss, correlation_loss, self_similarity
-from models.vgg import VGG16_URL, VGG16Features, draw_weights
 from scripts import export
 from util import distributed
 
 NARROW = (4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 24, 24, 24, "M", 24, 24, 24)
 TINY = "--model sesim --vgg_weights random --gpu_ids -1 --ngf 4 --ndf 4 --patch_nums 24 --netG resnet_4blocks"
 LEARNED = "--learned_attn --patch_size 3"
+URL = sesim_model.VGG16_URL
 
 
-def load_narrow(weights, layers, device) -> VGG16Features:
+def load_narrow(weights, layers, device) -> sesim_model.VGG16Features:
     """In place of `load_vgg16`: VGG-16 of a few channels, as the released numbers were made with."""
-    network = VGG16Features(layers, NARROW).requires_grad_(False)
-    draw_weights(network)
+    network = sesim_model.VGG16Features(layers, NARROW).requires_grad_(False)
+    sesim_model.draw_weights(network)
     return network.to(device)
 
 
@@ -189,7 +189,7 @@ def test_views_are_the_images_in_other_colours(monkeypatch):
 @pytest.mark.parametrize(
     "line, told",
     {
-        "--vgg_weights nowhere.pth": f"--vgg_weights: no file nowhere.pth .*{re.escape(VGG16_URL)}",
+        "--vgg_weights nowhere.pth": f"--vgg_weights: no file nowhere.pth .*{re.escape(URL)}",
         "--attn_layers 4,13": "--attn_layers 13: VGG-16 has ReLUs 0 to 12",
         "--input_nc 1 --output_nc 1": "VGG-16 takes RGB images",
         "--attn_layers 12 --crop_size 28 --netD pixel": "--crop_size 28 cannot be used.* at least 32 pixels",
@@ -213,6 +213,6 @@ def test_a_whole_run_trains_translates_and_exports(tmp_path, line):
     assert command_of(tmp_path, tmp_path / "results", "--name", "run")() == 0
     assert load_generator("run", tmp_path, device="cpu")(picture((53, 41))).size == (53, 41)
     if line:  # G is the same network in both
-        path = tmp_path / "run.pt2"
-        assert export.main([*place, "--format", "torch_export", "--output", str(path)]) == 0
+        path = tmp_path / "run.onnx"
+        assert export.main([*place, "--output", str(path)]) == 0
         assert path.is_file()

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from models.vgg import VGG16_URL, draw_weights, load_vgg16
+from models.sesim_model import VGG16_URL, draw_weights, load_vgg16
 from util.errors import UserError
 
 

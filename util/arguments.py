@@ -90,19 +90,17 @@ def read_words(path: Path) -> list[str]:
 class Option:
     """A row of the table of options.
 
-    default: a bool makes the option a boolean, accepted bare and with a value; shown: the default in words.
-    only: values of other options without which this one has no effect, by option.
-    scope: "call": belongs to one call. The others are saved and taken over by --continue_train: "run" may
-    change there, "fixed" may not, and "watch" changes neither weights nor losses.
+    An option of `scope` "call" belongs to one call. The others are saved and taken over by --continue_train:
+    "run" may change there, "fixed" may not, and "watch" changes neither weights nor losses.
     """
 
     name: str
-    default: object
+    default: object  # a bool makes the option a boolean, accepted bare and with a value
     help: str
     type: Callable = str
     choices: Sequence[str] | None = None
-    shown: str | None = None
-    only: Mapping[str, tuple] | None = None
+    shown: str | None = None  # the default in words
+    only: Mapping[str, tuple] | None = None  # values of other options without which it has no effect
     scope: str = "run"
 
     def restored(self, value: object) -> object:
@@ -136,9 +134,7 @@ def note_no_effect(names: Collection[str], reason: str) -> None:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with no guessing: no abbreviations, and an unknown option is answered with its nearest name.
-
-    `add` fills the table, `options`. `parse_given` leaves out defaults, so that saved options and a model's
+    """argparse with no guessing. `parse_given` leaves out defaults, so that saved options and a model's
     defaults can stand between the two. `ignored` options are accepted and do nothing.
     """
 

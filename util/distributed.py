@@ -90,7 +90,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 def with_others(tensor: Tensor, dim: int) -> Tensor:
     """This process's tensor and, behind it along `dim`, those of the others, of one shape; no gradient."""
-    tensors = gather_tensors(tensor.detach())
+    tensors = gather(tensor.detach())
     return torch.cat(tensors[rank() :] + tensors[: rank()], dim)
 
 
@@ -109,22 +109,17 @@ def largest(value: int) -> int:
 
 
 def gather(value: object) -> list:
-    """Each process's value, a picklable object, in the order of their ranks."""
+    """Each process's value by rank: a tensor (all of one shape, no gradient), or a picklable object."""
     if world_size() == 1:
         return [value]
-    values = [None] * world_size()
-    dist.all_gather_object(values, value)
+    if isinstance(value, Tensor):
+        value = value.contiguous()
+        values = [torch.empty_like(value) for _ in range(world_size())]
+        dist.all_gather(values, value)
+    else:
+        values = [None] * world_size()
+        dist.all_gather_object(values, value)
     return values
-
-
-def gather_tensors(tensor: Tensor) -> list[Tensor]:
-    """Each process's tensor, all of one shape, by rank; no gradient of the others."""
-    if world_size() == 1:
-        return [tensor]
-    tensor = tensor.contiguous()
-    tensors = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(tensors, tensor)
-    return tensors
 
 
 def from_first(decide: Callable[[], object]) -> object:

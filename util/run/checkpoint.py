@@ -1,8 +1,4 @@
-"""The saved state of a training, from which it continues exactly.
-
-`latest_state.pth` holds the whole state, weights included, so a resume never mixes two saves. The files
-`{latest|N|iter_N}_net_NAME.pth` beside it are weights in the released format, for any program.
-"""
+"""The saved state of a training, weights included, from which it continues exactly."""
 
 import random
 from pathlib import Path

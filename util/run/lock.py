@@ -16,7 +16,6 @@ class RunLock:
     """Held from construction until `release` or the end of the process; UserError where another holds it.
 
     A POSIX record lock belongs to the process alone: unlike `flock`, forked loader workers do not keep it.
-    The file names its holder, for the message of a refusal.
     """
 
     def __init__(self, folder: Path):

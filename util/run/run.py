@@ -38,8 +38,8 @@ def holds_run(folder: Path) -> bool:
 class Run:
     """The run that a training's options name. Only the first process writes, and has a `monitor`.
 
-    `options` is their table, `network` the one that translates: without its weights nothing can be continued.
-    Training starts from the saved "state" (the exact place where the run stopped), "weights" or "nothing".
+    `options` is their table, `network` the one that translates. Training starts from the saved "state" (the
+    exact place where the run stopped), "weights" or "nothing".
     """
 
     def __init__(self, opt: Namespace, options: Mapping[str, Option], network: str):
@@ -85,10 +85,7 @@ class Run:
     def begin(
         self, model, files: object, compare_files: Callable, epoch_steps: int, global_batch: int
     ) -> Progress:
-        """Load what training starts from, and return where it stands.
-
-        `files` identify the images; `compare_files` (saved, present) says how they differ.
-        """
+        """Load what training starts from, and return where it stands; `compare_files`: saved, present."""
         opt, self.model, self.files = self.opt, model, files
         self.progress = Progress(epoch=opt.epoch_count)
         if self.writes:
@@ -169,7 +166,7 @@ class Run:
     def check(self, wait: bool = False) -> None:
         """UserError where the folder is no longer the run's, or a step was not finite.
 
-        Called after each step, and before a save to `wait` for the device: else CUDA tells some steps later.
+        Called after each step, and before a save to `wait` for the device.
         """
         if self.writes and not self.lock.is_in_place():  # another run may have taken its place
             raise UserError(f"training stopped: {self.folder} is no longer the folder of this run")
@@ -187,10 +184,7 @@ class Run:
             raise UserError(f"training stopped: {found} on {images}. {advice}")
 
     def save(self, *names: str) -> None:
-        """Save the state, and the weights under each of `names` ("latest", "5", "iter_5000").
-
-        All processes call it together. UserError where it fails, or where a step was not finite.
-        """
+        """Save the state, and the weights under each of `names` ("latest", "5", "iter_5000")."""
         self.check(wait=True)  # a resume would otherwise start after the failure
         model_state = self.model.training_state()
         if not self.writes:

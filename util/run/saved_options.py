@@ -38,10 +38,9 @@ def checked(saved: Mapping[str, object], options: Mapping[str, Option], source: 
         raise UserError(f"{error}, as saved in {source}: correct it there, or remove the file") from None
 
 
-def read_saved_options(folder: Path, options: Mapping[str, Option]) -> dict[str, object] | None:
-    """The checked options of a run in `folder`; None if there are none."""
-    saved = saved_options(folder)
-    return None if saved is None else checked(saved, options, folder / FILE)
+def read_saved_options(folder: Path, options: Mapping[str, Option]) -> dict[str, object]:
+    """The checked options of a run in `folder`; {} if there are none."""
+    return checked(saved_options(folder) or {}, options, folder / FILE)
 
 
 def options_of_training(folder: Path, options: Mapping[str, Option]) -> dict[str, object]:
@@ -50,7 +49,7 @@ def options_of_training(folder: Path, options: Mapping[str, Option]) -> dict[str
         path = folder / STATE_FILE
         saved = dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["options"])
     except Exception:  # no file, an older one, or a damaged one, which resuming reports
-        return read_saved_options(folder, options) or {}
+        return read_saved_options(folder, options)
     return checked(saved, options, path)
 
 

@@ -17,7 +17,7 @@ class StopSignal:
 
     SIGINT (Ctrl-C) and SIGTERM ask to stop, and so do SIGHUP, SIGUSR1 and SIGXCPU unless they are ignored, as
     `nohup` ignores SIGHUP. A second SIGINT or SIGTERM exits at once, but not within a second, since one event
-    may send both: a closed terminal is reported by the kernel and the shell, and torchrun passes signals on.
+    may send several.
     """
 
     def __init__(self):
