@@ -41,10 +41,8 @@ def create_model(opt: Namespace) -> BaseModel:
 def require_model(name: object, source: object) -> None:
     """UserError unless `name`, which the options of `source` have, is one of `MODELS`."""
     if not isinstance(name, str) or name not in MODELS:
-        raise UserError(
-            f"the options of {source} name --model {name}, which is not known here: known are "
-            f"{', '.join(MODELS)}"
-        )
+        known = f"known are {', '.join(MODELS)}"
+        raise UserError(f"the options of {source} name --model {name}, which is not known here: {known}")
 
 
 def option_rows(model: str) -> dict[str, Option]:

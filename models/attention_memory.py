@@ -46,10 +46,7 @@ class AttentionMemory(nn.Module):
 
     @torch.no_grad()
     def lookup(self, rows: Tensor, size: tuple[int, int], windows: Tensor | None = None) -> Tensor:
-        """Maps (B, 1, *size) for the crops `windows` (B, 5) of the images `rows` (B,); size: (height, width).
-
-        For the window a map was stored with, this is `resize_map`. windows None: whole images.
-        """
+        """Maps (B, 1, *size) for the crops `windows` (B, 5; None: whole) of the images `rows` (B,)."""
         grid = _positions(self._filled(windows, rows), self.windows[rows], size)
         maps = F.grid_sample(self.maps[rows], grid, padding_mode="border", align_corners=False)
         inside = (grid.abs() <= 1).all(-1)[:, None]  # (B, 1, height, width)
@@ -106,10 +103,7 @@ class AttentionMemory(nn.Module):
 
 
 def _positions(new: Tensor, old: Tensor, size: tuple[int, int]) -> Tensor:
-    """Positions (x, y) in crops `old` (B, 5) of the pixels of crops `new` (B, 5): (B, height, width, 2).
-
-    They run from -1 to 1 over the old crop. Relative to a window's middle, mirroring is a change of sign.
-    """
+    """Positions (x, y) of the pixels of crops `new` (B, 5) in crops `old`, -1 to 1: (B, height, width, 2)."""
 
     def along(pixels: int, first: int, extent: int, new_sign: Tensor | int, old_sign: Tensor | int) -> Tensor:
         centres = (2 * torch.arange(pixels, device=new.device, dtype=new.dtype) + 1) / pixels - 1

@@ -237,10 +237,7 @@ class BaseModel:
         }
 
     def load_training_state(self, state: dict) -> None:
-        """Continue from `training_state()`, with the optimisers' settings of now; `schedule.begin` follows.
-
-        UserError where a network does not fit, ValueError where the moments of an optimiser do not.
-        """
+        """Continue from `training_state()`, with the optimisers' settings of now."""
         for name, net in self.networks.items():
             if problem := misfit(net, state["networks"][name]):
                 raise UserError(f"net{name}: {problem}")

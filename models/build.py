@@ -83,10 +83,7 @@ def discriminator_mixes(opt: Namespace) -> bool:
 def build_generator(
     opt: Namespace, backwards: bool = False, domains: int = 0, **guidance: str
 ) -> UnetGenerator | ResnetGenerator:
-    """`--netG` with fresh weights, from `--input_nc` channels to `--output_nc`, or `backwards`.
-
-    A ResNet's decoder may know target `domains`. `guidance`: `fusion` and `stage` of `models/attention.py`.
-    """
+    """`--netG` with fresh weights, from `--input_nc` channels to `--output_nc`, or `backwards`."""
     channels = (opt.output_nc, opt.input_nc) if backwards else (opt.input_nc, opt.output_nc)
     settings = {"ngf": opt.ngf, "norm": opt.normG, "dropout": not opt.no_dropout, **guidance}
     if opt.netG.startswith("unet"):

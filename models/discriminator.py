@@ -14,15 +14,7 @@ class NLayerDiscriminator(nn.Module):
 
     run_layers = staticmethod(run_layers)
 
-    def __init__(
-        self,
-        input_nc: int = 3,
-        ndf: int = 64,
-        n_layers: int = 3,
-        norm: str = "instance",
-        antialias: bool = True,
-        output_nc: int = 1,
-    ):
+    def __init__(self, input_nc=3, ndf=64, n_layers=3, norm="instance", antialias=True, output_nc=1):
         super().__init__()
         # Each halving rounds down, the last two convolutions take one position each, one score must be left.
         self.smallest_side = 3 * 2**n_layers

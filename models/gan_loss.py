@@ -31,10 +31,7 @@ def gan_loss(mode: str, scores: Tensor, real: bool) -> Tensor:
 def discriminator_loss(
     mode: str, judge: Judge, batches: Sequence[tuple[Tensor, bool]], mixes: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """Half the sum of D's terms of two batches of images, one real (True) and one fake; and the terms.
-
-    Batches of one shape are judged together unless images of a pass mix, else one by one in this order.
-    """
+    """Half the sum of D's terms of two batches of images, one real (True) and one fake; and the terms."""
     images = [batch for batch, _ in batches]
     if mixes or images[0].shape != images[1].shape:
         scores = [judge(batch) for batch in images]

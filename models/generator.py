@@ -88,10 +88,7 @@ class ResnetGenerator(nn.Module):
 
 
 class UnetBlock(nn.Module):
-    """One depth: down, through the next depth (`inner`), up, and joined to the input.
-
-    Only the outermost block, whose images have other channels than it returns, is given `input_nc`.
-    """
+    """One depth: down, through `inner`, up, joined to the input; the outermost one has `input_nc`."""
 
     def __init__(
         self, outer_nc: int, nc: int, inner: "UnetBlock | None", norm: str, dropout=False, input_nc=None

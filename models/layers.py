@@ -38,10 +38,7 @@ def with_contiguous_gradient(x: Tensor) -> Tensor:
 
 
 class InstanceNorm(nn.Module):
-    """(x - mean) / sqrt(var + 1e-5) over H and W of each image and channel (Ulyanov et al., 2016).
-
-    As a layer norm: faster than `torch.nn.InstanceNorm2d` on the CPU and free of its fault.
-    """
+    """(x - mean) / sqrt(var + 1e-5) over H and W of each image and channel (Ulyanov et al., 2016)."""
 
     EPS = 1e-5
 
@@ -76,10 +73,7 @@ def _binomial(taps: list[float], gain: float, channels: int) -> Tensor:
 
 
 class BlurDownsample(nn.Module):
-    """Blur with [1,2,1] x [1,2,1] / 16 (reflected border) and halve: (B, C, ceil(H/2), ceil(W/2)).
-
-    Anti-aliased, as Zhang's "Making convolutional networks shift-invariant again", ICML 2019.
-    """
+    """Blur with [1,2,1] x [1,2,1] / 16 (reflected border) and halve (Zhang, ICML 2019)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -104,10 +98,7 @@ class BlurUpsample(nn.Module):
 def run_layers(
     model: nn.Sequential, x: Tensor, layers: Sequence[int] = (), stop: int | None = None
 ) -> tuple[Tensor, list[Tensor]]:
-    """The output of the first `stop` modules of `model` (None: all), and those of the modules `layers`.
-
-    The accelerator gives networks a faster form of it, `models.speed.fused.run`.
-    """
+    """The output of the first `stop` modules of `model` (None: all), and those of the modules `layers`."""
     taps = {}
     for number, module in enumerate(model[:stop]):
         x = module(x)

@@ -118,10 +118,7 @@ class MUNITModel(BaseModel):
         self.update("dis", losses["dis_total"], ["dis_a", "dis_b", "dis_total"])
 
     def dis_loss(self, name: str, fake: Tensor, real: Tensor) -> Tensor:
-        """Sum over scales of mean(D(fake)^2) + mean((D(real) - 1)^2), not halved (`--gan_mode lsgan`).
-
-        One pass over both: no norm mixes the images of a batch.
-        """
+        """Sum over scales of mean(D(fake)^2) + mean((D(real) - 1)^2), not halved (`--gan_mode lsgan`)."""
         mode, scales = self.opt.gan_mode, self.networks[name](torch.cat([fake, real]))
         pairs = [full(scores).chunk(2) for scores in scales]
         return sum(gan_loss(mode, fake, False) + gan_loss(mode, real, True) for fake, real in pairs)
@@ -165,10 +162,7 @@ class MUNITModel(BaseModel):
         self.results = {name: image.detach() for name, image in images.items()}
 
     def draw_styles(self) -> tuple[Tensor, Tensor]:
-        """Styles (B, style_dim, 1, 1) of A, then of B.
-
-        Every process draws those of the whole global batch and takes its own, so that several train as one.
-        """
+        """Styles (B, style_dim, 1, 1) of A, then of B; drawn for the whole global batch."""
         count = len(self.batch["A"])
         mine = slice(distributed.rank() * count, (distributed.rank() + 1) * count)
         drawn = (count * distributed.world_size(), self.opt.style_dim, self.device)

@@ -23,10 +23,7 @@ def random_styles(count: int, style_dim: int, device: torch.device | str) -> Ten
 
 
 class LayerNorm(nn.Module):
-    """gamma (x - mean) / (std + 1e-5) + beta, with mean and unbiased std over C, H and W of each image.
-
-    Statistics and output are float32 or wider. Gamma (C,) is initialised uniform in [0, 1).
-    """
+    """gamma (x - mean) / (std + 1e-5) + beta, with mean and unbiased std over C, H and W of each image."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -42,10 +39,7 @@ class LayerNorm(nn.Module):
 
 
 class AdaIN(nn.Module):
-    """scale (x - mean) / sqrt(var + 1e-5) + shift, with mean and biased var over H, W per image and channel.
-
-    Adaptive instance norm (Huang and Belongie, ICCV 2017). Statistics and output are float32 or wider.
-    """
+    """scale (x - mean) / sqrt(var + 1e-5) + shift, with biased var over H, W (Huang and Belongie, 2017)."""
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         x = full(x)
@@ -147,10 +141,7 @@ class Decoder(nn.Module):
 
 
 class AdaINGenerator(nn.Module):
-    """The auto-encoder of one domain (MUNIT, section 5.1). Images (B, nc, H, W) in [-1, 1].
-
-    H and W are multiples of `size_multiple` and at least `smallest_side`.
-    """
+    """The auto-encoder of one domain (MUNIT, section 5.1). Sides are multiples of `size_multiple`."""
 
     def __init__(self, nc: int, dim: int, mlp_dim: int, style_dim: int, n_downsample: int, n_res: int):
         super().__init__()

@@ -48,10 +48,7 @@ class Schedule:
         self._set_rates()
 
     def advance(self, mean_loss: float | None = None) -> None:
-        """Set the rates of the next epoch, or iteration; a plateau schedule needs the epoch's mean loss.
-
-        It reduces the rate after more than `PLATEAU_PATIENCE` epochs without a better one.
-        """
+        """Set the rates of the next epoch, or iteration; a plateau schedule needs the epoch's mean loss."""
         self.number += 1
         if self.plateau and mean_loss < self.best * (1 - PLATEAU_THRESHOLD):
             self.best, self.bad_epochs = mean_loss, 0

@@ -58,10 +58,7 @@ MIN_HIDDEN, REDUCTION = 32, 4  # channels of the learned convolutions: C / REDUC
 
 
 class SeSimModel(OneSidedModel):
-    """`--model sesim`: G translates A to B, D judges B, F makes self-similarity maps of VGG's features.
-
-    F has parameters with `--learned_attn` only. `vgg` is fixed.
-    """
+    """`--model sesim`: G translates A to B, D judges B, F makes self-similarity maps of VGG's features."""
 
     network_names = ("G", "D", "F")
     groups = {"F": ("F",), "D": ("D",), "G": ("G",)}
@@ -122,10 +119,7 @@ class SeSimModel(OneSidedModel):
         return ["G_GAN", "G_s", "D_real", "D_fake", "D_A", "G"] + ["spatial"] * self.opt.learned_attn
 
     def set_input(self, batch: dict) -> None:
-        """Also adds views in other colours, "A_aug" and "B_aug", if they are needed and the batch has none.
-
-        All processes draw the colours of the whole global batch, so that several processes train as one.
-        """
+        """Also adds views in other colours, "A_aug" and "B_aug"; drawn for the whole global batch."""
         super().set_input(batch)
         if not self.augments or "A_aug" in self.batch:
             return
@@ -283,10 +277,7 @@ def up_to(layer: int, widths: Sequence[int | str] = WIDTHS) -> Sequence[int | st
 
 
 class VGG16Features(nn.Module):
-    """VGG-16 up to the last of `layers`, ascending numbers of ReLUs; keys are torchvision's `features.N.*`.
-
-    `widths` are other than VGG-16's for tests. `channels` are C of each of `layers`.
-    """
+    """VGG-16 up to the last of `layers`, ascending numbers of ReLUs; with torchvision's keys."""
 
     def __init__(self, layers: Sequence[int] = LAYERS, widths: Sequence[int | str] = WIDTHS):
         super().__init__()

@@ -109,10 +109,7 @@ class BaseOptions:
         return [name for name in having if name not in MODELS[model].lacking]
 
     def parse(self, argv: Sequence[str] | None = None) -> Namespace:
-        """The options as a namespace, with `isTrain` and the names `given`. A wrong call exits with status 2.
-
-        `argv` are the words of a command line; None: of the process's own.
-        """
+        """The options of a command line, with `isTrain` and the names `given`, or exit status 2."""
         given = self.parser.parse_given(argv)
         try:
             return self.resolve(given)

@@ -26,10 +26,7 @@ class ProcessLostError(RuntimeError):
 
 @contextlib.contextmanager
 def session(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun started, if any; a GPU becomes torch's current device.
-
-    Raises `ProcessLostError` in place of the various errors that a lost process causes.
-    """
+    """Join the other processes that torchrun started, if any; a GPU becomes torch's current device."""
     if device.type == "cuda":  # the default device of random states and events
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

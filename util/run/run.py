@@ -142,9 +142,8 @@ class Run:
             if self.monitor and "logs" in state:
                 self.monitor.load_state_dict(state["logs"])
         except UserError as error:  # which network differs, and by which option
-            raise UserError(
-                f"{path} was saved with other networks than these options build: {error}"
-            ) from None
+            problem = "was saved with other networks than these options build"
+            raise UserError(f"{path} {problem}: {error}") from None
         except Exception as error:  # torch raises exceptions of many types for damaged files
             if lacks_memory(error):
                 raise
@@ -164,10 +163,7 @@ class Run:
         return state.get("data")
 
     def check(self, wait: bool = False) -> None:
-        """UserError where the folder is no longer the run's, or a step was not finite.
-
-        Called after each step, and before a save to `wait` for the device.
-        """
+        """UserError where the folder is not the run's, or a step was not finite; `wait` for the device."""
         if self.writes and not self.lock.is_in_place():  # another run may have taken its place
             raise UserError(f"training stopped: {self.folder} is no longer the folder of this run")
         if not wait:
