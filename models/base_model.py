@@ -17,8 +17,7 @@ from torch.optim import Adam, Optimizer
 
 from data.transforms import crops
 from models import build
-from models.finite_guard import FiniteGuard
-from models.optimizers import Schedule, check_moments, load_moments
+from models.optimizers import FiniteGuard, Schedule, check_moments, load_moments
 from models.speed.accelerator import Accelerator
 from models.weights import load_weights, misfit, save_weights, weights_file
 from util import distributed

@@ -6,8 +6,8 @@ from pathlib import Path
 from data.transforms import crops
 from models import MODELS
 from models.gan_loss import GAN_LOSSES
-from models.image_pool import check_pool
 from models.optimizers import POLICIES
+from models.sides import check_pool
 from options.base_options import BaseOptions
 from util.arguments import as_text, integer, read_words, real_number
 from util.errors import UserError

@@ -12,7 +12,7 @@ from training_process import assert_same_run, losses, make_images, state_of, ste
 
 import train
 from models.cut_model import CUTModel
-from models.finite_guard import FiniteGuard
+from models.optimizers import FiniteGuard
 
 EVERY_STEP = "--n_epochs 2 --n_epochs_decay 1 --save_latest_freq 1"
 STEPS = 15

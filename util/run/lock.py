@@ -46,13 +46,8 @@ class RunLock:
 
 def is_held(folder: Path) -> bool:
     """Whether a process trains in the folder; always so on Windows, where runs go unlocked."""
-    if fcntl is None:
-        return True
     try:
         with open(folder / ".lock", "rb") as file:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except (BlockingIOError, PermissionError):
-        return True
-    return False
+            return fcntl is None or fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB) is not None
+    except OSError as error:  # it is locked, or there is none
+        return not isinstance(error, FileNotFoundError)
