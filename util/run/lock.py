@@ -48,6 +48,8 @@ def is_held(folder: Path) -> bool:
     """Whether a process trains in the folder; always so on Windows, where runs go unlocked."""
     try:
         with open(folder / ".lock", "rb") as file:
-            return fcntl is None or fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB) is not None
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:  # it is locked, or there is none
         return not isinstance(error, FileNotFoundError)
+    return fcntl is None
