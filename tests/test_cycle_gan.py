@@ -5,7 +5,7 @@ import torch
 from golden import load_baseline
 from textbook import assert_refused, close, model_of, released_steps, step
 
-from models.image_pool import ImagePool
+from models.sides import ImagePool
 
 TINY = "--model cycle_gan --gpu_ids -1 --ngf 4 --ndf 4 --netG resnet_4blocks"
 GOLDEN = {
