@@ -89,16 +89,8 @@ def translator_of_run(
             path = file if name == model.translating(opt)[0] else None
             load_weights(net, path or checkpoint_file(opt.checkpoints_dir, opt.name, opt.epoch, name))
     device = device or model.device
-    return Translator(
-        model.translator().train(not opt.eval).requires_grad_(False).to(device),
-        device,
-        multiple=model.size_limits(opt)[0],
-        input_nc=opt.input_nc,
-        precision=opt.precision,
-        channels_last=opt.channels_last,
-        translate_size=opt.translate_size,
-        domains=getattr(opt, "domains", ()),
-    )
+    net = model.translator().train(not opt.eval).requires_grad_(False).to(device)
+    return Translator(net, device, opt, model.size_limits(opt)[0])
 
 
 def _best_device() -> torch.device:

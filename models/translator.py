@@ -1,6 +1,7 @@
 """The translator of images of any size, made by `models.inference.load_generator`."""
 
 import copy
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,28 +25,17 @@ class Translator:
     """A generator for images of any size: `translator(image)` is the translation, of exactly the same size.
 
     `net`, on `device`, maps (B, input_nc, H, W) to (B, output_nc, H, W) in [-1, 1], H and W multiples of
-    `multiple`. `translate_size`: the shorter side that it translates best, in pixels; None: any. `variant` is
-    what the network takes besides images: a style (style_dim,), at first that of seed 0; or the number () of
-    the target in `domains`, which `with_domain` sets; else None.
+    `multiple`. `opt` has test.py's options; `translate_size` is the shorter side that it translates best, in
+    pixels; None: any. `variant` is what the network takes besides images: a style (style_dim,), at first that
+    of seed 0; or the number () of the target in `domains`, which `with_domain` sets; else None.
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        device: torch.device,
-        *,
-        multiple: int = 4,
-        input_nc: int = 3,
-        precision: str = "fp32",
-        channels_last: bool = False,
-        translate_size: int | None = None,
-        domains: Sequence[str] = (),
-    ):
-        self.net, self.device, self.multiple, self.input_nc = net, device, multiple, input_nc
-        self.translate_size, self.domains = translate_size, tuple(domains)
+    def __init__(self, net: nn.Module, device: torch.device, opt: Namespace, multiple: int = 4):
+        self.net, self.device, self.multiple, self.input_nc = net, device, multiple, opt.input_nc
+        self.translate_size, self.domains = opt.translate_size, tuple(getattr(opt, "domains", ()))
         self.smallest = max(MIN_SIDE, getattr(net, "smallest_side", 0))
-        self._bf16 = precision == "bf16"
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._bf16 = opt.precision == "bf16"
+        self._layout = torch.channels_last if opt.channels_last else torch.contiguous_format
         self.style_dim = net.style_dim if isinstance(net, StyledTranslator) else 0
         self.variant = self.draw_styles(1, seed=0)[0] if self.style_dim else None
 

@@ -158,7 +158,8 @@ def test_layers_window_and_queries_are_those_of_the_run(tmp_path, capsys):
 
 def test_a_generator_without_layers_is_named(tmp_path, monkeypatch, capsys):
     make_run(tmp_path, "--model", "cycle_gan")
-    monkeypatch.setattr(visualize_queries, "load_generator", lambda *_: Translator(nn.Identity(), "cpu"))
+    opt = SimpleNamespace(input_nc=3, translate_size=None, precision="fp32", channels_last=False)
+    monkeypatch.setattr(visualize_queries, "load_generator", lambda *_: Translator(nn.Identity(), "cpu", opt))
     words = f"--name run --checkpoints_dir {tmp_path} --gpu_ids -1 --input {tmp_path}"
     assert visualize_queries.main(words.split()) == 2
     assert "no layers to choose queries in" in capsys.readouterr().err
