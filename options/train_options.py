@@ -153,10 +153,8 @@ def _check_image_size(opt: Namespace) -> None:
     multiple, smallest = MODELS[opt.model].size_limits(opt)
     if not crops(opt.preprocess):
         if multiple > 4:
-            problem = f"--preprocess {opt.preprocess} gives any size"
-            raise UserError(
-                f"{problem}, but the generator needs multiples of {multiple}: use a mode that crops"
-            )
+            needed = f"the generator needs multiples of {multiple}: use a mode that crops"
+            raise UserError(f"--preprocess {opt.preprocess} gives images of any size, but {needed}")
     elif opt.crop_size % multiple or opt.crop_size < smallest:
         least = -(-smallest // multiple) * multiple
         nearest = max(least, round(opt.crop_size / multiple) * multiple)
