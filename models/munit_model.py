@@ -1,7 +1,4 @@
-"""MUNIT: multimodal translation by separate codes of content and style (Huang et al., ECCV 2018).
-
-A translation decodes an image's content in the other domain, with a style that is drawn at random.
-"""
+"""MUNIT: multimodal translation by separate codes of content and style (Huang et al., ECCV 2018)."""
 
 from argparse import Namespace
 

@@ -13,10 +13,7 @@ from models.layers import full
 
 
 def random_locations(num_locations: int, num_patches: int, device: torch.device | str) -> Tensor:
-    """min(num_patches, num_locations) positions out of `num_locations`, int64, uniform and without repeats.
-
-    Positions are drawn here alone, on the device, so that a captured graph draws anew at each replay.
-    """
+    """min(num_patches, num_locations) of `num_locations` positions, int64, uniform, without repeats."""
     count = min(num_patches, num_locations)
     return torch.rand(num_locations, device=device).topk(count, sorted=False).indices
 

@@ -141,11 +141,7 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def swap(self, images: Tensor, draws: Tensor, places: Tensor) -> Tensor:
-        """A query with given random numbers, `draws` in [0, 1) and `places`, each (B,); images in order.
-
-        A pool that is filling stores an image and returns it; later an image whose draw exceeds 0.5 is
-        exchanged for the one at its place, and others are returned.
-        """
+        """A query with given random numbers, `draws` in [0, 1) and `places`, each (B,); images in order."""
         self._fit(images)
         shown = []
         for image, draw, place in zip(images.detach(), draws, places, strict=True):

@@ -175,8 +175,7 @@ def log_of_entropy(scores: Tensor) -> Tensor:
 def log_sum_exp(x: Tensor) -> Tensor:
     """`x.logsumexp(-1, keepdim=True)` where a row's largest value is finite or -inf.
 
-    Terms below e^-87 of the largest count as that, which changes no digit: exp takes 100 times as long on a
-    CPU where it underflows, which would flatter the step that this one is compared with.
+    Terms below e^-87 of the largest count as that: exp takes 100 times as long where it underflows.
     """
     top = x.amax(-1, keepdim=True)
     return (x - top).clamp(min=-87).nan_to_num(nan=0.0).exp().sum(-1, keepdim=True).log() + top

@@ -103,10 +103,7 @@ class Translator:
 
     @torch.inference_mode()
     def run(self, images: Tensor) -> Tensor:
-        """Translate (B, input_nc, H, W) in [-1, 1], any H and W, to (B, output_nc, H, W) float32.
-
-        Sides that the network cannot take are extended by reflection, and the result is cropped to the size.
-        """
+        """Translate (B, input_nc, H, W) in [-1, 1], any H and W, to (B, output_nc, H, W) float32."""
         if self.domains and self.variant is None:
             raise UserError(f"this network translates to {', '.join(self.domains)}: say which, as domain")
         self._require_memory(*images.shape)
@@ -141,7 +138,7 @@ class Translator:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
     def _extend(self, images: Tensor) -> tuple[Tensor, int, int]:
-        """Images extended to sides that the network takes, and the rows and columns before the first."""
+        """Images extended by reflection to sides that the network takes, and the rows and columns before."""
         (rows, top), (columns, left) = map(self._extended, images.shape[2:])
         if (len(rows), len(columns)) != images.shape[2:]:
             images = images[:, :, rows][:, :, :, columns]

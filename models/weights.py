@@ -1,7 +1,6 @@
 """Weights in the released format: `{latest|N|iter_N}_net_NAME.pth`, each a bare state dict of CPU tensors.
 
-Their keys are those of the released QS-Attn and CUT code, so either code loads the other's files. Keys and
-shapes of a generator show the options that built it: `architecture`.
+Their keys are those of the released QS-Attn and CUT code, so either code loads the other's files.
 """
 
 import re
