@@ -42,7 +42,7 @@ class TestOptions(BaseOptions):
         add("--num_test", math.inf, "translate at most this many images", type=count_or_inf)
         group("styles, of a model that has them (munit)")
         add("--num_styles", 1, "translations per image, each of its own style", type=integer(1, 10_000))
-        add("--style_seed", 0, "seed of the styles", type=integer(0))
+        add("--style_seed", 0, "seed of the styles", type=integer(0, 2**63 - 1))
         add("--style_image", None, "image of the target domain whose style is used")
         group("domains, of a model that has many (qs_multi, cut_multi, stargan)")
         add("--domain", [], "translate to these of its domains", type=name_list, shown="all")

@@ -72,6 +72,10 @@ def test_an_earlier_result_is_replaced_and_nothing_of_it_left(command, dataset, 
     assert "translated 2 of 5 images" in capsys.readouterr().out
     assert written(results / "images/fake_B") == ["A0.png", "A1.png", "mine.png"]
     assert (results / "evaluation.json").is_file()
+    # a record from elsewhere deletes nothing beside the results, and a damaged one stops nothing
+    (results / ".images.json").write_text('["images/../evaluation.json", "evaluation.json"]')
+    assert command("--num_test", 1) == 0 and (results / "evaluation.json").is_file()
+    (results / ".images.json").write_text("[")
     (dataset / "testA" / "A1.png").write_bytes(b"broken")
     assert command() == 2
     assert "A1.png" in capsys.readouterr().err

@@ -182,6 +182,10 @@ def test_one_flipped_bit_and_numbers_that_are_not_finite_are_noticed(generator, 
     torch.save(state, path)
     with pytest.raises(UserError, match="model.4.weight .*not finite"):
         read_tensors(path)
+    for odd in (torch.eye(2).to_sparse(), torch.empty(2, device="meta")):
+        torch.save({"x": odd}, path)
+        with pytest.raises(UserError, match="not the bare state dict"):
+            read_tensors(path)
 
 
 def test_a_missing_checkpoint_lists_those_there_are(generator, tmp_path):

@@ -120,7 +120,10 @@ def read_image(path: str | os.PathLike) -> Image.Image:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(path, "it is not an image of a known format") from error
+        with open(path, "rb") as file:
+            is_heic = file.read(8)[4:] == b"ftyp"
+        remedy = "HEIC is read with pillow-heif: install it, or convert to JPEG" if is_heic else REMEDY
+        raise ImageError(path, "it is not an image of a known format", remedy) from error
     except Exception as error:  # decoders raise exceptions of every type for damaged data
         what = f"{type(error).__name__}: {error}"
         raise ImageError(path, f"it is damaged or cannot be read ({what})") from error

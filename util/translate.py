@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -35,6 +36,7 @@ WRITTEN = {".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": TIFF
 
 THREADS = min(8, os.cpu_count() or 1)
 FAR = 2.0  # times larger or smaller than the size to translate at: worth a warning
+OWN = r"(?s)images/(?!(.*/)?\.\./)[^\0]+"  # what a record may name
 RECORD = ".images.json"  # in a folder of results: the files that the last call made, or was about to make
 
 Job = tuple[Path, Path]  # a file to translate and the file to write
@@ -223,8 +225,10 @@ def clear_results(folder: Path, files: Collection[str]) -> None:
     record = folder / RECORD
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.html").unlink(missing_ok=True)
-    earlier = json.loads(record.read_text()) if record.is_file() else []
-    for file in set(earlier) - set(files):
+    own = set()
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):  # none, or a damaged one
+        own = {file for file in json.loads(record.read_text()) if re.fullmatch(OWN, str(file))}
+    for file in own - set(files):
         (folder / file).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # the folder holds others
             for parent in list(Path(file).parents)[:-2]:

@@ -53,7 +53,7 @@ def read_tensors(path: str | Path, part: str | None = None) -> dict[str, Tensor]
     if part is not None:
         state = state.get(part) if isinstance(state, dict) else None
     if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+        isinstance(key, str) and _is_plain(value) for key, value in state.items()
     ):
         raise UserError(f"cannot load {path}: it is not the bare state dict of one network; save that alone")
     for key, value in state.items():
@@ -61,6 +61,13 @@ def read_tensors(path: str | Path, part: str | None = None) -> dict[str, Tensor]
             found = f"{key} holds numbers that are not finite (NaN or infinity)"
             raise UserError(f"cannot load {path}: {found}; load another epoch")
     return {WRAPPERS.sub("", key): value for key, value in state.items()}
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor with its numbers: not sparse, quantised or on "meta"."""
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
 
 
 def _load(path: Path, beginning: bytes) -> object:
