@@ -128,8 +128,10 @@ def test_workers_cache_and_position_change_nothing(images, preprocess):
 @pytest.mark.parametrize("num_threads", [0, 2])
 def test_a_broken_image_stops_as_itself_or_is_skipped_with_one_warning(tmp_path, capsys, num_threads):
     how = dict(dataroot=broken_set(tmp_path), num_threads=num_threads, batch_size=1)
+    stopping = create_loader(options(**how), "cpu")
     with pytest.raises(ImageError, match="trainA/1.png': it is not an image"):
-        list(create_loader(options(**how), "cpu").epoch(1))
+        list(stopping.epoch(1))
+    stopping.close()
     loader = create_loader(options(**how, on_bad_image="skip"), "cpu")
     epochs = [list(loader.epoch(epoch)) for epoch in (1, 2, 3)]
     assert [len(batches) for batches in epochs] == [4, 4, 4]
