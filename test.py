@@ -130,7 +130,7 @@ def translate_input(opt: Namespace) -> int:
         print(f"failed: {source}: {reason}", file=sys.stderr)
     count, targets = len(jobs[0]), [target for of_variant in jobs for _, target in of_variant]
     done = count - len(failures)
-    where = targets[0] if len(targets) == 1 else os.path.commonpath([target.parent for target in targets])
+    where = targets[0] if len(targets) == 1 else os.path.commonpath([to.parent for to in targets]) or "."
     print(f"translated {done} of {count} images ({done / seconds:.1f} per second): {where}")
     return 1 if failures else 0
 

@@ -37,6 +37,7 @@ from util.metrics.pairs import DINO, SQUEEZENET, check_pairs, diversity, load_lp
 from util.metrics.segmentation import score_label_folders
 from util.run.lock import is_held
 from util.run.run import run_folder
+from util.watch.training_page import draw_losses
 from util.weight_files import sha256
 
 POLL = 10.0  # seconds between looks at a run that is followed
@@ -243,10 +244,11 @@ def checkpoints(opt: Namespace, in_training: bool = False) -> dict[str, Path]:
 
 
 def evaluate_sweep(opt: Namespace, options: EvaluateOptions) -> None:
-    """Translate with each checkpoint, of --follow as they come, judge it, and keep receipt and table."""
+    """Translate with each checkpoint, of --follow as they come, judge it, and keep receipt and curves."""
     import test as translation  # the project's test.py, which comes before Python's own on the path
 
     receipt = opt.receipt or Path(opt.results_dir, opt.name, f"evaluation_{opt.phase}.json")
+    plot = receipt.with_suffix(".svg")
     judge, rows = Judge(opt), []
     while True:
         in_training = bool(opt.follow) and is_held(run_folder(vars(opt)))
@@ -260,6 +262,11 @@ def evaluate_sweep(opt: Namespace, options: EvaluateOptions) -> None:
             rows.append({"epoch": epoch, "checkpoint": identity, **judge.evaluate(fake_folder(opt, epoch))})
             numbers = last_and_best(rows)
             write_receipt(receipt, opt, {"numbers": numbers, "checkpoints": rows, **judge.record()})
+            course = {
+                name: [x for n, row in enumerate(rows, 1) for x in (n, row["numbers"][name])]
+                for name in numbers["best"]
+            }
+            plot.write_text(draw_losses(course, "checkpoints"), encoding="utf-8")
             print_numbers(rows[-1])
         if not in_training:
             break
@@ -267,7 +274,7 @@ def evaluate_sweep(opt: Namespace, options: EvaluateOptions) -> None:
     last, best = numbers["last"], numbers["best"]
     rows = [[name, f"{last[name]:.4f}", f"{of['number']:.4f} ({of['epoch']})"] for name, of in best.items()]
     head = ["", f"last ({last['epoch']})", "best, chosen by the test images themselves"]
-    print(f"{judging.markdown_table(head, rows)}\nreceipt: {receipt}")
+    print(f"{judging.markdown_table(head, rows)}\nreceipt: {receipt}\ncurves: {plot}")
 
 
 def last_and_best(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

@@ -141,6 +141,7 @@ def test_a_sweep_translates_by_test_py() -> None:
     sweep = evaluated(*command, "--epochs", "5,latest", receipt="results/run/evaluation_test.json")
     rows = sweep["checkpoints"]
     assert [(row["epoch"], row["fake"]["count"]) for row in rows] == [("5", 3), ("latest", 3)]
+    assert ">checkpoints</text>" in Path("results/run/evaluation_test.svg").read_text()
     receipt = evaluated(*command, receipt=IMAGES.parent / "evaluation.json")
     assert receipt["numbers"] == rows[1]["numbers"] and receipt["checkpoint"] == rows[1]["checkpoint"]
 

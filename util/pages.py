@@ -35,7 +35,7 @@ dt,figcaption,small{color:var(--faint);font-size:.85rem}
 dd{margin:0;font-weight:600;font-variant-numeric:tabular-nums}
 figure{margin:0;max-width:100%}
 figure img{display:block;width:100%;height:auto;background:var(--line);border-radius:3px}
-.row{display:grid;gap:.6rem;grid-template-columns:repeat(auto-fit,minmax(min(14rem,40%),1fr))}
+.row{display:grid;gap:.6rem;grid-template-columns:repeat(auto-fit,minmax(min(11rem,40%),1fr))}
 .row figure{max-width:32rem}
 .strip{display:grid;grid-template-columns:5rem 1fr;align-items:center;max-width:44rem;margin:0 0 .4rem}
 .strip figcaption{order:-1}

@@ -118,15 +118,15 @@ def _file(epoch: int, label: str) -> str:
 # ---- the curves of the losses, in light or dark colours as the reader's system ----
 
 
-def draw_losses(curves: Mapping[str, Sequence[float]]) -> str:
-    """The SVG of finite values by loss (epoch, value, epoch, ...): a smooth curve over the raw one."""
+def draw_losses(curves: Mapping[str, Sequence[float]], unit: str = "epochs") -> str:
+    """The SVG of finite values by name (x, value, x, ...); of epochs a smooth curve on the raw one."""
     width, height = WIDTH * PER_ROW, HEIGHT * math.ceil(len(curves) / PER_ROW)
     last = max((curve[-2] for curve in curves.values()), default=0.0)
     panels = []
     for index, (name, curve) in enumerate(curves.items()):
         x, y = index % PER_ROW * WIDTH, index // PER_ROW * HEIGHT
         epochs, values = thinned(np.reshape(curve, (-1, 2))).T
-        panels.append(f'<g transform="translate({x},{y})">{_panel(name, epochs, values, last)}</g>')
+        panels.append(f'<g transform="translate({x},{y})">{_panel(name, epochs, values, last, unit)}</g>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" role="img"><title>Loss curves</title><style>{SVG_STYLE}</style>\n'
@@ -158,9 +158,9 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
     return [float(f"{k * step:.10g}") for k in range(first, last + 1)]
 
 
-def _panel(name: str, epochs: np.ndarray, values: np.ndarray, last: float) -> str:
-    """The axes and the curve of one loss; `last` is the right end of the x axis in epochs."""
-    smoothed = smooth(values)
+def _panel(name: str, epochs: np.ndarray, values: np.ndarray, last: float, unit: str) -> str:
+    """The axes and the curve of one loss; `last` is the right end of the x axis."""
+    smoothed = smooth(values) if unit == "epochs" else values
     # the smooth curve whole, and the raw one without its rare spikes
     low, high = np.percentile(values, (1, 99))
     low, high = min(low, smoothed.min()), max(high, smoothed.max())
@@ -184,7 +184,7 @@ def _panel(name: str, epochs: np.ndarray, values: np.ndarray, last: float) -> st
         parts.append(_text(LEFT - 7, y + 4, f"{tick:g}", "end"))
     for tick in nice_ticks(0, last, 6):
         parts.append(_text(LEFT + (RIGHT - LEFT) * tick / last, BOTTOM + 18, f"{tick:g}", "middle"))
-    parts.append(_text((LEFT + RIGHT) / 2, BOTTOM + 34, "epochs", "middle"))
+    parts.append(_text((LEFT + RIGHT) / 2, BOTTOM + 34, unit, "middle"))
     parts.append(f'<path class="axis" d="M{LEFT},{BOTTOM}H{RIGHT}"/>')
     return "".join([*parts, path(values, "raw"), path(smoothed, "")])
 
