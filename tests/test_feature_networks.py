@@ -106,7 +106,7 @@ def test_weights_are_fetched_to_torchs_cache_and_found_there(server, tmp_path) -
     (folder / f"net-{digits}.pth").write_bytes(b"weights")
     published = Published("a network", "--net_weights", f"{address}/net-{digits}.pth")
     with pytest.raises(UserError, match=rf"--net_weights: no file .*net-{digits}.pth .*--download_weights"):
-        published.find()
+        published.find(download=False)
     path = published.find(download=True)
     assert path == tmp_path / "torch" / "hub" / "checkpoints" / f"net-{digits}.pth" == published.find()
     assert path.read_bytes() == b"weights"

@@ -109,14 +109,15 @@ class Published:
         """Where the file lies if it is not named."""
         return self.installed or Path(torch.hub.get_dir(), "checkpoints", self.url.rpartition("/")[2])
 
-    def find(self, given: str | Path | None = None, download: bool = False) -> Path:
-        """The file: `given`, or torch's copy, fetched first if `download`. UserError where there is none."""
+    def find(self, given: str | Path | None = None, download: bool | None = None) -> Path:
+        """The file: `given`, or torch's copy, fetched first if `download` (None: not offered)."""
         path = Path(given) if given else self.cached
         if not given and download and not path.is_file():
             fetch(self.url, path)
         if not path.is_file():
             found = f"{self.option}: no file {path} with the weights of {self.network}"
-            hint = f"Fetch {self.url} to there, or give --download_weights or {self.option} FILE"
+            offered = "" if download is None else "--download_weights or "
+            hint = f"Fetch {self.url} to there, or give {offered}{self.option} FILE"
             raise UserError(f"{found}. {hint}")
         return path
 
