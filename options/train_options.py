@@ -84,9 +84,8 @@ class TrainOptions(BaseOptions):
         saved = read_saved_options(path.parent, self.parser.options)
         usual = self._with_defaults({name: saved[name] for name in ("model", "netG")})
         own = {name for name, value in saved.items() if value != usual[name]} - {"name"}
-        return {name: saved[name] for name in own if self.parser.options[name].scope != "watch"} | {
-            "model": saved["model"]
-        }
+        own |= {"model", "netG"}
+        return {name: saved[name] for name in own if self.parser.options[name].scope != "watch"}
 
     def saved_values(self, folder: Path, given: dict[str, object]) -> dict[str, object]:
         """With --continue_train: the run's own options. UserError where one is given that cannot change."""
