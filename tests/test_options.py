@@ -161,7 +161,13 @@ def test_a_configuration_is_the_words_of_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["--model fastcut --crop_size 128", "--model munit", "--model cycle_gan --crop_late false"]
+    "line",
+    [
+        "--netG unet_256",
+        "--model fastcut --crop_size 128",
+        "--model munit",
+        "--model cycle_gan --crop_late false",
+    ],
 )
 def test_a_configuration_is_the_options_of_a_run(tmp_path, line):
     first = train_options(line)
