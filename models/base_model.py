@@ -17,7 +17,7 @@ from torch.optim import Adam, Optimizer
 
 from data.transforms import crops
 from models import build
-from models.optimizers import FiniteGuard, Schedule, check_moments, load_moments
+from models.optimizers import FiniteGuard, Schedule, check_moments, load_moments, plateau_of_1_0
 from models.speed.accelerator import Accelerator
 from models.weights import load_weights, misfit, save_weights, weights_file
 from util import distributed
@@ -246,8 +246,10 @@ class BaseModel:
             net.load_state_dict(state["networks"][name])
         for name, optimizer in self.optimizers.items():
             load_moments(optimizer, state["optimizers"][name])
-        if "schedule" in state or self.schedule.plateau:  # version 1.0 saved none
+        if "schedule" in state:
             self.schedule.load_state_dict(state["schedule"])
+        elif self.schedule.plateau:
+            self.schedule.load_state_dict(plateau_of_1_0(state, self.schedule.initial[0]))
         for name, memory in self.memories.items():
             saved = state["memories"][name]
             memory.load_state_dict(saved[distributed.rank() % len(saved)])

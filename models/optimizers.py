@@ -74,6 +74,14 @@ class Schedule:
         self.best, self.bad_epochs, self.reductions = (state[name] for name in STATE)
 
 
+def plateau_of_1_0(state: dict, initial: float) -> dict[str, float]:
+    """The state of a plateau `Schedule` in a training state of version 1.0, which held torch's schedulers."""
+    saved = next(iter(state["schedulers"].values()))
+    rate = next(iter(state["optimizers"].values()))["param_groups"][0]["lr"]
+    reductions = max(round(math.log(rate / initial, PLATEAU_FACTOR)), 0)
+    return {"best": saved["best"], "bad_epochs": saved["num_bad_epochs"], "reductions": reductions}
+
+
 def check_moments(optimizer: Optimizer, saved: dict) -> None:
     """ValueError unless `saved` has step counts and moments for the optimiser's parameters, in their shapes.
 
