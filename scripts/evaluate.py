@@ -133,7 +133,8 @@ class EvaluateOptions(TestOptions):
     def _with_weights(opt: Namespace, able: Mapping[str, bool]) -> list[str]:
         """The metrics that can be computed with the weights that are given or in torch's cache."""
         inception = opt.download_weights or opt.inception_weights or INCEPTION.cached.is_file()
-        classifier = opt.classifier_weights or classifier_weights(opt.classifier).cached.is_file()
+        asked = opt.class_index is not None  # then missing weights are an error
+        classifier = opt.classifier_weights or asked or classifier_weights(opt.classifier).cached.is_file()
         there = {"swd": True, **dict.fromkeys(("fid", "fid_clean", "kid"), inception)}
         there |= dict.fromkeys(("fd", "kd", "class"), classifier)
         there |= {"stripes": True, "coats": True, "structure": opt.dino_weights or DINO.cached.is_file()}

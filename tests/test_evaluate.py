@@ -200,6 +200,7 @@ def test_label_maps_are_scored() -> None:
         (["--metrics", "lpips"], "needs the styles of a run"),
         (["--metrics", "swd,segmentation"], "needs --pred DIR"),
         (["--metrics", "class"], "needs --class_index"),
+        (["--classifier", "resnet50", "--class_index", "340"], "--classifier_weights: no file"),
         (["--metrics", "stripes"], "set with masks"),
         (["--metrics", "structure"], "give --inputs DIR"),
         (["--epochs", "all"], "checkpoints of a run"),
