@@ -291,6 +291,7 @@ def test_other_formats_are_read_and_what_is_skipped_is_named_once(tmp_path, caps
     assert all(open_rgb(path).size == (WIDTH, HEIGHT) for path in found)
     note = "left out, since they are no images that can be read: 2 of '.psd', 1 of '.mov'\n"
     assert capsys.readouterr().err == f"note: {str(tmp_path)!r}: {note}"
-    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypmp42")
-    with pytest.raises(ImageError, match="pillow-heif"):
-        open_rgb(tmp_path / "phone.jpg")
+    for brand, remedy in {b"heic": "pillow-heif", b"mp42": "ffmpeg"}.items():
+        (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftyp" + brand)
+        with pytest.raises(ImageError, match=remedy):
+            open_rgb(tmp_path / "phone.jpg")

@@ -38,6 +38,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it only warns: 256 Mi
 # filters belong to the process, and images are decoded from several threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+VIDEO = "It seems to be a video: translate its frames, as ffmpeg -i VIDEO frames/%05d.png makes them"
 REMEDY = "Replace or remove the file; training can also continue without it: --on_bad_image skip"
 
 WHITES = (1, 255, 1023, 4095, 16383, 65535)  # of floats, and of sensors with 8 to 16 bits
@@ -121,8 +122,11 @@ def read_image(path: str | os.PathLike) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         with open(path, "rb") as file:
-            is_heic = file.read(8)[4:] == b"ftyp"
-        remedy = "HEIC is read with pillow-heif: install it, or convert to JPEG" if is_heic else REMEDY
+            start = file.read(10)
+        remedy = REMEDY
+        if start[4:8] == b"ftyp":  # by its brand: heic, mif1, ...; others are those of videos
+            heic = start[8:] in (b"he", b"mi", b"ms")
+            remedy = "HEIC is read with pillow-heif: install it, or convert to JPEG" if heic else VIDEO
         raise ImageError(path, "it is not an image of a known format", remedy) from error
     except Exception as error:  # decoders raise exceptions of every type for damaged data
         what = f"{type(error).__name__}: {error}"
