@@ -138,10 +138,12 @@ def banner(opt: Namespace, model: BaseModel, loader: Loader, folder: Path) -> st
     sizes = {name: sum(p.numel() for p in net.parameters()) / 1e6 for name, net in model.networks.items()}
     length = Length.of(opt)
     steps = round(length.in_epochs(len(loader)) * len(loader))
+    processes = distributed.world_size()
+    together = f" in each of {processes} processes" if processes > 1 else ""
     lines = [
         f"Training {opt.name} (--model {opt.model}) on {device}, {length}, {steps} steps, in {folder}",
         f"  data:       {opt.dataroot}: {counts}; {len(loader)} steps per epoch",
-        f"  batch size: {opt.batch_size} in each of {distributed.world_size()} processes",
+        f"  batch size: {opt.batch_size}{together}",
         "  parameters: " + ", ".join(f"{name} {size:.3f} M" for name, size in sizes.items()),
     ]
     return "\n".join([*lines, *(map(str, model.networks.values()) if opt.verbose else [])])
