@@ -90,8 +90,12 @@ def _entry(folder: Path, words: list[str]) -> Entry:
 def translate(photo: Path, options: Sequence[str], output: Path) -> Image.Image:
     """Translate a photograph into `output` by test.py; returns the photograph, upright and of that size."""
     with contextlib.redirect_stderr(io.StringIO()) as said:
-        if translation.main([*options, "--input", str(photo), "--output", str(output)]):
-            raise UserError(said.getvalue())
+        try:
+            status = translation.main([*options, "--input", str(photo), "--output", str(output)])
+        except SystemExit as stopped:  # of the parser, such as for a run deleted meanwhile
+            status = stopped.code
+    if status:
+        raise UserError(said.getvalue())
     source = read_photo(photo)
     with Image.open(output, formats=["PNG"]) as target:
         return finished(source.pixels, source).resize(target.size, Image.Resampling.BICUBIC)

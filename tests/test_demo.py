@@ -18,6 +18,7 @@ from trained_run import draw, make_run
 
 from scripts import demo
 from scripts.demo import find_models
+from util.errors import UserError
 
 PRETRAINED = "horse2zebra_global (pretrained)"
 
@@ -72,6 +73,11 @@ def test_what_a_model_has_becomes_options_of_test_py(runs, tmp_path, label, cont
     source = demo.translate(tmp_path / "photo 1.png", [*options, "--gpu_ids", "-1"], tmp_path / "out.png")
     assert source.size == Image.open(tmp_path / "out.png").size
     assert source.size == ((192, 128) if controls.get("size") == "128" else (90, 60))
+
+
+def test_a_run_deleted_meanwhile_is_an_error_of_the_page(tmp_path):
+    with pytest.raises(UserError, match="error: "):
+        demo.translate(tmp_path / "a.png", ["--name", "nun", "--gpu_ids", "-1"], tmp_path / "out.png")
 
 
 @pytest.fixture
