@@ -4,7 +4,7 @@
     python test.py --name NAME --input PHOTO    any photograph or folder of them; no data set
     python test.py --pretrained NAME ...        with a model that comes with the code, instead of a run
 
-Only what translates is loaded, and no training data. `python test.py --help` lists all options.
+Only what translates is loaded, and no training data. `python test.py --help` lists the options.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """Train a translation: python train.py --dataroot ./datasets/horse2zebra --name NAME --QS_mode global
 
-An epoch is max(|A|, |B|) images. `python train.py --help` lists all options; README.md has examples.
+An epoch is max(|A|, |B|) images. `python train.py --help` lists the options; README.md has examples.
 """
 
 import os

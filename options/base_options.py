@@ -39,7 +39,9 @@ class BaseOptions:
     is_train: bool
 
     def __init__(self):
-        self.parser = ArgumentParser(self.prog, self.description, WITHOUT_EFFECT)
+        self.parser = ArgumentParser(self.prog, self.description, WITHOUT_EFFECT, add_help=False)
+        listing = {"action": "store_const", "const": True, "help": "list the options of --model, and exit"}
+        self.parser.add_argument("-h", "--help", **listing)
         self.declare()
 
     def declare(self) -> None:
@@ -102,6 +104,11 @@ class BaseOptions:
             self.parser.group(f"--model {', '.join(owners[flag])}")
             self.parser.add(flag, *args, **{**row, "only": {"model": owners[flag], **row.get("only", {})}})
 
+    def print_help(self, model: str) -> None:
+        """List the options that have an effect with a model, on stdout."""
+        self.parser.list_only(self.of_model(model), "Those of another model: --model MODEL --help")
+        self.parser.print_help()
+
     def of_model(self, model: str) -> list[str]:
         """The names of the options that have an effect with a model."""
         rows = self.parser.options.items()
@@ -111,6 +118,10 @@ class BaseOptions:
     def parse(self, argv: Sequence[str] | None = None) -> Namespace:
         """The options of a command line, with `isTrain` and the names `given`, or exit status 2."""
         given = self.parser.parse_given(argv)
+        if given.pop("help", False):
+            model = given.get("model")
+            self.print_help(model if model in MODELS else self.parser.defaults["model"])
+            self.parser.exit()
         try:
             return self.resolve(given)
         except UserError as error:

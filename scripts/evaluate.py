@@ -11,12 +11,11 @@ docs/evaluation.md states the protocol. Every evaluation leaves a receipt: a JSO
 all that is needed to reproduce them.
 """
 
-import argparse
 import math
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from models.weights import weights_file
 from options.test_options import TestOptions, results_folder
 from scripts import judging
 from scripts.judging import ImageSet, Judge, print_numbers, write_receipt
-from util.arguments import ArgumentParser, as_text
+from util.arguments import as_text
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.metrics.networks import INCEPTION, classifier_weights
@@ -51,14 +50,6 @@ NEEDS = {
     "segmentation": "--pred DIR --label DIR, which no other metric takes",
     "lpips": "the styles of a run, from test.py --num_styles N, and no other metric beside it",
 }
-
-
-def list_only(parser: ArgumentParser, names: Collection[str]) -> None:
-    """Leave all other options out of --help; they are taken as well."""
-    for action in parser._actions:
-        if action.dest not in {*names, "help", "version"}:
-            action.help = argparse.SUPPRESS
-    parser.epilog = "All options of test.py are taken too, such as --name, --dataroot: python test.py --help"
 
 
 def option_words(options: Mapping[str, object]) -> list[str]:
@@ -92,7 +83,11 @@ class EvaluateOptions(TestOptions):
         add("--receipt", None, "file to write the receipt to", type=Path, shown=receipt)
         self.own = set(self.parser.defaults)
         super().declare()
-        list_only(self.parser, self.own)
+
+    def print_help(self, model: str) -> None:
+        others = "All options of test.py are taken too, such as --name, --dataroot: python test.py --help"
+        self.parser.list_only(self.own, others)
+        self.parser.print_help()
 
     def resolve(self, given: dict[str, object]) -> Namespace:
         if given.get("follow"):

@@ -138,9 +138,9 @@ class ArgumentParser(argparse.ArgumentParser):
     defaults can stand between the two. `ignored` options are accepted and do nothing.
     """
 
-    def __init__(self, prog: str, description: str, ignored: Collection[str] = ()):
+    def __init__(self, prog: str, description: str, ignored: Collection[str] = (), **how):
         shape = partial(argparse.HelpFormatter, max_help_position=34, width=120)
-        how = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS, "formatter_class": shape}
+        how |= {"allow_abbrev": False, "argument_default": argparse.SUPPRESS, "formatter_class": shape}
         super().__init__(prog, "python %(prog)s [options]", description, **how)
         self.options: dict[str, Option] = {}
         self.ignored = ignored
@@ -179,11 +179,17 @@ class ArgumentParser(argparse.ArgumentParser):
             if word.startswith("--"):
                 name = word[2:].split("=")[0]
                 near = difflib.get_close_matches(name, self.options, n=1, cutoff=0.7)
-                advice = f": did you mean --{near[0]}?" if near else "; --help lists all"
+                advice = f": did you mean --{near[0]}?" if near else "; --help lists them"
                 self.error(f"unknown option --{name}{advice}")
             self.error(f"cannot place {word!r}: every value follows an option, one with spaces in quotes")
         note_no_effect([name for name in vars(given) if name in self.ignored], "it does nothing here")
         return {name: value for name, value in vars(given).items() if name not in self.ignored}
+
+    def list_only(self, names: Collection[str], epilog: str) -> None:
+        """Leave all other options out of --help; they are taken as well."""
+        for name in self.options.keys() - set(names):
+            self._option_string_actions[f"--{name}"].help = argparse.SUPPRESS
+        self.epilog = epilog
 
     def error(self, message: str) -> None:
         """Say what is wrong and exit with status 2, without the page of usage."""
