@@ -29,7 +29,7 @@ from models.attention import resize_map
 from models.build import ATTENDING
 from models.weights import checkpoint_file, load_weights
 from options.test_options import TestOptions
-from scripts.evaluate import checkpoints, list_only
+from scripts.evaluate import EvaluateOptions, checkpoints
 from util.errors import UserError, entry_point
 from util.image_files import list_images, open_rgb
 from util.metrics.segmentation import CLASSES, frame_name, read_label_map
@@ -43,6 +43,7 @@ Numbers = dict[str, dict[str, float]]  # of each class
 class IntensityOptions(TestOptions):
     prog = "scripts/attention_intensity.py"
     description = __doc__.splitlines()[0]
+    print_help = EvaluateOptions.print_help  # lists the options of this script, and names test.py's
 
     def declare(self) -> None:
         add = self.parser.add
@@ -50,9 +51,8 @@ class IntensityOptions(TestOptions):
         add("--epochs", "all", "checkpoints: all, or a list as 20,40,60")
         add("--labels", None, "folder of label maps", type=Path, shown="DATAROOT/masks/PHASE + A or B")
         add("--out", None, "folder to write to", type=Path, shown="RESULTS_DIR/NAME/attention_PHASE")
-        own = set(self.parser.defaults)
+        self.own = set(self.parser.defaults)
         super().declare()
-        list_only(self.parser, own)
 
     def check(self, opt: Namespace) -> None:
         super().check(opt)
