@@ -29,7 +29,7 @@ HEADS = ("mlp_sample", "sample")
 class ContrastModel(BaseModel):
     """Chooses patches at `--nce_layers` of the sources, and embeds them in sources and translations."""
 
-    domains = 1  # in a batch of features; each draws positions of its own
+    domains_in_batch = 1  # of features; each domain draws positions of its own
 
     @classmethod
     def add_options(cls, add) -> None:
@@ -63,9 +63,9 @@ class ContrastModel(BaseModel):
         b, _, h, w = features.shape
         drawn = [
             patch_sampler.random_locations(h * w, self.opt.num_patches, features.device)
-            for _ in range(self.domains)
+            for _ in range(self.domains_in_batch)
         ]
-        return PatchSelection(torch.stack(drawn).repeat_interleave(b // self.domains, 0))
+        return PatchSelection(torch.stack(drawn).repeat_interleave(b // self.domains_in_batch, 0))
 
     def prepared(self, features: Sequence[Tensor]) -> list[Tensor]:
         """`prepare_features` of every tapped layer."""
@@ -115,7 +115,7 @@ class CUTModel(ContrastModel, OneSidedModel):
         self.contrast_B = opt.isTrain and opt.nce_idt and opt.lambda_NCE > 0  # the half PatchNCE(b, G(b))
         super().__init__(opt)
         if opt.isTrain:
-            self.domains = 1 + self.contrast_B
+            self.domains_in_batch = 1 + self.contrast_B
             self.beside_D, self.beside_sources = SideStream(self.device), SideStream(self.device)
 
     def build_network(self, name: str) -> nn.Module:

@@ -69,7 +69,7 @@ def select_queries(features: Tensor, mode: str, num_queries: int, window: int = 
     local entropy and routes by global attention); `window` is k, odd, of the local modes. All positions are
     chosen where they are fewer than `num_queries`.
     """
-    rule = check_rule(mode, window)
+    rule = rule_of(mode, window)
     ranks = log_entropy(features, mode, window)
     # stable: ties go to the lower index on every device
     indices = torch.sort(ranks, dim=1, stable=True).indices[:, :num_queries]
@@ -82,7 +82,7 @@ def log_entropy(features: Tensor, mode: str, window: int = 7) -> Tensor:
 
     `mode` is an entry of `MODES`. Padded positions of a window (`window` is k, odd) have zero keys.
     """
-    rule = check_rule(mode, window)
+    rule = rule_of(mode, window)
     with torch.autocast(features.device.type, enabled=False):
         return rule.rank(_half_or_default(features.detach()), window)
 
@@ -240,7 +240,7 @@ MODES: dict[str, Rule] = {
 }
 
 
-def check_rule(mode: str, window: int) -> Rule:
+def rule_of(mode: str, window: int) -> Rule:
     """The rule of a mode; ValueError where the mode or the window is impossible."""
     if mode not in MODES:
         raise ValueError(f"QS-Attn mode is {mode!r}, but must be one of {', '.join(MODES)}")

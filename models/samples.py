@@ -27,9 +27,9 @@ class Samples:
         settings = {**vars(opt), "isTrain": False, "batch_size": 1, "num_threads": 0}
         if domains := getattr(opt, "domains", []):
             settings["max_dataset_size"] = max(1, COUNT // len(domains))  # of each
-        for settings["phase"] in ("test", opt.phase):
+        for phase in ("test", opt.phase):
             with contextlib.suppress(UserError):  # there are no such images
-                batches = create_loader(Namespace(**settings), "cpu").epoch(1)
+                batches = create_loader(Namespace(**settings | {"phase": phase}), "cpu").epoch(1)
                 for batch in itertools.islice(batches, COUNT):
                     image = batch["A"]
                     height, width = (min(n, MOST_PIXELS) // multiple * multiple for n in image.shape[2:])

@@ -148,7 +148,7 @@ def place_of_pretrained(name: str) -> dict[str, str]:
 
 
 def take_pretrained(parser: ArgumentParser, opt: Namespace) -> None:
-    """Let --pretrained NAME, where it is given, name what --name names else."""
+    """Turn a given --pretrained NAME into the --checkpoints_dir and --name of its folder."""
     if opt.pretrained and opt.name:
         parser.error("--name names a run, and --pretrained a model instead: leave one of them out")
     if opt.pretrained:

@@ -11,8 +11,6 @@ The model defines the mathematics of a step; this module changes only rounding a
   with one warning, and training continues without it from the state it had.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from argparse import Namespace

@@ -138,9 +138,8 @@ def create_monitor(opt: Namespace, folder: Path, epoch_steps: int) -> Monitor:
     watchers: list[Watcher] = []
     options = {name: value for name, value in sorted(vars(opt).items()) if name not in ("given", "isTrain")}
     if not opt.no_html:
-        from util.watch.training_page import (
-            TrainingPage,
-        )  # it needs dominate, which a run without pages need not have
+        # here, since it needs dominate, which a run without pages need not have
+        from util.watch.training_page import TrainingPage
 
         watchers.append(TrainingPage(folder, opt.name, math.ceil(Length.of(opt).in_epochs(epoch_steps))))
     if opt.display_id is None or opt.display_id > 0:
