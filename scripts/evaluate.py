@@ -12,6 +12,7 @@ all that is needed to reproduce them.
 """
 
 import math
+import shlex
 import sys
 import time
 from argparse import Namespace
@@ -170,8 +171,12 @@ def evaluate_folder(opt: Namespace) -> dict[str, Any]:
     if not opt.fake and not all(
         place.is_dir() for place in (folder, *(folder / f"to_{name}" for name in opt.domain))
     ):
-        run = f"--pretrained {opt.pretrained}" if opt.pretrained else f"--name {opt.name} --epoch {opt.epoch}"
-        raise UserError(f"there are no translations in {folder}; make them: python test.py {run}")
+        run, places = {"name": opt.name, "epoch": opt.epoch}, {"checkpoints_dir", "results_dir"}
+        if opt.pretrained:
+            run, places = {"pretrained": opt.pretrained}, {"results_dir"}
+        run |= {name: getattr(opt, name) for name in sorted(places & set(opt.given))}
+        words = shlex.join(option_words(run))
+        raise UserError(f"there are no translations in {folder}; make them: python test.py {words}")
     judge = Judge(opt)
     results = {**judge.evaluate(folder), **judge.record()}
     if not opt.fake and (checkpoint := weights_of(opt, opt.epoch)).is_file():

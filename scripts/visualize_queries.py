@@ -62,6 +62,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     take_pretrained(parser, opt)
     if opt.name is None or opt.input is None:
         parser.error("name a run by --name or --pretrained, and an image or a folder by --input")
+    if not opt.input.exists():
+        parser.error(f"--input {opt.input} does not exist: give an image or a folder, in quotes")
     folder = Path(opt.name).name.removesuffix(".pth")
     opt.output = opt.output or Path("results", folder, f"queries_{opt.epoch}")
     return opt
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             photo = read_photo(path, opt.load_size).pixels
         except ImageError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"failed: {path}: {error.in_translating}", file=sys.stderr)
             failed = True
             continue
         more = [max(8, -(-side // multiple) * multiple) - side for side in photo.shape[:2]]

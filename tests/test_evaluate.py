@@ -71,7 +71,7 @@ def test_a_run_is_judged_against_its_data_set(capsys) -> None:
     other = ["--direction", "BtoA", "--receipt", "new/other.json"]
     assert evaluated(*RUN, *other, receipt="new/other.json")["real"]["folder"].endswith("testA")
     assert evaluate.main([*RUN, "--epoch", "7"]) == 2
-    assert "make them: python test.py --name run --epoch 7" in capsys.readouterr().err
+    assert "make them: python test.py --name=run --epoch=7" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -57,6 +57,11 @@ class ImageError(UserError):
         # !r, because names may hold newlines and bytes that are not text.
         return f"cannot use the image {self.path!r}: {self.found}. {self.remedy}."
 
+    @property
+    def in_translating(self) -> str:
+        """What was found and what to do, where nothing is trained."""
+        return f"{self.found}. {self.remedy.split(';')[0]}"
+
 
 @functools.cache
 def _say_once(line: str) -> None:
@@ -72,7 +77,7 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"the folder {str(folder)!r} does not exist: check --dataroot and --phase")
+        raise UserError(f"the folder {str(folder)!r} does not exist: check the path")
 
     def stop(error: OSError) -> None:
         raise error
@@ -95,7 +100,7 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
     found = ", ".join(f"{count} of {kind!r}" for kind, count in others.most_common(5))
     if not images:
         known = f"known are {' '.join(sorted(IMAGE_EXTENSIONS))}, and HEIC with pillow-heif"
-        raise UserError(f"no images in the folder {str(folder)!r}, but {found or 'nothing'}; {known}")
+        raise UserError(f"no images in the folder {str(folder)!r}, which holds {found or 'nothing'}; {known}")
     if others:
         _say_once(f"note: {str(folder)!r}: left out, since they are no images that can be read: {found}")
     images.sort(key=os.fsencode)

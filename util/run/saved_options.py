@@ -35,7 +35,7 @@ def checked(saved: Mapping[str, object], options: Mapping[str, Option], source: 
     try:
         return {name: options[name].restored(value) for name, value in kept.items()}
     except ValueError as error:
-        raise UserError(f"{error}, as saved in {source}: correct it there, or remove the file") from None
+        raise UserError(f"{error}, as saved in {source}: correct it, or use the code that saved it") from None
 
 
 def read_saved_options(folder: Path, options: Mapping[str, Option]) -> dict[str, object]:
