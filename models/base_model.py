@@ -25,8 +25,9 @@ from util.device import get_device
 from util.errors import UserError
 from util.images import to_uint8
 
-OWN_NETWORKS = ("netG", "normG", "no_dropout", "no_antialias", "no_antialias_up")
-OWN_NETWORKS += ("netD", "normD", "n_layers_D", "pool_size")  # what a model with networks of its own lacks
+# options that a model with networks of its own lacks
+NETWORK_OPTIONS = ("netG", "normG", "no_dropout", "no_antialias", "no_antialias_up")
+NETWORK_OPTIONS += ("netD", "normD", "n_layers_D", "pool_size")
 
 
 def require_same_channels(opt: Namespace, why: str) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models import munit_networks
-from models.base_model import OWN_NETWORKS, BaseModel, require_same_channels
+from models.base_model import NETWORK_OPTIONS, BaseModel, require_same_channels
 from models.gan_loss import gan_loss
 from models.layers import full, initialise, l1
 from models.munit_networks import AdaINGenerator, MultiScaleDiscriminator, StyledTranslator
@@ -25,7 +25,7 @@ class MUNITModel(BaseModel):
     headline = ("gen_total", "dis_total")
     visual_names = ("real_A", "recon_A", "fake_B", "cycle_A", "real_B", "recon_B", "fake_A", "cycle_B")
     translation_options = ("mlp_dim", "style_dim", "n_downsample", "n_res")
-    lacking = OWN_NETWORKS
+    lacking = NETWORK_OPTIONS
     defaults = {"n_iterations": 1_000_000, "lr": 0.0001, "init_type": "kaiming"}
     defaults |= {"lr_policy": "step", "lr_decay_iters": 100_000, "lr_decay_gamma": 0.5}
     defaults |= {"preprocess": "scale_shortside_and_crop", "load_size": 256, "crop_late": True}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base_model import OWN_NETWORKS
+from models.base_model import NETWORK_OPTIONS
 from models.domain_networks import StarGANDiscriminator, StarGANGenerator
 from models.gan_loss import gan_loss, gradient_penalty
 from models.layers import full, l1
@@ -45,7 +45,7 @@ class StarGANModel(ManyDomains):
     groups = {"D": ("D",), "G": ("G",)}
     headline = ("G", "D_cls")
     first_iteration = 0
-    lacking = (*ManyDomains.lacking, *OWN_NETWORKS, "init_type", "init_gain")
+    lacking = (*ManyDomains.lacking, *NETWORK_OPTIONS, "init_type", "init_gain")
     defaults = ManyDomains.defaults | {"own_domain": True, "gan_mode": "wgangp", "lr": 0.0001}
     defaults |= {"batch_size": 16, "load_size": 128, "crop_size": 128}
     defaults |= {"n_iterations": 100_000, "n_iterations_decay": 100_000}

@@ -30,23 +30,23 @@ from scripts.judging import markdown_table, versions_and_hardware
 from util.arguments import ArgumentParser, integer
 from util.errors import UserError, entry_point
 
-# The speed options of the plain side.
+# The speed options of the textbook step.
 PLAIN = {"precision": "fp32", "channels_last": False, "cuda_graph": False, "fast": False}
 
 
 class Side:
-    """The step on four batches in turn: "plain", the textbook's, or "fast", under the options `opt`."""
+    """The training step under the options `opt`, or the textbook step, on four batches in turn."""
 
-    def __init__(self, name: str, opt: Namespace):
-        self.name, self.opt = name, opt if name == "fast" else Namespace(**{**vars(opt), **PLAIN})
+    def __init__(self, opt: Namespace, textbook: bool = False):
+        self.textbook, self.opt = textbook, Namespace(**{**vars(opt), **PLAIN}) if textbook else opt
         torch.manual_seed(opt.seed)
         self.model = create_model(self.opt)
-        self.runner = self.model if name == "fast" else TextbookStep(self.model)
+        self.runner = TextbookStep(self.model) if textbook else self.model
         self.batches = cycle(synthetic_batches(opt, self.model.device, 4))
 
     def step(self) -> None:
         """One training step."""
-        if self.name == "plain":  # cuDNN's switches are global; the fast side sets its own in each step
+        if self.textbook:  # cuDNN's switches are global; the training step sets its own each time
             torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
         self.model.set_input(next(self.batches))
         self.runner.optimize_parameters()
@@ -128,11 +128,12 @@ def parse(argv: Sequence[str] | None) -> tuple[Namespace, list[str]]:
 
 
 def sides_of(own: Namespace, rest: Sequence[str], mode: str) -> list[Side]:
-    """The sides of a mode, the fast one last."""
+    """The sides of a mode, the training step last."""
     words = [f"--crop_size={own.size}", f"--load_size={own.size}", *known_modes()[mode]]
     words += ["--vgg_weights=random"] * ("--model=sesim" in words)  # times do not depend on the weights
     opt = TrainOptions().parse([*words, *rest])
-    return [Side(name, opt) for name in ("plain", "fast") if name == "fast" or opt.model in TEXTBOOKS]
+    textbook = [Side(opt, textbook=True)] if opt.model in TEXTBOOKS else []
+    return [*textbook, Side(opt)]
 
 
 @entry_point
@@ -147,9 +148,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{mode}: {format_spread(times[-1])} ms per step", file=sys.stderr)
     opt = sides[-1].opt
     speed = ", ".join(f"{name} {getattr(opt, name)}" for name in PLAIN)
-    print(f"{own.size} x {own.size}, batch {opt.batch_size}; fast: {speed}")
+    print(f"{own.size} x {own.size}, batch {opt.batch_size}; training step: {speed}")
     print(facts_of(sides[-1].model.device), end="\n\n")
-    head = ["mode", "plain, ms per step (quartiles)", "fast", "speed-up", "first fast step, s"]
+    head = ["mode", "textbook, ms per step (quartiles)", "training step", "speed-up", "its first step, s"]
     print(markdown_table(head, rows))
 
 

@@ -198,7 +198,7 @@ class Study:
                         say(f"{runs[future]}: {done} ({number} of {len(runs)})")
             if self.stop.received:
                 say("Stopped. The same command continues from here.")
-                return self.stop.exit_status
+                return 128 + self.stop.received  # as shells have it
         self.report(failures, untranslated)
         return 1 if failures else 0
 

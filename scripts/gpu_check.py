@@ -64,10 +64,10 @@ class Check:
         self.path.write_text(self.text, encoding="utf-8")
         print(text, flush=True)
 
-    def side(self, words: str, name: str = "fast") -> Side:
-        """The step of a model with these options of train.py, with fresh weights."""
+    def side(self, words: str, textbook: bool = False) -> Side:
+        """The step, or textbook step, of a model with these options of train.py and fresh weights."""
         size = f"--crop_size {self.size} --load_size {self.size}"
-        return Side(name, TrainOptions().parse(f"{self.words} {size} {words}".split()))
+        return Side(TrainOptions().parse(f"{self.words} {size} {words}".split()), textbook)
 
 
 def agreement(check: Check) -> None:
@@ -163,7 +163,7 @@ def ladder(check: Check) -> None:
             problems.append(f"{words}: no time was left")
             continue
         try:
-            side = check.side(words.removeprefix("textbook"), "plain" if "textbook" in words else "fast")
+            side = check.side(words.removeprefix("textbook"), "textbook" in words)
             if not check.cpu:
                 torch.cuda.reset_peak_memory_stats()
             steps = min(check.steps, 10) if side.opt.crop_size > 256 else check.steps

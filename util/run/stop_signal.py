@@ -32,11 +32,6 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @property
-    def exit_status(self) -> int:
-        """128 + signal number, the convention of shells."""
-        return 128 + self.received
-
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received:
             if number in INSISTENT and time.monotonic() - self._since > 1.0:
