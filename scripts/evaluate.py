@@ -171,11 +171,8 @@ def evaluate_folder(opt: Namespace) -> dict[str, Any]:
     if not opt.fake and not all(
         place.is_dir() for place in (folder, *(folder / f"to_{name}" for name in opt.domain))
     ):
-        run, places = {"name": opt.name, "epoch": opt.epoch}, {"checkpoints_dir", "results_dir"}
-        if opt.pretrained:
-            run, places = {"pretrained": opt.pretrained}, {"results_dir"}
-        run |= {name: getattr(opt, name) for name in sorted(places & set(opt.given))}
-        words = shlex.join(option_words(run))
+        which = ["pretrained"] if opt.pretrained else ["name", "epoch", "checkpoints_dir"]
+        words = shlex.join(option_words({name: getattr(opt, name) for name in [*which, "results_dir"]}))
         raise UserError(f"there are no translations in {folder}; make them: python test.py {words}")
     judge = Judge(opt)
     results = {**judge.evaluate(folder), **judge.record()}

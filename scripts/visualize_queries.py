@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             photo = read_photo(path, opt.load_size).pixels
         except ImageError as error:
-            print(f"failed: {path}: {error.in_translating}", file=sys.stderr)
+            print(f"failed: {path}: {error.found}. {error.remedy}", file=sys.stderr)
             failed = True
             continue
         more = [max(8, -(-side // multiple) * multiple) - side for side in photo.shape[:2]]

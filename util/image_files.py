@@ -39,7 +39,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it only warns: 256 Mi
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 VIDEO = "It seems to be a video: translate its frames, as ffmpeg -i VIDEO frames/%05d.png makes them"
-REMEDY = "Replace or remove the file; training can also continue without it: --on_bad_image skip"
+REMEDY = "Replace or remove the file"
 
 WHITES = (1, 255, 1023, 4095, 16383, 65535)  # of floats, and of sensors with 8 to 16 bits
 SAMPLED = 32  # files that `grey_range` reads
@@ -55,12 +55,8 @@ class ImageError(UserError):
 
     def __str__(self) -> str:
         # !r, because names may hold newlines and bytes that are not text.
-        return f"cannot use the image {self.path!r}: {self.found}. {self.remedy}."
-
-    @property
-    def in_translating(self) -> str:
-        """What was found and what to do, where nothing is trained."""
-        return f"{self.found}. {self.remedy.split(';')[0]}"
+        ways = f"{self.remedy}, or leave it out: --on_bad_image skip"
+        return f"cannot use the image {self.path!r}: {self.found}. {ways}."
 
 
 @functools.cache

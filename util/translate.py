@@ -163,7 +163,7 @@ def translate_files(
             try:
                 yield job, reading.result()
             except ImageError as error:
-                failures[job[0]] = error.in_translating
+                failures[job[0]] = f"{error.found}. {error.remedy}"
             except UserError as error:
                 failures[job[0]] = str(error)
 
