@@ -20,12 +20,6 @@ def l1(x: Tensor, y: Tensor) -> Tensor:
     return F.l1_loss(full(x), full(y))
 
 
-def to_autocast(x: Tensor) -> Tensor:
-    """`x` in autocast's type where autocast is on; else `x` itself."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
-
 def with_contiguous_gradient(x: Tensor) -> Tensor:
     """`x`, output of a PyTorch norm, with a contiguous gradient where a fault of PyTorch could strike.
 

@@ -30,11 +30,8 @@ MOST_SHAPES = 4  # graphs kept, each with memory of its own; batches of further 
 def fastest(device: torch.device) -> dict[str, object]:
     """The options that `--fast` stands for on a device (why: docs/performance.md)."""
     if device.type == "cuda":
-        return {
-            "precision": "bf16" if is_ampere(device) else "fp32",
-            "channels_last": True,
-            "cuda_graph": True,
-        }
+        precision = "bf16" if is_ampere(device) else "fp32"
+        return {"precision": precision, "channels_last": True, "cuda_graph": True}
     cpuinfo = Path("/proc/cpuinfo")
     if device.type == "cpu" and cpuinfo.is_file():  # matrix products of bfloat16, by AMX or AVX-512
         flags = set(cpuinfo.read_text(encoding="utf-8", errors="replace").split())

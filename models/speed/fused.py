@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.layers import BlurDownsample, BlurUpsample, InstanceNorm, to_autocast
+from models.layers import BlurDownsample, BlurUpsample, InstanceNorm
 from models.speed.fused_kernels import MOST_IMAGES, MOST_NUMBERS, Tail, norm_act_resample, works_for
 from models.speed.thin_convolution import convolve
 
@@ -31,7 +31,8 @@ def run(
 ) -> tuple[Tensor, list[Tensor]]:
     """Run `model[:stop]` on x (B, C, H, W); return its output and those of the modules `layers`, in order."""
     pieces = list(_pieces(model, layers, len(model) if stop is None else stop))
-    x = to_autocast(x)  # before a thin convolution spreads it out
+    if torch.is_autocast_enabled(x.device.type):  # before a thin convolution spreads it out
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     x = x.contiguous(memory_format=torch.channels_last)
     taps: dict[int, Tensor] = {}
     branch, at = None, 0

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.layers import InstanceNorm
-from models.speed.triton_support import jit, on_device_of, tl, trials, triton
+from models.speed.triton_support import jit, tl, trials, triton
 
 EPS = InstanceNorm.EPS
 MOST_NUMBERS = 2**31 - 1  # of an image's features: offsets inside an image are 32 bits
@@ -108,7 +108,7 @@ class _NormActResample(torch.autograd.Function):
         t = _empty_like(x, height, width)
         y = _empty_like(x, H, W) if keep else None
         statistics = _moments(x, bias, grid) if norm else x
-        with on_device_of(x):
+        with torch.cuda.device_of(x):
             _apply_kernel[grid.over_positions(height * width)](
                 x, x if bias is None else bias, x if residual is None else residual, statistics,
                 t if y is None else y, t, C, H, W, height, width, BIAS=bias is not None and not norm,
@@ -137,7 +137,7 @@ class _NormActResample(torch.autograd.Function):
         inner = _empty_like(x, H, W)  # the gradient of v
         partial = x.new_empty((B, grid.splits, 3, C), dtype=torch.float32)
         sums = x.new_empty((B, 3, C), dtype=torch.float32)
-        with on_device_of(x):
+        with torch.cuda.device_of(x):
             _gather_gradient_kernel[grid.over_splits](
                 x, x if bias is None else bias, statistics, grad_x, grad_y, grad_t, inner, partial,
                 C, H, W, height, width, BIAS=bias is not None and not norm, TAPS=_TRANSPOSED_TAPS[tail],
@@ -162,7 +162,7 @@ def _moments(x: Tensor, bias: Tensor | None, grid: _Grid) -> Tensor:
     B, C, H, W = x.shape
     partial = x.new_empty((B, grid.splits, 2, C), dtype=torch.float32)
     statistics = x.new_empty((B, 2, C), dtype=torch.float32)
-    with on_device_of(x):
+    with torch.cuda.device_of(x):
         given = x, x if bias is None else bias, partial, C, H * W
         _moments_kernel[grid.over_splits](*given, TILES=grid.tiles, BIAS=bias is not None, **grid.blocks)
         given = partial, statistics, C, H * W, grid.tiles * grid.blocks["BLOCK_P"]

@@ -33,7 +33,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.speed.triton_support import jit, on_device_of, tl, trials, triton, works
+from models.speed.triton_support import jit, tl, trials, triton, works
 
 if triton is not None:
     ABSENT = tl.constexpr(-1e30)  # the score of no key: finite, so that differences stay numbers
@@ -78,7 +78,7 @@ def rank_globally(features: Tensor, input_precision: str | None = None) -> Tenso
     splits = triton.cdiv(key_blocks, blocks_per_split)
     states = features.new_empty((B, splits, 4, L), dtype=torch.float32)
     log_entropy = features.new_empty((B, L), dtype=torch.float32)
-    with on_device_of(features):
+    with torch.cuda.device_of(features):
         _global_states[(query_blocks, splits, B)](
             vectors, states, L, *vectors.stride(), C=C, KEY_BLOCKS=blocks_per_split, **config
         )
@@ -95,7 +95,7 @@ def rank_locally(features: Tensor, window: int) -> Tensor:
     block_c = triton.next_power_of_2(C)
     block_q = min(128, max(1, 4096 // block_c))
     blocks = {"BLOCK_Q": block_q, "BLOCK_C": block_c, "num_warps": 4}
-    with on_device_of(features):
+    with torch.cuda.device_of(features):
         _local_log_entropy[(triton.cdiv(H * W, block_q), B)](
             vectors, log_entropy, C, H, W, *vectors.stride(), WINDOW=window, **blocks
         )

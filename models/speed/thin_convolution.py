@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.speed.triton_support import jit, on_device_of, tl, trials, triton
+from models.speed.triton_support import jit, tl, trials, triton
 
 FEW = 4  # channels at most of an image
 MULTIPLE = 8  # of channels that tensor cores take
@@ -75,7 +75,7 @@ def _move(kernel, x: Tensor, k: int, shift: int, width: int, channels: int) -> T
     pixels, block_c = shape[0] * shape[2] * width, triton.next_power_of_2(channels)
     block_p = max(1, 1024 // block_c)
     sizes = x.shape[1], channels, x.shape[3], width, shift
-    with on_device_of(x):
+    with torch.cuda.device_of(x):
         kernel[(triton.cdiv(pixels, block_p),)](x, out, pixels, *sizes, K=k, BLOCK_P=block_p, BLOCK_C=block_c)
     return out
 

@@ -1,13 +1,14 @@
-"""What the Triton kernels share: the package, and whether it works on a device."""
+"""What the Triton kernels share: the package, and which of them work on this machine.
+
+Triton launches on the current device, which need not be the tensor's: hence `torch.cuda.device_of`.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
 
 try:
     import triton
@@ -21,16 +22,11 @@ def jit(kernel):
     return kernel if triton is None else triton.jit(kernel)
 
 
-def on_device_of(tensor: Tensor) -> AbstractContextManager:
-    """Triton launches on the current device, which need not be the tensor's."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
-
-
 class Trials:
-    """Which kernels work on this machine, tried at their first use; one warning for each that fails.
+    """Which kernels work on this machine, tried at their first use; one warning for each reason to fail.
 
-    A kernel may not fit a GPU (shared memory, registers), or a version of Triton may not compile it. A step
-    is rehearsed before it is captured, so nothing is tried during a capture.
+    Triton may lack a C compiler, or support for the GPU; a kernel may not fit it (shared memory, registers).
+    A step is rehearsed before it is captured, so nothing is tried during a capture.
     """
 
     def __init__(self):
@@ -50,9 +46,9 @@ class Trials:
             if "out of memory" in str(error):
                 raise
             self.failed.add(name)
-            said = f"the kernels for {name} do not work on this machine; PyTorch's own code replaces them. "
+            said = "kernels do not work on this machine; PyTorch's own code replaces them. "
             reason = str(error).strip().partition("\n")[0]
-            warnings.warn(f"{said}{type(error).__name__}: {reason}", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{said}{type(error).__name__}: {reason}", RuntimeWarning, stacklevel=1)
             return False
         self.passed.add((name, variant))
         return True
@@ -62,18 +58,5 @@ trials = Trials()
 
 
 def works(device: torch.device) -> bool:
-    """Whether kernels run on this CUDA device at all: Triton may lack a C compiler or support for the GPU."""
-
-    def trial() -> None:
-        number = torch.zeros(1, device=device)
-        with on_device_of(number):
-            _write_one[(1,)](number)
-        if number.item() != 1:
-            raise RuntimeError("a kernel of Triton has no effect")
-
-    return triton is not None and device.type == "cuda" and trials.allows("all layers", (device,), trial)
-
-
-@jit
-def _write_one(number):
-    tl.store(number, 1.0)
+    """Whether kernels are tried on this device."""
+    return triton is not None and device.type == "cuda"
