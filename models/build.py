@@ -64,17 +64,6 @@ def layer_channels(opt: Namespace, netG: nn.Module | None = None) -> list[int]:
     return [channels[layer] for layer in opt.nce_layers]
 
 
-def smallest_side(opt: Namespace) -> int:
-    """The least height and width of an image that `--netD` can judge, in pixels."""
-    with torch.device("meta"):
-        return build_discriminator(opt).smallest_side
-
-
-def generator_mixes(opt: Namespace) -> bool:
-    """Whether a batch norm of `--netG` lets images of one pass influence each other."""
-    return opt.normG == "batch"
-
-
 def discriminator_mixes(opt: Namespace) -> bool:
     """Whether a batch norm of `--netD` lets images of one pass influence each other."""
     return opt.normD == "batch" or opt.netD == "trainable_attn"

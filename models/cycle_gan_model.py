@@ -55,8 +55,8 @@ class CycleGANModel(TwoSidedModel):
         real_A, real_B = self.batch["A"], self.batch["B"]
         images = {}
         if self.opt.lambda_identity > 0:
-            images["fake_B"], images["idt_A"] = self.generate("G_A", real_A, real_B)
-            images["fake_A"], images["idt_B"] = self.generate("G_B", real_B, real_A)
+            images["fake_B"], images["idt_A"], _ = self.generate("G_A", real_A, real_B)
+            images["fake_A"], images["idt_B"], _ = self.generate("G_B", real_B, real_A)
         else:
             images["fake_B"], images["fake_A"] = self.networks["G_A"](real_A), self.networks["G_B"](real_B)
         images["rec_A"] = self.networks["G_B"](images["fake_B"])

@@ -79,26 +79,14 @@ class DCLModel(ContrastModel, TwoSidedModel):
 
     def forward(self) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
         """Translations and, if they have a weight, identities by name; features of the sources by term."""
-        real_A, real_B = self.batch["A"], self.batch["B"]
-        images, features = {}, {}
-        images["fake_B"], images["idt_A"], features["NCE1"] = self.generate_from("G_A", real_A, real_B)
-        images["fake_A"], images["idt_B"], features["NCE2"] = self.generate_from("G_B", real_B, real_A)
+        images, features, layers = {}, {}, self.opt.nce_layers
+        for term, name, own, other in (("NCE1", "G_A", "A", "B"), ("NCE2", "G_B", "B", "A")):
+            source, target = self.batch[own], self.batch[other] if self.opt.lambda_IDT > 0 else None
+            fake, identity, features[term] = self.generate(name, source, target, layers)
+            if not self.opt.no_dropout:
+                features[term] = self.networks[name].encode(source, layers)
+            images |= {f"fake_{other}": fake, f"idt_{own}": identity}
         return {name: image for name, image in images.items() if image is not None}, features
-
-    def generate_from(
-        self, name: str, source: Tensor, target: Tensor
-    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-        """G(source), G(target) (None where the identity has no weight), and the features of the source."""
-        net, layers = self.networks[name], self.opt.nce_layers
-        if self.opt.lambda_IDT == 0:
-            (fake, features), identity = net(source, layers), None
-        elif build.generator_mixes(self.opt):
-            (fake, features), identity = net(source, layers), net(target)
-        else:
-            both, features = net(torch.cat([source, target]), layers)
-            fake, identity = both.split([len(source), len(target)])
-            features = [of_layer[: len(source)] for of_layer in features]
-        return fake, identity, features if self.opt.no_dropout else net.encode(source, layers)
 
     def contrast_sources(self, features: dict[str, list[Tensor]]) -> dict[str, tuple[list, list]]:
         """The patches chosen at each tapped layer of the sources of each term, and their keys (B, P, D)."""

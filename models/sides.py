@@ -5,6 +5,7 @@ G_B, and as in CycleGAN's code D_A judges images of B (real_B against fake_B = G
 """
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -93,12 +94,17 @@ class TwoSidedModel(BaseModel):
         self.pools = {name: ImagePool(self.opt.pool_size) for name in ("D_A", "D_B")}
         return {f"pool_{name}": pool for name, pool in self.pools.items()} if self.opt.pool_size else {}
 
-    def generate(self, name: str, *images: Tensor) -> list[Tensor]:
-        """Batches of images through the generator `name`; in one pass where they are alike and do not mix."""
+    def generate(
+        self, name: str, source: Tensor, target: Tensor | None, layers: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """G(source), G(target) if there is one, and features of the source; in one pass where none mix."""
         net = self.networks[name]
-        if build.generator_mixes(self.opt) or len({batch.shape[2:] for batch in images}) > 1:
-            return [net(batch) for batch in images]
-        return list(net(torch.cat(images)).split([len(batch) for batch in images]))
+        if target is None or self.opt.normG == "batch" or source.shape[2:] != target.shape[2:]:
+            fake, features = net(source, layers)
+            return fake, None if target is None else net(target), features
+        both, features = net(torch.cat([source, target]), layers)
+        fake, identity = both.split([len(source), len(target)])
+        return fake, identity, [of_layer[: len(source)] for of_layer in features]
 
     def adversarial(self, name: str, fake: Tensor) -> Tensor:
         """The generators' loss of translations (B, C, H, W) under the discriminator `name`."""
@@ -142,7 +148,9 @@ class ImagePool(nn.Module):
     @torch.no_grad()
     def swap(self, images: Tensor, draws: Tensor, places: Tensor) -> Tensor:
         """A query with given random numbers, `draws` in [0, 1) and `places`, each (B,); images in order."""
-        self._fit(images)
+        if self.images.shape[1:] != images.shape[1:]:  # at first, and where a resume has another --crop_size
+            self.images = self.images.new_zeros(self.size, *images.shape[1:])
+            self.count.zero_()
         shown = []
         for image, draw, place in zip(images.detach(), draws, places, strict=True):
             filling = self.count < self.size
@@ -154,13 +162,6 @@ class ImagePool(nn.Module):
             self.images.index_copy_(0, place, kept[None])
             self.count += filling
         return torch.stack(shown)
-
-    def _fit(self, images: Tensor) -> None:
-        if self.images.shape[1:] == images.shape[1:]:
-            return
-        if self.images.numel():
-            raise UserError(f"--pool_size {self.size} keeps images of one size: use --pool_size 0")
-        self.images = self.images.new_zeros(self.size, *images.shape[1:])
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         if (images := state_dict.get(f"{prefix}images")) is not None:

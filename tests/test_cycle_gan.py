@@ -48,7 +48,7 @@ def test_domains_may_differ_in_size(float64):
     """The generators then see the domains in passes of their own, and compute the same."""
     model = model_of(TINY, "--pool_size 0")
     a, b = torch.rand(1, 3, 32, 32) * 2 - 1, torch.rand(1, 3, 32, 48) * 2 - 1
-    for found, image in zip(model.generate("G_A", a, b), (a, b), strict=True):
+    for found, image in zip(model.generate("G_A", a, b)[:2], (a, b), strict=True):
         assert torch.equal(found, model.networks["G_A"](image))
     step(model, {"A": a, "B": b})
     assert model.results["fake_A"].shape == b.shape and model.guard.failure() is None
