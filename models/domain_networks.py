@@ -5,6 +5,7 @@ Shapes: B images, C channels, N domains. A domain is its number in `--domains`; 
 
 import itertools
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +18,13 @@ from util.errors import UserError
 # ---- qs_multi, cut_multi ----
 
 
-class Target:
-    """Holds the vectors of the target domains, (B, dim), while a generator's conditional norms need them."""
-
-    vectors: Tensor | None = None
-
-
 class DomainNorm(nn.Module):
-    """(1 + scale) norm(x) + shift, both affine in the target's vector; never in half precision."""
+    """(1 + scale) norm(x) + shift, both affine in the target's vector; never in half precision.
 
-    def __init__(self, norm: nn.Module, channels: int, target: Target, dim: int):
+    `target.vectors` (B, dim) are those of the images that the generator translates at the moment.
+    """
+
+    def __init__(self, norm: nn.Module, channels: int, target: SimpleNamespace, dim: int):
         super().__init__()
         self.norm, self.target = norm, target
         self.affine = nn.Linear(dim, 2 * channels)
@@ -47,7 +45,7 @@ class DomainResnetGenerator(ResnetGenerator):
 
     def __init__(self, *channels: int, domains: int, domain_dim: int = 64, n_blocks: int = 9, **settings):
         super().__init__(*channels, n_blocks=n_blocks, **settings)
-        self.target = Target()
+        self.target = SimpleNamespace(vectors=None)
         blocks = [number for number, module in enumerate(self.model) if isinstance(module, ResnetBlock)]
         self.last_encoder_layer = blocks[n_blocks // 2]
         for module in self.model[self.last_encoder_layer + 1 :]:

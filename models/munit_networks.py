@@ -69,7 +69,7 @@ class ResidualBlocks(nn.Module):
         self.model = nn.ModuleList()
         for _ in range(n_res):
             layers = [{"norm": norm(), "activation": act()} for act in (nn.ReLU, nn.Identity)]
-            self.model.append(Stack(*(ConvBlock(channels, channels, 3, 1, 1, **of) for of in layers)))
+            self.model.append(stack(*(ConvBlock(channels, channels, 3, 1, 1, **of) for of in layers)))
 
     def forward(self, x: Tensor, affine: Tensor | None = None) -> Tensor:
         """`affine` (AdaIN only), (B, n_res * 4 * C): block by block, shift and scale of its norms in turn."""
@@ -82,15 +82,9 @@ class ResidualBlocks(nn.Module):
         return x
 
 
-class Stack(nn.Module):
+def stack(*layers: nn.Module) -> nn.Sequential:
     """Layers under the released code's key, `model`."""
-
-    def __init__(self, *layers: nn.Module):
-        super().__init__()
-        self.model = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+    return nn.Sequential(OrderedDict(model=nn.Sequential(*layers)))
 
 
 def content_encoder(input_nc: int, dim: int, n_downsample: int, n_res: int) -> nn.Module:
@@ -98,7 +92,7 @@ def content_encoder(input_nc: int, dim: int, n_downsample: int, n_res: int) -> n
     widths = [dim * 2**n for n in range(n_downsample + 1)]
     first = ConvBlock(input_nc, dim, 7, 1, 3, norm=InstanceNorm())
     halvings = [ConvBlock(width, 2 * width, 4, 2, 1, norm=InstanceNorm()) for width in widths[:-1]]
-    return Stack(first, *halvings, ResidualBlocks(n_res, widths[-1], InstanceNorm))
+    return stack(first, *halvings, ResidualBlocks(n_res, widths[-1], InstanceNorm))
 
 
 def style_encoder(input_nc: int, dim: int, style_dim: int) -> nn.Module:
@@ -106,7 +100,7 @@ def style_encoder(input_nc: int, dim: int, style_dim: int) -> nn.Module:
     widths = [dim, 2 * dim] + [4 * dim] * (STYLE_HALVINGS - 1)
     first = ConvBlock(input_nc, dim, 7, 1, 3)
     halvings = [ConvBlock(c_in, c_out, 4, 2, 1) for c_in, c_out in itertools.pairwise(widths)]
-    return Stack(first, *halvings, nn.AdaptiveAvgPool2d(1), nn.Conv2d(widths[-1], style_dim, 1))
+    return stack(first, *halvings, nn.AdaptiveAvgPool2d(1), nn.Conv2d(widths[-1], style_dim, 1))
 
 
 def style_mlp(style_dim: int, parameters: int, dim: int) -> nn.Module:
@@ -115,7 +109,7 @@ def style_mlp(style_dim: int, parameters: int, dim: int) -> nn.Module:
     linear = [nn.Sequential(OrderedDict(fc=nn.Linear(*pair))) for pair in itertools.pairwise(widths)]
     for layer in linear[:-1]:
         layer.append(nn.ReLU(True))
-    return Stack(*linear)
+    return stack(*linear)
 
 
 class Decoder(nn.Module):

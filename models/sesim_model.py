@@ -34,7 +34,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from data.transforms import draw_jitter, jitter
 from models import patch_sampler
-from models.layers import full, initialise
+from models.layers import full, initialise, run_layers
 from models.sides import OneSidedModel
 from util import distributed
 from util.arguments import integer, layer_list, real_number
@@ -292,13 +292,7 @@ class VGG16Features(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Rectified features (B, C, H', W') of images (B, 3, H, W) in [-1, 1], one tensor per layer."""
-        x = images * self.scale + self.shift
-        found = []
-        for number, module in enumerate(self.features):
-            x = module(x)
-            if number in self.taps:
-                found.append(x)
-        return found
+        return run_layers(self.features, images * self.scale + self.shift, self.taps)[1]
 
 
 def load_vgg16(
@@ -307,19 +301,10 @@ def load_vgg16(
     """VGG-16, frozen, with the weights of torchvision's file (None: of torch's cache), or "random" ones."""
     network = VGG16Features(layers)
     if str(weights) == RANDOM:
-        draw_weights(network)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)  # the same each time, as they are not saved
+            initialise(network, "kaiming")
     else:
         wanted = network.state_dict()  # without deeper layers and the classifier
         VGG16.fill(network, VGG16.find(weights), lambda name: name if name in wanted else "")
     return network.eval().requires_grad_(False).to(device)
-
-
-def draw_weights(network: nn.Module) -> None:
-    """Draw the convolutions' weights from N(0, 2 / fan-in), the same each time; biases become 0."""
-    generator = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            with torch.no_grad():
-                deviation = (2 / module.weight[0].numel()) ** 0.5
-                module.weight.normal_(0.0, deviation, generator=generator)
-                module.bias.zero_()

@@ -19,7 +19,7 @@ from torch.optim import Adam
 from models import patch_sampler
 from models.cut_model import CUTModel
 from models.gan_loss import gan_loss, gradient_penalty
-from models.layers import BlurDownsample, BlurUpsample, InstanceNorm, with_contiguous_gradient
+from models.layers import BlurUpsample, InstanceNorm, with_contiguous_gradient
 from models.qs_attn import select_queries
 from models.qs_model import QuerySelected
 from models.qs_released import RULES
@@ -189,11 +189,6 @@ ROUTE = {"global": "bnm,bmc->bnc", "local": "bnm,bnmc->bnc"}
 # ---- the networks ----
 
 
-def plain_downsample(blur: BlurDownsample, x: Tensor) -> Tensor:
-    x = F.pad(x, (1, 1, 1, 1), mode="reflect")
-    return F.conv2d(x, blur.filt, stride=2, groups=x.shape[1])
-
-
 def plain_upsample(blur: BlurUpsample, x: Tensor) -> Tensor:
     x = F.pad(x, (1, 1, 1, 1), mode="replicate")
     return F.conv_transpose2d(x, blur.filt, stride=2, padding=2, groups=x.shape[1])[:, :, 1:-1, 1:-1]
@@ -203,7 +198,7 @@ def plain_norm(norm: InstanceNorm, x: Tensor) -> Tensor:
     return with_contiguous_gradient(F.instance_norm(x))
 
 
-PLAIN = {InstanceNorm: plain_norm, BlurDownsample: plain_downsample, BlurUpsample: plain_upsample}
+PLAIN = {InstanceNorm: plain_norm, BlurUpsample: plain_upsample}
 
 
 def plain_network(net: nn.Module) -> nn.Module:

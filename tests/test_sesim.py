@@ -13,6 +13,7 @@ from trained_run import command_of, draw_set, picture
 import train
 from models import patch_sampler, sesim_model
 from models.inference import load_generator
+from models.layers import initialise
 from models.sesim_model import SelfSimilarity, contrastive_loss, correlation_loss, self_similarity
 from scripts import export
 from util import distributed
@@ -26,8 +27,7 @@ URL = sesim_model.VGG16_URL
 def load_narrow(weights, layers, device) -> sesim_model.VGG16Features:
     """In place of `load_vgg16`: VGG-16 of a few channels, as the released numbers were made with."""
     network = sesim_model.VGG16Features(layers, NARROW).requires_grad_(False)
-    sesim_model.draw_weights(network)
-    return network.to(device)
+    return initialise(network, "kaiming").to(device)
 
 
 @pytest.fixture(autouse=True)

@@ -4,18 +4,18 @@ import pytest
 import torch
 import torchvision
 
-from models.sesim_model import VGG16_URL, draw_weights, load_vgg16
+from models.layers import initialise
+from models.sesim_model import VGG16_URL, load_vgg16
 from util.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def torchvisions():
-    """The convolutions of torchvision's VGG-16, with seeded weights."""
+    """The convolutions of torchvision's VGG-16, with drawn weights."""
     with torch.device("meta"):
         network = torchvision.models.vgg16(init_weights=False)
     del network.classifier
-    draw_weights(network.to_empty(device="cpu"))
-    return network
+    return initialise(network.to_empty(device="cpu"), "kaiming")
 
 
 @pytest.fixture
