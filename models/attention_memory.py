@@ -23,7 +23,7 @@ class AttentionMemory(nn.Module):
     """Attention maps by image path: maps (N, 1, h, w), windows (N, 5) and flags (N,), saved with their paths.
 
     h and w are those of the first map stored. `lookup` and `store` do not synchronise with the device. With
-    several processes each `store` gathers all maps. Saved paths are relative to `root`; "": as given.
+    several processes each `store` gathers all maps. Paths are kept relative to `root`.
     """
 
     def __init__(self, root: str = "") -> None:
@@ -37,7 +37,14 @@ class AttentionMemory(nn.Module):
 
     def add(self, paths: Sequence[str]) -> list[int]:
         """Make room for images, in one order in all processes; known ones keep their maps. Their rows."""
-        return self._add([os.path.relpath(path, self.root) if self.root else path for path in paths])
+        keys = [os.path.relpath(path, self.root) for path in paths]
+        for key in keys:
+            self._row.setdefault(key, len(self._row))
+        if more := len(self._row) - len(self.stored):
+            self.maps = torch.cat([self.maps, self.maps.new_ones(more, *self.maps.shape[1:])])
+            self.windows = torch.cat([self.windows, self.whole.expand(more, -1)])
+            self.stored = torch.cat([self.stored, self.stored.new_zeros(more)])
+        return [self._row[key] for key in keys]
 
     def rows(self, paths: Sequence[str]) -> Tensor:
         """The rows (B,) int64 of images, which are added where they are unknown."""
@@ -77,19 +84,11 @@ class AttentionMemory(nn.Module):
     def set_extra_state(self, state: dict[str, object]) -> None:
         """Replace all maps by the saved ones; those of other images are ones."""
         paths, maps = state["paths"], state["maps"]
-        rows = torch.tensor(self._add(paths), dtype=torch.int64, device=self.maps.device)
+        rows = self.add([os.path.join(self.root, path) for path in paths])
+        rows = torch.tensor(rows, dtype=torch.int64, device=self.maps.device)
         self._clear(maps.shape[1:] if paths else UNKNOWN)
         self.maps[rows], self.windows[rows] = maps.to(self.maps), state["windows"].to(self.windows)
         self.stored[rows] = True
-
-    def _add(self, keys: Sequence[str]) -> list[int]:
-        for key in keys:
-            self._row.setdefault(key, len(self._row))
-        if more := len(self._row) - len(self.stored):
-            self.maps = torch.cat([self.maps, self.maps.new_ones(more, *self.maps.shape[1:])])
-            self.windows = torch.cat([self.windows, self.whole.expand(more, -1)])
-            self.stored = torch.cat([self.stored, self.stored.new_zeros(more)])
-        return [self._row[key] for key in keys]
 
     def _clear(self, shape: Sequence[int]) -> None:
         """No maps; room for maps of this shape (1, h, w)."""

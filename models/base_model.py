@@ -17,9 +17,9 @@ from torch.optim import Adam, Optimizer
 
 from data.transforms import crops
 from models import build
-from models.optimizers import FiniteGuard, Schedule, check_moments, load_moments, plateau_of_1_0
+from models.optimizers import FiniteGuard, Schedule, load_moments, plateau_of_1_0
 from models.speed.accelerator import Accelerator
-from models.weights import load_weights, misfit, save_weights, weights_file
+from models.weights import load_weights, misfit, save_tensors, weights_file
 from util import distributed
 from util.device import get_device
 from util.errors import UserError
@@ -74,7 +74,8 @@ class BaseModel:
     @classmethod
     def size_limits(cls, opt: Namespace) -> tuple[int, int]:
         """What the sides of a training image must be multiples of, and their least value, in pixels."""
-        return build.size_multiple(opt.netG), build.smallest_side(opt)
+        with torch.device("meta"):  # shapes alone: no memory, no random number
+            return build.size_multiple(opt.netG), build.build_discriminator(opt).smallest_side
 
     @classmethod
     def capture_obstacle(cls, opt: Namespace) -> str | None:
@@ -241,9 +242,6 @@ class BaseModel:
         for name, net in self.networks.items():
             if problem := misfit(net, state["networks"][name]):
                 raise UserError(f"net{name}: {problem}")
-        for name, optimizer in self.optimizers.items():
-            check_moments(optimizer, state["optimizers"][name])
-        for name, net in self.networks.items():
             net.load_state_dict(state["networks"][name])
         for name, optimizer in self.optimizers.items():
             load_moments(optimizer, state["optimizers"][name])
@@ -258,7 +256,7 @@ class BaseModel:
     def save_networks(self, folder: Path, epoch: str) -> None:
         """Write each network to `{epoch}_net_{name}.pth` in `folder`. OSError where that fails."""
         for name, net in self.networks.items():
-            save_weights(net, weights_file(folder, epoch, name))
+            save_tensors(net.state_dict(), weights_file(folder, epoch, name))
 
     def load_networks(self, folder: Path, epoch: str) -> list[str]:
         """Load the networks saved in `folder` at `epoch`, all that translating needs; return their names."""

@@ -73,8 +73,10 @@ def load_generator(
         raise UserError(f"{folder} was trained {opt.trained_direction} alone: leave direction out")
     opt.isTrain, opt.gpu_ids, opt.precision, opt.channels_last = False, [], "fp32", False
     opt.checkpoints_dir, opt.name, opt.epoch = str(folder.parent), folder.name, str(epoch)
-    device = torch.device(device) if device is not None else _best_device()
-    return translator_of_run(opt, device, path if is_file else None)
+    if device is None:
+        own = "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else own
+    return translator_of_run(opt, torch.device(device), path if is_file else None)
 
 
 def translator_of_run(
@@ -91,12 +93,6 @@ def translator_of_run(
     device = device or model.device
     net = model.translator().train(not opt.eval).requires_grad_(False).to(device)
     return Translator(net, device, opt, model.size_limits(opt)[0])
-
-
-def _best_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 # ---- what translating takes from the options of a run ----

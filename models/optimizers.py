@@ -82,27 +82,17 @@ def plateau_of_1_0(state: dict, initial: float) -> dict[str, float]:
     return {"best": saved["best"], "bad_epochs": saved["num_bad_epochs"], "reductions": reductions}
 
 
-def check_moments(optimizer: Optimizer, saved: dict) -> None:
-    """ValueError unless `saved` has step counts and moments for the optimiser's parameters, in their shapes.
-
-    Fused Adam does not check them: a moment of another shape makes it write outside its memory.
-    """
-    (group,) = optimizer.param_groups
-    parameters = group["params"]
-    for place, state in saved["state"].items():
-        shapes = {"step": (), **dict.fromkeys(MOMENTS, parameters[place].shape)}
-        right = [
-            isinstance(v, Tensor) and v.is_floating_point() and v.shape == shapes[n] for n, v in state.items()
-        ]
-        if place < 0 or state.keys() != shapes.keys() or not all(right):
-            raise ValueError(f"its optimiser has other moments than parameter {place} needs")
-
-
 def load_moments(optimizer: Optimizer, saved: dict) -> None:
-    """Continue with the moments of `saved`, in the memory layout of the parameters, and with own settings."""
+    """Continue with the moments of `saved`, in the memory layout of the parameters, and with own settings.
+
+    ValueError where their shapes are others: fused Adam does not look, and would write outside its memory.
+    """
     own_settings = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": saved["state"], "param_groups": own_settings})
     for parameter, state in optimizer.state.items():
+        shapes = {"step": (), **dict.fromkeys(MOMENTS, parameter.shape)}
+        if {name: getattr(value, "shape", None) for name, value in state.items()} != shapes:
+            raise ValueError("its optimiser has other moments than the parameters need")
         for name in MOMENTS:
             state[name] = torch.empty_like(parameter).copy_(state[name])
 

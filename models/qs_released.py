@@ -9,8 +9,6 @@ It differs from the method (`models/qs_attn.py`) in three ways:
   larger batch than 1 it mixes images too; here each image is treated as in a batch of one.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,13 +21,8 @@ from util.errors import UserError
 RULES = {"global": ("global", "global"), "local": ("local", "local"), "local_global": ("local", "global")}
 
 
-@dataclass
-class ReleasedLocalSelection:
-    """As `QuerySelection`, with the released code's exchange of queries and channels in `route`."""
-
-    indices: Tensor  # (B, N)
-    attention: Tensor  # (B, N, k*k)
-    window: int
+class ReleasedLocalSelection(QuerySelection):
+    """A selection in windows, with the released code's exchange of queries and channels in `route`."""
 
     def route(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W) through the chosen rows: (B, N, C), where N = C."""
@@ -41,9 +34,7 @@ class ReleasedLocalSelection:
             return torch.einsum("bcm,bcmn->bcn", self.attention, values)
 
 
-def select_queries_released(
-    features: Tensor, mode: str, num_queries: int, window: int = 7
-) -> QuerySelection | ReleasedLocalSelection:
+def select_queries_released(features: Tensor, mode: str, num_queries: int, window: int = 7) -> QuerySelection:
     """As `models.qs_attn.select_queries`, by the released arithmetic; it holds the full attention matrix."""
     ranked_by, routed_by = RULES[mode]
     features = full(features)

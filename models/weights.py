@@ -84,11 +84,6 @@ def _may_differ(key: str, own: State, state: State) -> bool:
     return key.endswith((".running_mean", ".running_var", ".num_batches_tracked"))
 
 
-def save_weights(net: nn.Module, path: str | Path) -> None:
-    """Write the network's state dict to `path`, see `save_tensors`."""
-    save_tensors(net.state_dict(), path)
-
-
 def save_tensors(state: State, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a state dict to `path` as contiguous CPU tensors, atomically; floating-point ones as `dtype`."""
     plain = {}

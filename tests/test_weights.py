@@ -11,7 +11,7 @@ from torch import nn
 
 from models.build import build_discriminator, build_generator, build_heads
 from models.generator import ResnetGenerator
-from models.weights import architecture, checkpoint_file, load_weights, misfit, save_weights
+from models.weights import architecture, checkpoint_file, load_weights, misfit, save_tensors
 from options.train_options import TrainOptions
 from util.errors import UserError
 from util.weight_files import read_tensors
@@ -63,7 +63,7 @@ def test_there_and_back_with_prefixes_and_rebuilt_from_weights_alone(tmp_path, o
         for tensor in saved.state_dict().values():
             tensor.copy_(torch.rand(tensor.shape))
     path = tmp_path / "latest_net_X.pth"
-    save_weights(saved, path)
+    save_tensors(saved.state_dict(), path)
     state = torch.load(path, weights_only=True)
     assert list(state) == list(saved.state_dict())
     for prefix in ("", "module._orig_mod."):
@@ -83,7 +83,7 @@ def test_what_is_saved_is_float32_and_without_the_rest_of_a_storage(generator, t
     net = generator().double()
     weight = net.model[1].weight
     weight.data = torch.zeros(1_000_000).double()[: weight.numel()].view_as(weight)
-    save_weights(net, tmp_path / "a.pth")
+    save_tensors(net.state_dict(), tmp_path / "a.pth")
     assert {value.dtype for value in read_tensors(tmp_path / "a.pth").values()} == {torch.float32}
     assert os.path.getsize(tmp_path / "a.pth") < 200_000
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]  # nothing temporary
@@ -130,7 +130,7 @@ def test_files_of_older_versions_load(generator, tmp_path, norm, change):
 def test_another_architecture_is_told_by_its_option_else_by_keys(
     options, tmp_path, build, saved, asked, message
 ):
-    save_weights(build(options(**saved)), tmp_path / "x.pth")
+    save_tensors(build(options(**saved)).state_dict(), tmp_path / "x.pth")
     with pytest.raises(UserError, match=f"x.pth does not fit the network: .*{message}") as error:
         load_weights(build(options(**asked)), tmp_path / "x.pth")
     assert len(str(error.value)) < 400
@@ -172,7 +172,7 @@ def test_what_is_no_checkpoint_is_named_and_never_executed(
 
 def test_one_flipped_bit_and_numbers_that_are_not_finite_are_noticed(generator, tmp_path):
     path = tmp_path / "latest_net_G.pth"
-    save_weights(generator(), path)
+    save_tensors(generator().state_dict(), path)
     state = read_tensors(path)
     flip_a_bit(path)
     torch.load(path, weights_only=True)  # torch itself takes the number as it is
@@ -196,7 +196,7 @@ def test_a_missing_checkpoint_lists_those_there_are(generator, tmp_path):
     with pytest.raises(UserError, match="saved no weights yet"):
         checkpoint_file(tmp_path, "horses/first", "latest")
     for epoch in ("10", "5", "latest"):
-        save_weights(generator(), run / f"{epoch}_net_G.pth")
+        save_tensors(generator().state_dict(), run / f"{epoch}_net_G.pth")
     assert checkpoint_file(tmp_path, "horses/first", "10") == run / "10_net_G.pth"
     with pytest.raises(UserError, match="7_net_G.pth: --epoch can be 5, 10, latest"):
         checkpoint_file(tmp_path, "horses/first", "7")

@@ -9,7 +9,7 @@ from PIL import Image
 
 import test as translation
 from models import create_model
-from models.weights import save_weights, weights_file
+from models.weights import save_tensors, weights_file
 from options.train_options import TrainOptions
 from util.run.saved_options import write_options
 
@@ -29,7 +29,7 @@ def make_run(checkpoints_dir: Path, *words: str, name: str = "run", networks: st
     write_options(folder, opt, options.parser.defaults)
     for name in model.network_names:
         if name[0] in networks:
-            save_weights(model.networks[name], weights_file(folder, "latest", name))
+            save_tensors(model.networks[name].state_dict(), weights_file(folder, "latest", name))
     return folder
 
 
