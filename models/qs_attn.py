@@ -89,7 +89,7 @@ def log_entropy(features: Tensor, mode: str, window: int = 7) -> Tensor:
 
 def global_log_entropy(features: Tensor, window: int) -> Tensor:
     """log H over all positions, in blocks of rows; by a Triton kernel where that works."""
-    if (ranks := qs_kernels.global_log_entropy(features)) is not None:
+    if (ranks := qs_kernels.log_entropy(qs_kernels.rank_globally, features)) is not None:
         return ranks
     f = full(features).flatten(2).transpose(1, 2).contiguous()  # (B, L, C)
     length = f.shape[1]
@@ -100,7 +100,7 @@ def global_log_entropy(features: Tensor, window: int) -> Tensor:
 
 def local_log_entropy(features: Tensor, window: int) -> Tensor:
     """log H over the zero-padded window around each position; by a Triton kernel where that works."""
-    if (ranks := qs_kernels.local_log_entropy(features, window)) is not None:
+    if (ranks := qs_kernels.log_entropy(qs_kernels.rank_locally, features, window)) is not None:
         return ranks
     features = full(features)
     b, _, h, w = features.shape

@@ -42,30 +42,23 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PRECISIONS = ("tf32x3", "ieee")
 
 
-def global_log_entropy(features: Tensor) -> Tensor | None:
-    """log H of every attention row of features (B, C, H, W), or None where the kernels do not run.
+def log_entropy(rank: Callable, features: Tensor, *window: int) -> Tensor | None:
+    """The log H that `rank`, `rank_globally` or `rank_locally`, gives; None where the kernels do not run.
 
-    (B, H*W) float32; -inf where H*W is 1. Memory is O(L) beside the features, which are not copied. The first
-    call for a shape compiles, so make one before a CUDA graph is captured.
+    The first call for a shape compiles, so make one before a CUDA graph is captured.
     """
-    return _if_it_works("global ranking", rank_globally, features)
-
-
-def local_log_entropy(features: Tensor, window: int) -> Tensor | None:
-    """The same over the `window` x `window` positions around each; those outside the image are zeros."""
-    return _if_it_works("local ranking", rank_locally, features, window)
-
-
-def _if_it_works(name: str, rank: Callable, features: Tensor, *window: int) -> Tensor | None:
     if not works(features.device) or features.dtype not in DTYPES:
         return None
     variant = (features.dtype, features.device, features.shape[1:], features.stride(), *window)
-    allowed = trials.allows(name, variant, lambda: rank(features, *window))
+    allowed = trials.allows(rank.__name__, variant, lambda: rank(features, *window))
     return rank(features, *window) if allowed else None
 
 
 def rank_globally(features: Tensor, input_precision: str | None = None) -> Tensor:
-    """`global_log_entropy` by the kernels; products of float32 by one of PRECISIONS, or the device's best."""
+    """log H of every attention row of features (B, C, H, W): (B, H*W) float32; -inf where H*W is 1.
+
+    Products of float32 by one of PRECISIONS, or the device's best. Memory is O(L); features are not copied.
+    """
     if not features.is_cuda:
         features = features.float()  # the interpreter's dot takes bfloat16 for integers
     vectors = features.flatten(2)  # (B, C, L), a view in both memory formats
@@ -87,7 +80,7 @@ def rank_globally(features: Tensor, input_precision: str | None = None) -> Tenso
 
 
 def rank_locally(features: Tensor, window: int) -> Tensor:
-    """`local_log_entropy` by the kernel."""
+    """The same over the `window` x `window` positions around each; those outside the image are zeros."""
     B, C, H, W = features.shape
     vectors = features.flatten(2)  # (B, C, L), a view in both memory formats
     log_entropy = features.new_empty((B, H * W), dtype=torch.float32)
