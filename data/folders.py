@@ -44,10 +44,8 @@ def find_domains(dataroot: str | Path, phase: str) -> list[str]:
     found = sorted(found or [name.removeprefix(phase) for name in folders if name.startswith(phase)])
     if len(found) < 2 or any("," in name for name in found):
         names = f"{str(dataroot)!r} has {', '.join(map(repr, found)) or 'no folders'} for the phase {phase}"
-        needed = (
-            f"at least two domains are needed, as {phase}/cat, {phase}/dog or {phase}A, {phase}B, no commas"
-        )
-        raise UserError(f"{names}, but {needed}: lay them out so, or name some with --domains")
+        layout = f"{phase}/cat, {phase}/dog or {phase}A, {phase}B, no commas"
+        raise UserError(f"{names}, but at least two domains are needed, as {layout}, or named by --domains")
     return found
 
 

@@ -46,10 +46,9 @@ class Preprocess:
     def __post_init__(self) -> None:
         limit = self.crop_size if self.mode == "crop" else self.load_size
         if self.crops and (self.crop_size % MULTIPLE or not MIN_SIDE <= self.crop_size <= limit):
-            needed = (
-                f"a multiple of {MULTIPLE}, at least {MIN_SIDE} and at most --load_size, {self.load_size}"
-            )
-            raise UserError(f"--crop_size {self.crop_size} cannot be used: take {needed}")
+            found = f"--crop_size {self.crop_size} cannot be used"
+            bounds = f"at least {MIN_SIDE} and at most --load_size, {self.load_size}"
+            raise UserError(f"{found}: take a multiple of {MULTIPLE}, {bounds}")
 
     @property
     def crops(self) -> bool:
