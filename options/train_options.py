@@ -140,9 +140,9 @@ def _check_start(opt: Namespace) -> None:
     for other in ("overwrite", "pretrained_name"):
         if opt.continue_train and other in opt.given and getattr(opt, other):
             raise UserError(f"--continue_train and --{other} contradict each other: give one of them")
-    folder = Path(opt.checkpoints_dir, opt.name)
-    if opt.continue_train and not folder.is_dir():  # before its data is missed
-        raise UserError(f"there is no run {str(folder)!r} to continue")
+    start = opt.name if opt.continue_train else opt.pretrained_name
+    if start and not (folder := Path(opt.checkpoints_dir, start)).is_dir():  # before its data is missed
+        raise UserError(f"there is no run {str(folder)!r} to continue from")
     if "epoch" in opt.given and opt.epoch != "latest" and not (opt.continue_train or opt.pretrained_name):
         raise UserError(
             f"--epoch {opt.epoch} says which weights to start from: give --continue_train for those of this "

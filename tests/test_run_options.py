@@ -133,7 +133,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     "options, messages",
     [
         ("--lr 0.01 --seed 4", ["lr: 0.0002 there, 0.01 now", "seed: 0 there, 4 now", "--continue_train"]),
-        ("--overwrite --pretrained_name nosuchrun", ["has no latest_net_G.pth to start from"]),
+        ("--overwrite --pretrained_name .", ["has no latest_net_G.pth to start from"]),
         ("--overwrite --crop_size 33", ["Take 32"]),
         (
             "--name second --pretrained_name run --netG resnet_6blocks",
