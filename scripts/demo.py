@@ -23,28 +23,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from PIL import Image
 
 import test as translation
+from data.folders import domain_folder
 from models import MODELS
 from models.inference import PRETRAINED, ROOT, cache_folder, directions, run_options
 from models.weights import weights_file
 from util.arguments import ArgumentParser, gpu_list, integer
 from util.errors import UserError, entry_point
+from util.image_files import list_images
+from util.run.saved_options import saved_options
 from util.translate import finished, read_photo
 
 # The shorter side of a photograph, by what the page calls it: words of test.py.
-SIZES = {"that of its training": [], "as it is": ["--load_size", "0"]}
+SIZES = {"that of the model": [], "as it is": ["--load_size", "0"]}
 SIZES |= {side: ["--load_size", side] for side in ("128", "256", "384", "512", "768", "1024")}
 
 
 class Entry(NamedTuple):
     """A run to choose."""
 
+    folder: Path
     words: list[str]  # the options of test.py that name it
     epochs: list[str]  # the newest first
     directions: list[str]  # its own first
     styled: bool  # translates in many styles, as MUNIT
     domains: list[str]  # its targets, if it has many
 
-    def options(self, epoch="latest", direction="", size="that of its training", style=0, domain=""):
+    def options(self, epoch="latest", direction="", size="that of the model", style=0, domain=""):
         """The words of test.py for what the page's controls say; what another model had does not count."""
         words = [*self.words, *SIZES[size]]
         words += ["--epoch", epoch] * (epoch in self.epochs and epoch != "latest")
@@ -52,6 +56,14 @@ class Entry(NamedTuple):
         words += ["--style_seed", str(style)] * (self.styled and style != 0)
         words += ["--domain", domain if domain in self.domains else self.domains[0]] if self.domains else []
         return words
+
+    def examples(self) -> list[Path]:
+        """The first photographs of its test set, if that is there; a pretrained model may bring one."""
+        domain = self.domains[-1] if self.domains else self.directions[0][0]  # not the first target
+        with contextlib.suppress(UserError, OSError):
+            root = (saved_options(self.folder) or {}).get("dataroot", self.folder)
+            return list_images(domain_folder(root, "test", domain), 4)
+        return []
 
 
 def find_models(checkpoints_dir: str | Path) -> dict[str, Entry]:
@@ -84,7 +96,7 @@ def _entry(folder: Path, words: list[str]) -> Entry:
     end = weights_file(folder, "", next(iter(ways.values()))[0]).name
     epochs = [path.name.removesuffix(end) for path in folder.glob(f"*{end}")]
     epochs.sort(key=lambda epoch: (epoch == "latest", epoch.zfill(12)), reverse=True)
-    return Entry(words, epochs, [*ways], styled, domains)
+    return Entry(folder, words, epochs, [*ways], styled, domains)
 
 
 def translate(photo: Path, options: Sequence[str], output: Path) -> Image.Image:
@@ -109,14 +121,16 @@ def build_page(checkpoints_dir: str, gpu: str):
     first = next(iter(models()))
 
     def controls(label: str) -> list[dict[str, object]]:
-        """What the controls offer for a model: epoch, direction, size, style, target."""
+        """What the controls offer for a model: epoch, direction, size, style, target, examples."""
 
         def choices(values: list[str], least: int) -> dict[str, object]:
             return {"choices": values, "value": next(iter(values), None), "visible": len(values) >= least}
 
-        _, epochs, ways, styled, domains = models()[label]
+        _, _, epochs, ways, styled, domains = model = models()[label]
         size, style = {"value": next(iter(SIZES))}, {"visible": styled}
-        return [choices(epochs, 1), choices(ways, 2), size, style, choices(domains, 1)]
+        samples = [[str(path)] for path in model.examples()]
+        shown = {"samples": samples, "visible": bool(samples)}
+        return [choices(epochs, 1), choices(ways, 2), size, style, choices(domains, 1), shown]
 
     def show(path: str | None, label: str, *controlled):
         if path is None:
@@ -132,9 +146,9 @@ def build_page(checkpoints_dir: str, gpu: str):
 
     with gr.Blocks(title="QS-Attn", analytics_enabled=False) as page:
         gr.Markdown("# QS-Attn\nTranslate photographs with a trained model. Nothing leaves this machine.")
-        epochs, ways, sizes, styles, targets = controls(first)
+        epochs, ways, sizes, styles, targets, shown = controls(first)
         with gr.Row():
-            model = gr.Dropdown(list(models()), value=first, label="Model", scale=3)
+            model = gr.Dropdown(list(models()), value=first, label="Model", scale=3, min_width=230)
             epoch = gr.Dropdown(label="Epoch", **epochs)
             direction = gr.Dropdown(label="Direction", **ways)
             size = gr.Dropdown(list(SIZES), min_width=230, label="Shorter side", **sizes)
@@ -144,6 +158,7 @@ def build_page(checkpoints_dir: str, gpu: str):
             with gr.Column(scale=2, min_width=260):
                 sources = ["upload", "clipboard"]
                 photo = gr.Image(label="Photograph", type="filepath", sources=sources, elem_id="photo")
+                examples = gr.Dataset(label="Examples", components=[photo], elem_id="examples", **shown)
                 button = gr.Button("Translate", variant="primary", elem_id="translate")
                 command = gr.Code(label="The same on the command line", language="shell", elem_id="command")
             with gr.Column(scale=3, min_width=320):
@@ -153,7 +168,9 @@ def build_page(checkpoints_dir: str, gpu: str):
         photo.preprocess = lambda payload: payload.path if payload else None
         given = [photo, model, epoch, direction, size, style, domain]
         gr.on([button.click, photo.upload], show, given, [slider, command])
-        model.change(lambda label: [gr.update(**c) for c in controls(label)], model, given[2:])
+        chosen = examples.click(lambda row: row[0], examples, photo, show_progress="hidden")
+        chosen.then(show, given, [slider, command])
+        model.change(lambda label: [gr.update(**c) for c in controls(label)], model, [*given[2:], examples])
         page.load(lambda: gr.update(choices=list(models())), None, model, show_progress="hidden")
     return page
 

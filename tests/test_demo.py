@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from browser import browser, chromium
 from PIL import Image
-from trained_run import draw, make_run
+from trained_run import draw, draw_set, make_run
 
 from scripts import demo
 from scripts.demo import find_models
@@ -27,12 +27,14 @@ PRETRAINED = "horse2zebra_global (pretrained)"
 def runs(tmp_path_factory):
     """Runs of several models, one with three epochs, a folder without options, and broken ones."""
     root = tmp_path_factory.mktemp("demo")
-    folder = make_run(root / "checkpoints", name="horses/global")
+    dataset = draw_set(root / "set", testA=5, testB=1, testcat=1, testdog=1)
+    of_set = ["--dataroot", str(dataset)]
+    folder = make_run(root / "checkpoints", *of_set, name="horses/global")
     for epoch in ("5", "10"):
         shutil.copy(folder / "latest_net_G.pth", folder / f"{epoch}_net_G.pth")
     make_run(root / "checkpoints", "--model", "cycle_gan", name="both")
     multi = "--model qs_multi --domains cat,dog --nce_layers 0,4,8"
-    make_run(root / "checkpoints", *multi.split(), name="domains")
+    make_run(root / "checkpoints", *multi.split(), *of_set, name="domains")
     munit = "--model munit --mlp_dim 8 --n_res 1 --style_dim 3 --load_size 64 --crop_size 64"
     make_run(root / "checkpoints", *munit.split(), name="styles")
     (root / "checkpoints/released").mkdir()
@@ -52,6 +54,10 @@ def test_every_run_and_epoch_is_offered_and_broken_ones_are_named(runs, capsys):
     assert models["both"].directions == ["AtoB", "BtoA"] and models["released"].directions == ["AtoB"]
     told = capsys.readouterr().err
     assert told.count("note: left out:") == 2 and "sphinx" in told
+    examples = {label: [path.name for path in model.examples()] for label, model in models.items()}
+    assert examples["horses/global"] == ["A0.png", "A1.png", "A2.png", "A3.png"]
+    assert examples["domains"] == ["g0.png"] and examples["released"] == []
+    assert len(examples[PRETRAINED]) == 3
 
 
 @pytest.mark.parametrize(
@@ -135,6 +141,8 @@ def test_in_the_browser_a_dropped_photograph_becomes_what_test_py_makes(runs, ad
         page.wait("document.querySelectorAll('#slider img').length >= 2")
         images = page.run("[...document.querySelectorAll('#slider img')].map(image => image.src)")
         assert any(np.array_equal(pixels(page, source), expected) for source in images)
+        page.click("document.querySelectorAll('#examples button')[1]")
+        page.wait("document.querySelector('#command .cm-content').innerText.endsWith('--input A1.png')")
         # Nothing was asked of any other machine, and no script has failed.
         foreign = [r for r in page.requests if not r.startswith((address, "data:", "blob:", "about:"))]
         assert foreign == [] and page.errors == []
