@@ -1,6 +1,7 @@
 """scripts/evaluate.py on folders, runs and sweeps: numbers, receipts, refusals."""
 
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 from trained_run import make_run
 
+import test as translation
 from scripts import evaluate, judging
 from util.image_files import open_rgb
 from util.metrics.pairs import DinoKeys, load_lpips, structure_distance
@@ -134,16 +136,39 @@ def test_a_run_in_training_is_followed(translations, monkeypatch) -> None:
     assert "--name=run" in translations[0] and not any("follow" in word for word in translations[0])
 
 
+def shown(epoch: str) -> list[str]:
+    """The SWD on the page of results."""
+    page = Path(f"results/run/test_{epoch}/index.html").read_text()
+    return re.findall(r"<dt>SWD</dt><dd>([\d.]+)</dd>", page)
+
+
 def test_a_sweep_translates_by_test_py() -> None:
     folder = make_run(Path("checkpoints"), "--dataroot", "set")
     (folder / "5_net_G.pth").write_bytes((folder / "latest_net_G.pth").read_bytes())
     command = [*RUN, "--num_threads", "0"]
     sweep = evaluated(*command, "--epochs", "5,latest", receipt="results/run/evaluation_test.json")
     rows = sweep["checkpoints"]
+    assert [shown(row["epoch"]) for row in rows] == [[f"{row['numbers']['SWD']:.4f}"] for row in rows]
     assert [(row["epoch"], row["fake"]["count"]) for row in rows] == [("5", 3), ("latest", 3)]
     assert ">checkpoints</text>" in Path("results/run/evaluation_test.svg").read_text()
     receipt = evaluated(*command, receipt=IMAGES.parent / "evaluation.json")
     assert receipt["numbers"] == rows[1]["numbers"] and receipt["checkpoint"] == rows[1]["checkpoint"]
+
+
+def test_the_page_shows_no_numbers_of_other_results(monkeypatch) -> None:
+    make_run(Path("checkpoints"))
+    page = IMAGES.parent / "index.html"
+    assert translation.main(RUN) == 0
+    made = page.read_text()
+    for size in ("16", "32"):  # the second evaluation's instead of the first's
+        receipt = evaluated(*RUN, "--swd_size", size, receipt=page.with_name("evaluation.json"))
+        assert shown("latest") == [f"{receipt['numbers']['SWD']:.4f}"]
+    assert (
+        'href="./evaluation.json"' in page.read_text() and made[made.index("<section") :] in page.read_text()
+    )
+    assert translation.main(RUN) == 0 and page.read_text() == made
+    monkeypatch.setattr(evaluate, "write_receipt", lambda *_: translation.main(RUN))  # meanwhile
+    assert evaluate.main(RUN) == 0 and shown("latest") == []
 
 
 def test_styles_are_compared_by_lpips(capsys, squeezenet) -> None:

@@ -5,13 +5,17 @@ as URLs, and characters that cannot be printed (a newline, a byte that is not UT
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import dominate
 from dominate import tags
 from dominate.util import raw
+
+from util.files import write_atomically
 
 STYLE = """
 :root{color-scheme:light dark;
@@ -106,6 +110,23 @@ class Page:
         unfinished = self.folder / "index.html.part"
         unfinished.write_text(document.render(pretty=False), encoding="utf-8")
         os.replace(unfinished, self.folder / "index.html")
+
+
+def made(page: Path) -> int | None:
+    """When a page was written, in nanoseconds; None if there is none."""
+    return page.stat().st_mtime_ns if page.is_file() else None
+
+
+def put_numbers(page: Path, when: int | None, receipt: Path, results: Mapping[str, Any]) -> None:
+    """Show an evaluation between the facts and the images of a page; not if it is not that `made` then."""
+    if when is None or made(page) != when:
+        return
+    shown = Page(page.parent, "")
+    shown.add_facts({name: f"{number:.4f}" for name, number in results["numbers"].items()})
+    shown.add_link(os.path.relpath(receipt, page.parent), results["compared"])
+    numbers, text = "\n".join(shown._parts), page.read_text(encoding="utf-8")
+    text = re.sub("(?s)(?<=</dl>).*?(?=<section)", lambda _: numbers, text, count=1)  # also earlier ones
+    write_atomically(page, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def _linked(file: str, description: str) -> tags.html_tag:
