@@ -223,8 +223,6 @@ def test_files_that_are_no_checkpoints_or_carry_code(resume, tmp_path, capsys, n
 
 # Changes of a whole state. Fused Adam would write outside its memory with moments of other shapes.
 WRONG = {
-    "epoch": lambda state: state["progress"].update(epoch=-5),
-    "steps": lambda state: state["progress"].update(steps=1.5),
     "unknown": lambda state: state["progress"].update(no_such=1),
     "moment_steps": lambda state: state["model"]["optimizers"]["G"]["state"][0].update(step=torch.zeros(2)),
     "shape": lambda state: state["model"]["optimizers"]["G"]["state"][0].update(exp_avg=torch.zeros(1, 1)),

@@ -9,7 +9,7 @@ import datetime
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -117,8 +117,3 @@ def gather(value: object) -> list:
         values = [None] * world_size()
         dist.all_gather_object(values, value)
     return values
-
-
-def from_first(decide: Callable[[], object]) -> object:
-    """The result of `decide` in process 0, for all; a small picklable object."""
-    return gather(decide() if rank() == 0 else None)[0]

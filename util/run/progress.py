@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 @dataclass
 class Progress:
-    """Where a training stands, over all processes. ValueError for a count that no training reaches."""
+    """Where a training stands, over all processes."""
 
     epoch: int = 1
     position: int = 0  # images done in the epoch
@@ -17,12 +17,6 @@ class Progress:
     steps: int = 0
     loss_G_sum: float = 0.0  # of the headline loss over the steps of this epoch, for the plateau schedule
     epoch_steps: int = 0
-
-    def __post_init__(self):
-        for name in ("epoch", "position", "images", "steps", "epoch_steps"):
-            value = getattr(self, name)
-            if type(value) is not int or value < (name == "epoch"):
-                raise ValueError(f"its {name} is {value!r}")
 
     def advance(self, batch: int) -> None:
         """A step on `batch` images is done."""

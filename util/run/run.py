@@ -51,7 +51,7 @@ class Run:
         self.weights = self.folder / f"{self.epoch}_net_{network}.pth"
         self.lock: RunLock | None = None
         self.monitor: Monitor | None = None
-        self.start = "nothing" if opt.dry_run else distributed.from_first(self._claim)
+        self.start = distributed.gather(self._claim() if self.writes else "nothing")[0]
         if self.start == "weights" and self.epoch.isdecimal() and "epoch_count" not in opt.given:
             opt.epoch_count = int(self.epoch) + 1
 

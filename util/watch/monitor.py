@@ -1,7 +1,12 @@
 """What shows a training: its lines and progress bar, its logs, and watchers such as the web page or visdom.
 
-Each watcher works in a thread of its own and can neither stop nor slow the training: one that fails costs a
-warning and is asked no more, and one that cannot keep up misses updates.
+A watcher has a `name` for warnings and four methods. `begin(records)` comes first: what it has shown beyond
+these `LossRecord`s is void. `losses(record)` adds one. `images(epoch, step, images, keep)` shows images after
+`step` images of training, label -> (H, W, 3) uint8 in order; those to `keep` are of --update_html_freq, one
+row an epoch, others of --display_freq. `close()` ends it.
+
+Each works in a thread of its own and can neither stop nor slow the training: one that fails costs a warning
+and is asked no more, and one that cannot keep up misses updates.
 """
 
 import contextlib
@@ -13,7 +18,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +28,7 @@ from util import distributed
 from util.console import say
 from util.errors import UserError
 from util.run.progress import Clock, Length, Progress
+from util.run.saved_options import option_values
 from util.watch import loss_log, services
 from util.watch.loss_log import LossRecord
 
@@ -30,29 +36,10 @@ MOST_WAITING = 100  # updates for one watcher; further ones are left out, so mem
 PATIENCE_AT_END = 20.0  # seconds to show what still waits
 
 
-class Watcher(Protocol):
-    """Shows a training somewhere. One thread makes all calls, which may take their time and may raise."""
-
-    name: str  # for warnings
-
-    def begin(self, records: Sequence[LossRecord]) -> None:
-        """The first call. What was shown beyond the last of these records is void."""
-
-    def losses(self, record: LossRecord) -> None: ...
-
-    def images(self, epoch: int, step: int, images: Mapping[str, np.ndarray], keep: bool) -> None:
-        """Show images of `epoch`, after `step` images of training: label -> (H, W, 3) uint8, in order.
-
-        keep: those of --update_html_freq, one row an epoch, to keep; else those of --display_freq.
-        """
-
-    def close(self) -> None: ...
-
-
 class Background:
     """Calls one watcher, in order, from a thread of its own, until it fails."""
 
-    def __init__(self, watcher: Watcher):
+    def __init__(self, watcher: Any):
         self.watcher = watcher
         self._calls: queue.Queue[tuple[str, tuple]] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._make_calls, daemon=True)
@@ -87,7 +74,7 @@ class Background:
 class Monitor:
     """Logs the run in `folder` and informs its watchers. Only the process that writes checkpoints has one."""
 
-    def __init__(self, folder: str | Path, watchers: Sequence[Watcher] = ()):
+    def __init__(self, folder: str | Path, watchers: Sequence[Any] = ()):
         self.folder = Path(folder)
         self.watchers = [Background(watcher) for watcher in watchers]
         self._begun = self._has_header = self._warned = False
@@ -104,7 +91,6 @@ class Monitor:
         self._tell("losses", record)
 
     def images(self, epoch: int, step: int, images: Mapping[str, np.ndarray], keep: bool) -> None:
-        """As `Watcher.images`."""
         self._tell("images", epoch, step, images, keep)
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,8 +121,7 @@ class Monitor:
 
 def create_monitor(opt: Namespace, folder: Path, epoch_steps: int) -> Monitor:
     """The monitor of the run in `folder`, with the watchers that the options ask for. Raises `UserError`."""
-    watchers: list[Watcher] = []
-    options = {name: value for name, value in sorted(vars(opt).items()) if name not in ("given", "isTrain")}
+    watchers, options = [], option_values(opt)
     if not opt.no_html:
         # here, since it needs dominate, which a run without pages need not have
         from util.watch.training_page import TrainingPage

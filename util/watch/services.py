@@ -1,4 +1,4 @@
-"""visdom, TensorBoard and Weights & Biases, each a `Watcher` (monitor.py) that needs the package of its name.
+"""visdom, TensorBoard and Weights & Biases, each a watcher (monitor.py) that needs the package of its name.
 
 Each imports it where it is made, in the main thread: the loader forks workers, in which an import that is
 under way in another thread stays locked.
@@ -112,8 +112,7 @@ class WeightsAndBiases:
                 key = wandb.login(prompt=False, verify=False)
             if not key:  # it would ask for one on the terminal
                 raise UserError("--use_wandb has no API key: run `wandb login`, or set WANDB_MODE=offline")
-        self._wandb, self.run, self.folder = wandb, run, folder
-        self.options = {name: str(v) if v == math.inf else v for name, v in options.items()}
+        self._wandb, self.run, self.folder, self.options = wandb, run, folder, options
 
     def begin(self, records: Sequence[LossRecord]) -> None:
         path = self.folder / "wandb_run.json"

@@ -37,7 +37,7 @@ text{fill:#9aa4b1}.title{fill:#e6eaf0}.grid{stroke:#2a3039}.axis{stroke:#4b5563}
 
 
 class TrainingPage:
-    """A `Watcher`; writes the page with each row of images, first losses of an epoch, and at the end."""
+    """A watcher; writes the page with each row of images, first losses of an epoch, and at the end."""
 
     name = "the web page"
 
