@@ -32,8 +32,8 @@ from scripts.judging import ImageSet, Judge, print_numbers, write_receipt
 from util.arguments import as_text
 from util.device import get_device
 from util.errors import UserError, entry_point
-from util.metrics.networks import INCEPTION, classifier_weights
-from util.metrics.pairs import DINO, SQUEEZENET, check_pairs, diversity, load_lpips
+from util.metrics.networks import DINO, INCEPTION, SQUEEZENET, classifier_weights, load_lpips
+from util.metrics.pairs import check_pairs, diversity
 from util.metrics.segmentation import score_label_folders
 from util.pages import made, put_numbers
 from util.run.lock import is_held

@@ -26,7 +26,7 @@ from util.device import get_device
 from util.errors import UserError
 from util.image_files import grey_range, list_images, open_rgb
 from util.metrics import distances, networks
-from util.metrics.pairs import DINO, check_pairs, load_dino, structure_distance
+from util.metrics.pairs import check_pairs, structure_distance
 from util.metrics.stripes import Coats, stripe_report
 from util.run.saved_options import option_values
 
@@ -100,14 +100,13 @@ class ImageSet:
 class Judge:
     """Compares folders of translations with real images, each set of which is processed once.
 
-    real: the folder of these; None: what the options name. Of a run with many domains it judges each ordered
-    pair, a source and a target, by the real images of the target. So StarGAN v2 judges each of its tasks, but
-    that it compares with training images.
+    Of a run with many domains it judges each ordered pair, a source and a target, by the real images of the
+    target. So StarGAN v2 judges each of its tasks, but that it compares with training images.
     """
 
-    def __init__(self, opt: Namespace, real: Path | None = None) -> None:
+    def __init__(self, opt: Namespace) -> None:
         device, download = get_device(opt.gpu_ids), opt.download_weights
-        self.opt, self.networks, self.dino, self.coats = opt, {}, None, None
+        self.opt, self.networks, self.coats = opt, {}, None
         needed = {OF_FEATURES[metric][0] for metric in opt.metrics if metric in OF_FEATURES}
         if needed & {"inception", "inception-clean"}:
             path = networks.INCEPTION.find(opt.inception_weights, download)
@@ -117,8 +116,9 @@ class Judge:
             path = networks.classifier_weights(opt.classifier).find(opt.classifier_weights, download)
             self.networks["classifier"] = networks.load_classifier(opt.classifier, path, device)
         if "structure" in opt.metrics:
-            self.dino, self.dino_record = load_dino(DINO.find(opt.dino_weights, download), device)
-        self.sources, real = None, opt.real or real
+            path = networks.DINO.find(opt.dino_weights, download)
+            self.networks["structure"] = networks.load_dino(path, device)
+        self.sources, real = None, opt.real
         self.domains: dict[str, Path] = {}  # of many: the folder of each
         if not real and opt.domains:
             self.domains = {name: domain_folder(opt.dataroot, opt.phase, name) for name in opt.domains}
@@ -176,11 +176,11 @@ class Judge:
             means = ", ".join(f"{name}: {report[name]:.4f}" for name in ("real_A", "fake_B", "real_B"))
             add("stripes-gained", report["gained"], means)
             add("stripes-background", report["background"])
-        if self.dino:
+        if "structure" in opt.metrics:
             originals = ImageSet(opt.inputs or inputs)
             check_pairs(originals.paths, fake.paths)
             images = (side.images("structure") for side in (originals, fake))
-            found = structure_distance(*images, self.dino)
+            found = structure_distance(*images, self.networks["structure"])
             add("structure", 100 * np.mean(found), f"from {originals.folder}")
         compared = f"{folder}: {len(fake)} translations against {len(real)} images of {real.folder}"
         return {"numbers": numbers, "notes": notes, "fake": fake.record, "compared": compared}
@@ -225,7 +225,6 @@ class Judge:
     def record(self) -> dict[str, Any]:
         """For the receipt: the real images and the networks."""
         records = {network.name: network.record for network in self.networks.values()}
-        records |= {"dino_vitbase8": self.dino_record} if self.dino else {}
         real = {target: images.record for target, images in self.real.items()}
         return {"networks": records, "real": real if self.domains else real[""]}
 

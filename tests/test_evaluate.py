@@ -16,7 +16,8 @@ from trained_run import make_run
 import test as translation
 from scripts import evaluate, judging
 from util.image_files import open_rgb
-from util.metrics.pairs import DinoKeys, load_lpips, structure_distance
+from util.metrics.networks import DinoKeys, FeatureNetwork, dino_transform, load_lpips
+from util.metrics.pairs import structure_distance
 from util.weight_files import sha256
 
 FOLDERS = "--fake fake --real set/testB --gpu_ids -1".split()
@@ -193,11 +194,12 @@ def test_styles_are_compared_by_lpips(capsys, squeezenet) -> None:
 def test_structure_compares_each_translation_with_its_input(monkeypatch, capsys) -> None:
     """Those of a run lie beside its translations."""
     torch.manual_seed(0)
-    dino = DinoKeys(layers=2, heads=2, width=16).eval().requires_grad_(False)
-    for parameter in dino.parameters():
+    keys = DinoKeys(layers=2, heads=2, width=16).eval().requires_grad_(False)
+    dino = FeatureNetwork("dino_vitbase8", keys, dino_transform, {})
+    for parameter in keys.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     Path("dino.pth").touch()
-    monkeypatch.setattr(judging, "load_dino", lambda path, device: (dino, {"weights": path.name}))
+    monkeypatch.setattr(judging.networks, "load_dino", lambda path, device: dino)
     sides = [write_images(IMAGES / name, 3, seed=seed) for seed, name in ((2, "real_A"), (3, "fake_B"))]
     command = [*RUN, "--dino_weights", "dino.pth"]
     receipt = evaluated(*command, receipt=IMAGES.parent / "evaluation.json")

@@ -11,9 +11,9 @@ import torchvision
 from PIL import Image
 
 from util.errors import UserError
-from util.metrics import networks, pairs
-from util.metrics.networks import extract, load_classifier, load_inception
-from util.metrics.pairs import DinoKeys, load_dino, prepare, structure_distance
+from util.metrics import networks
+from util.metrics.networks import DinoKeys, extract, load_classifier, load_dino, load_inception
+from util.metrics.pairs import structure_distance
 from util.weight_files import Published
 
 
@@ -150,17 +150,18 @@ def dinos_weights(layers: int = LAYERS) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def dino(tmp_path, monkeypatch) -> DinoKeys:
+def dino(tmp_path, monkeypatch) -> networks.FeatureNetwork:
     """A small transformer with `dinos_weights`, from a file."""
-    monkeypatch.setattr(pairs, "DinoKeys", lambda: DinoKeys(LAYERS, HEADS, WIDTH))
+    monkeypatch.setattr(networks, "DinoKeys", lambda: DinoKeys(LAYERS, HEADS, WIDTH))
     path = tmp_path / "dino.pth"
     torch.save(dinos_weights(layers=3), path)
     with pytest.raises(UserError, match="does not hold the weights of DINO's ViT-B/8"):
         load_dino(path)
     torch.save(dinos_weights(), path)
-    keys, record = load_dino(path)
-    assert record["weights"] == "dino.pth" and len(record["sha256"]) == 64 and not keys.training
-    return keys
+    network = load_dino(path)
+    record = network.record
+    assert record["weights"] == "dino.pth" and len(record["sha256"]) == 64 and not network.module.training
+    return network
 
 
 def test_keys_are_those_of_dinos_last_layer(dino, float64) -> None:
@@ -183,7 +184,7 @@ def test_keys_are_those_of_dinos_last_layer(dino, float64) -> None:
         tokens = tokens + linear(mixed.transpose(1, 2).flatten(2), f"{block}.attn.proj")
         hidden = F.gelu(linear(norm(tokens, f"{block}.norm2"), f"{block}.mlp.fc1"))
         tokens = tokens + linear(hidden, f"{block}.mlp.fc2")
-    torch.testing.assert_close(dino.double()(images), expected)
+    torch.testing.assert_close(dino.module.double()(images), expected)
 
 
 def test_structure_distance_by_definition(dino) -> None:
@@ -192,7 +193,7 @@ def test_structure_distance_by_definition(dino) -> None:
     translations = [inputs[0], *pictures((20, 20), (60, 40))]
     expected = []
     for pair in zip(inputs, translations, strict=True):
-        keys = [dino(prepare(image)[None])[0] for image in pair]
+        keys = [dino.module(dino.prepare(image)[None])[0] for image in pair]
         lengths = [of.norm(dim=1) for of in keys]
         a, b = ((of @ of.T) / (length[:, None] * length) for of, length in zip(keys, lengths, strict=True))
         expected.append(((a - b) ** 2).sum().item() / 785**2)

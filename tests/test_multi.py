@@ -314,8 +314,10 @@ def test_each_pair_is_judged_by_the_images_of_its_target(command, runs, dataroot
     found = json.loads((results / "evaluation.json").read_text())
     pairs = {(s, t): pair["numbers"]["SWD"] for t, of in found["pairs"].items() for s, pair in of.items()}
     assert set(pairs) == {(s, t) for s in "ABC" for t in "ABC" if s != t}
-    judge = judging.Judge(evaluate.EvaluateOptions().parse(words), domain_folder(dataroot, "test", "C"))
-    assert judge.evaluate(results / "images" / "to_C" / "A")["numbers"]["SWD"] == pairs["A", "C"]
+    opt = evaluate.EvaluateOptions().parse(words)
+    opt.real = domain_folder(dataroot, "test", "C")
+    one = judging.Judge(opt).evaluate(results / "images" / "to_C" / "A")
+    assert one["numbers"]["SWD"] == pairs["A", "C"]
     assert found["numbers"]["SWD"] == pytest.approx(np.mean(list(pairs.values())))
     assert found["targets"]["C"]["SWD"] == pytest.approx((pairs["A", "C"] + pairs["B", "C"]) / 2)
 

