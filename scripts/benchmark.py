@@ -27,7 +27,7 @@ from models.textbook import TEXTBOOKS, TextbookStep
 from options.train_options import TrainOptions
 from scripts.compare import CONFIGS
 from scripts.judging import markdown_table, versions_and_hardware
-from util.arguments import ArgumentParser, integer
+from util.arguments import ArgumentParser, integer, some_of
 from util.errors import UserError, entry_point
 
 # The speed options of the textbook step.
@@ -112,16 +112,13 @@ def parse(argv: Sequence[str] | None) -> tuple[Namespace, list[str]]:
     parser = ArgumentParser(prog="scripts/benchmark.py", description=__doc__.splitlines()[0])
     parser.epilog = "All other options are those of train.py, such as --precision, --fast, --gpu_ids, --ngf."
     add = parser.add
-    add("--modes", "global,local,local_global,cut", f"modes to time, of {', '.join(known_modes())}")
+    modes = f"modes to time, of {', '.join(known_modes())}"
+    add("--modes", ["global", "local", "local_global", "cut"], modes, type=some_of(known_modes()))
     add("--size", 256, "side of the images in pixels", type=integer(1))
     add("--steps", 10, "timed steps of each side", type=integer(1))
     add("--warmup", 3, "untimed steps before them, after a first one", type=integer(0))
     given, rest = parser.parse_known_args(argv)
     own = Namespace(**{**parser.defaults, **vars(given)})
-    own.modes = own.modes.split(",")
-    for mode in own.modes:
-        if mode not in known_modes():
-            raise UserError(f"--modes names {mode!r}, but there are {', '.join(known_modes())}")
     if {"model", "QS_mode"} & set(TrainOptions().parser.parse_given(rest)):
         raise UserError("the benchmark takes models and modes by --modes, not by --model and --QS_mode")
     return own, rest

@@ -34,6 +34,7 @@ from scripts.evaluate import option_words
 from scripts.judging import add_judging, write_receipt
 from scripts.study_page import study_results, write_page
 from util.arguments import ArgumentParser, gpu_list, integer, read_words, some_of
+from util.console import say
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.files import write_atomically
@@ -154,12 +155,7 @@ class Study:
     """
 
     def __init__(
-        self,
-        opt: Namespace,
-        configs: Mapping[str, Sequence[str]],
-        title: str,
-        published=None,
-        directions=None,
+        self, opt: Namespace, configs: Mapping[str, Sequence], title: str, published=None, directions=None
     ):
         self.opt, self.title, self.directions = opt, title, directions or ["AtoB"]
         self.published = published or {"numbers": {}, "source": ""}
@@ -280,19 +276,15 @@ class Study:
         return self.opt.out / "runs" / run.name
 
     def read_record(self, run: Run) -> dict[str, Any]:
-        """compare.json of a run. `UserError` if it is damaged, or of a run of other options."""
+        """compare.json of a run. `UserError` if it is of a run of other options."""
         path, train = self.folder(run) / "compare.json", shlex.join(run.words)
         if not path.is_file():
             return {"train": train, "seconds": 0.0, "trained": False, "judged": None}
-        try:
-            found = json.loads(path.read_text("utf-8"))
-            there = found["train"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}): remove that run's folder") from None
-        if there != train:
+        record = json.loads(path.read_text("utf-8"))
+        if (there := record["train"]) != train:
             found = f"{self.opt.out} holds {run.name} trained with other options: {there} there, {train} now"
             raise UserError(f"{found}. Give another --out to keep both, or remove that folder")
-        return found
+        return record
 
     def write_record(self, run: Run, record: Mapping[str, Any]) -> None:
         self.folder(run).mkdir(parents=True, exist_ok=True)
@@ -319,9 +311,7 @@ class Study:
         return numbers
 
 
-def run_command(
-    words: Sequence[str], log: Path, stop: StopSignal, environment: Mapping[str, str] | None = None
-) -> int:
+def run_command(words: Sequence[str], log: Path, stop: StopSignal, environment=None) -> int:
     """Run `words`, output appended to `log`; the exit status. On `stop` send SIGTERM and wait for the end."""
     with open(log, "a", encoding="utf-8") as file:
         file.write(f"\n$ {shlex.join(words)}\n")
@@ -333,10 +323,6 @@ def run_command(
                 return process.wait(timeout=0.2)
         process.terminate()
         return process.wait()
-
-
-def say(text: str, **to: Any) -> None:
-    print(f"{text}\n", end="", flush=True, **to)  # one write, since several threads print
 
 
 if __name__ == "__main__":
