@@ -60,7 +60,7 @@ def train(opt: Namespace, options: TrainOptions, device: torch.device, stop: Sto
     if distributed.rank() == 0:
         for problem in quick_check(loader.dataset):
             say(f"note: {problem}", file=sys.stderr)
-    run = Run(opt, options.parser.options, MODELS[opt.model].translating(opt)[0])
+    run = Run(opt, options.parser, MODELS[opt.model].translating(opt)[0])
 
     seed_everything(opt.seed)
     if opt.deterministic:

@@ -9,7 +9,7 @@ from models import MODELS, option_defaults, require_model
 from models.inference import final_load_size, pretrained_list, pretrained_run, translate_size
 from models.weights import architecture, bare_generator, weights_file
 from options.base_options import BaseOptions
-from util.arguments import ArgumentParser, as_text, count_or_inf, integer, note_no_effect
+from util.arguments import as_text, count_or_inf, integer, note_no_effect
 from util.errors import UserError
 from util.run.saved_options import read_saved_options, saved_options
 from util.weight_files import read_tensors
@@ -59,11 +59,7 @@ class TestOptions(BaseOptions):
         if given.get("list_pretrained"):
             print(pretrained_list())
             sys.exit()
-        if given.get("pretrained"):
-            if place := sorted(OF_A_RUN & given.keys()):
-                raise UserError(f"--{place[0]} names a run, and --pretrained a model instead: give one")
-            given = {**place_of_pretrained(given["pretrained"]), **given}
-        return super().resolve(given)
+        return super().resolve(with_pretrained(given))
 
     def saved_values(self, folder: Path, given: dict[str, object]) -> dict[str, object]:
         base = {**self.parser.defaults, **given}
@@ -139,17 +135,14 @@ def results_folder(opt: Namespace, epoch: str) -> Path:
     return Path(opt.results_dir, opt.name, f"{opt.phase}_{epoch}{ending}")
 
 
-def place_of_pretrained(name: str) -> dict[str, str]:
-    """--checkpoints_dir and --name of the run that a pretrained model is; it is fetched if need be."""
+def with_pretrained(given: dict[str, object]) -> dict[str, object]:
+    """The options given; with --pretrained NAME among them, those that name its run, fetched if need be."""
+    if not (name := given.get("pretrained")):
+        return given
+    if place := sorted(OF_A_RUN & given.keys()):
+        raise UserError(f"--{place[0]} names a run, and --pretrained a model instead: give one")
     if not (folder := pretrained_run(name)):
         listed = "test.py --list_pretrained lists them, and a run of yours is named by --name"
         raise UserError(f"there is no pretrained model {name}: {listed}")
-    return {"checkpoints_dir": str(folder.parent.parent), "name": f"{folder.parent.name}/{folder.name}"}
-
-
-def take_pretrained(parser: ArgumentParser, opt: Namespace) -> None:
-    """Turn a given --pretrained NAME into the --checkpoints_dir and --name of its folder."""
-    if opt.pretrained and opt.name:
-        parser.error("--name names a run, and --pretrained a model instead: leave one of them out")
-    if opt.pretrained:
-        vars(opt).update(place_of_pretrained(opt.pretrained))
+    run = {"checkpoints_dir": str(folder.parent.parent), "name": f"{folder.parent.name}/{folder.name}"}
+    return {**given, **run}

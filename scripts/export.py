@@ -37,7 +37,7 @@ from models.layers import InstanceNorm
 from models.munit_networks import EPS, AdaIN, LayerNorm
 from models.translator import Translator
 from models.weights import checkpoint_file, save_tensors, weights_file
-from options.test_options import FROM_THE_RUN, take_pretrained
+from options.test_options import FROM_THE_RUN, with_pretrained
 from util.arguments import ArgumentParser
 from util.errors import UserError, entry_point
 from util.files import write_atomically
@@ -124,8 +124,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     add("--domain", None, "of a run with many domains: the one to translate to", shown="a second input")
     add("--format", "onnx", "what to write", choices=("onnx", "pretrained"))
     add("--output", None, "file to write", shown="NAME_EPOCH.onnx, or the folder pretrained/NAME")
-    opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
-    take_pretrained(parser, opt)
+    opt = Namespace(**{**parser.defaults, **with_pretrained(parser.parse_given(argv))})
     if opt.name is None:
         parser.error("--name is missing: name a run, or a ..._net_G.pth file")
     return opt

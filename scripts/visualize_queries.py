@@ -28,7 +28,7 @@ from data.transforms import to_input
 from models.inference import find_run, load_generator
 from models.qs_attn import MODES, select_queries
 from models.qs_model import pooled
-from options.test_options import take_pretrained
+from options.test_options import with_pretrained
 from options.train_options import TrainOptions
 from util.arguments import ArgumentParser, gpu_list, integer, layer_list, some_of
 from util.device import get_device
@@ -58,8 +58,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--domain", None, "of many: that of the translation beside the queries", shown="the first")
     add("--output", None, "folder to write to", type=Path, shown="./results/NAME/queries_EPOCH")
     add("--gpu_ids", [0], "GPU to use; -1: CPU", type=gpu_list, shown="0")
-    opt = Namespace(**{**parser.defaults, **parser.parse_given(argv)})
-    take_pretrained(parser, opt)
+    opt = Namespace(**{**parser.defaults, **with_pretrained(parser.parse_given(argv))})
     if opt.name is None or opt.input is None:
         parser.error("name a run by --name or --pretrained, and an image or a folder by --input")
     if not opt.input.exists():

@@ -209,7 +209,7 @@ def test_files_that_are_no_checkpoints_or_carry_code(resume, tmp_path, capsys, n
     else:
         (tmp_path / "run" / "latest_state.pth").unlink()
     payload = Payload(tmp_path / "executed")
-    for odd in ({"format": 1, "x": payload}, payload, [1, 2], {"format": 99}, {"format": 1, "random": 3}):
+    for odd in ({"x": payload}, payload, [1, 2], {}, {"random": 3}):
         torch.save(odd, path)
         contents.append(path.read_bytes())
     for content in contents:

@@ -1,17 +1,15 @@
 """The one device a process trains or translates on, copies from it, and the free memory."""
 
 import contextlib
-import functools
 import math
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from util.errors import UserError
+from util.errors import UserError, note_once
 from util.images import to_pixels
 
 CGROUP = Path("/sys/fs/cgroup")  # the limit of a container
@@ -28,13 +26,8 @@ def get_device(gpu_ids: list[int]) -> torch.device:
             raise UserError(f"--gpu_ids asks for GPU {index}, but {found} were found, from 0; -1 is the CPU")
         return torch.device("cuda", index)
     device, name = ("mps", "Apple's GPU (MPS)") if torch.backends.mps.is_available() else ("cpu", "the CPU")
-    _say_once(f"No CUDA device was found: running on {name} (--gpu_ids -1: on the CPU, without this notice).")
+    note_once(f"no CUDA device was found: running on {name} (--gpu_ids -1: on the CPU, without this notice)")
     return torch.device(device)
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    print(message, file=sys.stderr)
 
 
 class HostCopy:

@@ -1,4 +1,4 @@
-"""Errors that the user can correct, and how every command of this project ends on one: in one line."""
+"""Errors that the user can correct, how every command of this project ends on one, in one line, and notes."""
 
 import contextlib
 import functools
@@ -50,3 +50,9 @@ def lacks_memory(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         return any(words in str(error) for words in OUT_OF_MEMORY)
     return isinstance(error, MemoryError)
+
+
+@functools.cache
+def note_once(text: str) -> None:
+    """Say something on stderr, in this process once."""
+    print(f"note: {text}", file=sys.stderr)

@@ -5,7 +5,6 @@ import functools
 import io
 import math
 import os
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
-from util.errors import UserError
+from util.errors import UserError, note_once
 
 # Only these decoders are tried, whatever a file is called: others of Pillow's start external programs (EPS).
 FORMATS = ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000"]
@@ -59,11 +58,6 @@ class ImageError(UserError):
         return f"cannot use the image {self.path!r}: {self.found}. {ways}."
 
 
-@functools.cache
-def _say_once(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path]:
     """The image files under `folder`, in the order of their names' bytes, at most `limit` of them.
 
@@ -98,7 +92,7 @@ def list_images(folder: str | os.PathLike, limit: float = math.inf) -> list[Path
         known = f"known are {' '.join(sorted(IMAGE_EXTENSIONS))}, and HEIC with pillow-heif"
         raise UserError(f"no images in the folder {str(folder)!r}, which holds {found or 'nothing'}; {known}")
     if others:
-        _say_once(f"note: {str(folder)!r}: left out, since they are no images that can be read: {found}")
+        note_once(f"{str(folder)!r}: left out, since they are no images that can be read: {found}")
     images.sort(key=os.fsencode)
     return images if limit == math.inf else images[: int(limit)]
 

@@ -107,9 +107,8 @@ class Page:
             tags.style(raw(STYLE))
         document.body.add(tags.h1(self.title), raw("\n".join(self._parts)))
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.folder / "index.html.part"
-        unfinished.write_text(document.render(pretty=False), encoding="utf-8")
-        os.replace(unfinished, self.folder / "index.html")
+        text = document.render(pretty=False)
+        write_atomically(self.folder / "index.html", lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def made(page: Path) -> int | None:

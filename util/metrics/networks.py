@@ -234,14 +234,10 @@ def extract(
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """CUDA convolutions in full float32 instead of TF32, torch's default. Torch 2.9 renamed the switch."""
-    if hasattr(torch.backends.cudnn, "conv"):
-        switch, name, exact = torch.backends.cudnn.conv, "fp32_precision", "ieee"
-    else:
-        switch, name, exact = torch.backends.cudnn, "allow_tf32", False
-    before = getattr(switch, name)
-    setattr(switch, name, exact)
+    """CUDA convolutions in full float32 instead of TF32, torch's default."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        setattr(switch, name, before)
+        torch.backends.cudnn.allow_tf32 = before

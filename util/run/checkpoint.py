@@ -8,7 +8,6 @@ import torch
 
 from util.files import verify_archive, write_atomically
 
-FORMAT = 1
 STATE_FILE = "latest_state.pth"
 
 
@@ -16,7 +15,7 @@ def save_state(folder: Path, state: dict) -> None:
     """Write `state` under another name, flush it to disk, read it back, and replace the state before."""
 
     def write(path: Path) -> None:
-        torch.save({"format": FORMAT, "random": random_state(), **state}, path)
+        torch.save({"random": random_state(), **state}, path)
         verify_archive(path)
 
     write_atomically(folder / STATE_FILE, write)
@@ -25,10 +24,7 @@ def save_state(folder: Path, state: dict) -> None:
 def load_state(folder: Path) -> dict:
     """What `save_state` has saved; an exception of some type where it is damaged."""
     verify_archive(folder / STATE_FILE)  # torch.load does not check checksums
-    state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-    if state["format"] != FORMAT:
-        raise ValueError(f"its format is {state['format']}, but this version reads {FORMAT}")
-    return state
+    return torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
 
 
 def random_state() -> dict:

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from util import distributed
-from util.arguments import Option
+from util.arguments import ArgumentParser
 from util.console import say
 from util.errors import UserError, lacks_memory
 from util.files import remove_leftovers
 from util.run.checkpoint import STATE_FILE, load_state, save_state, set_random_state
 from util.run.lock import RunLock
 from util.run.progress import Progress
-from util.run.saved_options import FILE, changed_options, option_values, options_of_training, write_options
+from util.run.saved_options import FILE, changed_options, option_values, write_options
 from util.watch.loss_log import JSON_LINES, TEXT
 from util.watch.monitor import Monitor, create_monitor
 
@@ -38,12 +38,12 @@ def holds_run(folder: Path) -> bool:
 class Run:
     """The run that a training's options name. Only the first process writes, and has a `monitor`.
 
-    `options` is their table, `network` the one that translates. Training starts from the saved "state" (the
-    exact place where the run stopped), "weights" or "nothing".
+    `parser` has their table, and `network` is the one that translates. Training starts from the saved "state"
+    (the exact place where the run stopped), "weights" or "nothing".
     """
 
-    def __init__(self, opt: Namespace, options: Mapping[str, Option], network: str):
-        self.opt, self.options = opt, options
+    def __init__(self, opt: Namespace, parser: ArgumentParser, network: str):
+        self.opt, self.parser = opt, parser
         self.folder = run_folder(vars(opt))
         self.writes = distributed.rank() == 0 and not opt.dry_run
         # --epoch counts only where it was given; otherwise it may be what an earlier call has saved
@@ -63,8 +63,9 @@ class Run:
         self.lock = RunLock(self.folder)
         remove_leftovers(self.folder)
         if not continues and holds_run(self.folder) and not self.opt.overwrite:
-            differing = "; ".join(self._changed_options("run", "fixed", "watch")) or "none"
-            found = f"there is a run in {self.folder} already (options that differ: {differing})"
+            differing = changed_options(self.folder, self.opt, self.parser.options, ("run", "fixed", "watch"))
+            differ = f"options that differ: {'; '.join(differing) or 'none'}"
+            found = f"there is a run in {self.folder} already ({differ})"
             ways = "--continue_train to continue it, another --name to keep both, or --overwrite to rename it"
             raise UserError(f"{found}: give {ways}")
         return start
@@ -77,10 +78,6 @@ class Run:
         if self.epoch == "latest" and (self.folder / FILE).is_file():
             return "nothing"  # begun, and ended before its first save
         raise UserError(f"{str(self.folder)!r} has no {self.weights.name} to continue from")
-
-    def _changed_options(self, *scopes: str) -> list[str]:
-        saved = options_of_training(self.folder, self.options)
-        return changed_options(saved, self.opt, self.options, scopes)
 
     def begin(
         self, model, files: object, compare_files: Callable, epoch_steps: int, global_batch: int
@@ -105,8 +102,9 @@ class Run:
         elif self.start == "weights":
             found = ", ".join(model.load_networks(self.folder, self.epoch))
             say(f"Continuing from the weights alone ({found}) in epoch {self.progress.epoch}.")
-        if self.start != "nothing" and (changed := self._changed_options("run")):
-            say(f"note: options are not those of the run so far: {'; '.join(changed)}")
+        if self.start != "nothing":
+            if changed := changed_options(self.folder, opt, self.parser.options, ("run",)):
+                say(f"note: options are not those of the run so far: {'; '.join(changed)}")
         model.schedule.begin(self.progress.epoch, self.progress.steps)
         self.first_step = self.progress.steps + 1
         self.recent: deque[tuple[int, str, list[str]]] = deque(maxlen=REMEMBERED)  # step, place, images
@@ -125,11 +123,7 @@ class Run:
             self.lock = RunLock(folder)
         for log in (TEXT, JSON_LINES):  # of a start that saved nothing
             (folder / log).unlink(missing_ok=True)
-        self._write_options()
-
-    def _write_options(self) -> None:
-        defaults = {name: option.default for name, option in self.options.items()}
-        write_options(self.folder, self.opt, defaults)
+        write_options(self.folder, self.opt, self.parser.defaults)
 
     def _resume(self, global_batch: int) -> object:
         """Put model, random generators and logs back to where the state was saved; return its `files`."""
@@ -197,7 +191,7 @@ class Run:
             save_state(self.folder, {**state, "data": self.files, "logs": self.monitor.state_dict()})
             if "latest" in names:  # last, since without a state they look like a run that never had one
                 self.model.save_networks(self.folder, "latest")
-            self._write_options()
+            write_options(self.folder, self.opt, self.parser.defaults)
         except OSError as error:
             found = f"the checkpoint could not be saved in {self.folder}: {error}"
             advice = "The last good one stays; make room, then give --continue_train"

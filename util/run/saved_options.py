@@ -79,9 +79,10 @@ def write_options(folder: Path, opt: Namespace, defaults: Mapping[str, object]) 
 
 
 def changed_options(
-    saved: Mapping[str, object], opt: Namespace, options: Mapping[str, Option], scopes: Collection[str]
+    folder: Path, opt: Namespace, options: Mapping[str, Option], scopes: Collection[str]
 ) -> list[str]:
-    """One line for each option of `scopes` whose value in `opt` is not the one in `saved`."""
+    """One line for each option of `scopes` whose value in `opt` is not that of the training in `folder`."""
+    saved = options_of_training(folder, options)
     return [
         f"{name}: {as_text(saved[name])} there, {as_text(getattr(opt, name))} now"
         for name in sorted(saved)
