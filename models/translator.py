@@ -31,7 +31,8 @@ class Translator:
     """
 
     def __init__(self, net: nn.Module, device: torch.device, opt: Namespace, multiple: int = 4):
-        self.net, self.device, self.multiple, self.input_nc = net, device, multiple, opt.input_nc
+        self.net, self.device, self.opt = net, device, opt
+        self.multiple, self.input_nc = multiple, opt.input_nc
         self.translate_size, self.domains = opt.translate_size, tuple(getattr(opt, "domains", ()))
         self.smallest = max(MIN_SIDE, getattr(net, "smallest_side", 0))
         self._bf16 = opt.precision == "bf16"

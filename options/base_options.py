@@ -45,7 +45,6 @@ class BaseOptions:
         self.declare()
 
     def declare(self) -> None:
-        """Add the rows of the table."""
         add, group = self.parser.add, self.parser.group
         group("run", scope="call")
         name = "DATA_qsattn_MODE or DATA_MODEL, as horse2zebra_cut"

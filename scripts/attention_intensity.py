@@ -70,7 +70,6 @@ class IntensityOptions(TestOptions):
 
 @entry_point
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, write and print."""
     opt = IntensityOptions().parse(argv)
     opt.out.mkdir(parents=True, exist_ok=True)
     labels = labels_by_source(opt)

@@ -45,7 +45,6 @@ class Side:
         self.batches = cycle(synthetic_batches(opt, self.model.device, 4))
 
     def step(self) -> None:
-        """One training step."""
         if self.textbook:  # cuDNN's switches are global; the training step sets its own each time
             torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
         self.model.set_input(next(self.batches))

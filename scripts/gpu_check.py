@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from datasets.make_stripes import make_stripes
 from models.speed.step_graph import Snapshot
 from models.textbook import TextbookStep
 from options.train_options import TrainOptions
@@ -59,7 +59,6 @@ class Check:
         self.text = ""
 
     def say(self, text: str) -> None:
-        """Add a paragraph to the report."""
         self.text += text + "\n\n"
         self.path.write_text(self.text, encoding="utf-8")
         print(text, flush=True)
@@ -117,10 +116,7 @@ def differences(model, steps: int) -> tuple[Tensor, list[float]]:
 def resume(check: Check) -> None:
     """train.py, stopped and continued, gives the weights of the uninterrupted run."""
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(12):
-            file = Path(folder, "data", f"train{'AB'[number % 2]}", f"{number}.png")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.effect_noise((check.size, check.size), 60).convert("RGB").save(file)
+        make_stripes(Path(folder, "data"), check.size, train=6, test=1)
         settings = f"--dataroot {folder}/data --checkpoints_dir {folder} --display_id 0 --no_html --seed 1 "
         settings += f"--num_threads 2 --crop_size {check.size} --load_size {check.size} {check.words}"
 

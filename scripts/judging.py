@@ -283,5 +283,4 @@ def versions_and_hardware(device: torch.device) -> dict[str, Any]:
 
 
 def warn(message: str) -> None:
-    """A warning on stderr."""
     print(f"warning: {message}", file=sys.stderr)

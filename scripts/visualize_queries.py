@@ -25,18 +25,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data.transforms import to_input
-from models.inference import find_run, load_generator
+from models.inference import load_generator
 from models.qs_attn import MODES, select_queries
 from models.qs_model import pooled
 from options.test_options import with_pretrained
-from options.train_options import TrainOptions
 from util.arguments import ArgumentParser, gpu_list, integer, layer_list, some_of
 from util.device import get_device
 from util.errors import UserError, entry_point
 from util.image_files import ImageError, list_images
 from util.images import to_uint8
 from util.pages import printable
-from util.run.saved_options import read_saved_options
 from util.translate import output_names, read_photo
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -73,18 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the pages that a command line asks for; exit status 1 if an image failed."""
     opt = parse(argv)
     translator = load_generator(opt.name, opt.checkpoints_dir, opt.epoch, get_device(opt.gpu_ids))
-    is_file = opt.name.endswith((".pth", ".safetensors"))
-    folder = Path(opt.name).parent if is_file else find_run(opt.name, opt.checkpoints_dir)
-    saved = read_saved_options(folder, TrainOptions().parser.options)
     label = f"{opt.name}, epoch {opt.epoch}"
     if domain := opt.domain or next(iter(translator.domains), None):
         translator = translator.with_domain(domain)
     net, multiple = translator.net, translator.multiple
     if not hasattr(net, "tap_channels"):
         raise UserError(f"the generator of {label} has no layers to choose queries in: name another run")
-    layers = opt.layers or saved.get("qs_layers") or [12, 16]
-    chosen_as = {"window": saved.get("qs_window") or 7, "pool": saved.get("qs_pool") or 0}
-    chosen_as["num_patches"] = opt.num_patches or saved.get("num_patches") or 256
+    trained = vars(translator.opt)
+    layers = opt.layers or trained.get("qs_layers") or [12, 16]
+    chosen_as = {"window": trained.get("qs_window", 7), "pool": trained.get("qs_pool", 0)}
+    chosen_as["num_patches"] = opt.num_patches or trained.get("num_patches", 256)
     paths = list_images(opt.input) if opt.input.is_dir() else [opt.input]
     failed = False
     for path, name in zip(paths, output_names(paths), strict=True):
@@ -130,13 +126,12 @@ def view_queries(
         geometry = list(map(axis_geometry, whole.shape[2:], (h, w), sizes))
         for mode in modes:
             selection = select_queries(features, mode, num_patches, window)
-            indices = selection.indices[0].cpu().numpy()
             attention = selection.attention[0].float().cpu().numpy()
             view = SimpleNamespace(layer=layer, mode=mode, window=selection.window, geometry=geometry)
             view.log_entropy = MODES[mode].rank(features, window)[0].float().view(h, w).cpu().numpy()
-            view.indices = indices  # (N,), the least of log_entropy first
-            view.chosen = pixels_of(indices, w, geometry, sizes)  # (N, 2)
-            view.rows = row_maps(attention, indices, selection.window, h, w)  # (N, h, w)
+            view.indices = selection.indices[0].cpu().numpy()  # (N,), the least of log_entropy first
+            view.chosen = pixels_of(view.indices, w, geometry, sizes)  # (N, 2)
+            view.rows = row_maps(attention, view.indices, selection.window, h, w)  # (N, h, w)
             # Dot products are not scaled, so a row often has a single weight above 0; they show what else a
             # query resembles.
             view.scores = (vectors[:, selection.indices[0]].T @ vectors).cpu().numpy()  # (N, hw)

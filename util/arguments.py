@@ -151,7 +151,6 @@ class ArgumentParser(argparse.ArgumentParser):
 
     @property
     def defaults(self) -> dict[str, object]:
-        """The default of each option."""
         return {name: option.default for name, option in self.options.items()}
 
     def group(self, title: str, **common) -> None:

@@ -55,7 +55,6 @@ class Length(NamedTuple):
         return f"{self.total} {self.unit}"
 
     def reached(self, progress: Progress) -> bool:
-        """Whether the training is complete."""
         return progress.steps >= self.total if self.unit == "iterations" else progress.epoch > self.total
 
     def in_epochs(self, epoch_steps: int) -> float:
