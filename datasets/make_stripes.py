@@ -24,6 +24,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a file, a script sees only its own folder
 
 from datasets.landscape import landscape, noise, tint
+from util.arguments import integer
 from util.errors import UserError, entry_point
 
 DRAWING = 1  # raise it when the pictures change, so that existing sets are drawn again
@@ -255,8 +256,6 @@ def draw_animal_scene(rng: np.random.Generator, size: int, coat: str) -> tuple[n
     Returns the image, (size, size, 3) uint8 RGB, and the animals' mask, (size, size) bool. `coat`, of COATS,
     does not change the distribution of scenes.
     """
-    if size < 16:
-        raise UserError(f"--size {size} is too small to show an animal: use 16 or more (64 is usual)")
     n = size * SUPERSAMPLING
     canvas, horizon = landscape(rng, n)
     cover = np.zeros((n, n), np.float32)
@@ -290,8 +289,6 @@ def make_set(
     Returns whether anything was drawn: a set of the same parameters is left alone, one of others is replaced.
     The folder appears whole or not at all. Raises `UserError` if `out` holds something else.
     """
-    if min(train, test) < 1 or seed < 0:
-        raise UserError("--train and --test must be at least 1, --seed at least 0")
     out, file = Path(out), f"{name}.json"
     parameters = {"drawing": DRAWING, "size": size, "train": train, "test": test, "seed": seed}
     record = json.dumps(parameters) + "\n"
@@ -331,10 +328,10 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--coats", action="store_true", help="draw four coats, in train/COAT and test/COAT, instead of two")
     add("--out", help="folder to draw into (datasets/stripes, or datasets/coats)")
-    add("--size", type=int, default=64, help="width and height of the pictures in pixels (%(default)s)")
-    add("--train", type=int, default=200, help="training pictures with each coat (%(default)s)")
-    add("--test", type=int, default=20, help="test pictures with each coat (%(default)s)")
-    add("--seed", type=int, default=0, help="another seed draws other pictures (%(default)s)")
+    add("--size", type=integer(16), default=64, help="width and height in pixels, 16 or more (%(default)s)")
+    add("--train", type=integer(1), default=200, help="training pictures with each coat (%(default)s)")
+    add("--test", type=integer(1), default=20, help="test pictures with each coat (%(default)s)")
+    add("--seed", type=integer(0), default=0, help="another seed draws other pictures (%(default)s)")
     args = parser.parse_args(argv)
     name = "coats" if args.coats else "stripes"
     out = args.out or f"datasets/{name}"

@@ -36,8 +36,6 @@ def default_name(options: Mapping[str, object]) -> str:
 class BaseOptions:
     """The table of options that trainings and tests add to, and their values for a command line."""
 
-    is_train: bool
-
     def __init__(self):
         self.parser = ArgumentParser(self.prog, self.description, WITHOUT_EFFECT, add_help=False)
         listing = {"action": "store_const", "const": True, "help": "list the options of --model, and exit"}

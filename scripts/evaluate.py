@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+import test as translation  # the project's test.py, which comes before Python's own on the path
 from models import MODELS
 from models.weights import weights_file
 from options.test_options import TestOptions, results_folder
@@ -247,8 +248,6 @@ def checkpoints(opt: Namespace, in_training: bool = False) -> dict[str, Path]:
 
 def evaluate_sweep(opt: Namespace, options: EvaluateOptions) -> None:
     """Translate with each checkpoint, of --follow as they come, judge it, and keep receipt and curves."""
-    import test as translation  # the project's test.py, which comes before Python's own on the path
-
     receipt = opt.receipt or Path(opt.results_dir, opt.name, f"evaluation_{opt.phase}.json")
     plot = receipt.with_suffix(".svg")
     judge, rows = Judge(opt), []

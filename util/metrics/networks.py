@@ -200,7 +200,7 @@ def load_lpips(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     """LPIPS 0.1 (Zhang et al., CVPR 2018, arXiv 1801.03924) on SqueezeNet, and what a receipt says of it.
 
     `path` is torchvision's file of SqueezeNet; the package lpips brings the weights that people's judgements
-    gave. Raises `UserError` for other weights, or if the package is not installed.
+    gave. Raises `UserError`.
     """
     try:
         from lpips import LPIPS

@@ -25,8 +25,6 @@ def structure_distance(
     attention layer, all heads side by side, the class token among them:
 
         S_ij = cos(k_i, k_j)        distance = mean_ij (S_ij(input) - S_ij(translation))^2
-
-    Computed in float32 without TF32, each pair apart from the others: the batch size moves only the rounding.
     """
     device = next(dino.module.parameters()).device
     distances: list[float] = []

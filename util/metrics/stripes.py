@@ -23,9 +23,8 @@ def stripedness(image: np.ndarray, mask: np.ndarray) -> float:
     """How striped the coat inside a mask is: 1 for straight bands of black and white, 0 for an even coat.
 
     The mean of a * c**2 over the mask, with a and c of `pattern`. Shading and brightness are too coarse to
-    count; noise, spots and checks have no single direction. In the drawn set at 64 x 64, plain animals score
-    0.03 and striped ones, whose bands bend and meet, 0.27. The score does not depend on the picture's size as
-    long as stripes repeat every 4 pixels or more.
+    count; noise, spots and checks have no single direction. The picture's size has no effect as long as
+    stripes repeat every 4 pixels or more.
     """
     contrast, coherence = pattern(image, mask)
     return float((contrast * coherence**2)[mask].mean())
@@ -80,8 +79,7 @@ class Coats:
 
     A coat is five numbers over the mask: stripes, the mean of a * c**2 of `pattern`; spots, that of a * (1 -
     c**2); and the mean red, green and blue. A picture counts as the coat whose real test pictures have the
-    nearest mean, each number divided by its deviation within coats. At 64 x 64 all real ginger, spotted and
-    striped animals count as what they are, and 17 of 20 plain ones: some horses are nearly ginger.
+    nearest mean, each number divided by its deviation within coats.
     """
 
     def __init__(self, dataroot: str | Path, coats: Sequence[str]) -> None:
