@@ -83,8 +83,7 @@ class TrainOptions(BaseOptions):
             return self.parser.parse_given(read_words(path))
         saved = read_saved_options(path.parent, self.parser.options)
         usual = self._with_defaults({name: saved[name] for name in ("model", "netG")})
-        own = {name for name, value in saved.items() if value != usual[name]} - {"name"}
-        own |= {"model", "netG"}
+        own = {name for name, value in saved.items() if value != usual[name]} - {"name"} | {"model", "netG"}
         return {name: saved[name] for name in own if self.parser.options[name].scope != "watch"}
 
     def saved_values(self, folder: Path, given: dict[str, object]) -> dict[str, object]:

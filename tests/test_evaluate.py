@@ -91,7 +91,7 @@ def translations(monkeypatch) -> list[list[str]]:
         )
         return 0
 
-    monkeypatch.setitem(sys.modules, "test", types.SimpleNamespace(main=translate))
+    monkeypatch.setattr(evaluate.translation, "main", translate)
     return calls
 
 
