@@ -166,7 +166,6 @@ def test_no_file_starts_another_program(tmp_path, monkeypatch) -> None:
     page.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
     for read in (
         segmentation.read_label_map,
-        stripes.read_mask,
         lambda path: stripes.read_picture(path, np.ones((8, 8), bool)),
         attention_intensity.label_regions,
     ):

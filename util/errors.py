@@ -5,8 +5,6 @@ import functools
 import sys
 from collections.abc import Callable
 
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory")  # in torch's RuntimeErrors
-
 
 class UserError(ValueError):
     """Something the user can correct. Its message names the thing, what was found and what to do."""
@@ -48,7 +46,7 @@ def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
 def lacks_memory(error: Exception) -> bool:
     """Whether the machine or its GPU has not enough memory for what was tried."""
     if isinstance(error, RuntimeError):
-        return any(words in str(error) for words in OUT_OF_MEMORY)
+        return any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory"))  # torch's
     return isinstance(error, MemoryError)
 
 

@@ -113,7 +113,7 @@ def _masked(folder: str | Path, masks: Path) -> dict[str, tuple[np.ndarray, np.n
     """The pictures of a folder and their masks, by file name. UserError for a missing mask."""
     found = {}
     for path in list_images(folder):
-        mask = read_mask(masks / path.name)
+        mask = np.asarray(open_rgb(masks / path.name).convert("L")) > 127  # (H, W)
         found[path.name] = read_picture(path, mask), mask
     return found
 
@@ -127,10 +127,6 @@ def _translated(
             raise UserError(f"{path}: there is no picture of that name among its sources, nor a mask")
         real, mask = sources[path.name]
         yield real, read_picture(path, mask), mask
-
-
-def read_mask(path: Path) -> np.ndarray:
-    return np.asarray(open_rgb(path).convert("L")) > 127  # (H, W)
 
 
 def read_picture(path: Path, mask: np.ndarray) -> np.ndarray:
