@@ -39,8 +39,8 @@ def launches_of_a_step(words, capability):
         patched.setattr(torch.cuda, "get_device_capability", lambda device: divmod(capability, 10))
         patched.setattr(triton.JITFunction, "run", note)
         patched.setattr(qs_kernels, "rank_globally", rank_as_there)
-        for name in ("passed", "failed"):
-            patched.setattr(triton_support.trials, name, set())
+        for name, empty in {"passed": set(), "failed": {}}.items():
+            patched.setattr(triton_support.trials, name, empty)
         options = f"--gpu_ids -1 --channels_last --crop_size 64 --load_size 64 {words}"
         model = create_model(TrainOptions().parse(options.split()))
         with FakeTensorMode(allow_non_fake_inputs=True):  # tensors with shapes and without numbers

@@ -189,9 +189,9 @@ def test_a_kernel_is_tried_once_for_each_variant_and_given_up_once():
     for variant in (1, 1, 2):
         assert trials.allows("fine", (variant,), lambda: calls.append(1))
     assert len(calls) == 2
-    with pytest.warns(RuntimeWarning, match="kernels do not work .*Error: PTX needs") as caught:
-        for variant in (1, 2):
-            assert not trials.allows("ranking", (variant,), lambda: fails("PTX needs a newer driver"))
+    with pytest.warns(RuntimeWarning, match="kernels for ranking do not work.*Error: PTX needs") as caught:
+        for name, variant in (("ranking", 1), ("ranking", 2), ("layers", 1)):  # once for each reason
+            assert not trials.allows(name, (variant,), lambda: fails("PTX needs a newer driver"))
     assert len(caught) == 1
     with pytest.raises(RuntimeError, match="out of memory"):  # no fault of the kernel
         trials.allows("fine", (3,), lambda: fails("CUDA out of memory."))

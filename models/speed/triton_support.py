@@ -31,7 +31,7 @@ class Trials:
 
     def __init__(self):
         self.passed: set[tuple] = set()
-        self.failed: set[str] = set()
+        self.failed: dict[str, str] = {}  # with the reason
 
     def allows(self, name: str, variant: tuple, trial: Callable[[], object]) -> bool:
         """Whether the kernels `name` work; `trial` runs them, once for each `variant` (sizes, types).
@@ -45,10 +45,12 @@ class Trials:
         except Exception as error:  # a compiler may raise anything
             if "out of memory" in str(error):
                 raise
-            self.failed.add(name)
-            said = "kernels do not work on this machine; PyTorch's own code replaces them. "
-            reason = str(error).strip().partition("\n")[0]
-            warnings.warn(f"{said}{type(error).__name__}: {reason}", RuntimeWarning, stacklevel=1)
+            first_line = str(error).strip().partition("\n")[0]
+            reason = f"{type(error).__name__}: {first_line}"
+            if reason not in self.failed.values():
+                said = f"the kernels for {name} do not work on this machine; PyTorch's own code replaces them"
+                warnings.warn(f"{said}. {reason}", RuntimeWarning, stacklevel=3)
+            self.failed[name] = reason
             return False
         self.passed.add((name, variant))
         return True
