@@ -58,12 +58,19 @@ class Entry(NamedTuple):
         return words
 
     def examples(self) -> list[Path]:
-        """The first photographs of its test set, if that is there; a pretrained model may bring one."""
+        """The first photographs of its test set, if that is there."""
         domain = self.domains[-1] if self.domains else self.directions[0][0]  # not the first target
-        with contextlib.suppress(UserError, OSError):
-            root = (saved_options(self.folder) or {}).get("dataroot", self.folder)
-            return list_images(domain_folder(root, "test", domain), 4)
+        with contextlib.suppress(UserError, OSError, KeyError, TypeError):
+            return list_images(domain_folder(saved_options(self.folder)["dataroot"], "test", domain), 4)
         return []
+
+
+def horses(folder: Path) -> list[Path]:
+    """The photographs of README's picture, as files in `folder`."""
+    with Image.open(ROOT / "docs/horse2zebra.jpg") as sheet:
+        for n in range(4):  # 256 pixels each, 4 between them, behind the label of their row
+            sheet.crop((118 + 260 * n, 0, 374 + 260 * n, 256)).save(folder / f"horses_{n + 1}.png")
+    return sorted(folder.glob("horses_*.png"))
 
 
 def find_models(checkpoints_dir: str | Path) -> dict[str, Entry]:
@@ -119,6 +126,7 @@ def build_page(checkpoints_dir: str, gpu: str):
 
     models = functools.partial(find_models, checkpoints_dir)
     first = next(iter(models()))
+    photographs = horses(Path(os.environ["GRADIO_TEMP_DIR"]))
 
     def controls(label: str) -> list[dict[str, object]]:
         """What the controls offer for a model: epoch, direction, size, style, target, examples."""
@@ -128,9 +136,8 @@ def build_page(checkpoints_dir: str, gpu: str):
 
         _, _, epochs, ways, styled, domains = model = models()[label]
         size, style = {"value": next(iter(SIZES))}, {"visible": styled}
-        samples = [[str(path)] for path in model.examples()]
-        shown = {"samples": samples, "visible": bool(samples)}
-        return [choices(epochs, 1), choices(ways, 2), size, style, choices(domains, 1), shown]
+        samples = {"samples": [[str(path)] for path in model.examples() or photographs]}
+        return [choices(epochs, 1), choices(ways, 2), size, style, choices(domains, 1), samples]
 
     def show(path: str | None, label: str, *controlled):
         if path is None:

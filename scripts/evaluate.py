@@ -36,7 +36,7 @@ from util.errors import UserError, entry_point
 from util.metrics.networks import DINO, INCEPTION, SQUEEZENET, classifier_weights, load_lpips
 from util.metrics.pairs import check_pairs, diversity
 from util.metrics.segmentation import score_label_folders
-from util.pages import made, put_numbers
+from util.pages import put_numbers
 from util.run.lock import is_held
 from util.run.run import run_folder
 from util.watch.training_page import draw_losses
@@ -156,8 +156,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     folder = Path() if opt.fake or opt.pred else results_folder(opt, opt.epoch)
     receipt = opt.receipt or folder / "evaluation.json"
-    page = folder / "index.html"
-    when = None if opt.fake or opt.pred else made(page)
     if opt.pred:
         results = evaluate_labels(opt)
     elif opt.metrics == ["lpips"]:
@@ -165,7 +163,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         results = evaluate_folder(opt)
     write_receipt(receipt, opt, results)
-    put_numbers(page, when, receipt, results)
+    if not (opt.fake or opt.pred):
+        put_numbers(folder / "index.html", receipt, results)
     print_numbers(results)
     print(f"receipt: {receipt}")
 
@@ -260,11 +259,10 @@ def evaluate_sweep(opt: Namespace, options: EvaluateOptions) -> None:
             if translation.main(options.words_for_test(opt, epoch)):
                 raise UserError(f"test.py did not translate every image with {checkpoint}: see above")
             identity = {"file": checkpoint.name, "sha256": sha256(checkpoint)}
-            when = made(page := results_folder(opt, epoch) / "index.html")
             rows.append({"epoch": epoch, "checkpoint": identity, **judge.evaluate(fake_folder(opt, epoch))})
             numbers = last_and_best(rows)
             write_receipt(receipt, opt, {"numbers": numbers, "checkpoints": rows, **judge.record()})
-            put_numbers(page, when, receipt, rows[-1])
+            put_numbers(results_folder(opt, epoch) / "index.html", receipt, rows[-1])
             course = {
                 name: [x for n, row in enumerate(rows, 1) for x in (n, row["numbers"][name])]
                 for name in numbers["best"]

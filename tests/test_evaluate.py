@@ -154,7 +154,7 @@ def test_a_sweep_translates_by_test_py() -> None:
     assert receipt["numbers"] == rows[1]["numbers"] and receipt["checkpoint"] == rows[1]["checkpoint"]
 
 
-def test_the_page_shows_no_numbers_of_other_results(monkeypatch) -> None:
+def test_the_page_shows_no_numbers_of_other_results() -> None:
     make_run(Path("checkpoints"))
     page = IMAGES.parent / "index.html"
     assert translation.main(RUN) == 0
@@ -162,12 +162,9 @@ def test_the_page_shows_no_numbers_of_other_results(monkeypatch) -> None:
     for size in ("16", "32"):  # the second evaluation's instead of the first's
         receipt = evaluated(*RUN, "--swd_size", size, receipt=page.with_name("evaluation.json"))
         assert shown("latest") == [f"{receipt['numbers']['SWD']:.4f}"]
-    assert (
-        'href="./evaluation.json"' in page.read_text() and made[made.index("<section") :] in page.read_text()
-    )
+    assert 'href="./evaluation.json"' in page.read_text()
+    assert made[made.index("<section") :] in page.read_text()
     assert translation.main(RUN) == 0 and page.read_text() == made
-    monkeypatch.setattr(evaluate, "write_receipt", lambda *_: translation.main(RUN))  # meanwhile
-    assert evaluate.main(RUN) == 0 and shown("latest") == []
 
 
 def test_styles_are_compared_by_lpips(capsys, squeezenet) -> None:

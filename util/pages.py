@@ -111,20 +111,15 @@ class Page:
         write_atomically(self.folder / "index.html", lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def made(page: Path) -> int | None:
-    """When a page was written, in nanoseconds; None if there is none."""
-    return page.stat().st_mtime_ns if page.is_file() else None
-
-
-def put_numbers(page: Path, when: int | None, receipt: Path, results: Mapping[str, Any]) -> None:
-    """Show an evaluation between the facts and the images of a page; not if it is not that `made` then."""
-    if when is None or made(page) != when:
+def put_numbers(page: Path, receipt: Path, results: Mapping[str, Any]) -> None:
+    """Show an evaluation on a page of results, if there is one, instead of an earlier evaluation."""
+    if not page.is_file():
         return
     shown = Page(page.parent, "")
     shown.add_facts({name: f"{number:.4f}" for name, number in results["numbers"].items()})
     shown.add_link(os.path.relpath(receipt, page.parent), results["compared"])
     numbers, text = "\n".join(shown._parts), page.read_text(encoding="utf-8")
-    text = re.sub("(?s)(?<=</dl>).*?(?=<section)", lambda _: numbers, text, count=1)  # also earlier ones
+    text = re.sub("(?s)(?<=</dl>).*?(?=<section)", lambda _: numbers, text, count=1)
     write_atomically(page, lambda file: file.write_text(text, encoding="utf-8"))
 
 
