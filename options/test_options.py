@@ -84,11 +84,12 @@ class TestOptions(BaseOptions):
         note_no_effect(idle, "it acts in training alone")
 
     def check_size(self, opt: Namespace) -> None:
-        """Test images have the scale of training, and are whole unless a crop is asked for."""
+        """Test images have the run's translate_size or the scale of training; whole but for a given crop."""
         opt.translate_size = translate_size({"crop_size": opt.crop_size, **self.of_the_run})
         opt.whole = not {"preprocess", "crop_size"} & set(opt.given)
         if "load_size" not in opt.given:
-            opt.load_size = final_load_size(self.of_the_run) if opt.whole else opt.crop_size
+            best = self.of_the_run.get("translate_size") or final_load_size(self.of_the_run)
+            opt.load_size = best if opt.whole else opt.crop_size
         elif opt.load_size == 0 and not opt.input:
             raise UserError("--load_size 0 leaves photographs as they are: it goes with --input")
 

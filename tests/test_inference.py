@@ -16,6 +16,7 @@ import test as translation
 from models import translator as translator_module
 from models.inference import load_generator
 from models.translator import BYTES, Translator
+from options.test_options import TestOptions
 from util.errors import UserError
 from util.images import to_pixels
 from util.translate import output_names, read_photo, to_photo, translate_files
@@ -198,6 +199,8 @@ def test_the_size_of_a_run_is_its_own_or_that_of_training(tmp_path, words, size)
     assert load_generator("run", tmp_path, device="cpu").translate_size == size
     change_options(folder, {"translate_size": 48})
     assert load_generator("run", tmp_path, device="cpu").translate_size == 48
+    opt = TestOptions().parse(["--name", "run", "--checkpoints_dir", str(tmp_path)])
+    assert opt.load_size == 48 and opt.whole  # also of a data set
 
 
 def test_what_memory_cannot_hold_is_refused_with_what_would_work(command, tmp_path, monkeypatch, capsys):
