@@ -276,11 +276,14 @@ class Study:
         return self.opt.out / "runs" / run.name
 
     def read_record(self, run: Run) -> dict[str, Any]:
-        """compare.json of a run. `UserError` if it is of a run of other options."""
+        """compare.json of a run. `UserError` if it is damaged, or of a run of other options."""
         path, train = self.folder(run) / "compare.json", shlex.join(run.words)
         if not path.is_file():
             return {"train": train, "seconds": 0.0, "trained": False, "judged": None}
-        record = json.loads(path.read_text("utf-8"))
+        try:
+            record = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): remove that run's folder") from None
         if (there := record["train"]) != train:
             found = f"{self.opt.out} holds {run.name} trained with other options: {there} there, {train} now"
             raise UserError(f"{found}. Give another --out to keep both, or remove that folder")
