@@ -282,9 +282,10 @@ class Study:
             return {"train": train, "seconds": 0.0, "trained": False, "judged": None}
         try:
             record = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
+            there = record["train"]
+        except (ValueError, LookupError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}): remove that run's folder") from None
-        if (there := record["train"]) != train:
+        if there != train:
             found = f"{self.opt.out} holds {run.name} trained with other options: {there} there, {train} now"
             raise UserError(f"{found}. Give another --out to keep both, or remove that folder")
         return record
