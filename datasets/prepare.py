@@ -33,8 +33,6 @@ from util.errors import UserError, entry_point
 from util.image_files import describe_grey_range, grey_range, list_images, open_rgb
 
 FOLDERS = ("trainA", "trainB", "testA", "testB")
-# What the archive modules raise for damaged, hostile and, zipfile, for encrypted archives.
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -42,8 +40,12 @@ def extract(archive: Path, folder: Path) -> None:
     try:
         is_tar = tarfile.is_tarfile(archive)
         with tarfile.open(archive) if is_tar else zipfile.ZipFile(archive) as opened:
-            opened.extractall(folder, **({"filter": "data"} if is_tar else {}))
-    except DAMAGE as error:
+            for item in opened if is_tar else ():  # some Python 3.10 and 3.11 lack extractall's filter
+                if os.path.normpath(item.name).startswith(("..", "/")) or not (item.isreg() or item.isdir()):
+                    raise tarfile.TarError(f"{item.name} is a link, or outside the destination")
+            opened.extraction_filter = getattr(tarfile, "data_filter", None)
+            opened.extractall(folder)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
         raise UserError(f"{archive} is not a whole zip or tar archive ({error}): download it again") from None
 
 
@@ -108,8 +110,7 @@ def convert_all(images: Images) -> None:
 
     todo = [path for path in images if not path.is_file()]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in tqdm(pool.map(convert, todo), total=len(todo), unit="image"):
-            pass
+        list(tqdm(pool.map(convert, todo), total=len(todo), unit="image"))
 
 
 def resized(read: Callable[[], Image.Image], size: int, resample: Image.Resampling) -> Image.Image:

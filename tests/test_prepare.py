@@ -95,8 +95,8 @@ def test_what_cannot_be_unpacked_is_one_line_and_leaves_nothing(tmp_path, capsys
         (stored[: len(stored) // 2], "not a whole zip or tar archive"),
         (stored, "lacks some of the folders"),
         (tar[: len(tar) // 2], "not a whole zip or tar archive"),
-        (night2day(made / "l.tar.gz", link).read_bytes(), "link to an absolute path"),
-        (night2day(made / "u.tar.gz", up).read_bytes(), "outside the destination"),
+        (night2day(made / "l.tar.gz", link).read_bytes(), "train/link is a link, or outside the"),
+        (night2day(made / "u.tar.gz", up).read_bytes(), "../e is a link, or outside the"),
     ):
         (tmp_path / "archive").write_bytes(content)
         assert prepare("unpack", tmp_path / "archive", out=tmp_path / "deep/out") == 2

@@ -12,7 +12,6 @@ from scipy import ndimage
 from util.errors import UserError
 from util.image_files import list_images, open_rgb
 
-LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 # Standard deviations of Gaussians, in units of the animal's radius: that of the largest disc inside its mask.
 FINE, COARSE, PATCH = 0.08, 0.35, 0.35
 # Of the longer side: pixels this close to an animal, whose edges are soft, are neither animal nor background.
@@ -34,7 +33,7 @@ def pattern(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Of pixels (H, W) the contrast a, peak to peak, in the band of stripes, and the coherence c, to 1."""
     radius = ndimage.distance_transform_edt(np.pad(mask, 1)).max()
     inside = mask.astype(np.float64)
-    light = image.astype(np.float64) @ LUMINANCE / 255  # (H, W)
+    light = image.astype(np.float64) @ (0.299, 0.587, 0.114) / 255  # (H, W); ITU-R BT.601
 
     def smooth(values: np.ndarray, sigma: float) -> np.ndarray:
         """Gaussian mean over the mask's pixels only, so that nothing leaks in from outside."""
