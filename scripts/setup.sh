@@ -5,7 +5,7 @@
 #
 # QSATTN_PYTHON chooses the Python that .venv is made with (3.10 to 3.13; a command or an absolute path).
 # QSATTN_TORCH=cpu or cuda chooses torch's build for Linux. By default a machine without an NVIDIA device gets the
-# CPU build, gigabytes smaller, where its index can be reached.
+# CPU build, gigabytes smaller, where its index can be reached and gives a pair that works.
 # Each file that is installed completely is copied into .venv: a rerun with nothing new ends at once.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -46,9 +46,9 @@ for file in "${@:-requirements.txt}"; do
     if cmp -s "$file" "$installed"; then continue; fi
     echo "installing $file into $venv"
     if grep -q '^torch>' "$file" && wants_cpu_torch; then
-        # Without a word where the index does not answer: the plain build follows.
         pip_install --quiet --timeout 5 --retries 0 --index-url https://download.pytorch.org/whl/cpu \
             $(grep -oE '^torch[a-z]*[^ #;]*' "$file") >/dev/null 2>&1 || true
+        "$python" -c 'import torchvision' 2>/dev/null || "$python" -m pip uninstall -qqy torch torchvision
     fi
     pip_install -r "$file"
     if grep -q '^visdom' "$file" && ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then
